@@ -1,0 +1,66 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+
+/// A Swift module of the project; what it may import is exactly what it lists.
+func module(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+    .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: strict)
+}
+
+func suite(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: strict)
+}
+
+let package = Package(
+    name: "Flotilla",
+    products: [
+        .library(name: "Flotilla", targets: ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        .library(name: "FlotillaClient", targets: ["ShardMap", "ShardClient"]),
+        .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
+        .executable(name: "raftd", targets: ["raftd"]),
+        .executable(name: "raftctl", targets: ["raftctl"]),
+    ],
+    targets: [
+        // 0: C
+        .systemLibrary(name: "CProtobufC", pkgConfig: "libprotobuf-c", providers: [.apt(["libprotobuf-c-dev"])]),
+        .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+        .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
+        .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .target(name: "CMessages", dependencies: ["CProtobufC"]),
+        // 1: the algorithm; routes, epochs, errors
+        module("RaftCore", []),
+        module("WireMessages", ["RaftCore", "CMessages", "CProtobufC"]),
+        module("ShardMap", ["RaftCore", "WireMessages", "CMessages"]),
+        // 2: one resource each; pure state machines
+        module("RaftStorage", ["RaftCore", "CISAL"]),
+        module("Transport", ["RaftCore", "CMessages", "CProtobufC", "CUV"]),
+        module("ShardKV", ["RaftCore", "ShardMap", "WireMessages", "CMessages", "CProtobufC"]),
+        // 3: resources joined
+        module("RaftHost", ["RaftCore", "RaftStorage", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
+        module("RocksEngine", ["RaftCore", "ShardKV", "CRocksDB"]),
+        module("ShardClient", ["RaftCore", "ShardMap", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
+        // 4: the service and its faces
+        module(
+            "ShardServer",
+            ["RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "WireMessages", "CMessages", "CProtobufC"]),
+        module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
+        module("FlotillaTestSupport", ["RaftCore", "ShardMap", "ShardClient"]),
+        // 5, 6: processes
+        .executableTarget(
+            name: "raftd",
+            dependencies: [
+                "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RocksEngine", "RaftHost", "ShardClient",
+                "ShardServer", "Gateway", "WireMessages", "CMessages", "CProtobufC",
+            ], swiftSettings: strict),
+        .executableTarget(
+            name: "raftctl", dependencies: ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
+            swiftSettings: strict),
+        suite("RaftCoreTests", ["RaftCore"]),
+        suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
+        suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages"]),
+        suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
+        suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

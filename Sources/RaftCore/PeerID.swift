@@ -1,0 +1,147 @@
+/// Where a node listens: an IPv4 address and a port. PeerIds carry nothing else (braft's limit, kept).
+public struct NodeAddress: Hashable, Comparable, Sendable, CustomStringConvertible {
+    /// IPv4 address in host byte order.
+    public let ip: UInt32
+    /// TCP port.
+    public let port: UInt16
+
+    /// The address `ip:port`.
+    @inlinable public init(ip: UInt32, port: UInt16) {
+        self.ip = ip
+        self.port = port
+    }
+
+    /// Parses `a.b.c.d:port`; nil if it is anything else.
+    public init?(_ text: some StringProtocol) {
+        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+        guard parts.count == 2, let port = UInt16(parts[1]), let ip = NodeAddress.parseIPv4(parts[0]) else { return nil }
+        self.init(ip: ip, port: port)
+    }
+
+    static func parseIPv4(_ text: some StringProtocol) -> UInt32? {
+        let octets = text.split(separator: ".", omittingEmptySubsequences: false)
+        guard octets.count == 4 else { return nil }
+        var ip: UInt32 = 0
+        for octet in octets {
+            guard !octet.isEmpty, octet.count <= 3, let value = UInt8(octet) else { return nil }
+            ip = ip << 8 | UInt32(value)
+        }
+        return ip
+    }
+
+    /// Order by address, then port.
+    public static func < (left: NodeAddress, right: NodeAddress) -> Bool {
+        left.ip != right.ip ? left.ip < right.ip : left.port < right.port
+    }
+
+    /// `a.b.c.d`.
+    public var host: String { "\(ip >> 24).\(ip >> 16 & 255).\(ip >> 8 & 255).\(ip & 255)" }
+    /// `a.b.c.d:port`.
+    public var description: String { "\(host):\(port)" }
+}
+
+/// A replica's name within its group: braft's PeerId `ip:port:idx[:role]`. The role takes no part in equality or
+/// order.
+public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
+    /// What a member holds.
+    public enum Role: Int32, Sendable {
+        /// Log and state.
+        case replica = 0
+        /// A voter without payloads (braft's witness).
+        case witness = 1
+    }
+
+    /// The node.
+    public let address: NodeAddress
+    /// Tells several replicas of one group behind one address apart; never reused on a node.
+    public let idx: Int32
+    /// What the member holds.
+    public let role: Role
+
+    /// The replica `idx` of a group on the node at `address`.
+    @inlinable public init(address: NodeAddress, idx: Int32 = 0, role: Role = .replica) {
+        self.address = address
+        self.idx = idx
+        self.role = role
+    }
+
+    /// Parses braft's text form, two to four parts separated by one or more colons; nil if it is refused there.
+    public init?(_ text: some StringProtocol) {
+        let parts = text.split(separator: ":")
+        guard parts.count >= 2, text.utf8.count <= 63, let ip = NodeAddress.parseIPv4(parts[0]), let port = UInt16(parts[1])
+        else { return nil }
+        var idx: Int32 = 0
+        var role = Role.replica
+        if parts.count > 2 {
+            guard let number = Int32(parts[2]) else { return nil }
+            idx = number
+        }
+        if parts.count > 3 {
+            guard let number = Int32(parts[3]), let parsed = Role(rawValue: number) else { return nil }
+            role = parsed
+        }
+        self.init(address: NodeAddress(ip: ip, port: port), idx: idx, role: role)
+    }
+
+    /// Address and idx decide, as in braft.
+    public static func == (left: PeerID, right: PeerID) -> Bool { left.address == right.address && left.idx == right.idx }
+    /// By address, then idx.
+    public static func < (left: PeerID, right: PeerID) -> Bool {
+        left.address != right.address ? left.address < right.address : left.idx < right.idx
+    }
+    /// Feeds what equality looks at.
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(address)
+        hasher.combine(idx)
+    }
+    /// braft's text form, always four parts.
+    public var description: String { "\(address):\(idx):\(role.rawValue)" }
+}
+
+/// A group's members: the voters and, while a change is in its joint stage, the voters before it (§6).
+public struct Configuration: Equatable, Sendable, CustomStringConvertible {
+    /// Voters, ascending.
+    public let peers: [PeerID]
+    /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
+    public let oldPeers: [PeerID]
+
+    /// A configuration; order and duplicates of the arguments do not matter.
+    public init(peers: [PeerID], oldPeers: [PeerID] = []) {
+        self.peers = Configuration.normalized(peers)
+        self.oldPeers = Configuration.normalized(oldPeers)
+    }
+
+    /// Nobody: the configuration of a replica that has not heard of any.
+    public static let empty = Configuration(peers: [])
+
+    private static func normalized(_ peers: [PeerID]) -> [PeerID] {
+        var result: [PeerID] = []
+        for peer in peers.sorted() where result.last != peer { result.append(peer) }
+        return result
+    }
+
+    /// Whether there is nobody in it.
+    public var isEmpty: Bool { peers.isEmpty }
+    /// Whether both majorities count.
+    public var isJoint: Bool { !oldPeers.isEmpty }
+    /// Whether `peer` votes.
+    public func contains(_ peer: PeerID) -> Bool { peers.contains(peer) || oldPeers.contains(peer) }
+    /// Everybody who votes, ascending, each once.
+    public var members: [PeerID] { isJoint ? Configuration.normalized(peers + oldPeers) : peers }
+
+    /// Whether those for whom `holds` is true are a majority, of both configurations while joint (§6).
+    @inlinable public func hasMajority(where holds: (PeerID) -> Bool) -> Bool {
+        func majority(of peers: [PeerID]) -> Bool {
+            var count = 0
+            for peer in peers where holds(peer) { count += 1 }
+            return count > peers.count / 2
+        }
+        return !peers.isEmpty && majority(of: peers) && (oldPeers.isEmpty || majority(of: oldPeers))
+    }
+
+    /// `a,b,c` or `a,b,c|old`.
+    public var description: String {
+        let new = peers.map(\.description).joined(separator: ",")
+        return isJoint ? new + "|" + oldPeers.map(\.description).joined(separator: ",") : new
+    }
+}
