@@ -122,11 +122,16 @@ public final class Arena {
 
     // MARK: reading
 
-    /// Parses `bytes` as the message of `descriptor`; nil if they are not one. The message lives until the scope ends.
+    /// Parses `bytes` as the message that `initialize` (protobuf-c's `…__init`) sets up; nil if they are not one. The
+    /// message lives until the scope ends.
     @inlinable public func unpack<M>(
-        _ type: M.Type, _ descriptor: UnsafePointer<ProtobufCMessageDescriptor>, _ bytes: Bytes
+        _ initialize: (UnsafeMutablePointer<M>?) -> Void, _ bytes: Bytes
     ) -> UnsafeMutablePointer<M>? {
-        unpackBase(descriptor, bytes).map { UnsafeMutableRawPointer($0).assumingMemoryBound(to: M.self) }
+        // a message's first word is its descriptor; the C constant itself has no stable address in Swift
+        let prototype = make(initialize)
+        let base = UnsafeMutableRawPointer(prototype).assumingMemoryBound(to: ProtobufCMessage.self)
+        return unpackBase(base.pointee.descriptor, bytes)
+            .map { UnsafeMutableRawPointer($0).assumingMemoryBound(to: M.self) }
     }
 
     /// Parses `bytes` as the message of `descriptor`; nil if they are not one.

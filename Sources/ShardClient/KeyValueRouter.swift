@@ -1,0 +1,43 @@
+public import RaftCore
+public import ShardMap
+
+/// Executes operations wherever their keys live. The faces of a node (Redis, HTTP) and the client library speak to the
+/// store through this. Used on one lane only; completions come on it, possibly before the call returns.
+public protocol KeyValueRouter: AnyObject {
+    /// Executes `operations`; the completion gets one result for each, in their order.
+    ///
+    /// Operations on the same key are executed in their order. Operations on different keys are concurrent: each is
+    /// linearizable on its own, nothing is promised about all of them together. `scan` and `count` are not allowed here.
+    /// Every operation ends with a result: after `deadline` with ``NamedError/deadlineExceeded`` if it certainly did not
+    /// happen, with ``NamedError/outcomeUnknown`` if it may have.
+    func execute(_ operations: [KeyOperation], deadline: Instant, completion: @escaping ([KeyResult]) -> Void)
+
+    /// Up to `limit` pairs in key order from `start` on, over all shards; `next` is where to go on, nil at the end.
+    /// Each shard's part is linearizable by itself; the whole is not a snapshot.
+    func scan(
+        from start: Bytes, limit: Int, deadline: Instant,
+        completion: @escaping (Result<(pairs: [KeyResult.Pair], next: Bytes?), NamedErrorThrown>) -> Void)
+
+    /// Number of live keys, summed over the shards.
+    func count(deadline: Instant, completion: @escaping (Result<Int64, NamedErrorThrown>) -> Void)
+}
+
+/// What came of a request to one node.
+public enum RouterOutcome: Sendable {
+    /// An answer.
+    case reply(ExecuteReply)
+    /// The request never left: it was certainly not executed.
+    case notSent(String)
+    /// It left, and no answer will come: it may have been executed.
+    case lost(String)
+}
+
+/// How a ``Router`` reaches nodes: over RPC in a client, directly for a node's own groups. One lane only.
+public protocol RouterTransport: AnyObject {
+    /// Sends an execute request; `command` is the packed ``GroupCommand`` of a write or an open.
+    func execute(
+        _ request: ExecuteRequest, command: Bytes?, at node: NodeAddress, deadline: Instant,
+        completion: @escaping (RouterOutcome) -> Void)
+    /// Asks a node for its map; nil if there is none to be had there.
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void)
+}
