@@ -1,0 +1,66 @@
+// What a message must look like before the core reads it. A peer may send anything; nothing it sends may trap.
+
+extension Message {
+    /// Whether every number is in the range of sane ones. The upper bound leaves room to count on without overflow.
+    var isWithinBounds: Bool {
+        switch self {
+        case .voteRequest(let request):
+            return request.term.isSane && request.last.isSane && (request.handOver?.term.isSane ?? true)
+        case .voteReply(let reply):
+            return reply.term.isSane && reply.requestTerm.isSane
+        case .appendRequest(let request):
+            return request.term.isSane && request.previous.isSane && request.commit >= .zero
+        case .appendReply(let reply):
+            return reply.term.isSane && reply.ticket.term.isSane && reply.ticket.previous.isSane
+                && reply.ticket.count >= 0 && reply.ticket.count < LogIndex.bound
+                && (reply.lastIndex?.isSane ?? true)
+        case .timeoutNowRequest(let request):
+            return request.term.isSane
+        case .timeoutNowReply(let reply):
+            return reply.term.isSane
+        }
+    }
+}
+
+extension AppendRequest {
+    /// What its sender will find again in the answer, as far as the request tells.
+    var ticket: AppendTicket {
+        AppendTicket(term: term, previous: previous.index, count: entries.count, round: 0)
+    }
+
+    /// Why no leader can have sent this; nil if it is in order.
+    var flaw: Refusal? {
+        // only the place before the log has term zero
+        guard (previous.index == .zero) == (previous.term == .zero) else { return .malformed }
+        guard previous.term <= term else { return .termsOutOfOrder }
+        var newest = previous.term
+        var configurationCount = 0
+        for (offset, entry) in entries.enumerated() {
+            guard entry.term > .zero else { return .malformed }
+            guard entry.term >= newest, entry.term <= term else { return .termsOutOfOrder }
+            newest = entry.term
+            guard entry.kind == .configuration else { continue }
+            guard configurationCount < configurations.count else { return .malformed }
+            let placed = configurations[configurationCount]
+            guard placed.index == previous.index.advanced(by: offset + 1), !placed.configuration.isEmpty else {
+                return .malformed
+            }
+            configurationCount += 1
+        }
+        return configurationCount == configurations.count ? nil : .malformed
+    }
+}
+
+extension Term {
+    fileprivate var isSane: Bool { rawValue >= 0 && rawValue < LogIndex.bound }
+}
+
+extension LogIndex {
+    /// Beyond any index or term that a group can reach by counting.
+    fileprivate static var bound: Int { 1 << 62 }
+    fileprivate var isSane: Bool { rawValue >= 0 && rawValue < LogIndex.bound }
+}
+
+extension LogPosition {
+    fileprivate var isSane: Bool { term.isSane && index.isSane }
+}

@@ -1,0 +1,349 @@
+/// Whether nodes stand by each other: one promise per directed pair of nodes, instead of heartbeats per group.
+///
+/// A node asks another for support; while the promise it gets in return stands, the other's replicas neither campaign
+/// against its leaders nor vote for others, and both may rest. One value serves all groups of a node; the host steps
+/// it on one thread and hands copies to the cores.
+///
+/// 1. A promise is a duration. The supporter counts it on its own clock from the receipt of the request, the asker from
+///    the sending of that request, shortened by the clocks' possible drift: so the asker never counts longer.
+/// 2. An epoch ends for ever when the supporter's count runs out; the next grant has a higher one.
+/// 3. A new run number of a node voids what is counted for and from its earlier runs.
+/// 4. A starting node is quiet for one whole promise: it cannot know what it promised before.
+/// 5. Only a node that answered the previous message is asked; otherwise it gets a ping, which grants nothing. So a
+///    pair that hears each other in one direction only never counts on a promise.
+/// 6. At most one request per node is unanswered; after one promise duration it has failed.
+public struct NodeLiveness: Sendable {
+    /// The same on all nodes of a cluster.
+    public struct Settings: Sendable {
+        /// How long a promise lasts.
+        public var promise = Interval.milliseconds(1000)
+        /// From one request to the next.
+        public var interval = Interval.milliseconds(200)
+        /// By how much one node's clock may run faster than another's, in percent.
+        public var maxClockDriftPercent = 5
+        /// Whether a starting node is quiet; only tests do without.
+        public var startupQuiet = true
+        /// The defaults.
+        public init() {}
+    }
+
+    /// Asks for support, or pings.
+    public struct Request: Equatable, Sendable {
+        /// The asker's run.
+        public var runNumber: UInt64
+        /// Tells requests of a run apart.
+        public var sequence: UInt64
+        /// Whether support is asked for.
+        public var asks: Bool
+        /// A request.
+        public init(runNumber: UInt64, sequence: UInt64, asks: Bool) {
+            self.runNumber = runNumber
+            self.sequence = sequence
+            self.asks = asks
+        }
+    }
+
+    /// The answer to a ``Request``.
+    public struct Reply: Equatable, Sendable {
+        /// Of the request.
+        public var sequence: UInt64
+        /// Whether support is promised from the request's receipt on.
+        public var granted: Bool
+        /// The supporter's latest epoch for the asker.
+        public var epoch: UInt64
+        /// The supporter's run.
+        public var runNumber: UInt64
+        /// The supporter's wall clock, milliseconds since 1970.
+        public var wallClockMilliseconds: Int64
+        /// An answer.
+        public init(
+            sequence: UInt64, granted: Bool, epoch: UInt64, runNumber: UInt64, wallClockMilliseconds: Int64
+        ) {
+            self.sequence = sequence
+            self.granted = granted
+            self.epoch = epoch
+            self.runNumber = runNumber
+            self.wallClockMilliseconds = wallClockMilliseconds
+        }
+    }
+
+    /// What happened.
+    public enum Event: Sendable {
+        /// ``NodeLiveness/deadline`` has come.
+        case deadlineReached
+        /// A node asked; `wallClock` is this node's own in milliseconds since 1970, for the answer.
+        case received(Request, from: NodeAddress, wallClock: Int64)
+        /// A node answered.
+        case answered(Reply, from: NodeAddress)
+        /// The request to a node failed, or the connection broke.
+        case failed(NodeAddress)
+        /// The nodes to ask from now on, ascending: those with which groups are shared, this one left out.
+        case track([NodeAddress])
+    }
+
+    /// What to do.
+    public struct Effects: Sendable {
+        /// To send.
+        public var requests: [(to: NodeAddress, request: Request)] = []
+        /// Answers the received request.
+        public var reply: Reply?
+        /// Nodes to or from which a promise was gained or lapsed, or that run anew, ascending: every replica that
+        /// shares a group with one gets ``RaftCore/Event/livenessChanged(_:)``.
+        public var changed: [NodeAddress] = []
+
+        /// An empty buffer.
+        public init() {}
+
+        /// Empties the buffer and keeps its memory.
+        public mutating func removeAll() {
+            requests.removeAll(keepingCapacity: true)
+            reply = nil
+            changed.removeAll(keepingCapacity: true)
+        }
+
+        fileprivate mutating func noteChange(of node: NodeAddress) {
+            let position = changed.firstIndex { $0 >= node } ?? changed.count
+            if position == changed.count || changed[position] != node { changed.insert(node, at: position) }
+        }
+    }
+
+    /// The settings in force.
+    public let settings: Settings
+    /// Until then the node neither votes nor campaigns.
+    public let quietUntil: Instant
+
+    private let node: NodeAddress
+    private let ownRun: UInt64
+    private var sequence: UInt64 = 0
+    /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
+    private var peers: [Peer] = []
+
+    /// The liveness of `node`, which started at `startedAt` for the `runNumber`-th time.
+    public init(node: NodeAddress, runNumber: UInt64, settings: Settings, startedAt: Instant) {
+        precondition(settings.interval.nanoseconds > 0 && settings.promise > settings.interval)
+        precondition((0..<100).contains(settings.maxClockDriftPercent))
+        self.node = node
+        self.ownRun = runNumber
+        self.settings = settings
+        self.quietUntil = settings.startupQuiet ? startedAt + settings.promise : startedAt
+    }
+
+    /// When to send ``Event/deadlineReached``: the next request is due, a request has failed, or a promise ends.
+    public var deadline: Instant? {
+        var earliest: Instant?
+        for peer in peers {
+            for instant in [sendDeadline(of: peer), peer.promiseEnd, peer.supportEnd] {
+                if let instant { earliest = min(earliest ?? instant, instant) }
+            }
+        }
+        return earliest
+    }
+
+    /// Whether this node's promise to `node` stands. A node stands by itself.
+    public func promiseStands(to node: NodeAddress, now: Instant) -> Bool {
+        node == self.node || now < peer(node)?.promiseEnd ?? .distantPast
+    }
+
+    /// Whether `node`'s promise to this one stands. A node stands by itself.
+    public func supportStands(from node: NodeAddress, now: Instant) -> Bool {
+        node == self.node || now < peer(node)?.supportEnd ?? .distantPast
+    }
+
+    /// Whether this node has just started and so neither votes nor campaigns.
+    public func isQuiet(now: Instant) -> Bool { now < quietUntil }
+
+    /// The highest run number heard from `node`.
+    public func runNumber(of node: NodeAddress) -> UInt64? { node == self.node ? ownRun : peer(node)?.run }
+
+    /// `node`'s wall clock minus this node's monotonic clock, in milliseconds, when an answer of it came last.
+    public func wallClockOffset(of node: NodeAddress) -> Int64? { peer(node)?.wallClockOffset }
+
+    /// Takes in one event and adds what is to be done to `effects`. `now` never goes back between calls.
+    public mutating func step(_ event: Event, now: Instant, into effects: inout Effects) {
+        // first, so that a promise renewed too late is a lapse and a gain, and has a new epoch
+        expire(now: now, &effects)
+        switch event {
+        case .deadlineReached: break
+        case .received(let request, let asker, let wallClock): answer(request, of: asker, wallClock, now, &effects)
+        case .answered(let reply, let supporter): note(reply, from: supporter, now, &effects)
+        case .failed(let node):
+            if let position = find(node) { peers[position].fail(now: now, settings) }
+        case .track(let nodes): track(nodes, now: now)
+        }
+        sendDue(now: now, &effects)
+    }
+}
+
+extension NodeLiveness {
+    /// One other node.
+    private struct Peer {
+        let node: NodeAddress
+        var isTracked = false
+        /// Its run as last heard.
+        var run: UInt64?
+        /// Our promise to it.
+        var epoch: UInt64 = 0
+        var promiseEnd: Instant?
+        /// Its promise to us, and the epoch it was given under.
+        var supportEnd: Instant?
+        var supportEpoch: UInt64 = 0
+        /// Our request under way.
+        var unanswered: (sequence: UInt64, sentAt: Instant, asks: Bool)?
+        /// When the next one is due.
+        var nextSend: Instant
+        /// Whether it answered our previous message.
+        var hasAnswered = false
+        var wallClockOffset: Int64?
+
+        init(node: NodeAddress, now: Instant) {
+            self.node = node
+            self.nextSend = now
+        }
+
+        mutating func fail(now: Instant, _ settings: Settings) {
+            guard unanswered != nil else { return }
+            unanswered = nil
+            hasAnswered = false
+            nextSend = now + settings.interval
+        }
+    }
+
+    private func find(_ node: NodeAddress) -> Int? {
+        let position = place(of: node)
+        return position < peers.count && peers[position].node == node ? position : nil
+    }
+
+    private func peer(_ node: NodeAddress) -> Peer? { find(node).map { peers[$0] } }
+
+    /// Where `node` is, or would be.
+    private func place(of node: NodeAddress) -> Int {
+        var low = 0
+        var high = peers.count
+        while low < high {
+            let middle = (low + high) / 2
+            if peers[middle].node < node { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    private func sendDeadline(of peer: Peer) -> Instant? {
+        if let unanswered = peer.unanswered { return unanswered.sentAt + settings.promise }
+        return peer.isTracked ? peer.nextSend : nil
+    }
+
+    private mutating func track(_ nodes: [NodeAddress], now: Instant) {
+        for position in peers.indices { peers[position].isTracked = false }
+        for other in nodes where other != node {
+            let position = place(of: other)
+            if position == peers.count || peers[position].node != other {
+                peers.insert(Peer(node: other, now: now), at: position)
+            }
+            peers[position].isTracked = true
+        }
+        forgetStrangers()
+    }
+
+    /// A promise outlives the groups it was given for; what is known of a node does not outlive the promises.
+    private mutating func forgetStrangers() {
+        peers.removeAll { !$0.isTracked && $0.promiseEnd == nil && $0.supportEnd == nil && $0.unanswered == nil }
+    }
+
+    private mutating func expire(now: Instant, _ effects: inout Effects) {
+        var lapsed = false
+        for position in peers.indices {
+            if let unanswered = peers[position].unanswered, unanswered.sentAt + settings.promise <= now {
+                peers[position].fail(now: now, settings)
+            }
+            if let end = peers[position].promiseEnd, end <= now {
+                peers[position].promiseEnd = nil
+                effects.noteChange(of: peers[position].node)
+                lapsed = true
+            }
+            if let end = peers[position].supportEnd, end <= now {
+                peers[position].supportEnd = nil
+                effects.noteChange(of: peers[position].node)
+                lapsed = true
+            }
+        }
+        if lapsed { forgetStrangers() }
+    }
+
+    private mutating func sendDue(now: Instant, _ effects: inout Effects) {
+        for position in peers.indices {
+            let peer = peers[position]
+            guard peer.isTracked, peer.unanswered == nil, peer.nextSend <= now else { continue }
+            sequence += 1
+            peers[position].unanswered = (sequence, now, peer.hasAnswered)
+            let request = Request(runNumber: ownRun, sequence: sequence, asks: peer.hasAnswered)
+            effects.requests.append((to: peer.node, request: request))
+        }
+    }
+
+    /// Whether `run` is the peer's present one; a higher one than was known voids what stood.
+    private mutating func admit(run: UInt64, of position: Int, _ effects: inout Effects) -> Bool {
+        guard let known = peers[position].run else {
+            peers[position].run = run
+            return true
+        }
+        guard run > known else { return run == known }
+        peers[position].run = run
+        peers[position].promiseEnd = nil
+        peers[position].supportEnd = nil
+        effects.noteChange(of: peers[position].node)
+        return true
+    }
+
+    private mutating func answer(
+        _ request: Request, of asker: NodeAddress, _ wallClock: Int64, _ now: Instant, _ effects: inout Effects
+    ) {
+        guard asker != node else { return }
+        let position = place(of: asker)
+        if position == peers.count || peers[position].node != asker {
+            peers.insert(Peer(node: asker, now: now), at: position)
+        }
+        let isPresent = admit(run: request.runNumber, of: position, &effects)
+        let granted = isPresent && request.asks
+        if granted {
+            if peers[position].promiseEnd == nil {
+                peers[position].epoch += 1
+                effects.noteChange(of: asker)
+            }
+            peers[position].promiseEnd = now + settings.promise
+        }
+        effects.reply = Reply(
+            sequence: request.sequence, granted: granted, epoch: peers[position].epoch, runNumber: ownRun,
+            wallClockMilliseconds: wallClock)
+        forgetStrangers()
+    }
+
+    private mutating func note(
+        _ reply: Reply, from supporter: NodeAddress, _ now: Instant, _ effects: inout Effects
+    ) {
+        guard let position = find(supporter), let request = peers[position].unanswered,
+            request.sequence == reply.sequence
+        else { return }
+        guard admit(run: reply.runNumber, of: position, &effects) else {
+            return peers[position].fail(now: now, settings)
+        }
+        peers[position].unanswered = nil
+        peers[position].hasAnswered = true
+        peers[position].wallClockOffset = reply.wallClockMilliseconds &- now.nanoseconds / 1_000_000
+        // an answered ping reopens asking at once
+        peers[position].nextSend = request.asks ? request.sentAt + settings.interval : now
+        guard request.asks, reply.granted else { return }
+        let end = request.sentAt + settings.counted
+        guard now < end else { return }
+        if peers[position].supportEnd == nil || peers[position].supportEpoch != reply.epoch {
+            effects.noteChange(of: supporter)
+        }
+        peers[position].supportEnd = end
+        peers[position].supportEpoch = reply.epoch
+    }
+}
+
+extension NodeLiveness.Settings {
+    /// How long the asker counts a promise.
+    fileprivate var counted: Interval {
+        Interval(nanoseconds: promise.nanoseconds / 100 * Int64(100 - maxClockDriftPercent))
+    }
+}

@@ -1,0 +1,72 @@
+/// What a leader knows of one other member's log (nextIndex and matchIndex of Figure 2), and what it waits for.
+///
+/// 1. `match < next`.
+/// 2. In `probe` at most one append is under way, and `next` does not move before it is answered.
+/// 3. In `replicate` the entries `match + 1 ..< next` are under way; appends overlap freely.
+struct Progress: Sendable {
+    /// How entries are sent.
+    enum State: Sendable {
+        /// Where the logs part is not known, or the peer is silent: one append at a time.
+        case probe
+        /// The logs are known to agree up to `match`: appends follow each other without waiting.
+        case replicate
+    }
+
+    /// The member.
+    let peer: PeerID
+    /// Everything up to here is durable there.
+    var match: LogIndex = .zero
+    /// The next entry to send.
+    var next: LogIndex
+    /// How entries are sent.
+    var state = State.probe
+    /// In `probe`: whether it was refused, so that entries sent with the next one would likely be wasted.
+    var isSearching = false
+    /// The commit index it is known to know.
+    var knownCommit: LogIndex = .zero
+    /// Highest round of any append sent to it, and of any it answered.
+    var sentRound: UInt64 = 0
+    var answeredRound: UInt64 = 0
+    /// When it last got on, while it owes an answer.
+    var waitingSince: Instant?
+
+    /// A member of which nothing is known but that it may hold everything before `next`.
+    init(peer: PeerID, next: LogIndex) {
+        self.peer = peer
+        self.next = next
+    }
+
+    /// Entries sent and not acknowledged.
+    var entriesInFlight: Int { state == .replicate ? match.distance(to: next) - 1 : 0 }
+    /// Whether it owes an answer, or the leader owes it a probe.
+    var isWaiting: Bool { state == .probe || entriesInFlight > 0 || sentRound > answeredRound }
+
+    /// Forgets what is under way.
+    mutating func becomeProbe(now: Instant) {
+        if state == .replicate {
+            state = .probe
+            next = match.next
+            isSearching = false
+        }
+        waitingSince = now
+    }
+
+    /// Notes that an append of this round leaves.
+    mutating func noteSent(round: UInt64, now: Instant) {
+        sentRound = max(sentRound, round)
+        if waitingSince == nil { waitingSince = now }
+    }
+
+    /// Notes that it holds everything up to `index`. Answers may come in any order and more than once.
+    mutating func noteSuccess(through index: LogIndex) {
+        match = max(match, index)
+        if state == .replicate {
+            next = max(next, match.next)
+        } else if index.next >= next {
+            // an answer from before the probe's position does not confirm that position
+            state = .replicate
+            next = match.next
+            isSearching = false
+        }
+    }
+}

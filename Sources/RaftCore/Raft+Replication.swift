@@ -1,0 +1,251 @@
+// Log replication (§5.3): a leader sends, a follower appends, the leader counts.
+
+// MARK: Leader, sending
+
+extension Raft {
+    mutating func propose(_ count: Int, _ effects: inout Effects) {
+        guard acceptsProposals, count > 0 else { return }
+        let first = log.lastIndex.next
+        extendLog(by: count, term: term)
+        effects.logChange = LogChange(truncateFrom: nil, first: first, count: count, term: term, source: .proposal)
+    }
+
+    /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
+    mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
+        guard leadership!.peers[position].state == .replicate else { return }
+        while leadership!.peers[position].next <= log.lastIndex {
+            let peer = leadership!.peers[position]
+            let room = settings.maxEntriesInFlight - peer.entriesInFlight
+            guard room > 0 else { return }
+            let count = min(room, sendable(from: peer.next))
+            send(to: position, after: peer.next.previous, count: count, around, &effects)
+            leadership!.peers[position].next = peer.next.advanced(by: count)
+        }
+        let peer = leadership!.peers[position]
+        if !peer.isWaiting, peer.knownCommit < commitIndex { sendEmpty(to: position, around, &effects) }
+    }
+
+    /// Sends the one append that a probing peer may have under way. It carries entries unless they would likely be
+    /// wasted.
+    mutating func sendProbe(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
+        let peer = leadership!.peers[position]
+        let count = peer.isSearching ? 0 : sendable(from: peer.next)
+        send(to: position, after: peer.next.previous, count: count, around, &effects)
+    }
+
+    /// Sends an append without entries that is sure to match, and makes its answer recognisable.
+    mutating func sendEmpty(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
+        leadership!.round += 1
+        send(to: position, after: leadership!.peers[position].match, count: 0, around, &effects)
+    }
+
+    /// Makes contact anew with a peer that may have forgotten what it was told, or whom it follows.
+    mutating func reconnect(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
+        if leadership!.peers[position].isWaiting {
+            leadership!.peers[position].becomeProbe(now: around.now)
+            sendProbe(to: position, around, &effects)
+        } else {
+            sendEmpty(to: position, around, &effects)
+        }
+    }
+
+    mutating func reconnect(_ peer: PeerID, _ around: Surroundings, _ effects: inout Effects) {
+        guard let position = leadership!.position(of: peer) else { return }
+        reconnect(position, around, &effects)
+    }
+
+    mutating func send(
+        to position: Int, after previous: LogIndex, count: Int, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        guard let previousTerm = log.term(at: previous) else { preconditionFailure("a leader's log has no hole") }
+        let round = leadership!.round
+        leadership!.peers[position].noteSent(round: round, now: around.now)
+        let ticket = AppendTicket(term: term, previous: previous, count: count, round: round)
+        effects.messages.append(
+            Outbound(
+                to: leadership!.peers[position].peer,
+                body: .append(ticket, previousTerm: previousTerm, commit: commitIndex)))
+    }
+
+    private func sendable(from next: LogIndex) -> Int {
+        min(settings.maxEntriesPerAppend, next.distance(to: log.lastIndex) + 1)
+    }
+
+    mutating func loseConnection(to node: NodeAddress, _ around: Surroundings) {
+        guard let peers = leadership?.peers else { return }
+        for (position, peer) in peers.enumerated() where peer.peer.address == node && peer.isWaiting {
+            leadership!.peers[position].becomeProbe(now: around.now)
+        }
+    }
+
+    mutating func loseAppend(_ ticket: AppendTicket, to peer: PeerID, _ around: Surroundings) {
+        guard ticket.term == term, let position = leadership?.position(of: peer) else { return }
+        leadership!.peers[position].becomeProbe(now: around.now)
+    }
+}
+
+// MARK: Leader, counting
+
+extension Raft {
+    mutating func note(
+        _ reply: AppendReply, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        if reply.term > term, !reply.success { return adopt(term: reply.term, around, &effects) }
+        // an answer to a leadership that is over
+        guard role == .leader, reply.ticket.term == term else { return }
+        guard let position = leadership!.position(of: sender), !reply.success || reply.term == term,
+            reply.ticket.previous.advanced(by: reply.ticket.count) <= log.lastIndex,
+            reply.ticket.round <= leadership!.round
+        else { return effects.refusal = .unexpectedReply }
+        let before = leadership!.peers[position]
+        if reply.term == term {
+            leadership!.peers[position].answeredRound = max(before.answeredRound, reply.ticket.round)
+        }
+        if reply.success {
+            noteSuccess(reply.ticket, of: position)
+        } else {
+            noteMismatch(reply, of: position, around, &effects)
+        }
+        let after = leadership!.peers[position]
+        let gotOn =
+            after.match > before.match || after.state != before.state
+            || (after.entriesInFlight == 0 && after.answeredRound > before.answeredRound)
+        if !after.isWaiting {
+            leadership!.peers[position].waitingSince = nil
+        } else if gotOn {
+            leadership!.peers[position].waitingSince = around.now
+        }
+    }
+
+    private mutating func noteSuccess(_ ticket: AppendTicket, of position: Int) {
+        let through = ticket.previous.advanced(by: ticket.count)
+        leadership!.peers[position].noteSuccess(through: through)
+        if ticket.round >= leadership!.commitRound {
+            let known = min(commitIndex, through)
+            leadership!.peers[position].knownCommit = max(leadership!.peers[position].knownCommit, known)
+        }
+    }
+
+    /// The logs part before the append's first entry: steps back, to the follower's hint at once.
+    private mutating func noteMismatch(
+        _ reply: AppendReply, of position: Int, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        var peer = leadership!.peers[position]
+        let previous = reply.ticket.previous
+        let isCurrent = peer.state == .probe ? previous == peer.next.previous : previous >= peer.match
+        guard isCurrent else { return }
+        // it denies what it acknowledged; the retry timer asks again, in no hurry
+        guard peer.state == .replicate || previous > peer.match else {
+            return effects.refusal = .unexpectedReply
+        }
+        peer.becomeProbe(now: around.now)
+        peer.isSearching = true
+        peer.next = max(peer.match.next, min((reply.lastIndex ?? .zero).next, previous))
+        if peer.next == peer.match.next { peer.isSearching = false }
+        leadership!.peers[position] = peer
+        sendProbe(to: position, around, &effects)
+    }
+
+    /// Commits what a majority holds durably, this replica's own disk being one vote among them; earlier terms' entries
+    /// only along with one of this term (§5.4.2).
+    mutating func commitByMajority() {
+        let committed = highestMajority(from: max(commitIndex.next, leadership!.firstIndex))
+        guard let committed else { return }
+        commit(through: committed)
+        leadership!.round += 1
+        leadership!.commitRound = leadership!.round
+    }
+
+    /// The highest index, at least `least`, that a majority holds durably.
+    private func highestMajority(from least: LogIndex) -> LogIndex? {
+        guard let leadership else { return nil }
+        func match(of member: PeerID) -> LogIndex {
+            if member == id { return durableIndex }
+            return leadership.position(of: member).map { leadership.peers[$0].match } ?? .zero
+        }
+        func majorityHolds(_ index: LogIndex) -> Bool { configuration.hasMajority { match(of: $0) >= index } }
+        // the highest majority index is somebody's match
+        var best: LogIndex?
+        if durableIndex >= least, majorityHolds(durableIndex) { best = durableIndex }
+        for peer in leadership.peers where peer.match >= max(least, best?.next ?? least) {
+            if majorityHolds(peer.match) { best = peer.match }
+        }
+        return best
+    }
+}
+
+// MARK: Follower
+
+extension Raft {
+    mutating func append(
+        _ request: AppendRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        if let flaw = request.flaw { return refuse(.appendRequest(request), because: flaw, &effects) }
+        guard request.term >= term else { return reject(request, lastIndex: nil, &effects) }
+        if request.term > term { adopt(term: request.term, around, &effects) }
+        if let leader, leader != sender {
+            // as braft does, to be rid of both
+            adopt(term: term.next, around, &effects)
+            return refuse(.appendRequest(request), because: .twoLeadersInOneTerm, &effects)
+        }
+        follow(sender, around)
+        guard log.term(at: request.previous.index) == request.previous.term else {
+            return reject(request, lastIndex: hint(for: request.previous.index), &effects)
+        }
+        let membership = configuration
+        guard take(request, &effects) else {
+            effects.refusal = .conflictsWithCommitted
+            return reject(request, lastIndex: commitIndex, &effects)
+        }
+        // whether it may campaign depends on the membership
+        if configuration != membership { follow(sender, around) }
+        commit(through: min(request.commit, request.previous.index.advanced(by: request.entries.count)))
+        acknowledge(request, &effects)
+    }
+
+    private func reject(_ request: AppendRequest, lastIndex: LogIndex?, _ effects: inout Effects) {
+        effects.reply = .appendReply(
+            AppendReply(ticket: request.ticket, term: term, success: false, lastIndex: lastIndex))
+    }
+
+    /// The smallest index that may still match: a whole term of conflicting entries is skipped (§5.3), but what is
+    /// committed matches every leader.
+    private func hint(for previous: LogIndex) -> LogIndex {
+        guard let conflicting = log.firstOfRun(at: previous) else { return log.lastIndex }
+        return max(commitIndex, conflicting.previous)
+    }
+
+    /// Makes the log hold the request's entries. False, and nothing changed, if that would replace committed ones.
+    private mutating func take(_ request: AppendRequest, _ effects: inout Effects) -> Bool {
+        var index = request.previous.index.next
+        var offset = 0
+        while offset < request.entries.count, log.term(at: index) == request.entries[offset].term {
+            index = index.next
+            offset += 1
+        }
+        guard offset < request.entries.count else { return true }
+        let conflicts = index <= log.lastIndex
+        if conflicts {
+            guard index > commitIndex else { return false }
+            truncateLog(from: index)
+        }
+        for entry in request.entries[offset...] { extendLog(by: 1, term: entry.term) }
+        for placed in request.configurations where placed.index >= index { adopt(placed) }
+        effects.logChange = LogChange(
+            truncateFrom: conflicts ? index : nil, first: index, count: request.entries.count - offset,
+            term: request.term, source: .message(offset: offset))
+        return true
+    }
+
+    /// A success vouches for everything up to its end, and for the term: it leaves when both are durable.
+    private func acknowledge(_ request: AppendRequest, _ effects: inout Effects) {
+        let isProbe = request.entries.isEmpty
+        let reply = Message.appendReply(
+            AppendReply(ticket: request.ticket, term: term, success: true, lastIndex: isProbe ? log.lastIndex : nil))
+        if isProbe, request.previous.index <= durableIndex, durableTerm == term {
+            effects.reply = reply
+        } else {
+            effects.acknowledgement = reply
+        }
+    }
+}

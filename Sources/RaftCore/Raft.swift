@@ -1,0 +1,282 @@
+/// One replica's consensus: a value that an event drives and that answers with effects (Raft paper and
+/// dissertation; paragraph signs in comments refer to them).
+///
+/// It owns no thread, clock or disk: time, chance and the node's liveness are arguments. It knows entries by index
+/// and term only; payloads stay with the host. Call ``step(_:now:liveness:into:)`` from one thread at a time.
+///
+/// 1. The term never goes back, and in a term at most one vote is given (§5.2).
+/// 2. `applicable` reported ≤ commit index ≤ last index, and durable index ≤ last index.
+/// 3. What is committed is never truncated (§5.4).
+/// 4. A leader counts itself for a commit only up to its own durable index, and commits only by counting an entry of
+///    its own term (§5.4.2).
+/// 5. A configuration is in force from the moment it is appended, and the one before it again when it is truncated
+///    (§4.1). Every majority is one of both configurations while joint.
+/// 6. The log changed last under the leader of ``durableMark``'s term; from then on it is a prefix of that leader's
+///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
+/// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
+/// 8. A follower rests, without any deadline, only under its node's standing promise to the node of the leader that
+///    it accepted in its term.
+public struct Raft: Sendable {
+    /// What a replica does at present.
+    public enum Role: Sendable {
+        /// Follows a leader, or waits for one.
+        case follower
+        /// Asks whether it could be elected (§9.6).
+        case preCandidate
+        /// Asks for votes.
+        case candidate
+        /// Leads.
+        case leader
+    }
+
+    /// This replica.
+    public let id: PeerID
+    /// What it does.
+    public internal(set) var role = Role.follower
+    /// Its term, perhaps not durable yet.
+    public internal(set) var term: Term
+    /// Who has its vote in ``term``.
+    public internal(set) var vote: PeerID?
+    /// Whom it accepts as leader of ``term``; itself if it leads.
+    public internal(set) var leader: PeerID?
+    /// Everything up to here is committed as far as it knows.
+    public internal(set) var commitIndex: LogIndex
+    /// Its log is durable up to here.
+    public internal(set) var durableIndex: LogIndex
+    /// The membership in force.
+    public internal(set) var configuration: Configuration
+
+    let settings: RaftSettings
+    var random: SeededRandom
+    var log: TermLog
+    /// Memberships along the log, ascending: the last committed one and all after it.
+    var configurations: [PlacedConfiguration]
+    /// Term of the leader under which the log changed last.
+    var logTerm: Term
+    /// A term that is known to be durable.
+    var durableTerm: Term
+    /// What the host has been told to apply.
+    var reportedApplicable: LogIndex
+    /// When to campaign next; nil while leading or resting.
+    var electionDeadline: Instant?
+    var candidacy: Candidacy?
+    var leadership: Leadership?
+    var hasStarted = false
+
+    /// A replica as its disk knows it, before ``Event/started``.
+    ///
+    /// - Parameters:
+    ///   - termRuns: the log's terms, each with the index at which it begins, ascending.
+    ///   - configurations: memberships along the log, ascending; index 0 stands for the membership at birth.
+    ///   - applied: known to be committed, for the state machine holds it durably.
+    ///   - seed: of this replica's random delays.
+    public init(
+        id: PeerID, hardState: HardState, termRuns: [LogPosition], lastIndex: LogIndex,
+        configurations: [PlacedConfiguration], applied: LogIndex, settings: RaftSettings, seed: UInt64
+    ) {
+        precondition(settings.electionJitter.nanoseconds > 0 && settings.maxEntriesPerAppend > 0)
+        precondition(settings.maxEntriesInFlight >= settings.maxEntriesPerAppend)
+        precondition(configurations.allSatisfy { $0.index <= lastIndex }, "a configuration needs its entry")
+        precondition(zip(configurations, configurations.dropFirst()).allSatisfy { $0.index < $1.index })
+        self.id = id
+        self.term = hardState.term
+        self.vote = hardState.vote
+        self.log = TermLog(runs: termRuns, lastIndex: lastIndex)
+        self.configurations = configurations
+        self.configuration = configurations.last?.configuration ?? .empty
+        self.commitIndex = applied
+        self.reportedApplicable = applied
+        self.durableIndex = lastIndex
+        self.durableTerm = hardState.term
+        self.logTerm = log.last.term
+        self.settings = settings
+        self.random = SeededRandom(seed: seed)
+        forgetOldConfigurations()
+        checkInvariants()
+    }
+
+    /// Index of the last entry.
+    public var lastIndex: LogIndex { log.lastIndex }
+    /// Term of the last entry.
+    public var lastTerm: Term { log.last.term }
+    /// The mark for a write submitted right after the last step.
+    public var durableMark: DurableMark { DurableMark(term: logTerm, index: log.lastIndex) }
+    /// Whether it leads.
+    public var isLeader: Bool { role == .leader }
+    /// Whether it leads and is handing leadership over.
+    public var isTransferring: Bool { leadership?.transfer != nil }
+    /// Whether ``Event/proposed(count:)`` would be heard.
+    public var acceptsProposals: Bool { isLeader && !isTransferring }
+
+    /// When to send ``Event/deadlineReached``; nil while the replica rests.
+    public var deadline: Instant? {
+        guard let leadership else { return electionDeadline }
+        let deadlines = [leadership.graceEnd, leadership.transfer?.deadline, leadership.retryDeadline]
+        return deadlines.lazy.compactMap { $0 }.min()
+    }
+
+    /// The term of the entry at `index`: zero for index zero, nil if it is not in the log.
+    public func term(at index: LogIndex) -> Term? { log.term(at: index) }
+
+    /// On a leader, what it knows of another member's log; otherwise nil.
+    public func progress(of peer: PeerID) -> (match: LogIndex, next: LogIndex)? {
+        guard let leadership, let position = leadership.position(of: peer) else { return nil }
+        return (leadership.peers[position].match, leadership.peers[position].next)
+    }
+
+    /// Takes in one event and adds what is to be done to `effects`.
+    ///
+    /// `now` never goes back between calls. `liveness` is the node's, as it stands at `now`.
+    public mutating func step(_ event: Event, now: Instant, liveness: NodeLiveness, into effects: inout Effects) {
+        let before = (role: role, hardState: HardState(term: term, vote: vote), leader: leader)
+        let around = Surroundings(now: now, liveness: liveness)
+        dispatch(event, around, &effects)
+        if role == .leader { pursueLeadership(around, &effects) }
+        reportApplicable(&effects)
+        let hardState = HardState(term: term, vote: vote)
+        if hardState != before.hardState { effects.hardState = hardState }
+        if before.role != role || before.hardState.term != term || before.leader != leader {
+            effects.statusChanged = true
+        }
+        checkInvariants()
+    }
+}
+
+/// The time and the node's liveness during one step.
+struct Surroundings {
+    /// The time.
+    let now: Instant
+    /// The node's liveness.
+    let liveness: NodeLiveness
+
+    /// Whether this node may neither vote nor campaign yet.
+    var isQuiet: Bool { liveness.isQuiet(now: now) }
+    /// Whether this node's promise to `peer`'s node stands.
+    func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
+    /// Whether the promise of `peer`'s node to this one stands.
+    func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
+}
+
+extension Raft {
+    private mutating func dispatch(_ event: Event, _ around: Surroundings, _ effects: inout Effects) {
+        switch event {
+        case .started: start(around)
+        case .received(let message, let sender): receive(message, from: sender, around, &effects)
+        case .proposed(let count): propose(count, &effects)
+        case .persisted(let mark): notePersisted(mark)
+        case .readRequested(let read): requestRead(read, &effects)
+        case .deadlineReached:
+            if role == .leader { leaderDeadlineReached(around, &effects) } else { electionDue(around, &effects) }
+        case .connectionLost(let node): loseConnection(to: node, around)
+        case .appendFailed(let ticket, let peer): loseAppend(ticket, to: peer, around)
+        case .livenessChanged(let node):
+            if role == .leader { leaderLivenessChanged(node, around, &effects) } else { livenessChanged(node, around) }
+        case .transferRequested(let target): transferLeadership(to: target, around)
+        }
+    }
+
+    private mutating func receive(
+        _ message: Message, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        guard sender != id, message.isWithinBounds else { return refuse(message, because: .malformed, &effects) }
+        switch message {
+        case .voteRequest(let request): consider(request, from: sender, around, &effects)
+        case .voteReply(let reply): count(reply, from: sender, around, &effects)
+        case .appendRequest(let request): append(request, from: sender, around, &effects)
+        case .appendReply(let reply): note(reply, from: sender, around, &effects)
+        case .timeoutNowRequest(let request): campaignNow(request, from: sender, around, &effects)
+        case .timeoutNowReply(let reply): note(reply, from: sender, around, &effects)
+        }
+    }
+
+    /// Refuses a message: counts why, answers a request in the negative, changes nothing.
+    func refuse(_ message: Message, because refusal: Refusal, _ effects: inout Effects) {
+        effects.refusal = refusal
+        switch message {
+        case .voteRequest(let request):
+            effects.reply = .voteReply(
+                VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: false))
+        case .appendRequest(let request):
+            effects.reply = .appendReply(
+                AppendReply(ticket: request.ticket, term: term, success: false, lastIndex: nil))
+        case .timeoutNowRequest:
+            effects.reply = .timeoutNowReply(TimeoutNowReply(term: term, success: false))
+        case .voteReply, .appendReply, .timeoutNowReply:
+            break
+        }
+    }
+
+    /// A write is durable. Its mark vouches for the log as it is now only if the log has since grown under the same
+    /// leader; the hard state of that leader's term was written before or with it.
+    private mutating func notePersisted(_ mark: DurableMark) {
+        guard mark.term == logTerm else { return }
+        durableIndex = max(durableIndex, min(mark.index, log.lastIndex))
+        durableTerm = max(durableTerm, mark.term)
+    }
+
+    /// Raises the commit index; it never goes back.
+    mutating func commit(through index: LogIndex) {
+        guard index > commitIndex else { return }
+        precondition(index <= log.lastIndex, "only entries that are there can be committed")
+        commitIndex = index
+        forgetOldConfigurations()
+    }
+
+    private mutating func reportApplicable(_ effects: inout Effects) {
+        let applicable = min(commitIndex, durableIndex)
+        guard applicable > reportedApplicable else { return }
+        reportedApplicable = applicable
+        effects.applicable = applicable
+    }
+
+    /// Adds entries at the end of the log, as the leader of this term says.
+    mutating func extendLog(by count: Int, term entryTerm: Term) {
+        log.append(count: count, term: entryTerm)
+        logTerm = term
+    }
+
+    /// Drops the end of the log, and the configurations in it.
+    mutating func truncateLog(from index: LogIndex) {
+        precondition(index > commitIndex, "committed entries stay")
+        log.truncate(from: index)
+        durableIndex = min(durableIndex, log.lastIndex)
+        while let last = configurations.last, last.index >= index { configurations.removeLast() }
+        configuration = configurations.last?.configuration ?? .empty
+    }
+
+    /// Puts a configuration in force.
+    mutating func adopt(_ placed: PlacedConfiguration) {
+        configurations.append(placed)
+        configuration = placed.configuration
+    }
+
+    /// Truncation cannot go back before the last committed configuration.
+    private mutating func forgetOldConfigurations() {
+        var obsolete = 0
+        while obsolete + 1 < configurations.count, configurations[obsolete + 1].index <= commitIndex { obsolete += 1 }
+        if obsolete > 0 { configurations.removeFirst(obsolete) }
+    }
+
+    private func checkInvariants() {
+        precondition(commitIndex <= log.lastIndex, "commit index beyond the log")
+        precondition(durableIndex <= log.lastIndex, "durable index beyond the log")
+        precondition(reportedApplicable <= commitIndex, "applied what is not committed")
+        precondition(log.last.term <= term && logTerm <= term && durableTerm <= term, "a term ahead of the term")
+        precondition((role == .leader) == (leadership != nil), "leader state exactly while leading")
+        let campaigns = role == .candidate || role == .preCandidate
+        precondition(campaigns == (candidacy != nil), "campaign state exactly while campaigning")
+        switch role {
+        case .leader:
+            precondition(leader == id && vote == id && logTerm == term && electionDeadline == nil)
+        case .candidate:
+            precondition(leader == nil && vote == id && electionDeadline != nil)
+        case .preCandidate:
+            precondition(leader == nil && electionDeadline != nil)
+        case .follower:
+            precondition(leader != id, "a follower does not follow itself")
+            precondition(
+                leader != nil || electionDeadline != nil || !configuration.contains(id) || !hasStarted,
+                "a member without a leader stays awake")
+        }
+    }
+}
