@@ -1,0 +1,132 @@
+internal import RaftCore
+internal import ShardMap
+
+// What becomes of a request after an attempt.
+
+extension Router {
+    func take(_ outcome: RouterOutcome, of request: Request, attempt: UInt64) {
+        // an answer that comes after the attempt was given up says nothing that the next one does not
+        guard request.state == .sent, request.attempt == attempt else { return }
+        touch(request.channel)
+        switch outcome {
+        case .reply(let reply):
+            if let error = reply.error { take(error, reply, of: request) } else { succeed(request, reply) }
+        case .notSent(let text):
+            request.channel.problem = Problem(node: request.node, text: text)
+            retryElsewhere(request)
+        case .lost(let text):
+            lose(request, text)
+        }
+    }
+
+    /// The attempt may have been, or may yet be, executed; only asking again tells.
+    func lose(_ request: Request, _ text: String) {
+        request.channel.problem = Problem(node: request.node, text: text)
+        if request.kind == .write { request.mayHaveExecuted = true }
+        retryElsewhere(request)
+    }
+
+    private func succeed(_ request: Request, _ reply: ExecuteReply) {
+        let channel = request.channel
+        channel.problem = nil
+        if request.kind == .open {
+            channel.session = reply.session ?? request.session
+            return remove(request)
+        }
+        let expected = request.operationCount
+        guard reply.results.count == expected else {
+            return fail(request, .internalError, "\(reply.results.count) results for \(expected) operations")
+        }
+        var offset = 0
+        for part in request.parts {
+            if !part.isAnswered { answer(part, from: reply.results, at: offset) }
+            offset += part.operationCount
+        }
+        remove(request)
+        if let rest = request.rest { route(rest, atFront: true) }
+    }
+
+    private func take(_ error: NamedError, _ reply: ExecuteReply, of request: Request) {
+        let channel = request.channel
+        channel.problem = Problem(node: request.node, error: error, text: reply.message)
+        switch error.verdict {
+        case .follow: follow(reply.leader, request)
+        case .retry: retry(request)
+        case .retryElsewhere: retryElsewhere(request)
+        case .refreshMap:
+            if error != .wrongShard { channel.group?.avoid(request.node) }
+            awaitMap(request)
+        case .reopenSession where request.kind == .write: reopenSession(request)
+        case .uncertain: lose(request, error.sentence)
+        case .reopenSession, .final: fail(request, error, reply.message)
+        }
+    }
+
+    /// One hint is followed at once; where hints lead in circles there are pauses.
+    private func follow(_ leader: NodeAddress?, _ request: Request) {
+        guard let leader, leader != request.node else { return retryElsewhere(request) }
+        request.channel.group?.follow(leader)
+        guard !request.followedHint else { return retry(request) }
+        request.followedHint = true
+        request.wait(.idle)
+    }
+
+    private func retry(_ request: Request) {
+        request.followedHint = false
+        let pause = request.nextPause(first: settings.retryDelay, longest: settings.maxRetryDelay)
+        request.pause(until: now + pause)
+    }
+
+    private func retryElsewhere(_ request: Request) {
+        request.channel.group?.avoid(request.node)
+        retry(request)
+    }
+
+    /// Holds `request` until somebody has been asked for the map.
+    func awaitMap(_ request: Request) {
+        request.wait(.awaitingMap)
+        refresh.isWanted = true
+        awaitingMap.append(request.channel)
+    }
+
+    /// The table does not know the session. If an earlier attempt may have been executed, what that attempt left in the
+    /// table is gone with it; otherwise nothing has happened and another session does as well.
+    private func reopenSession(_ request: Request) {
+        let channel = request.channel
+        if channel.session == request.session { channel.session = nil }
+        guard !request.mayHaveExecuted else {
+            return fail(request, .outcomeUnknown, "the session expired before the answer came")
+        }
+        // once is an eviction; more often is a condition that a pause may end
+        guard request.hasLostSession else {
+            request.hasLostSession = true
+            return request.wait(.idle)
+        }
+        retry(request)
+    }
+
+    /// Ends `request` with `error`, or with what that means after an attempt that may have been executed.
+    func fail(_ request: Request, _ error: NamedError, _ message: String?) {
+        if request.kind == .open { return failWrites(of: request, error, message) }
+        let verdict = error.afterUncertainAttempt(request.mayHaveExecuted)
+        for part in request.parts where !part.isAnswered { fail(part, verdict, message) }
+        remove(request)
+        guard let rest = request.rest else { return }
+        if request.kind == .write && verdict.outcome == .unknown {
+            // it could overtake what may yet be executed
+            fail(rest, .refused, "an earlier operation of the same call has an unknown outcome")
+        } else {
+            route(rest, atFront: true)
+        }
+    }
+
+    /// There will be no session: whatever waits for one has certainly not been executed.
+    private func failWrites(of open: Request, _ error: NamedError, _ message: String?) {
+        let channel = open.channel
+        let refusal = error.outcome == .notExecuted ? error : .refused
+        let text = message ?? error.sentence
+        remove(open)
+        for part in channel.takeQueuedWrites() { fail(part, refusal, text) }
+        for request in channel.requests where request.state == .awaitingSession { fail(request, refusal, text) }
+    }
+}

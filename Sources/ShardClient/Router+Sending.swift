@@ -1,0 +1,137 @@
+internal import RaftCore
+internal import ShardMap
+internal import WireMessages
+
+// What a channel sends: again what has failed, then what is queued.
+
+extension Router {
+    /// Sends on `channel` whatever may be sent.
+    func pump(_ channel: ShardChannel) {
+        for request in channel.requests where isSendable(request) { send(request) }
+        while channel.requests.count < settings.maxRequestsInFlightPerShard, let request = nextRequest(of: channel) {
+            channel.requests.append(request)
+            send(request)
+        }
+    }
+
+    private func isSendable(_ request: Request) -> Bool {
+        switch request.state {
+        case .idle: true
+        case .awaitingSession: request.channel.session != nil
+        case .sent, .backingOff, .awaitingMap, .done: false
+        }
+    }
+
+    /// A request made of what is queued; nil if nothing may leave. Reads and writes take turns.
+    private func nextRequest(of channel: ShardChannel) -> Request? {
+        let isWrite = !channel.writes.isEmpty && (channel.reads.isEmpty || channel.lastWasRead) && mayWrite(channel)
+        guard isWrite || !channel.reads.isEmpty || (!channel.writes.isEmpty && mayWrite(channel)) else { return nil }
+        let takesWrites = isWrite || channel.reads.isEmpty
+        channel.lastWasRead = !takesWrites
+        let (parts, rest) = channel.takeBatch(
+            writes: takesWrites, maxOperations: settings.maxOperationsPerRequest, maxBytes: settings.maxBytesPerRequest)
+        return Request(
+            takesWrites ? .write : .read, on: channel, parts: parts, rest: rest,
+            sequence: takesWrites ? window.open() : 0, session: channel.session ?? 0)
+    }
+
+    /// Whether a new write may leave: under a session, within the window. Otherwise it is seen to that it soon may.
+    private func mayWrite(_ channel: ShardChannel) -> Bool {
+        guard channel.session != nil else {
+            openSession(on: channel)
+            return false
+        }
+        guard window.isFull else { return true }
+        if !channel.isStalled {
+            channel.isStalled = true
+            stalled.append(channel)
+        }
+        return false
+    }
+
+    private func openSession(on channel: ShardChannel) {
+        guard !channel.requests.contains(where: { $0.kind == .open }) else { return }
+        let request = Request(.open, on: channel, sequence: 0, session: random.next())
+        channel.requests.append(request)
+        send(request)
+    }
+
+    private func send(_ request: Request) {
+        if request.layout != request.channel.layout {
+            rehome(request)
+            // elsewhere, or in other requests, it is sent by that channel's pump
+            guard request.state != .done, request.layout == request.channel.layout else { return }
+        }
+        let channel = request.channel
+        guard let target = channel.group?.target else { return awaitMap(request) }
+        if request.kind == .open && !channel.needsSession { return remove(request) }
+        guard prepare(request) else {
+            request.wait(.awaitingSession)
+            return openSession(on: channel)
+        }
+        attempts += 1
+        let attempt = attempts
+        let due = min(now + settings.attemptTimeout, request.latestDeadline)
+        request.attempt = attempt
+        request.node = target
+        request.state = .sent
+        request.due = due
+        transport.execute(
+            ExecuteRequest(
+                group: channel.shard.group, shard: channel.shard.id, epoch: channel.shard.epoch,
+                reads: request.kind == .read ? request.gatherOperations() : [],
+                deadlineMilliseconds: UInt64(max(1, (due - now).milliseconds)), requestID: attempt),
+            command: request.command, at: target, deadline: due
+        ) { [weak self] outcome in self?.arrived(.outcome(outcome, request, attempt: attempt)) }
+    }
+
+    /// Makes the request's command, unless the one of the last attempt must or can be repeated; false if it needs a
+    /// session first.
+    private func prepare(_ request: Request) -> Bool {
+        let channel = request.channel
+        let shard = channel.shard
+        switch request.kind {
+        case .read:
+            request.parts.removeAll { $0.isAnswered }
+        case .open:
+            guard request.command == nil else { break }
+            let open = GroupCommand.openSession(shard: shard.id, epoch: shard.epoch, token: request.session)
+            request.command = open.encoded(arena)
+        case .write:
+            if !request.mayHaveExecuted {
+                guard let session = channel.session else { return false }
+                request.session = session
+                // told that they did not happen, those must not happen later
+                request.parts.removeAll { $0.isAnswered }
+                request.command = nil
+            }
+            guard request.command == nil else { break }
+            let write = SessionWrite(
+                shard: shard.id, epoch: shard.epoch, session: request.session, sequence: request.sequence,
+                floor: window.floor, operations: request.gatherOperations())
+            request.command = GroupCommand.write(write).encoded(arena)
+        }
+        return true
+    }
+
+    /// Takes `request` off its channel for good.
+    func remove(_ request: Request) {
+        precondition(request.state != .done, "a request ended twice")
+        if request.kind == .write {
+            window.answer(request.sequence)
+            releaseStalled()
+        }
+        request.wait(.done)
+        request.channel.requests.removeAll { $0 === request }
+        touch(request.channel)
+    }
+
+    private func releaseStalled() {
+        guard !stalled.isEmpty && !window.isFull else { return }
+        for channel in stalled {
+            channel.isStalled = false
+            touch(channel)
+        }
+        stalled.removeAll(keepingCapacity: true)
+    }
+}
