@@ -90,7 +90,8 @@ extension FrameCodec {
         _ service: String, _ method: String, id: Int64 = 1, body: Bytes = Bytes(), attachment: Bytes = Bytes()
     ) -> Bytes {
         let encoding = encodeRequest(
-            service: service, method: method, correlationID: id, body: .encoded(body), attachmentBytes: attachment.count)
+            service: service, method: method, correlationID: id, body: .encoded(body),
+            attachmentBytes: attachment.count)
         guard case .pieces(let head, let following) = encoding else { return Bytes() }
         return joined([head, following, attachment])
     }

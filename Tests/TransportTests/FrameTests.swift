@@ -54,8 +54,10 @@ struct VectorTests {
     }
 
     @Test("V2: the same answer with the metadata that brpc 1.17 sends") func grantedAnswerOfBrpc() {
-        let frame = hex(
-            "50 52 50 43 00 00 00 18 00 00 00 0e 12 02 08 00 18 00 20 01 50 00 58 00 62 00 08 01 10 01 18 00 20 01 28 00")
+        let frame = joined([
+            hex("50 52 50 43 00 00 00 18 00 00 00 0e 12 02 08 00 18 00 20 01 50 00 58 00 62 00"),
+            hex("08 01 10 01 18 00 20 01 28 00"),
+        ])
         #expect(answer(to: frame)?.reply?.body == hex("08 01 10 01 18 00 20 01 28 00"))
     }
 
@@ -216,7 +218,8 @@ struct RefusalTests {
         let connection = NotedConnection()
         feed(frame, cutAt: [], to: server.makeHandler(), on: connection)
         #expect(connection.closeReason == nil)
-        guard let sent = connection.sent.first, case .frame(let answer) = Frame.next(in: sent, at: 0, bodyBytesMax: 1 << 20)
+        guard let sent = connection.sent.first,
+            case .frame(let answer) = Frame.next(in: sent, at: 0, bodyBytesMax: 1 << 20)
         else { return nil }
         return codec.decodeMeta(of: answer) { $0.response.pointee.error_code }
     }

@@ -31,7 +31,8 @@ private final class EchoNode {
 
     func call(_ channel: RpcChannel, _ text: String, within milliseconds: Int? = nil) {
         let deadline = milliseconds.map { lane.clock.now + .milliseconds($0) }
-        channel.call(service: "test.Echo", method: "echo", body: Bytes(text), deadline: deadline) { [unowned self] result in
+        channel.call(service: "test.Echo", method: "echo", body: Bytes(text), deadline: deadline) {
+            [unowned self] result in
             log.append(result.reply.map { "\($0.body)" } ?? "\(text) \(result.code)")
         }
         lane.requestTurn()
@@ -97,6 +98,24 @@ struct SimulatedWorldTests {
         #expect(two.log == ["lost 1008"])
         world.heal(from: address(2), to: address(1))
         #expect(world.runUntil(limit: .milliseconds(100)) { one.log == ["a", "b"] })
+    }
+
+    @Test("The end of a node behind a cut is heard when the cut heals") func crashBehindCut() throws {
+        let world = SimulatedWorld(seed: 9)
+        let (one, two) = (try EchoNode(world, address(1)), try EchoNode(world, address(2)))
+        let channel = one.channel(to: address(2))
+        one.call(channel, "a")
+        #expect(world.runUntil(limit: .milliseconds(100)) { one.log == ["a"] })
+        world.cut(from: address(2), to: address(1))
+        one.call(channel, "b")
+        world.run(for: .milliseconds(50))
+        world.crash(address(2))
+        world.run(for: .milliseconds(500))
+        #expect(one.log == ["a"] && !two.lane.isAlive)
+        world.healAll()
+        #expect(world.runUntil(limit: .milliseconds(100)) { one.log.count == 2 })
+        #expect(one.log == ["a", "b"], "the answer left before the crash")
+        #expect(world.runUntil(limit: .milliseconds(100)) { !channel.isConnected })
     }
 
     @Test("A crash breaks connections; the node comes back under its address") func crashing() throws {

@@ -107,7 +107,8 @@ struct SocketTests {
         #expect(wrong == 0)
     }
 
-    @Test("A broken connection fails what is pending; the channel connects again by itself") func reconnecting() throws {
+    @Test("A broken connection fails what is pending; the channel connects again by itself")
+    func reconnecting() throws {
         let lane = try TestLane()
         let server = makeEchoServer()
         server.register("test.Rude") { _, request in
