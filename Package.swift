@@ -34,7 +34,7 @@ let package = Package(
         module("ShardMap", ["RaftCore", "WireMessages", "CMessages"]),
         // 2: one resource each; pure state machines
         module("RaftStorage", ["RaftCore", "CISAL"]),
-        module("Transport", ["RaftCore", "CMessages", "CProtobufC", "CUV"]),
+        module("Transport", ["RaftCore", "WireMessages", "CMessages", "CProtobufC", "CUV"]),
         module("ShardKV", ["RaftCore", "ShardMap", "WireMessages", "CMessages", "CProtobufC"]),
         // 3: resources joined
         module("RaftHost", ["RaftCore", "RaftStorage", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
@@ -58,7 +58,7 @@ let package = Package(
             swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
-        suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages"]),
+        suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
         suite("ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),

@@ -33,8 +33,17 @@ public protocol Connection: AnyObject {
     func close(reason: String)
     /// Closes as soon as everything queued has left.
     func closeAfterSending(reason: String)
-    /// While true nothing is read, so that the other side feels the pressure.
+    /// While true nothing is read, so that the other side feels the pressure. Set back to false, the unconsumed rest
+    /// is presented again after the turn, even if nothing follows it.
     var isReadingPaused: Bool { get set }
+}
+
+/// When a connection's queue of unsent bytes counts as full and as empty again.
+public enum WaterMark {
+    /// Above this many unsent bytes the other side is too slow; whoever can should stop producing.
+    public static let high = 8 << 20
+    /// At or below this many, ``ConnectionHandler/drained(_:)`` is called.
+    public static let low = 1 << 20
 }
 
 /// How much of the received bytes a handler has dealt with.

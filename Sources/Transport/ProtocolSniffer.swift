@@ -1,0 +1,71 @@
+public import RaftCore
+
+/// One port, several protocols: looks at a connection's first bytes, then hands it to the matching handler for good.
+/// A connection that matches nothing is closed. One sniffer for each accepted connection.
+public final class ProtocolSniffer: ConnectionHandler {
+    /// Whether the first bytes are a protocol's.
+    public enum Match: Sendable {
+        /// They are.
+        case yes
+        /// They are not, whatever follows.
+        case no
+        /// They may be; more is needed.
+        case needMore
+    }
+
+    /// A protocol: how it is recognised and who then takes over. The first that says yes wins.
+    public typealias Choice = (matches: (Bytes) -> Match, make: () -> any ConnectionHandler)
+
+    private var choices: [Choice]
+    private var chosen: (any ConnectionHandler)?
+    /// Who is still undecided here speaks no protocol of ours.
+    private static let undecidedBytesMax = 4 << 10
+
+    /// Tries `choices` in order.
+    public init(choices: [Choice]) { self.choices = choices }
+
+    /// Recognises a protocol whose connections begin with `prefix`, such as `PRPC`.
+    public static func beginning(with prefix: String) -> (Bytes) -> Match {
+        let expected = Array(prefix.utf8)
+        return { bytes in
+            let common = min(bytes.count, expected.count)
+            for position in 0..<common where bytes[position] != expected[position] { return .no }
+            return common == expected.count ? .yes : .needMore
+        }
+    }
+
+    /// Passed on; a sniffed connection is an accepted one, whose handler is not chosen yet.
+    public func opened(_ connection: any Connection) { chosen?.opened(connection) }
+
+    /// Decides, if that is still to be done, and passes everything on.
+    public func received(_ bytes: Bytes, on connection: any Connection) -> Consumption {
+        if let chosen { return chosen.received(bytes, on: connection) }
+        var isUndecided = false
+        for choice in choices {
+            switch choice.matches(bytes) {
+            case .no: continue
+            case .needMore: isUndecided = true
+            case .yes:
+                let handler = choice.make()
+                chosen = handler
+                choices = []
+                return handler.received(bytes, on: connection)
+            }
+        }
+        guard isUndecided, bytes.count < ProtocolSniffer.undecidedBytesMax else {
+            connection.close(reason: "no protocol begins like this")
+            return Consumption(consumed: bytes.count)
+        }
+        return Consumption(consumed: 0)
+    }
+
+    /// Passed on.
+    public func closed(_ connection: any Connection, reason: String) {
+        chosen?.closed(connection, reason: reason)
+        chosen = nil
+        choices = []
+    }
+
+    /// Passed on.
+    public func drained(_ connection: any Connection) { chosen?.drained(connection) }
+}

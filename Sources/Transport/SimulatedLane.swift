@@ -1,0 +1,196 @@
+public import RaftCore
+
+/// One node of a ``SimulatedWorld``: its lane, its network and the maker of its workers.
+public final class SimulatedLane: LaneDriver, Network {
+    /// The node.
+    public let address: NodeAddress
+    /// The node's clocks.
+    public let clock: any NodeClock
+    /// False once it has crashed.
+    public private(set) var isAlive = true
+
+    private let simulatedClock: SimulatedClock
+    private unowned let world: SimulatedWorld
+    private var turn: ((Instant) -> Instant?)?
+    /// Bumped when a later alarm replaces one that waits.
+    private var alarmNumber = 0
+    private var alarmTime: Instant?
+    private var isTurnRequested = false
+    /// An event is being handled; the turn follows anyway.
+    private var isTurnNext = false
+    private var unsettled: [SimulatedConnection] = []
+    private var listeners: [(port: UInt16, accept: (any Connection) -> any ConnectionHandler)] = []
+    private var lastPort: UInt16 = 40_000
+
+    /// A turn costs so much, lest a lane that always wants another stops the time.
+    private static let turnCost = Interval(nanoseconds: 1_000)
+
+    init(world: SimulatedWorld, address: NodeAddress, clock: SimulatedClock) {
+        self.world = world
+        self.address = address
+        self.clock = clock
+        simulatedClock = clock
+    }
+
+    // MARK: the lane
+
+    /// Calls `turn` after each event of this node, and when the returned deadline has come.
+    public func setTurn(_ turn: @escaping (Instant) -> Instant?) {
+        self.turn = turn
+        requestTurn()
+    }
+
+    /// Makes a turn happen a microsecond from now.
+    public func requestTurn() {
+        guard isAlive, !isTurnRequested, !isTurnNext else { return }
+        isTurnRequested = true
+        world.schedule(after: SimulatedLane.turnCost, "turn", on: self) {}
+    }
+
+    /// Runs `work` on this lane, as if posted by another thread.
+    public func post(_ work: @escaping () -> Void) {
+        world.schedule(after: SimulatedLane.turnCost, "post", on: self, work)
+    }
+
+    /// Handles one event, then takes the turn.
+    func handle(_ event: () -> Void) {
+        isTurnNext = true
+        event()
+        isTurnNext = false
+        if isAlive { takeTurn() }
+    }
+
+    private func takeTurn() {
+        isTurnRequested = false
+        let deadline = turn?(clock.now)
+        // What handlers ask for while this settles waits for the next turn.
+        let settling = unsettled
+        unsettled = []
+        for connection in settling { connection.settle() }
+        arm(for: deadline)
+    }
+
+    private func arm(for deadline: Instant?) {
+        guard deadline != alarmTime || deadline.map({ $0 <= clock.now }) == true else { return }
+        alarmNumber += 1
+        alarmTime = deadline
+        guard let deadline else { return }
+        guard deadline > clock.now else {
+            alarmTime = nil
+            return requestTurn()
+        }
+        let number = alarmNumber
+        world.schedule(at: simulatedClock.worldTime(of: deadline), "alarm", on: self) { [unowned self] in
+            if number == alarmNumber { alarmTime = nil }
+        }
+    }
+
+    func die() {
+        isAlive = false
+        turn = nil
+        listeners = []
+        unsettled = []
+    }
+
+    /// A worker whose jobs take random virtual time, in order.
+    public func makeWorker(name: String) -> any Worker { SimulatedWorker(world: world, lane: self) }
+
+    // MARK: the network
+
+    /// Starts to connect; the handler hears the outcome at a later moment.
+    public func connect(to address: NodeAddress, handler: any ConnectionHandler) -> any Connection {
+        let connection = SimulatedConnection(world: world, lane: self, peerAddress: address)
+        connection.handler = handler
+        connection.beginConnecting()
+        return connection
+    }
+
+    /// Accepts connections; `address` must be the node's, or have port 0, which is given a free one.
+    public func listen(
+        on address: NodeAddress, accept: @escaping (any Connection) -> any ConnectionHandler
+    ) throws(TransportError) {
+        precondition(address.ip == self.address.ip, "\(address) is not an address of \(self.address)")
+        var port = address.port
+        if port == 0 {
+            lastPort += 1
+            port = lastPort
+        }
+        guard !listeners.contains(where: { $0.port == port }) else { throw .addressInUse(address) }
+        listeners.append((port, accept))
+    }
+
+    func listener(on port: UInt16) -> ((any Connection) -> any ConnectionHandler)? {
+        listeners.first { $0.port == port }?.accept
+    }
+
+    func settleAfterTurn(_ connection: SimulatedConnection) {
+        guard isAlive else { return }
+        unsettled.append(connection)
+        requestTurn()
+    }
+}
+
+/// A simulated node's clocks: the world's time, moved and stretched.
+final class SimulatedClock: NodeClock {
+    private let time: VirtualTime
+    private let offset: Int64
+    private let driftPartsPerMillion: Int64
+    /// 2024-01-01, so that wall times look like some.
+    private static let wallStartMilliseconds: Int64 = 1_704_067_200_000
+
+    init(time: VirtualTime, offset: Int64, driftPartsPerMillion: Int64) {
+        precondition(abs(driftPartsPerMillion) < 500_000)
+        self.time = time
+        self.offset = offset
+        self.driftPartsPerMillion = driftPartsPerMillion
+    }
+
+    var now: Instant { nodeTime(of: time.now.nanoseconds) }
+
+    var wallClockMilliseconds: Int64 { SimulatedClock.wallStartMilliseconds + time.now.nanoseconds / 1_000_000 }
+
+    private func nodeTime(of world: Int64) -> Instant {
+        let drift = world / 1_000_000 * driftPartsPerMillion + world % 1_000_000 * driftPartsPerMillion / 1_000_000
+        return Instant(nanoseconds: offset + world + drift)
+    }
+
+    /// The first moment of the world at which this clock shows `instant` or later.
+    func worldTime(of instant: Instant) -> Instant {
+        guard driftPartsPerMillion != 0 else { return Instant(nanoseconds: instant.nanoseconds - offset) }
+        // Everything within half of the drift's error, then the exact first moment between the two bounds.
+        let shown = instant.nanoseconds - offset
+        var (early, late) = (shown / 2, shown)
+        if driftPartsPerMillion < 0 { (early, late) = (shown, shown * 2 + 2) }
+        while early < late {
+            let middle = early + (late - early) / 2
+            if nodeTime(of: middle) < instant { early = middle + 1 } else { late = middle }
+        }
+        return Instant(nanoseconds: late)
+    }
+}
+
+/// Jobs of a simulated node that take virtual time. A crash forgets those that have not run, and every completion.
+private final class SimulatedWorker: Worker {
+    private unowned let world: SimulatedWorld
+    private weak var lane: SimulatedLane?
+    private var lastJob = Instant(nanoseconds: 0)
+    private var lastCompletion = Instant(nanoseconds: 0)
+
+    init(world: SimulatedWorld, lane: SimulatedLane) {
+        self.world = world
+        self.lane = lane
+    }
+
+    func submit(_ job: @escaping @Sendable () -> Void, completion: @escaping @Sendable () -> Void) {
+        guard let lane, lane.isAlive else { return }
+        lastJob = max(lastJob, world.now) + world.delay(world.settings.jobDelay)
+        lastCompletion = max(lastCompletion, lastJob + world.delay(world.settings.completionDelay))
+        // Not on the lane: a job runs although no turn follows, but not in a node that has crashed.
+        world.schedule(at: lastJob, "job", on: nil) { [unowned world] in
+            guard lane.isAlive else { return }
+            world.record("ran", lane.address)
+            job()
+        }
+        world.schedule(at: lastCompletion, "completion", on: lane, completion)
+    }
+}

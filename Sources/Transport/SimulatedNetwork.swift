@@ -1,0 +1,243 @@
+public import RaftCore
+
+/// Nodes, their network and their disks' delays in one thread and one virtual time: the simulation's `Transport`.
+///
+/// Everything that happens is an event at a virtual moment; events run in (moment, sequence) order, and every chance
+/// is drawn from one seed, so a seed replays a run bit for bit. After each event a lane has received, it takes a turn.
+/// Time passes only between events.
+///
+/// A link behaves as TCP does: bytes arrive in order, after a random delay, in pieces cut anywhere; while it is cut
+/// they are held back, and heal brings them; a crash breaks connections; nobody listening refuses them.
+public final class SimulatedWorld {
+    /// How slow the world is. Moments are drawn evenly from the ranges.
+    public struct Settings: Sendable {
+        /// One way through a link, in nanoseconds.
+        public var linkDelay: Range<Int64> = 50_000..<2_000_000
+        /// A worker's job, in nanoseconds.
+        public var jobDelay: Range<Int64> = 20_000..<5_000_000
+        /// From a job's end to its completion on the lane, in nanoseconds; a crash can come in between.
+        public var completionDelay: Range<Int64> = 1_000..<200_000
+        /// One of so many pieces of a stream arrives in two.
+        public var splitOneOf: Int64 = 4
+        /// A connect without any answer is tried again after so long, six times.
+        public var connectRetry = Interval.milliseconds(500)
+        /// The defaults.
+        public init() {}
+    }
+
+    /// May be changed at any time; counts from the next draw on.
+    public var settings = Settings()
+    /// Hears one line per event, if set.
+    public var trace: ((String) -> Void)?
+    /// A fingerprint of everything that has happened.
+    public private(set) var digest: UInt64 = 0xcbf2_9ce4_8422_2325
+    /// How many events have happened.
+    public private(set) var eventCount = 0
+
+    let time = VirtualTime()
+    private var random: SeededRandom
+    private var events = EventQueue()
+    private var sequence: UInt64 = 0
+    private var lanes: [SimulatedLane] = []
+    private var cuts: [Link] = []
+    private var lastConnectionID: UInt64 = 0
+    /// All that are not closed, in the order of their making.
+    private var connections: [SimulatedConnection] = []
+
+    struct Link: Equatable {
+        var from: NodeAddress
+        var to: NodeAddress
+    }
+
+    /// A world without nodes, ruled by `seed`.
+    public init(seed: UInt64) { random = SeededRandom(seed: seed) }
+
+    /// Virtual time since the world began, by no node's clock.
+    public var now: Instant { time.now }
+
+    // MARK: nodes
+
+    /// Starts a node (again, after a crash). Its monotonic clock starts anywhere and runs `driftPartsPerMillion`
+    /// too fast.
+    public func addNode(at address: NodeAddress, driftPartsPerMillion: Int64 = 0) -> SimulatedLane {
+        precondition(lane(at: address) == nil, "\(address) runs already")
+        let clock = SimulatedClock(
+            time: time, offset: number(in: 0..<1_000_000_000_000), driftPartsPerMillion: driftPartsPerMillion)
+        let lane = SimulatedLane(world: self, address: address, clock: clock)
+        lanes.append(lane)
+        return lane
+    }
+
+    /// The running node at `address`.
+    public func lane(at address: NodeAddress) -> SimulatedLane? { lanes.first { $0.address == address } }
+
+    /// Ends a node at once: its connections break, its jobs that have not run never do, nobody in it hears of it.
+    public func crash(_ address: NodeAddress) {
+        guard let lane = lane(at: address) else { return }
+        record("crash", address)
+        lanes.removeAll { $0 === lane }
+        lane.die()
+        for connection in connections where connection.lane === lane { connection.die() }
+        connections.removeAll { $0.lane === lane }
+    }
+
+    // MARK: the network's faults
+
+    /// Lets nothing pass in one direction until healed.
+    public func cut(from: NodeAddress, to: NodeAddress) {
+        let link = Link(from: from, to: to)
+        guard !cuts.contains(link) else { return }
+        record("cut", from)
+        cuts.append(link)
+    }
+
+    /// Lets everything pass again that was held back in that direction.
+    public func heal(from: NodeAddress, to: NodeAddress) {
+        record("heal", from)
+        cuts.removeAll { $0 == Link(from: from, to: to) }
+        for connection in connections { connection.retryHeldDeliveries() }
+    }
+
+    /// Heals every cut.
+    public func healAll() {
+        for link in cuts { heal(from: link.from, to: link.to) }
+    }
+
+    /// Breaks every connection between two nodes; both sides hear it.
+    public func breakConnections(between one: NodeAddress, and other: NodeAddress) {
+        record("break", one)
+        for connection in connections where connection.lane.address == one && connection.peerAddress == other {
+            connection.reset()
+        }
+        for connection in connections where connection.lane.address == other && connection.peerAddress == one {
+            connection.reset()
+        }
+    }
+
+    // MARK: running
+
+    /// Runs what happens in the next `interval`.
+    public func run(for interval: Interval) {
+        let end = now + interval
+        while let moment = events.nextMoment, moment <= end { step() }
+        time.now = end
+    }
+
+    /// Runs until `condition`, looked at after each event, holds; false if it does not within `limit`.
+    @discardableResult
+    public func runUntil(limit: Interval, _ condition: () -> Bool) -> Bool {
+        let end = now + limit
+        while !condition() {
+            guard let moment = events.nextMoment, moment <= end else {
+                time.now = end
+                return false
+            }
+            step()
+        }
+        return true
+    }
+
+    private func step() {
+        let event = events.removeFirst()
+        time.now = event.moment
+        guard let lane = event.lane else {
+            record(event.kind, nil)
+            return event.action()
+        }
+        guard lane.isAlive else { return }
+        record(event.kind, lane.address)
+        lane.handle(event.action)
+    }
+}
+
+extension SimulatedWorld {
+    /// Lets `action` happen after `delay`; on a lane it is forgotten if the lane crashes first, and a turn follows it.
+    func schedule(
+        after delay: Interval, _ kind: StaticString, on lane: SimulatedLane?, _ action: @escaping () -> Void
+    ) {
+        schedule(at: now + delay, kind, on: lane, action)
+    }
+
+    func schedule(at moment: Instant, _ kind: StaticString, on lane: SimulatedLane?, _ action: @escaping () -> Void) {
+        sequence += 1
+        events.insert(
+            SimulatedEvent(
+                moment: max(moment, now), sequence: sequence, kind: kind, lane: lane, action: action))
+    }
+
+    func number(in range: Range<Int64>) -> Int64 { random.number(in: range) }
+
+    func delay(_ range: Range<Int64>) -> Interval { Interval(nanoseconds: number(in: range)) }
+
+    func isCut(from: NodeAddress, to: NodeAddress) -> Bool { cuts.contains(Link(from: from, to: to)) }
+
+    func makeConnectionID() -> UInt64 {
+        lastConnectionID += 1
+        return lastConnectionID
+    }
+
+    func register(_ connection: SimulatedConnection) { connections.append(connection) }
+
+    func forget(_ connection: SimulatedConnection) { connections.removeAll { $0 === connection } }
+
+    /// Adds to the fingerprint and the trace.
+    func record(_ kind: StaticString, _ address: NodeAddress?, _ size: Int = 0) {
+        eventCount += 1
+        kind.withUTF8Buffer { for byte in $0 { mix(UInt64(byte)) } }
+        mix(UInt64(bitPattern: now.nanoseconds))
+        mix(UInt64(address?.ip ?? 0) << 16 | UInt64(address?.port ?? 0))
+        mix(UInt64(size))
+        trace?("\(now.nanoseconds) \(kind) \(address.map(\.description) ?? "-") \(size)")
+    }
+
+    private func mix(_ value: UInt64) { digest = (digest ^ value) &* 0x100_0000_01b3 }
+}
+
+/// The world's time, read by the clocks of its nodes. Everything of a world runs on one thread.
+final class VirtualTime: @unchecked Sendable {
+    var now = Instant(nanoseconds: 0)
+}
+
+/// Something that happens.
+struct SimulatedEvent {
+    var moment: Instant
+    var sequence: UInt64
+    var kind: StaticString
+    var lane: SimulatedLane?
+    var action: () -> Void
+
+    func precedes(_ other: SimulatedEvent) -> Bool {
+        moment != other.moment ? moment < other.moment : sequence < other.sequence
+    }
+}
+
+/// What will happen, the next at hand: a binary heap.
+private struct EventQueue {
+    private var heap: [SimulatedEvent] = []
+
+    var nextMoment: Instant? { heap.first?.moment }
+
+    mutating func insert(_ event: SimulatedEvent) {
+        heap.append(event)
+        var place = heap.count - 1
+        while place > 0, heap[place].precedes(heap[(place - 1) / 2]) {
+            heap.swapAt(place, (place - 1) / 2)
+            place = (place - 1) / 2
+        }
+    }
+
+    mutating func removeFirst() -> SimulatedEvent {
+        heap.swapAt(0, heap.count - 1)
+        let first = heap.removeLast()
+        var place = 0
+        while true {
+            var least = place
+            for child in [2 * place + 1, 2 * place + 2] where child < heap.count && heap[child].precedes(heap[least]) {
+                least = child
+            }
+            guard least != place else { return first }
+            heap.swapAt(place, least)
+            place = least
+        }
+    }
+}
