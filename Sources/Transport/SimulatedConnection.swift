@@ -170,8 +170,10 @@ extension SimulatedConnection {
         handler = nil
         context = nil
         push(.end(reason: "connection reset"))
-        // What the other end still sends goes nowhere.
-        peer?.peer = nil
+        // With both ends dead nobody is left to take the pieces that would part them.
+        guard let peer, !peer.lane.isAlive else { return }
+        peer.peer = nil
+        self.peer = nil
     }
 }
 
@@ -201,7 +203,7 @@ extension SimulatedConnection {
         guard let peer, !pipe.isEmpty else { return }
         guard !world.isCut(from: lane.address, to: peer.lane.address), !peer.isReadingPaused else {
             heldDeliveries += 1
-            return
+            return world.hold(self)
         }
         let piece = pipe.removeFirst()
         switch piece {
@@ -223,8 +225,10 @@ extension SimulatedConnection {
 
     /// The link works again, or the receiver reads again.
     func retryHeldDeliveries() {
-        guard let peer, heldDeliveries > 0, !peer.isReadingPaused else { return }
-        guard !world.isCut(from: lane.address, to: peer.lane.address) else { return }
+        guard let peer, heldDeliveries > 0 else { return }
+        guard !peer.isReadingPaused, !world.isCut(from: lane.address, to: peer.lane.address) else {
+            return world.hold(self)
+        }
         for _ in 0..<heldDeliveries { scheduleDelivery(to: peer) }
         heldDeliveries = 0
     }
