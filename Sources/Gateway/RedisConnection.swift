@@ -41,11 +41,16 @@ public final class RedisConnection: ConnectionHandler {
         adopt(connection)
         var position = 0
         var needed = 0
-        while !isEnding, hasRoom {
-            guard case .request(let request) = parse(bytes, &position, &needed) else { break }
-            enqueue(request)
-            // Only a full queue is worth a round before everything that has come is in it.
-            if !hasRoom { startRounds() }
+        parsing: while !isEnding, hasRoom {
+            switch parser.next(bytes, &position) {
+            case .incomplete(let wanted):
+                needed = wanted
+                break parsing
+            case .request(let request):
+                enqueue(request)
+                // Only a full queue is worth a round before everything that has come is in it.
+                if !hasRoom { startRounds() }
+            }
         }
         startRounds()
         parser.settle()
@@ -83,12 +88,6 @@ extension RedisConnection {
         client = ClientState(id: connection.id, address: connection.peerDescription, connectedAt: server.clock.now)
     }
 
-    private func parse(_ bytes: Bytes, _ position: inout Int, _ needed: inout Int) -> RequestParser.Step {
-        let step = parser.next(bytes, &position)
-        if case .incomplete(let wanted) = step { needed = wanted }
-        return step
-    }
-
     private func enqueue(_ request: Request) {
         queue.append(request)
         queueCost += request.cost
@@ -116,8 +115,9 @@ extension RedisConnection {
     private func takeRound() -> Round {
         var round = Round()
         guard var client else { preconditionFailure("a request without a connection") }
+        let size = server.settings.roundSize
         var taken = 0
-        while taken < min(queue.count, server.settings.roundSize), !round.isLast {
+        while taken < min(queue.count, size), round.operations.count < size, !round.isLast {
             guard round.take(queue[taken].body, server, &client) else { break }
             queueCost -= queue[taken].cost
             taken += 1
