@@ -15,13 +15,16 @@ public import Transport
 public final class RedisConnection: ConnectionHandler {
     private let server: RedisServer
     private var parser: RequestParser
+    /// Known from the first bytes on until it is closed.
     private var connection: (any Connection)?
     private var client: ClientState?
+    /// Complete requests whose round has not begun, and what they cost to keep.
     private var queue: [Request] = []
     private var queueCost = 0
     private var isRoundRunning = false
     /// Whether rounds are being started further up the stack: a router may answer before its call returns.
     private var isStartingRounds = false
+    /// Whether whatever still comes in is dropped.
     private var isEnding = false
 
     /// A connection's handler; each connection has its own.
@@ -58,7 +61,7 @@ public final class RedisConnection: ConnectionHandler {
         return isEnding ? Consumption(consumed: bytes.count) : Consumption(consumed: position, needed: needed)
     }
 
-    /// Forgets the connection; what its client asked for last is still executed, and not answered.
+    /// Forgets the connection; the round that runs is still executed, and not answered.
     public func closed(_ connection: any Connection, reason: String) {
         self.connection = nil
         isEnding = true

@@ -169,7 +169,7 @@ extension RequestParser {
         }
         guard end + 1 < bytes.count else { return .incomplete }
         position = end + 2
-        return .number(bytes.slice(from: start, count: end - start).strictInteger)
+        return .number(bytes.strictInteger(from: start, to: end))
     }
 
     private mutating func finish() -> Request {
