@@ -6,6 +6,8 @@ final class Call {
     let operations: [KeyOperation]
     let deadline: Instant
     let completion: ([KeyResult]) -> Void
+    /// Estimate of its size on the wire.
+    let bytes: Int
     /// Whether these are scans and counts, each of the one shard that owns its first key.
     let isOverRanges: Bool
 
@@ -25,6 +27,7 @@ final class Call {
         self.deadline = deadline
         self.isOverRanges = isOverRanges
         self.completion = completion
+        bytes = operations.reduce(0) { $0 + $1.weight }
         ranges = isOverRanges ? operations.map { KeyRange(start: $0.key, end: $0.value) } : []
         unanswered = operations.count
     }

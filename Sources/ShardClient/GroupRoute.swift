@@ -33,9 +33,16 @@ final class GroupRoute {
     func avoid(_ node: NodeAddress) {
         guard target == node else { return }
         leader = nil
-        if !candidates.isEmpty && candidates[candidate] == node { candidate = (candidate + 1) % candidates.count }
+        pass(node)
     }
 
-    /// Somebody named the leader.
-    func follow(_ leader: NodeAddress) { self.leader = leader }
+    /// `node` named the leader. Should that be wrong, `node` is not the next to be asked: it would say the same again.
+    func follow(_ leader: NodeAddress, namedBy node: NodeAddress) {
+        self.leader = leader
+        pass(node)
+    }
+
+    private func pass(_ node: NodeAddress) {
+        if !candidates.isEmpty && candidates[candidate] == node { candidate = (candidate + 1) % candidates.count }
+    }
 }

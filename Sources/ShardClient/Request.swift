@@ -31,7 +31,7 @@ final class Request {
     unowned var channel: ShardChannel
     /// The channel's layout that its keys are known to fit.
     var layout: Int
-    var parts: [Part]
+    private(set) var parts: [Part]
     /// What follows in the same call and goes only after this is answered.
     var rest: Part?
     /// Of a write: its number in the client.
@@ -53,6 +53,10 @@ final class Request {
     private(set) var failures = 0
     /// Whether the last attempt followed a hint without a pause.
     var followedHint = false
+    /// The first moment at which one of its calls is over, and that from which nobody waits any more. Far away for an
+    /// open.
+    private(set) var earliestDeadline = Instant.distantFuture
+    private(set) var latestDeadline = Instant.distantFuture
     /// Whether a session expired under it before.
     var hasLostSession = false
 
@@ -64,26 +68,31 @@ final class Request {
         self.rest = rest
         self.sequence = sequence
         self.session = session
+        updateDeadlines()
     }
 
     var operationCount: Int { parts.reduce(0) { $0 + $1.operationCount } }
 
-    /// The first moment at which one of its calls is over; far away for an open.
-    var earliestDeadline: Instant {
-        var earliest = Instant.distantFuture
-        for part in parts where !part.isAnswered { earliest = min(earliest, part.call.deadline) }
-        return earliest
+    /// The operations of the part at `position` have their results.
+    func markAnswered(_ position: Int) { parts[position].isAnswered = true }
+
+    /// Forgets the parts whose results are set.
+    func dropAnswered() {
+        guard parts.contains(where: \.isAnswered) else { return }
+        parts.removeAll { $0.isAnswered }
     }
 
-    /// The moment from which nobody waits for it any more; far away for an open.
-    var latestDeadline: Instant {
-        guard kind != .open else { return .distantFuture }
-        var latest = Instant.distantPast
-        for part in parts where !part.isAnswered { latest = max(latest, part.call.deadline) }
-        return latest
+    /// To be called after parts were answered.
+    func updateDeadlines() {
+        guard kind != .open else { return }
+        (earliestDeadline, latestDeadline) = (.distantFuture, .distantPast)
+        for part in parts where !part.isAnswered {
+            earliestDeadline = min(earliestDeadline, part.call.deadline)
+            latestDeadline = max(latestDeadline, part.call.deadline)
+        }
     }
 
-    /// What it carries may be executed if it is given up now.
+    /// Whether what it carries may be executed if it is given up now.
     var isUncertain: Bool { kind == .write && (mayHaveExecuted || state == .sent) }
 
     /// Waits for `interval` before the next attempt.

@@ -65,7 +65,7 @@ extension Router {
     /// One hint is followed at once; where hints lead in circles there are pauses.
     private func follow(_ leader: NodeAddress?, _ request: Request) {
         guard let leader, leader != request.node else { return retryElsewhere(request) }
-        request.channel.group?.follow(leader)
+        request.channel.group?.follow(leader, namedBy: request.node)
         guard !request.followedHint else { return retry(request) }
         request.followedHint = true
         request.wait(.idle)

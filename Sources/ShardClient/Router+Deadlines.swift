@@ -12,9 +12,8 @@ extension Router {
             for part in channel.takeExpired(now: now) { fail(part, .deadlineExceeded, channel.problem?.description) }
             for request in channel.requests { expire(request) }
         }
-        guard !unrouted.isEmpty || !mapCalls.isEmpty else { return }
-        for part in unrouted where part.call.deadline <= now { fail(part, .deadlineExceeded, noMap) }
-        unrouted.removeAll { $0.call.deadline <= now }
+        for part in unrouted.takeExpired(now: now) { fail(part, .deadlineExceeded, noMap) }
+        guard mapCalls.contains(where: { $0.deadline <= now }) else { return }
         let late = mapCalls.filter { $0.deadline <= now }
         mapCalls.removeAll { $0.deadline <= now }
         for call in late { call.completion(.failure(NamedErrorThrown(.deadlineExceeded, noMap))) }
@@ -39,9 +38,10 @@ extension Router {
         for position in request.parts.indices {
             let part = request.parts[position]
             guard !part.isAnswered && matches(part) else { continue }
-            request.parts[position].isAnswered = true
+            request.markAnswered(position)
             fail(part, request.isUncertain ? .outcomeUnknown : error, message)
         }
+        request.updateDeadlines()
         guard request.parts.allSatisfy(\.isAnswered) else { return }
         if let rest = request.rest { fail(rest, error, message) }
         remove(request)
@@ -49,8 +49,7 @@ extension Router {
 
     /// Ends everything with ``NamedError/stopping``, or as unknown.
     func giveUpEverything() {
-        for part in unrouted { fail(part, .stopping, nil) }
-        unrouted.removeAll()
+        for part in unrouted.removeAll() { fail(part, .stopping, nil) }
         let calls = mapCalls
         mapCalls.removeAll()
         for call in calls { call.completion(.failure(NamedErrorThrown(.stopping))) }

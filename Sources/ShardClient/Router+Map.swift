@@ -35,6 +35,10 @@ extension Router {
 
     func askForMap() {
         guard refresh.isDue(now: now) else { return }
+        guard isMapAwaited else {
+            refresh.isWanted = false
+            return awaitingMap.removeAll()
+        }
         attempts += 1
         let attempt = attempts
         let due = now + settings.attemptTimeout
@@ -51,6 +55,12 @@ extension Router {
         guard let fetched, fetched.clusterID == map?.clusterID || map == nil else { return }
         if isNew { adopt(fetched) }
         lookedAtMap()
+    }
+
+    /// Whether anybody who wanted the map is still there.
+    private var isMapAwaited: Bool {
+        !unrouted.isEmpty || !mapCalls.isEmpty
+            || awaitingMap.contains { $0.requests.contains { $0.state == .awaitingMap } }
     }
 
     private func isNewer(_ other: ClusterMap) -> Bool {

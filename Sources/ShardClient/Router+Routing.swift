@@ -71,8 +71,7 @@ extension Router {
             displaced += channel.retire()
             touch(channel)
         }
-        displaced += unrouted
-        unrouted.removeAll()
+        displaced += unrouted.removeAll()
         for part in displaced { route(part) }
     }
 

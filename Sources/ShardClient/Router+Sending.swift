@@ -24,9 +24,9 @@ extension Router {
 
     /// A request made of what is queued; nil if nothing may leave. Reads and writes take turns.
     private func nextRequest(of channel: ShardChannel) -> Request? {
-        let isWrite = !channel.writes.isEmpty && (channel.reads.isEmpty || channel.lastWasRead) && mayWrite(channel)
-        guard isWrite || !channel.reads.isEmpty || (!channel.writes.isEmpty && mayWrite(channel)) else { return nil }
-        let takesWrites = isWrite || channel.reads.isEmpty
+        let canWrite = !channel.writes.isEmpty && mayWrite(channel)
+        guard canWrite || !channel.reads.isEmpty else { return nil }
+        let takesWrites = canWrite && (channel.reads.isEmpty || channel.lastWasRead)
         channel.lastWasRead = !takesWrites
         let (parts, rest) = channel.takeBatch(
             writes: takesWrites, maxOperations: settings.maxOperationsPerRequest, maxBytes: settings.maxBytesPerRequest)
@@ -59,8 +59,7 @@ extension Router {
     private func send(_ request: Request) {
         if request.layout != request.channel.layout {
             rehome(request)
-            // elsewhere, or in other requests, it is sent by that channel's pump
-            guard request.state != .done, request.layout == request.channel.layout else { return }
+            guard request.state != .done else { return }
         }
         let channel = request.channel
         guard let target = channel.group?.target else { return awaitMap(request) }
@@ -92,7 +91,7 @@ extension Router {
         let shard = channel.shard
         switch request.kind {
         case .read:
-            request.parts.removeAll { $0.isAnswered }
+            request.dropAnswered()
         case .open:
             guard request.command == nil else { break }
             let open = GroupCommand.openSession(shard: shard.id, epoch: shard.epoch, token: request.session)
@@ -102,7 +101,7 @@ extension Router {
                 guard let session = channel.session else { return false }
                 request.session = session
                 // told that they did not happen, those must not happen later
-                request.parts.removeAll { $0.isAnswered }
+                request.dropAnswered()
                 request.command = nil
             }
             guard request.command == nil else { break }

@@ -61,7 +61,7 @@ public final class Router: KeyValueRouter {
     var channelsByID: [UInt64: ShardChannel] = [:]
     var groups: [String: GroupRoute] = [:]
     /// Parts without a route: there is no map yet, or it has no shards.
-    var unrouted: [Part] = []
+    var unrouted = PartQueue()
     var refresh: MapRefresh
     var mapCalls: [MapCall] = []
 
@@ -123,13 +123,12 @@ public final class Router: KeyValueRouter {
     /// Queues `call`, or answers it.
     func submit(_ call: Call) {
         let count = call.operations.count
-        let bytes = call.operations.reduce(0) { $0 + $1.weight }
-        if let refusal = refusal(operations: count, bytes: bytes, deadline: call.deadline) {
+        if let refusal = refusal(of: call) {
             call.completion([KeyResult](repeating: .failure(refusal), count: count))
             return
         }
         queuedOperations += count
-        queuedBytes += bytes
+        queuedBytes += call.bytes
         let accepted = acceptedSlots(of: call)
         if accepted > 0 { route(Part(call, 0..<accepted)) }
         if call.unanswered == 0 { finish(call) }
@@ -137,11 +136,11 @@ public final class Router: KeyValueRouter {
         if !isInTurn { deliver() }
     }
 
-    private func refusal(operations: Int, bytes: Int, deadline: Instant) -> NamedError? {
+    private func refusal(of call: Call) -> NamedError? {
         if isClosed { return .stopping }
-        if queuedOperations + operations > settings.maxQueuedOperations { return .busy }
-        if queuedBytes + bytes > settings.maxQueuedBytes { return .busy }
-        return deadline <= clock.now ? .deadlineExceeded : nil
+        if queuedOperations + call.operations.count > settings.maxQueuedOperations { return .busy }
+        if queuedBytes + call.bytes > settings.maxQueuedBytes { return .busy }
+        return call.deadline <= clock.now ? .deadlineExceeded : nil
     }
 
     /// Answers the operations that may not be sent and makes an order of the others; how many there are.
@@ -192,10 +191,9 @@ public final class Router: KeyValueRouter {
 
     private var nextTurn: Instant? {
         guard arrivals.isEmpty && ready.isEmpty && finished.isEmpty else { return now }
-        var next = min(dues.first?.due ?? .distantFuture, refresh.nextDue)
-        for part in unrouted { next = min(next, part.call.deadline) }
+        var next = min(dues.first?.due ?? .distantFuture, refresh.nextDue, unrouted.nextDeadline)
         for call in mapCalls { next = min(next, call.deadline) }
-        return next == .distantFuture ? nil : next
+        return next == .distantFuture ? nil : max(next, now)
     }
 
     func arrived(_ arrival: Arrival) {
@@ -257,7 +255,7 @@ public final class Router: KeyValueRouter {
 
     private func finish(_ call: Call) {
         queuedOperations -= call.operations.count
-        queuedBytes -= call.operations.reduce(0) { $0 + $1.weight }
+        queuedBytes -= call.bytes
         finished.append(call)
     }
 

@@ -13,8 +13,8 @@ final class ShardChannel {
     private(set) var isRetired = false
 
     /// Parts that only read, and parts that write, in order of arrival.
-    private(set) var reads = Fifo<Part>()
-    private(set) var writes = Fifo<Part>()
+    private(set) var reads = PartQueue()
+    private(set) var writes = PartQueue()
     /// Under way, in order of their first attempt; an open is among them.
     var requests: [Request] = []
     /// The session's token once it is open.
@@ -30,8 +30,6 @@ final class ShardChannel {
     /// Maintained by ``DueHeap``.
     var due = Instant.distantFuture
     var heapPosition = -1
-    /// Not later than the first deadline of a queued part.
-    private var queueDeadline = Instant.distantFuture
 
     init(_ shard: Shard) { self.shard = shard }
 
@@ -51,7 +49,6 @@ final class ShardChannel {
 
     func enqueue(_ part: Part, atFront: Bool) {
         precondition(!isRetired, "a part for a shard that is gone")
-        queueDeadline = min(queueDeadline, part.call.deadline)
         switch (part.isWrite, atFront) {
         case (true, false): writes.append(part)
         case (true, true): writes.prepend(part)
@@ -68,7 +65,7 @@ final class ShardChannel {
     }
 
     private static func takeBatch(
-        from queue: inout Fifo<Part>, _ maxOperations: Int, _ maxBytes: Int
+        from queue: inout PartQueue, _ maxOperations: Int, _ maxBytes: Int
     ) -> (parts: [Part], rest: Part?) {
         var parts: [Part] = []
         var operations = 0
@@ -89,26 +86,18 @@ final class ShardChannel {
     }
 
     /// Takes out all writes, or everything, queued.
-    func takeQueuedWrites() -> [Part] { writes.remove { _ in true } }
-    func takeQueued() -> [Part] { takeQueuedWrites() + reads.remove { _ in true } }
+    func takeQueuedWrites() -> [Part] { writes.removeAll() }
+    func takeQueued() -> [Part] { writes.removeAll() + reads.removeAll() }
 
     /// Takes out the queued parts whose deadline has come.
-    func takeExpired(now: Instant) -> [Part] {
-        guard queueDeadline <= now else { return [] }
-        let expired = writes.remove { $0.call.deadline <= now } + reads.remove { $0.call.deadline <= now }
-        var earliest = Instant.distantFuture
-        writes.forEach { earliest = min(earliest, $0.call.deadline) }
-        reads.forEach { earliest = min(earliest, $0.call.deadline) }
-        queueDeadline = earliest
-        return expired
-    }
+    func takeExpired(now: Instant) -> [Part] { writes.takeExpired(now: now) + reads.takeExpired(now: now) }
 
     /// Whether somebody waits for a session.
     var needsSession: Bool { !writes.isEmpty || requests.contains { $0.state == .awaitingSession } }
 
     /// The next moment at which something has to be done without an answer.
     var nextDue: Instant {
-        var next = reads.isEmpty && writes.isEmpty ? Instant.distantFuture : queueDeadline
+        var next = min(reads.nextDeadline, writes.nextDeadline)
         for request in requests { next = min(next, request.due, request.earliestDeadline) }
         return next
     }
