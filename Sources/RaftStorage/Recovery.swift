@@ -173,8 +173,12 @@ extension Recovery {
                 continue
             }
             end.offset = header.end
-            // a writer ahead of its syncs would leave batches that prove nothing: they are part of the tail
-            if let wound, header.proven <= wound.place { continue }
+            if let open = wound, header.proven <= open.place {
+                // a writer ahead of its syncs: this batch proves nothing and is part of the tail, and so may be
+                // whatever stands behind it
+                wound?.end = nil
+                continue
+            }
             read(header, in: image)
         }
     }
