@@ -19,7 +19,10 @@ final class Sent {
     let deadline: Instant
     private let completion: (RouterOutcome) -> Void
 
-    init(_ request: ExecuteRequest, _ command: Bytes?, _ node: NodeAddress, _ time: Instant, _ deadline: Instant, completion: @escaping (RouterOutcome) -> Void) {
+    init(
+        _ request: ExecuteRequest, _ command: Bytes?, _ node: NodeAddress, _ time: Instant, _ deadline: Instant,
+        completion: @escaping (RouterOutcome) -> Void
+    ) {
         self.request = request
         self.command = command
         self.node = node
