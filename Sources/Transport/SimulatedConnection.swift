@@ -24,8 +24,8 @@ final class SimulatedConnection: Connection {
     var handler: (any ConnectionHandler)?
 
     private unowned let world: SimulatedWorld
-    /// The other end; nil before it exists and after this end has closed.
-    private var peer: SimulatedConnection?
+    /// The other end, while it is alive: the world holds those that are not closed, deliveries hold their sender.
+    private weak var peer: SimulatedConnection?
     private var state = State.connecting
     private var closeReason: String?
     private var closesWhenSent = false
@@ -163,17 +163,18 @@ extension SimulatedConnection {
         }
     }
 
-    /// The node crashed; its kernel tells the other side.
-    func die() {
-        guard state != .closed else { return }
+    /// Ends without telling anybody.
+    func vanish() {
         state = .closed
         handler = nil
         context = nil
+    }
+
+    /// The node crashed; its kernel tells the other side.
+    func die() {
+        guard state != .closed else { return }
+        vanish()
         push(.end(reason: "connection reset"))
-        // With both ends dead nobody is left to take the pieces that would part them.
-        guard let peer, !peer.lane.isAlive else { return }
-        peer.peer = nil
-        self.peer = nil
     }
 }
 

@@ -54,6 +54,12 @@ public final class SimulatedWorld {
     /// A world without nodes, ruled by `seed`.
     public init(seed: UInt64) { random = SeededRandom(seed: seed) }
 
+    /// Connections, handlers and lanes hold each other until closed; nobody will close them any more.
+    deinit {
+        for lane in lanes { lane.die() }
+        for connection in connections { connection.vanish() }
+    }
+
     /// Virtual time since the world began, by no node's clock.
     public var now: Instant { time.now }
 

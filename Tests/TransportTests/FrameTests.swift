@@ -83,16 +83,16 @@ struct VectorTests {
             "braft.RaftService", "append_entries", id: 2, body: VectorTests.appendBody, attachment: Bytes("hello"))
         #expect(frame.count == 181)
         #expect(frame == VectorTests.append)
-        var requests: [RpcRequest] = []
-        let handler = server { _, request in
-            requests.append(request)
+        var names: [String] = []
+        var parts: [Bytes] = []
+        let handler = server { method, request in
+            names += [request.service, request.method, method]
+            parts += [request.body, request.attachment]
             return true
         }.makeHandler()
         feed(VectorTests.append, cutAt: [], to: handler, on: NotedConnection())
-        #expect(requests.map(\.service) == ["braft.RaftService"])
-        #expect(requests.map(\.method) == ["append_entries"])
-        #expect(requests.map(\.body) == [VectorTests.appendBody])
-        #expect(requests.map(\.attachment) == [Bytes("hello")])
+        #expect(names == ["braft.RaftService", "append_entries", "append_entries"])
+        #expect(parts == [VectorTests.appendBody, Bytes("hello")])
     }
 
     @Test("-1 travels as 2001") func minusOne() {

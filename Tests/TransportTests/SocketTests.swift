@@ -117,7 +117,7 @@ struct SocketTests {
         }
         let channel = lane.channel(to: try lane.listen { _ in server.makeHandler() })
         var events: [String] = []
-        channel.onStateChange = { isConnected in
+        channel.onStateChange = { [unowned channel] isConnected in
             events.append(isConnected ? "up" : "down")
             guard isConnected, events.count > 1 else { return }
             channel.call(service: "test.Echo", method: "echo", body: Bytes()) { events.append("echo \($0.code)") }
