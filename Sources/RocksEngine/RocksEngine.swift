@@ -74,10 +74,13 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
 
     // MARK: KeyValueEngine
 
+    /// The value of `key`, flushed or not.
     public func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readAll) }
 
+    /// The value of `key` in what has been flushed.
     public func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readDurable) }
 
+    /// Applies all of `changes` or none, as one batch; durable with the next flush that comes after it.
     public func write(_ changes: [EngineChange]) throws(StateMachineError) {
         guard !changes.isEmpty else { return }
         guard let batch = rocksdb_writebatch_create() else { preconditionFailure("out of memory") }
@@ -86,6 +89,8 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         try checked("write") { rocksdb_write(opened, writing, batch, &$0) }
     }
 
+    /// Visits keys of `[start, end)` in ascending order until `visit` returns false, as of the call; an empty `end` is no
+    /// bound.
     public func scan(
         from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool
     ) throws(StateMachineError) {
@@ -109,6 +114,7 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         }
     }
 
+    /// Makes everything written durable; returns when it is.
     public func flush() throws(StateMachineError) { try checked("flush") { rocksdb_flush(opened, flushing, &$0) } }
 }
 

@@ -69,6 +69,7 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
         return current?.packed(arena) ?? Bytes()
     }
 
+    /// Makes everything applied durable in the engine.
     public func flush() throws(StateMachineError) { try store.flush() }
 
     private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {

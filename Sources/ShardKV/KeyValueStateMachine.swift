@@ -129,6 +129,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         }
     }
 
+    /// Makes everything applied durable in the engine.
     public func flush() throws(StateMachineError) { try store.flush() }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
