@@ -61,6 +61,7 @@ let package = Package(
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
         suite("ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport"]),
+        suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]
