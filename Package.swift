@@ -60,7 +60,8 @@ let package = Package(
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
-        suite("ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport"]),
+        suite(
+            "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],

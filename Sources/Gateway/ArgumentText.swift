@@ -2,10 +2,14 @@ internal import RaftCore
 
 extension Bytes {
     /// The decimal number these are, written the one way Redis accepts: no sign but a minus, no leading zero, no space.
-    var strictInteger: Int64? {
+    var strictInteger: Int64? { strictInteger(from: 0, to: count) }
+
+    /// The same of the bytes `start ..< end` of these.
+    func strictInteger(from start: Int, to end: Int) -> Int64? {
         withUnsafeBytes { buffer -> Int64? in
-            let isNegative = buffer.first == UInt8(ascii: "-")
-            let digits = buffer.dropFirst(isNegative ? 1 : 0)
+            let number = buffer[start..<end]
+            let isNegative = number.first == UInt8(ascii: "-")
+            let digits = number.dropFirst(isNegative ? 1 : 0)
             guard let first = digits.first, digits.count <= 19 else { return nil }
             if first == UInt8(ascii: "0") { return digits.count == 1 && !isNegative ? 0 : nil }
             var magnitude: UInt64 = 0

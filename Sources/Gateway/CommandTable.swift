@@ -84,14 +84,16 @@ enum CommandTable {
         _ name: CommandName, _ arity: Int, _ keys: CommandSpecification.Keys
     ) -> CommandSpecification {
         CommandSpecification(
-            name: name, arity: arity, flags: ["readonly", "fast"], keys: keys, categories: ["@read", "@string", "@fast"])
+            name: name, arity: arity, flags: ["readonly", "fast"], keys: keys,
+            categories: ["@read", "@string", "@fast"])
     }
 
     private static func readsKeys(
         _ name: CommandName, _ arity: Int, _ keys: CommandSpecification.Keys
     ) -> CommandSpecification {
         CommandSpecification(
-            name: name, arity: arity, flags: ["readonly", "fast"], keys: keys, categories: ["@keyspace", "@read", "@fast"])
+            name: name, arity: arity, flags: ["readonly", "fast"], keys: keys,
+            categories: ["@keyspace", "@read", "@fast"])
     }
 
     private static func writesString(

@@ -137,7 +137,8 @@ enum Subcommand {
         guard let name = arguments[1].shortName, let arity = arities[name] else {
             throw .unknownSubcommand(arguments[1], of: command)
         }
-        guard arity < 0 ? arguments.count >= -arity : arguments.count == arity else { throw .arity("\(command)|\(name)") }
+        let admits = arity < 0 ? arguments.count >= -arity : arguments.count == arity
+        guard admits else { throw .arity("\(command)|\(name)") }
         return name
     }
 }

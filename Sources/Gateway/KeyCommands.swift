@@ -136,7 +136,8 @@ extension KeyCommands {
     ) throws(Refusal) -> ([KeyOperation], ReplyForm) {
         for option in arguments.dropFirst(3) {
             switch option.shortName {
-            case "nx", "xx", "gt", "lt": throw Refusal("ERR the options NX, XX, GT and LT of '\(command)' are not supported")
+            case "nx", "xx", "gt", "lt":
+                throw Refusal("ERR the options NX, XX, GT and LT of '\(command)' are not supported")
             default: throw Refusal("ERR Unsupported option \(option.quotable(limit: 128))")
             }
         }

@@ -15,13 +15,16 @@ public import Transport
 public final class RedisConnection: ConnectionHandler {
     private let server: RedisServer
     private var parser: RequestParser
+    /// Known from the first bytes on until it is closed.
     private var connection: (any Connection)?
     private var client: ClientState?
+    /// Complete requests whose round has not begun, and what they cost to keep.
     private var queue: [Request] = []
     private var queueCost = 0
     private var isRoundRunning = false
     /// Whether rounds are being started further up the stack: a router may answer before its call returns.
     private var isStartingRounds = false
+    /// Whether whatever still comes in is dropped.
     private var isEnding = false
 
     /// A connection's handler; each connection has its own.
@@ -41,11 +44,16 @@ public final class RedisConnection: ConnectionHandler {
         adopt(connection)
         var position = 0
         var needed = 0
-        while !isEnding, hasRoom {
-            guard case .request(let request) = parse(bytes, &position, &needed) else { break }
-            enqueue(request)
-            // Only a full queue is worth a round before everything that has come is in it.
-            if !hasRoom { startRounds() }
+        parsing: while !isEnding, hasRoom {
+            switch parser.next(bytes, &position) {
+            case .incomplete(let wanted):
+                needed = wanted
+                break parsing
+            case .request(let request):
+                enqueue(request)
+                // Only a full queue is worth a round before everything that has come is in it.
+                if !hasRoom { startRounds() }
+            }
         }
         startRounds()
         parser.settle()
@@ -53,7 +61,7 @@ public final class RedisConnection: ConnectionHandler {
         return isEnding ? Consumption(consumed: bytes.count) : Consumption(consumed: position, needed: needed)
     }
 
-    /// Forgets the connection; what its client asked for last is still executed, and not answered.
+    /// Forgets the connection; the round that runs is still executed, and not answered.
     public func closed(_ connection: any Connection, reason: String) {
         self.connection = nil
         isEnding = true
@@ -83,12 +91,6 @@ extension RedisConnection {
         client = ClientState(id: connection.id, address: connection.peerDescription, connectedAt: server.clock.now)
     }
 
-    private func parse(_ bytes: Bytes, _ position: inout Int, _ needed: inout Int) -> RequestParser.Step {
-        let step = parser.next(bytes, &position)
-        if case .incomplete(let wanted) = step { needed = wanted }
-        return step
-    }
-
     private func enqueue(_ request: Request) {
         queue.append(request)
         queueCost += request.cost
@@ -116,8 +118,9 @@ extension RedisConnection {
     private func takeRound() -> Round {
         var round = Round()
         guard var client else { preconditionFailure("a request without a connection") }
+        let size = server.settings.roundSize
         var taken = 0
-        while taken < min(queue.count, server.settings.roundSize), !round.isLast {
+        while taken < min(queue.count, size), round.operations.count < size, !round.isLast {
             guard round.take(queue[taken].body, server, &client) else { break }
             queueCost -= queue[taken].cost
             taken += 1

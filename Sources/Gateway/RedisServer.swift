@@ -24,7 +24,7 @@ public final class RedisServer {
         public var maxArguments: Int
         /// Most commands that wait for their turn; reading pauses there.
         public var maxPendingCommands: Int
-        /// Most commands of one round.
+        /// Most commands of one round; one that has so many operations takes no further command either.
         public var roundSize: Int
         /// Most bytes of waiting commands (reading pauses there), and of one command (more is refused).
         public var queryBufferLimit: Int
@@ -139,7 +139,8 @@ extension RedisServer {
 
     private func unserved(_ arguments: [Bytes]) -> Refusal {
         arguments[0].isWord("keys")
-            ? Refusal("ERR KEYS is not supported: it would visit every shard at once; use SCAN") : .unknownCommand(arguments)
+            ? Refusal("ERR KEYS is not supported: it would visit every shard at once; use SCAN")
+            : .unknownCommand(arguments)
     }
 
     /// A number under which a scan that goes on at `key` is found again.

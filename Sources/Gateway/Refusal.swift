@@ -11,6 +11,10 @@ struct Refusal: Error, Equatable {
     static let invalidCursor = Refusal("ERR invalid cursor")
     static let bulkTooLong = Refusal(.valueTooLarge)
 
+    static func commandTooLong(_ limit: Int) -> Refusal {
+        Refusal("ERR a command's arguments must be at most \(limit) bytes long together")
+    }
+
     static func arity(_ command: String) -> Refusal {
         Refusal("ERR wrong number of arguments for '\(command)' command")
     }

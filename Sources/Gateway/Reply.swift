@@ -8,7 +8,7 @@ enum ProtocolVersion: Int64 {
 }
 
 /// A reply, before it is known in which version of the protocol it leaves.
-indirect enum Reply: Equatable {
+enum Reply: Equatable {
     case simple(String)
     case error(Refusal)
     case integer(Int64)
@@ -38,29 +38,31 @@ final class ReplyWriter {
     /// Encodes `reply` for `connection`.
     func write(_ reply: Reply, _ version: ProtocolVersion, to connection: any Connection) {
         switch reply {
-        case .simple(let text): line("+", text)
-        case .error(let refusal): line("-", refusal.text)
-        case .integer(let number): header(":", number)
+        case .simple(let text): line(UInt8(ascii: "+"), text)
+        case .error(let refusal): line(UInt8(ascii: "-"), refusal.text)
+        case .integer(let number): header(UInt8(ascii: ":"), number)
         case .bulk(let bytes): bulk(bytes, to: connection)
         case .text(let text):
-            header("$", Int64(text.utf8.count))
+            header(UInt8(ascii: "$"), Int64(text.utf8.count))
             joined.append(contentsOf: text.utf8)
             lineEnd()
         case .verbatim(let text):
             guard version == .resp3 else { return write(.text(text), version, to: connection) }
-            header("=", Int64(text.utf8.count + 4))
+            header(UInt8(ascii: "="), Int64(text.utf8.count + 4))
             joined.append(contentsOf: "txt:".utf8)
             joined.append(contentsOf: text.utf8)
             lineEnd()
         case .null: joined.append(contentsOf: (version == .resp3 ? "_\r\n" : "$-1\r\n").utf8)
-        case .array(let items): list("*", items.count, items, version, to: connection)
-        case .set(let items): list(version == .resp3 ? "~" : "*", items.count, items, version, to: connection)
+        case .array(let items): list(UInt8(ascii: "*"), items.count, items, version, to: connection)
+        case .set(let items):
+            let marker = version == .resp3 ? UInt8(ascii: "~") : UInt8(ascii: "*")
+            list(marker, items.count, items, version, to: connection)
         case .map(let items):
             precondition(items.count % 2 == 0, "a key without a value")
             if version == .resp3 {
-                list("%", items.count / 2, items, version, to: connection)
+                list(UInt8(ascii: "%"), items.count / 2, items, version, to: connection)
             } else {
-                list("*", items.count, items, version, to: connection)
+                list(UInt8(ascii: "*"), items.count, items, version, to: connection)
             }
         }
     }
@@ -73,14 +75,14 @@ final class ReplyWriter {
     }
 
     private func list(
-        _ marker: Character, _ count: Int, _ items: [Reply], _ version: ProtocolVersion, to connection: any Connection
+        _ marker: UInt8, _ count: Int, _ items: [Reply], _ version: ProtocolVersion, to connection: any Connection
     ) {
         header(marker, Int64(count))
         for item in items { write(item, version, to: connection) }
     }
 
     private func bulk(_ bytes: Bytes, to connection: any Connection) {
-        header("$", Int64(bytes.count))
+        header(UInt8(ascii: "$"), Int64(bytes.count))
         if bytes.count >= ReplyWriter.separateBytes {
             flush(to: connection)
             connection.send(bytes)
@@ -90,15 +92,15 @@ final class ReplyWriter {
         lineEnd()
     }
 
-    private func header(_ marker: Character, _ number: Int64) {
-        joined.append(contentsOf: marker.utf8)
+    private func header(_ marker: UInt8, _ number: Int64) {
+        joined.append(marker)
         joined.append(contentsOf: String(number).utf8)
         lineEnd()
     }
 
     /// A line end inside would begin another reply.
-    private func line(_ marker: Character, _ text: String) {
-        joined.append(contentsOf: marker.utf8)
+    private func line(_ marker: UInt8, _ text: String) {
+        joined.append(marker)
         for byte in text.utf8 { joined.append(byte == 0x0d || byte == 0x0a ? 0x20 : byte) }
         lineEnd()
     }

@@ -74,8 +74,8 @@ struct RequestParser {
     mutating func next(_ bytes: Bytes, _ position: inout Int) -> Step {
         while position < bytes.count {
             if argumentsLeft == 0 {
-                let step = bytes[position] == UInt8(ascii: "*") ? beginMultibulk(bytes, &position) : inline(bytes, &position)
-                if let step { return step }
+                let isMultibulk = bytes[position] == UInt8(ascii: "*")
+                if let step = isMultibulk ? beginMultibulk(bytes, &position) : inline(bytes, &position) { return step }
             } else {
                 if let step = argument(bytes, &position) { return step }
                 if argumentsLeft == 0 { return .request(finish()) }
@@ -154,9 +154,9 @@ extension RequestParser {
             if length > limits.bulkBytes {
                 refusal = .bulkTooLong
             } else if cost > limits.commandBytes {
-                refusal = Refusal("ERR a command's arguments must be at most \(limits.commandBytes) bytes long together")
+                refusal = .commandTooLong(limits.commandBytes)
             }
-            if refusal != nil { arguments = [] }
+            if refusal != nil { dropArguments() }
         }
         if refusal != nil { skipLeft = length + 2 } else { bulkLength = length }
     }
@@ -164,19 +164,25 @@ extension RequestParser {
     /// The number between the marker at `position` and the line's end, which is consumed if it is there.
     private func headerLine(_ bytes: Bytes, _ position: inout Int) -> Line {
         let start = position + 1
-        guard let end = bytes.position(of: UInt8(ascii: "\r"), from: start, limit: limits.lineBytes), end + 1 < bytes.count
-        else { return bytes.count - position > limits.lineBytes ? .tooLong : .incomplete }
+        guard let end = bytes.position(of: UInt8(ascii: "\r"), from: start, limit: limits.lineBytes) else {
+            return bytes.count - position > limits.lineBytes ? .tooLong : .incomplete
+        }
+        guard end + 1 < bytes.count else { return .incomplete }
         position = end + 2
-        return .number(bytes.slice(from: start, count: end - start).strictInteger)
+        return .number(bytes.strictInteger(from: start, to: end))
     }
 
     private mutating func finish() -> Request {
         let request = Request(body: refusal.map { .refused($0) } ?? .command(arguments), cost: cost)
-        arguments = []
-        settledCount = 0
+        dropArguments()
         cost = 0
         refusal = nil
         return request
+    }
+
+    private mutating func dropArguments() {
+        arguments = []
+        settledCount = 0
     }
 
     private func violation(_ sentence: String) -> Step {
@@ -205,10 +211,8 @@ extension Bytes {
     fileprivate func position(of byte: UInt8, from start: Int, limit: Int) -> Int? {
         withUnsafeBytes { buffer in
             let length = min(buffer.count - start, limit)
-            guard length > 0, let base = buffer.baseAddress, let found = memchr(base + start, Int32(byte), length) else {
-                return nil
-            }
-            return UnsafeRawPointer(found) - base
+            guard length > 0, let base = buffer.baseAddress else { return nil }
+            return memchr(base + start, Int32(byte), length).map { UnsafeRawPointer($0) - base }
         }
     }
 }

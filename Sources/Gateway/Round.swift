@@ -36,39 +36,41 @@ struct Round {
         precondition(!isLast, "nothing follows the last round")
         guard case .operations = work else { return false }
         switch request {
-        case .refused(let refusal): append(.ready(.error(refusal)), client)
+        case .refused(let refusal): append(.ready(.error(refusal)), client.version)
         case .violation(let refusal):
-            append(.ready(.error(refusal)), client)
+            append(.ready(.error(refusal)), client.version)
             isLast = true
-        case .command(let arguments): return take(server.plan(arguments, &client), client)
+        case .command(let arguments):
+            let plan = server.plan(arguments, &client)
+            return take(plan, client.version)
         }
         return true
     }
 
-    private mutating func take(_ plan: Plan, _ client: ClientState) -> Bool {
+    private mutating func take(_ plan: Plan, _ version: ProtocolVersion) -> Bool {
         switch plan {
-        case .reply(let reply): append(.ready(reply), client)
+        case .reply(let reply): append(.ready(reply), version)
         case .lastReply(let reply):
-            append(.ready(reply), client)
+            append(.ready(reply), version)
             isLast = true
         case .operations(let planned, let form):
             operations += planned
-            append(.results(count: planned.count, form), client)
-        case .scan(let step): return takeAlone(.scan(step), client)
-        case .count: return takeAlone(.count, client)
+            append(.results(count: planned.count, form), version)
+        case .scan(let step): return takeAlone(.scan(step), version)
+        case .count: return takeAlone(.count, version)
         }
         return true
     }
 
-    private mutating func takeAlone(_ work: Work, _ client: ClientState) -> Bool {
+    private mutating func takeAlone(_ work: Work, _ version: ProtocolVersion) -> Bool {
         guard parts.isEmpty else { return false }
         self.work = work
-        append(.outcome, client)
+        append(.outcome, version)
         return true
     }
 
-    private mutating func append(_ content: Part.Content, _ client: ClientState) {
-        parts.append(Part(content: content, version: client.version))
+    private mutating func append(_ content: Part.Content, _ version: ProtocolVersion) {
+        parts.append(Part(content: content, version: version))
     }
 
     /// Calls `body` with each part's reply, in order. `results` are those of ``operations``.

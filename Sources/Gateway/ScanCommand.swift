@@ -46,7 +46,9 @@ struct ScanStep {
         return ScanStep.reply(keys, cursor: cursor)
     }
 
-    private static func reply(_ keys: [Reply], cursor: UInt64) -> Reply { .array([.text(String(cursor)), .array(keys)]) }
+    private static func reply(_ keys: [Reply], cursor: UInt64) -> Reply {
+        .array([.text(String(cursor)), .array(keys)])
+    }
 
     /// The key at which the scan with this cursor goes on.
     private static func key(_ cursor: Bytes, _ cursors: ScanCursors) -> Bytes? {

@@ -42,7 +42,8 @@ struct ScanCursors {
 
     /// The key that `number` stands for; nil if it is unknown or evicted.
     func key(for number: UInt64) -> Bytes? {
-        guard number >= firstNumber + UInt64(evictedCount), number - firstNumber < UInt64(keys.count) else { return nil }
-        return keys[Int(number - firstNumber)]
+        guard number >= firstNumber, number - firstNumber < UInt64(keys.count) else { return nil }
+        let index = Int(number - firstNumber)
+        return index < evictedCount ? nil : keys[index]
     }
 }

@@ -69,7 +69,7 @@ extension ServerCommands {
         }
     }
 
-    private static let commandArities = ["count": 2, "docs": -2, "getkeys": -3, "info": -2, "list": -2]
+    private static let commandArities = ["count": 2, "docs": -2, "getkeys": -4, "info": -2, "list": -2]
 
     /// Name, arity, flags, key positions, categories; no tips, key specifications or subcommands.
     private static func description(_ command: CommandSpecification) -> Reply {
@@ -90,7 +90,8 @@ extension ServerCommands {
             throw Refusal("ERR Invalid number of arguments specified for command")
         }
         let last = command.keys.last < 0 ? arguments.count + command.keys.last : command.keys.last
-        return .array(stride(from: command.keys.first, through: last, by: command.keys.step).map { .bulk(arguments[$0]) })
+        let positions = stride(from: command.keys.first, through: last, by: command.keys.step)
+        return .array(positions.map { .bulk(arguments[$0]) })
     }
 
     /// COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern].
@@ -100,7 +101,8 @@ extension ServerCommands {
         let argument = arguments[4]
         switch arguments[3].shortName {
         case "module": return []
-        case "aclcat": return CommandTable.all.filter { $0.categories.contains { argument.isWord(String($0.dropFirst())) } }
+        case "aclcat":
+            return CommandTable.all.filter { $0.categories.contains { argument.isWord(String($0.dropFirst())) } }
         case "pattern":
             let pattern = GlobPattern(Bytes(argument.text.lowercased()))
             return CommandTable.all.filter { pattern.matches(Bytes($0.name.rawValue)) }

@@ -82,7 +82,9 @@ public struct Bytes: Sendable {
     @inlinable public func suffix(from start: Int) -> Bytes { slice(from: start, count: count - start) }
 
     /// Calls `body` with the memory; the pointer is valid during the call only.
-    @inlinable public func withUnsafeBytes<R, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
+    @inlinable public func withUnsafeBytes<R, E: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(E) -> R
+    ) throws(E) -> R {
         guard let slab else { return try body(UnsafeRawBufferPointer(start: nil, count: 0)) }
         return try withExtendedLifetime(slab) { () throws(E) -> R in
             try body(UnsafeRawBufferPointer(start: slab.base + offset, count: count))

@@ -115,6 +115,8 @@ public struct NodeLiveness: Sendable {
     private let node: NodeAddress
     private let ownRun: UInt64
     private var sequence: UInt64 = 0
+    /// The latest epoch given to anybody; one count for all, so that it outlives what is known of a node.
+    private var epochs: UInt64 = 0
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -305,7 +307,8 @@ extension NodeLiveness {
         let granted = isPresent && request.asks
         if granted {
             if peers[position].promiseEnd == nil {
-                peers[position].epoch += 1
+                epochs += 1
+                peers[position].epoch = epochs
                 effects.noteChange(of: asker)
             }
             peers[position].promiseEnd = now + settings.promise

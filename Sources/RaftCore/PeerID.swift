@@ -14,7 +14,9 @@ public struct NodeAddress: Hashable, Comparable, Sendable, CustomStringConvertib
     /// Parses `a.b.c.d:port`; nil if it is anything else.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-        guard parts.count == 2, let port = UInt16(parts[1]), let ip = NodeAddress.parseIPv4(parts[0]) else { return nil }
+        guard parts.count == 2, let port = UInt16(parts[1]), let ip = NodeAddress.parseIPv4(parts[0]) else {
+            return nil
+        }
         self.init(ip: ip, port: port)
     }
 
@@ -68,7 +70,8 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// Parses braft's text form, two to four parts separated by one or more colons; nil if it is refused there.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ":")
-        guard parts.count >= 2, text.utf8.count <= 63, let ip = NodeAddress.parseIPv4(parts[0]), let port = UInt16(parts[1])
+        guard parts.count >= 2, text.utf8.count <= 63, let ip = NodeAddress.parseIPv4(parts[0]),
+            let port = UInt16(parts[1])
         else { return nil }
         var idx: Int32 = 0
         var role = Role.replica
@@ -84,7 +87,9 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     }
 
     /// Address and idx decide, as in braft.
-    public static func == (left: PeerID, right: PeerID) -> Bool { left.address == right.address && left.idx == right.idx }
+    public static func == (left: PeerID, right: PeerID) -> Bool {
+        left.address == right.address && left.idx == right.idx
+    }
     /// By address, then idx.
     public static func < (left: PeerID, right: PeerID) -> Bool {
         left.address != right.address ? left.address < right.address : left.idx < right.idx

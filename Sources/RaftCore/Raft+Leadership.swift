@@ -85,7 +85,8 @@ extension Raft {
         }
     }
 
-    /// When to probe `peer` again; nil if it owes nothing, or its node is not known to be alive: news of that will come.
+    /// When to probe `peer` again; nil if it owes nothing, or while its node does not support us: news of that will
+    /// come.
     private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         guard peer.isWaiting, let since = peer.waitingSince, around.isSupported(by: peer.peer) else { return nil }
         return since + settings.retryInterval

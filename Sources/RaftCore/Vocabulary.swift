@@ -89,7 +89,9 @@ public struct Interval: Hashable, Comparable, Sendable, CustomStringConvertible 
     /// `nanoseconds` long.
     @inlinable public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
     /// `count` milliseconds.
-    @inlinable public static func milliseconds(_ count: Int) -> Interval { Interval(nanoseconds: Int64(count) * 1_000_000) }
+    @inlinable public static func milliseconds(_ count: Int) -> Interval {
+        Interval(nanoseconds: Int64(count) * 1_000_000)
+    }
     /// Whole milliseconds.
     @inlinable public var milliseconds: Int { Int(nanoseconds / 1_000_000) }
     /// Order by length.

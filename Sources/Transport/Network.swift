@@ -76,7 +76,9 @@ public protocol Network: AnyObject {
     /// Starts to connect; the handler hears the outcome.
     func connect(to address: NodeAddress, handler: any ConnectionHandler) -> any Connection
     /// Accepts connections on `address`; each gets the handler that `accept` returns.
-    func listen(on address: NodeAddress, accept: @escaping (any Connection) -> any ConnectionHandler) throws(TransportError)
+    func listen(
+        on address: NodeAddress, accept: @escaping (any Connection) -> any ConnectionHandler
+    ) throws(TransportError)
 }
 
 /// Runs jobs, in order, away from the lane: the disk, the state machines. The completion comes back on the lane.

@@ -7,8 +7,9 @@ public import RaftCore
 /// The connection is opened by the first call and, once broken, reopened after 100 ms, doubling to 3 s, until
 /// ``close()``. Many calls are outstanding at once; answers are matched by correlation id, in any order.
 ///
-/// A call's completion runs exactly once. It may run before the call returns: when it cannot even be queued. When the connection breaks, every call that was sent fails with
-/// ``RpcCode/failedSocket``; those still waiting for a connection keep waiting only while they are allowed to.
+/// A call's completion runs exactly once, and before the call returns if it cannot even be queued. When the connection
+/// breaks, every call that was sent fails with ``RpcCode/failedSocket``. One that has not left fails with
+/// ``RpcCode/hostDown`` when the connection cannot be made, unless ``queueWhileConnecting``.
 public final class RpcChannel {
     /// Where the calls go.
     public let address: NodeAddress

@@ -24,8 +24,8 @@ final class SimulatedConnection: Connection {
     var handler: (any ConnectionHandler)?
 
     private unowned let world: SimulatedWorld
-    /// The other end; nil before it exists and after this end has closed.
-    private var peer: SimulatedConnection?
+    /// The other end, while it is alive: the world holds those that are not closed, deliveries hold their sender.
+    private weak var peer: SimulatedConnection?
     private var state = State.connecting
     private var closeReason: String?
     private var closesWhenSent = false
@@ -163,15 +163,18 @@ extension SimulatedConnection {
         }
     }
 
-    /// The node crashed; its kernel tells the other side.
-    func die() {
-        guard state != .closed else { return }
+    /// Ends without telling anybody.
+    func vanish() {
         state = .closed
         handler = nil
         context = nil
+    }
+
+    /// The node crashed; its kernel tells the other side.
+    func die() {
+        guard state != .closed else { return }
+        vanish()
         push(.end(reason: "connection reset"))
-        // What the other end still sends goes nowhere.
-        peer?.peer = nil
     }
 }
 
@@ -201,7 +204,7 @@ extension SimulatedConnection {
         guard let peer, !pipe.isEmpty else { return }
         guard !world.isCut(from: lane.address, to: peer.lane.address), !peer.isReadingPaused else {
             heldDeliveries += 1
-            return
+            return world.hold(self)
         }
         let piece = pipe.removeFirst()
         switch piece {
@@ -223,8 +226,10 @@ extension SimulatedConnection {
 
     /// The link works again, or the receiver reads again.
     func retryHeldDeliveries() {
-        guard let peer, heldDeliveries > 0, !peer.isReadingPaused else { return }
-        guard !world.isCut(from: lane.address, to: peer.lane.address) else { return }
+        guard let peer, heldDeliveries > 0 else { return }
+        guard !peer.isReadingPaused, !world.isCut(from: lane.address, to: peer.lane.address) else {
+            return world.hold(self)
+        }
         for _ in 0..<heldDeliveries { scheduleDelivery(to: peer) }
         heldDeliveries = 0
     }

@@ -9,6 +9,9 @@ public final class SimulatedLane: LaneDriver, Network {
     /// False once it has crashed.
     public private(set) var isAlive = true
 
+    /// Where this node listens, in the order of ``listen(on:accept:)``.
+    public private(set) var listeningAddresses: [NodeAddress] = []
+
     private let simulatedClock: SimulatedClock
     private unowned let world: SimulatedWorld
     private var turn: ((Instant) -> Instant?)?
@@ -117,6 +120,7 @@ public final class SimulatedLane: LaneDriver, Network {
         }
         guard !listeners.contains(where: { $0.port == port }) else { throw .addressInUse(address) }
         listeners.append((port, accept))
+        listeningAddresses.append(NodeAddress(ip: address.ip, port: port))
     }
 
     func listener(on port: UInt16) -> ((any Connection) -> any ConnectionHandler)? {

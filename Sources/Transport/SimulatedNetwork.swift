@@ -43,6 +43,8 @@ public final class SimulatedWorld {
     private var lastConnectionID: UInt64 = 0
     /// All that are not closed, in the order of their making.
     private var connections: [SimulatedConnection] = []
+    /// Those whose pipe holds pieces back, closed or not.
+    private var holding: [SimulatedConnection] = []
 
     struct Link: Equatable {
         var from: NodeAddress
@@ -51,6 +53,12 @@ public final class SimulatedWorld {
 
     /// A world without nodes, ruled by `seed`.
     public init(seed: UInt64) { random = SeededRandom(seed: seed) }
+
+    /// Connections, handlers and lanes hold each other until closed; nobody will close them any more.
+    deinit {
+        for lane in lanes { lane.die() }
+        for connection in connections { connection.vanish() }
+    }
 
     /// Virtual time since the world began, by no node's clock.
     public var now: Instant { time.now }
@@ -95,7 +103,9 @@ public final class SimulatedWorld {
     public func heal(from: NodeAddress, to: NodeAddress) {
         record("heal", from)
         cuts.removeAll { $0 == Link(from: from, to: to) }
-        for connection in connections { connection.retryHeldDeliveries() }
+        let held = holding
+        holding = []
+        for connection in held { connection.retryHeldDeliveries() }
     }
 
     /// Heals every cut.
@@ -174,6 +184,11 @@ extension SimulatedWorld {
     func makeConnectionID() -> UInt64 {
         lastConnectionID += 1
         return lastConnectionID
+    }
+
+    /// What `connection` sent waits for a link to heal or its reader to read.
+    func hold(_ connection: SimulatedConnection) {
+        if !holding.contains(where: { $0 === connection }) { holding.append(connection) }
     }
 
     func register(_ connection: SimulatedConnection) { connections.append(connection) }

@@ -10,6 +10,7 @@ final class UVConnection: Connection {
     private enum State {
         /// Has no handle: not begun, or over.
         case none
+        /// Not established yet, or accepted and not begun; what is sent waits.
         case connecting
         case open
         /// `uv_close` was called.
@@ -151,6 +152,7 @@ extension UVConnection {
         }
         handle.pointee.data = Unmanaged.passRetained(self).toOpaque()
         peerDescription = socketName(of: handle, by: uv_tcp_getpeername)?.description ?? "unknown"
+        state = .connecting
         return true
     }
 
@@ -159,7 +161,7 @@ extension UVConnection {
         state = .open
         uv_tcp_nodelay(handle, 1)
         uv_tcp_keepalive(handle, 1, UVConnection.keepAliveSeconds)
-        startReading()
+        if !isReadingPaused { startReading() }
         if !outbox.isEmpty || closeReason != nil { settleSoon() }
     }
 

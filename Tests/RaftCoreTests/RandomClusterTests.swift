@@ -15,6 +15,7 @@ struct RandomClusterTests {
     @Test("a cluster survives loss, doubling, delay, partitions and crashes", arguments: seeds)
     func survives(seed: UInt64) {
         var cluster = SimulatedCluster(size: seed % 2 == 0 ? 3 : 5, seed: seed)
+        if seed % 7 == 3 { cluster.useSmallWindows() }
         cluster.faults = SimulatedCluster.Faults(
             lost: Int64(seed % 4) * 10, doubled: 20, late: Int64(seed % 3) * 10, hasCrashes: seed % 5 != 0)
         cluster.suffer(milliseconds: 20_000)

@@ -23,6 +23,7 @@ struct SimulatedCluster {
     let configuration: Configuration
     var random: SeededRandom
     var faults = Faults()
+    var settings = RaftSettings()
     var nodes: [SimulatedNode] = []
     var queue = EventQueue<Happening>()
     var time: Int64 = 0
@@ -51,6 +52,13 @@ struct SimulatedCluster {
                     clockPercent: random.number(in: 99..<102)))
         }
         for node in nodes.indices { start(node) }
+    }
+
+    /// From each node's next start on, appends are small and few.
+    mutating func useSmallWindows() {
+        settings.maxEntriesPerAppend = 2
+        settings.maxEntriesInFlight = 3
+        for node in nodes.indices { crash(node) }
     }
 
     // MARK: Time
@@ -115,7 +123,7 @@ struct SimulatedCluster {
         nodes[node].raft = Raft(
             id: nodes[node].id, hardState: disk.hardState, termRuns: disk.termRuns,
             lastIndex: LogIndex(Int64(disk.entries.count)), configurations: disk.configurations(atBirth: configuration),
-            applied: nodes[node].applied, settings: RaftSettings(), seed: random.next())
+            applied: nodes[node].applied, settings: settings, seed: random.next())
         nodes[node].liveness = NodeLiveness(
             node: nodes[node].id.address, runNumber: nodes[node].incarnation, settings: NodeLiveness.Settings(),
             startedAt: nodes[node].localTime(time))

@@ -1,0 +1,341 @@
+import Glibc
+import RaftCore
+
+/// A disk in memory that forgets what was not synced, and fails when told to. The same seed and the same calls give
+/// the same faults.
+///
+/// Any thread may use it. After ``crash()`` files that were open fail every call: their process is dead.
+public final class MemoryDisk: Disk, @unchecked Sendable {
+    /// The medium behind a file, whatever its name.
+    fileprivate final class Medium {
+        var durable: [UInt8] = []
+        var contents: [UInt8] = []
+        var unsynced: [Change] = []
+    }
+
+    fileprivate enum Change {
+        case write(offset: Int, bytes: [UInt8])
+        case resize(Int)
+    }
+
+    private enum DirectoryChange {
+        case link(String, Medium)
+        case unlink(String)
+        case rename(String, to: String)
+    }
+
+    /// Always `memory`.
+    public let path = "memory"
+
+    fileprivate let lock = Lock()
+    private var random: SeededRandom
+    private var names: [String: Medium] = [:]
+    private var durableNames: [String: Medium] = [:]
+    private var unsyncedNames: [DirectoryChange] = []
+    fileprivate private(set) var crashes = 0
+    private var full = false
+    /// Nil: they never fail.
+    private var syncsUntilFailure: Int?
+    private var syncs = 0
+
+    /// An empty disk whose accidents are drawn from `seed`.
+    public init(seed: UInt64) {
+        random = SeededRandom(seed: seed)
+    }
+
+    /// While set, no file can grow and no byte is free.
+    public var isFull: Bool {
+        get { lock.withLock { full } }
+        set { lock.withLock { full = newValue } }
+    }
+
+    /// While set, every sync fails with EIO, and what it should have made durable stays unsynced.
+    public var failsSyncs: Bool {
+        get { lock.withLock { syncsUntilFailure == 0 } }
+        set { lock.withLock { syncsUntilFailure = newValue ? 0 : nil } }
+    }
+
+    /// Lets `count` more syncs of files and directories succeed; from then on they fail.
+    public func failSyncs(after count: Int) {
+        lock.withLock { syncsUntilFailure = count }
+    }
+
+    /// How many syncs of files and directories have succeeded.
+    public var syncCount: Int { lock.withLock { syncs } }
+}
+
+// MARK: - Accidents
+
+extension MemoryDisk {
+    /// The power fails: of what was not synced, an arbitrary part is lost. Of the changes of a file each is lost,
+    /// kept, cut off, or kept in some sectors only; of the directory's a prefix is kept.
+    public func crash() {
+        lock.withLock {
+            let kept = number(below: unsyncedNames.count + 1)
+            for change in unsyncedNames.prefix(kept) { MemoryDisk.apply(change, to: &durableNames) }
+            unsyncedNames = []
+            names = durableNames
+            for (_, medium) in names.sorted(by: { $0.key < $1.key }) {
+                for change in medium.unsynced { tear(change, into: &medium.durable) }
+                medium.unsynced = []
+                medium.contents = medium.durable
+            }
+            crashes += 1
+        }
+    }
+
+    /// Turns bit `bit` of the byte at `offset` of a file around, durably: rot.
+    public func flipBit(_ name: String, offset: Int, bit: Int = 0) {
+        rot(name) { $0[offset] ^= 1 << UInt8(bit) }
+    }
+
+    /// Everything in the file from `offset` on is zero: rot.
+    public func zero(_ name: String, from offset: Int) {
+        rot(name) { bytes in
+            for position in offset..<bytes.count { bytes[position] = 0 }
+        }
+    }
+
+    /// The file ends at `count`: rot.
+    public func shorten(_ name: String, to count: Int) {
+        rot(name) { $0.removeLast($0.count - count) }
+    }
+
+    /// The file is gone: rot.
+    public func lose(_ name: String) {
+        lock.withLock {
+            names[name] = nil
+            durableNames[name] = nil
+        }
+    }
+
+    /// What a file holds, synced or not; nil if there is none.
+    public func contents(_ name: String) -> [UInt8]? {
+        lock.withLock { names[name]?.contents }
+    }
+
+    /// Puts a file there, durably.
+    public func setContents(_ name: String, _ bytes: [UInt8]) {
+        lock.withLock {
+            let medium = Medium()
+            medium.durable = bytes
+            medium.contents = bytes
+            names[name] = medium
+            durableNames[name] = medium
+        }
+    }
+
+    /// A disk with the same files, all of it durable; accidents are drawn from `seed`.
+    public func copy(seed: UInt64 = 0) -> MemoryDisk {
+        let copy = MemoryDisk(seed: seed)
+        lock.withLock {
+            for (name, medium) in names { copy.setContents(name, medium.contents) }
+        }
+        return copy
+    }
+
+    private func rot(_ name: String, _ change: (inout [UInt8]) -> Void) {
+        lock.withLock {
+            guard let medium = names[name] else { preconditionFailure("no file \(name)") }
+            precondition(medium.unsynced.isEmpty, "\(name) is not synced")
+            change(&medium.durable)
+            medium.contents = medium.durable
+        }
+    }
+
+    private func tear(_ change: Change, into bytes: inout [UInt8]) {
+        switch change {
+        case .resize:
+            if number(below: 2) == 0 { MemoryDisk.apply(change, to: &bytes) }
+        case .write(let offset, let written):
+            switch number(below: 4) {
+            case 0: break
+            case 1: MemoryDisk.apply(change, to: &bytes)
+            case 2:
+                let kept = number(below: written.count + 1)
+                MemoryDisk.apply(.write(offset: offset, bytes: Array(written[..<kept])), to: &bytes)
+            default:
+                let sector = 512
+                var start = 0
+                while start < written.count {
+                    let end = min(((offset + start) / sector + 1) * sector - offset, written.count)
+                    if number(below: 2) == 0 {
+                        let part = Change.write(offset: offset + start, bytes: Array(written[start..<end]))
+                        MemoryDisk.apply(part, to: &bytes)
+                    }
+                    start = end
+                }
+            }
+        }
+    }
+
+    private func number(below bound: Int) -> Int { Int(random.number(in: 0..<Int64(bound))) }
+
+    fileprivate static func apply(_ change: Change, to bytes: inout [UInt8]) {
+        switch change {
+        case .resize(let count):
+            if count < bytes.count { bytes.removeLast(bytes.count - count) }
+            bytes.append(contentsOf: repeatElement(0, count: count - bytes.count))
+        case .write(let offset, let written):
+            guard !written.isEmpty else { return }
+            let missing = offset + written.count - bytes.count
+            if missing > 0 { bytes.append(contentsOf: repeatElement(0, count: missing)) }
+            bytes.replaceSubrange(offset..<offset + written.count, with: written)
+        }
+    }
+
+    private static func apply(_ change: DirectoryChange, to names: inout [String: Medium]) {
+        switch change {
+        case .link(let name, let medium): names[name] = medium
+        case .unlink(let name): names[name] = nil
+        case .rename(let from, let to): names[to] = names.removeValue(forKey: from)
+        }
+    }
+}
+
+// MARK: - Disk
+
+extension MemoryDisk {
+    /// Opens an existing file for reading and writing.
+    public func open(_ name: String) throws(DiskError) -> any DiskFile {
+        try lock.withLock { () throws(DiskError) -> any DiskFile in
+            MemoryFile(medium: try medium(name, call: "open"), name: name, disk: self, crashes: crashes)
+        }
+    }
+
+    /// Creates a file, which must not exist.
+    public func create(_ name: String) throws(DiskError) -> any DiskFile {
+        try lock.withLock { () throws(DiskError) -> any DiskFile in
+            guard names[name] == nil else { throw .system(call: "open", path: name, errno: EEXIST) }
+            let medium = Medium()
+            change(.link(name, medium))
+            return MemoryFile(medium: medium, name: name, disk: self, crashes: crashes)
+        }
+    }
+
+    /// Whether the file exists.
+    public func exists(_ name: String) -> Bool { lock.withLock { names[name] != nil } }
+
+    /// Names of all files, ascending.
+    public func list() throws(DiskError) -> [String] { lock.withLock { names.keys.sorted() } }
+
+    /// Renames atomically, replacing the target.
+    public func rename(_ from: String, to: String) throws(DiskError) {
+        try lock.withLock { () throws(DiskError) in
+            _ = try medium(from, call: "rename")
+            change(.rename(from, to: to))
+        }
+    }
+
+    /// Removes a file.
+    public func remove(_ name: String) throws(DiskError) {
+        try lock.withLock { () throws(DiskError) in
+            _ = try medium(name, call: "unlink")
+            change(.unlink(name))
+        }
+    }
+
+    /// Makes creations, renames and removals durable.
+    public func syncDirectory() throws(DiskError) {
+        try lock.withLock { () throws(DiskError) in
+            try countSync(call: "fsync", path)
+            for change in unsyncedNames { MemoryDisk.apply(change, to: &durableNames) }
+            unsyncedNames = []
+        }
+    }
+
+    /// None while the disk is full, otherwise plenty.
+    public func freeBytes() throws(DiskError) -> Int { isFull ? 0 : 1 << 40 }
+
+    private func medium(_ name: String, call: String) throws(DiskError) -> Medium {
+        guard let medium = names[name] else { throw .system(call: call, path: name, errno: ENOENT) }
+        return medium
+    }
+
+    private func change(_ change: DirectoryChange) {
+        MemoryDisk.apply(change, to: &names)
+        unsyncedNames.append(change)
+    }
+
+    /// A change of a file; one that makes it grow needs space.
+    fileprivate func change(_ medium: Medium, _ change: Change, upTo end: Int) throws(DiskError) {
+        guard !full || end <= medium.contents.count else { throw .full(path: path) }
+        MemoryDisk.apply(change, to: &medium.contents)
+        medium.unsynced.append(change)
+    }
+
+    fileprivate func sync(_ medium: Medium, name: String) throws(DiskError) {
+        try countSync(call: "fdatasync", name)
+        for change in medium.unsynced { MemoryDisk.apply(change, to: &medium.durable) }
+        medium.unsynced = []
+    }
+
+    private func countSync(call: String, _ name: String) throws(DiskError) {
+        if let left = syncsUntilFailure {
+            guard left > 0 else { throw .system(call: call, path: name, errno: EIO) }
+            syncsUntilFailure = left - 1
+        }
+        syncs += 1
+    }
+}
+
+/// A file of a ``MemoryDisk``.
+private final class MemoryFile: DiskFile, @unchecked Sendable {
+    private let medium: MemoryDisk.Medium
+    private let name: String
+    private let disk: MemoryDisk
+    private let crashes: Int
+
+    init(medium: MemoryDisk.Medium, name: String, disk: MemoryDisk, crashes: Int) {
+        self.medium = medium
+        self.name = name
+        self.disk = disk
+        self.crashes = crashes
+    }
+
+    func size() throws(DiskError) -> Int {
+        try alive("fstat") { () throws(DiskError) in medium.contents.count }
+    }
+
+    func write(_ buffers: [UnsafeRawBufferPointer], at offset: Int) throws(DiskError) {
+        try alive("pwritev") { () throws(DiskError) in
+            var bytes: [UInt8] = []
+            for buffer in buffers { bytes.append(contentsOf: buffer) }
+            try disk.change(medium, .write(offset: offset, bytes: bytes), upTo: offset + bytes.count)
+        }
+    }
+
+    func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(DiskError) -> Int {
+        try alive("pread") { () throws(DiskError) in
+            let count = max(0, min(buffer.count, medium.contents.count - offset))
+            if count > 0 { buffer.copyBytes(from: medium.contents[offset..<offset + count]) }
+            return count
+        }
+    }
+
+    func sync() throws(DiskError) {
+        try alive("fdatasync") { () throws(DiskError) in try disk.sync(medium, name: name) }
+    }
+
+    func preallocate(_ count: Int) throws(DiskError) {
+        try alive("posix_fallocate") { () throws(DiskError) in
+            guard count > medium.contents.count else { return }
+            try disk.change(medium, .resize(count), upTo: count)
+        }
+    }
+
+    func truncate(to count: Int) throws(DiskError) {
+        try alive("ftruncate") { () throws(DiskError) in
+            try disk.change(medium, .resize(count), upTo: count)
+        }
+    }
+
+    func close() {}
+
+    private func alive<R>(_ call: String, _ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        try disk.lock.withLock { () throws(DiskError) -> R in
+            guard crashes == disk.crashes else { throw .system(call: call, path: name, errno: EIO) }
+            return try body()
+        }
+    }
+}

@@ -1,0 +1,125 @@
+import RaftCore
+
+/// What a record says; the numbers are part of the format.
+enum RecordKind: UInt8 {
+    case hardState = 1
+    case truncate = 2
+    case data = 3
+    case noOp = 4
+    case configuration = 5
+    case note = 6
+
+    init(_ kind: EntryKind) {
+        switch kind {
+        case .data: self = .data
+        case .noOp: self = .noOp
+        case .configuration: self = .configuration
+        }
+    }
+
+    /// What kind of entry the record holds; nil if it holds none.
+    var entryKind: EntryKind? {
+        switch self {
+        case .data: .data
+        case .noOp: .noOp
+        case .configuration: .configuration
+        case .hardState, .truncate, .note: nil
+        }
+    }
+
+    var inSummary: RecordKinds { RecordKinds(rawValue: 1 << UInt32(rawValue)) }
+}
+
+/// The smallest thing in the log that has an owner: 36 bytes with a checksum over them and the payload, then the
+/// payload. Unused fields are zero.
+struct Record {
+    static let headByteCount = 36
+
+    var kind: RecordKind
+    var group: LogGroup
+    /// Of an entry, its own; of a hard state, its term; of a truncation, the first index to go.
+    var position: LogPosition
+    /// Points into what was decoded.
+    var payload: UnsafeRawBufferPointer
+
+    var byteCount: Int { Record.headByteCount + payload.count }
+
+    /// Appends the head to `scratch`, checksum included; the payload goes wherever the caller puts it.
+    func encodeHead(into scratch: Scratch) {
+        let start = scratch.count
+        scratch.append(UInt32(0))
+        scratch.append(UInt32(payload.count))
+        scratch.append(group)
+        scratch.append(position.term.rawValue)
+        scratch.append(position.index.rawValue)
+        scratch.append(kind.rawValue)
+        scratch.append(zeros: Record.headByteCount - (scratch.count - start))
+        var checksum = Checksum()
+        checksum.update(scratch[start + 4..<scratch.count])
+        checksum.update(payload)
+        scratch.store(checksum.value, at: start)
+    }
+
+    /// The record at the start of `bytes`; nil if there is none that fits in or its kind is unknown. The checksum
+    /// is not looked at.
+    static func decode(_ bytes: UnsafeRawBufferPointer) -> Record? {
+        guard bytes.count >= headByteCount, let kind = RecordKind(rawValue: bytes[32]) else { return nil }
+        let payloadCount = Int(bytes.little(UInt32.self, at: 4))
+        guard payloadCount <= bytes.count - headByteCount else { return nil }
+        return Record(
+            kind: kind, group: bytes.little(at: 8),
+            position: LogPosition(term: Term(bytes.little(at: 16)), index: LogIndex(bytes.little(at: 24))),
+            payload: bytes.part(headByteCount..<headByteCount + payloadCount))
+    }
+
+    /// Whether the record that fills `bytes` is what was written.
+    static func isIntact(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        bytes.count >= headByteCount && Checksum.of(bytes.part(4..<bytes.count)) == bytes.little(at: 0)
+    }
+}
+
+/// Payloads that the log itself understands.
+enum RecordPayload {
+    /// Nobody: nothing; otherwise the peer's text.
+    static func vote(_ bytes: UnsafeRawBufferPointer) -> PeerID?? {
+        guard !bytes.isEmpty else { return .some(nil) }
+        guard let peer = PeerID(String(decoding: bytes, as: UTF8.self)) else { return nil }
+        return .some(peer)
+    }
+
+    /// Two lists, the peers and the old peers; each a count and that many texts, every text behind its length.
+    static func append(_ configuration: Configuration, to scratch: Scratch) {
+        for list in [configuration.peers, configuration.oldPeers] {
+            scratch.append(UInt32(list.count))
+            for peer in list {
+                let text = peer.description
+                scratch.append(UInt32(text.utf8.count))
+                scratch.append(text: text)
+            }
+        }
+    }
+
+    /// The configuration in `bytes`; nil if they are none.
+    static func configuration(_ bytes: UnsafeRawBufferPointer) -> Configuration? {
+        var offset = 0
+        func number() -> Int? {
+            guard bytes.count - offset >= 4 else { return nil }
+            defer { offset += 4 }
+            return Int(bytes.little(UInt32.self, at: offset))
+        }
+        func peers() -> [PeerID]? {
+            guard let count = number() else { return nil }
+            var peers: [PeerID] = []
+            for _ in 0..<count {
+                guard let length = number(), length <= bytes.count - offset else { return nil }
+                let text = String(decoding: bytes.part(offset..<offset + length), as: UTF8.self)
+                guard let peer = PeerID(text) else { return nil }
+                peers.append(peer)
+                offset += length
+            }
+            return peers
+        }
+        guard let new = peers(), let old = peers(), offset == bytes.count else { return nil }
+        return Configuration(peers: new, oldPeers: old)
+    }
+}

@@ -1,0 +1,357 @@
+import RaftCore
+
+/// What is broken, for an operator and for whoever asks later.
+struct Damage: Equatable {
+    var file: String
+    var offset: Int
+    var reason: String
+
+    var error: StorageError { .damaged(file: file, offset: offset, reason: reason) }
+    var text: String { error.description }
+}
+
+/// Who was hurt by damage. A group keeps the first thing that happened to it.
+struct Damages {
+    private(set) var ofGroups: [LogGroup: Damage] = [:]
+    /// Set if something could not be charged to anybody in particular.
+    private(set) var ofAll: Damage?
+
+    /// What is wrong with a group; nil if it is whole.
+    func of(_ group: LogGroup) -> Damage? { ofGroups[group] ?? ofAll }
+
+    mutating func charge(_ group: LogGroup, _ damage: Damage) {
+        if of(group) == nil { ofGroups[group] = damage }
+    }
+
+    mutating func chargeAll(_ damage: Damage) {
+        if ofAll == nil { ofAll = damage }
+    }
+}
+
+/// Reads a log after a restart: in one pass over the segments it tells what is whole, what is a torn tail and what
+/// is damage.
+///
+/// 1. Batches are numbered without a gap, and a header is believed only if it names its own place and this log. So
+///    whatever was lost before a readable header is noticed, by number if not by sight.
+/// 2. A batch that cannot be read is a *wound*. A later header, or a listed segment, that was written after the
+///    wounded place had been synced proves that it is damage; it is charged to the groups that the batch's own
+///    header names, else to those the next header repeats, else to every group.
+/// 3. A wound that nothing proves is the torn tail and is cut, unless a crash cannot have caused it: the file is
+///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync.
+/// 4. A charged group keeps what it had before the damage; later records of it are not looked at.
+struct Recovery {
+    /// A stretch that cannot be read.
+    private struct Wound {
+        var place: LogPlace
+        var reason: String
+        /// Number of the first batch that is missing or broken.
+        var sequence: UInt64
+        /// What that batch's own header says of its groups, if it can be read.
+        var groups: [GroupSummary]?
+        /// Where that batch ends, if its header can be read.
+        var end: Int?
+        /// Whether no crash can have caused it.
+        var isNoTail = false
+    }
+
+    private let disk: any Disk
+    private let identity: UInt64
+    private var wound: Wound?
+    private var image: SegmentImage?
+    /// Of the last batch that was read or whose groups are known.
+    private(set) var lastSummaries: [GroupSummary] = []
+    /// The last batch, if it is whole.
+    private(set) var lastBatch: BatchHeader?
+    private(set) var segments: [Segment] = []
+    private(set) var groups: [LogGroup: GroupLog] = [:]
+    private(set) var damages = Damages()
+    /// Where the next batch belongs.
+    private(set) var end = LogPlace.start
+    /// The number of the next batch.
+    private(set) var nextSequence: UInt64 = 1
+    /// One line per finding.
+    private(set) var findings: [String] = []
+
+    init(disk: any Disk, identity: UInt64) {
+        self.disk = disk
+        self.identity = identity
+    }
+
+    /// Every group that was seen, or is known to have been there. The node's own is among them if it may have been.
+    var recoveredGroups: [LogGroup: RecoveredGroup] {
+        var result: [LogGroup: RecoveredGroup] = [:]
+        for (group, log) in groups { result[group] = log.recovered(damage: damages.of(group)?.text) }
+        for (group, damage) in damages.ofGroups where result[group] == nil {
+            result[group] = RecoveredGroup(damage: damage.text)
+        }
+        if let all = damages.ofAll, result[0] == nil { result[0] = RecoveredGroup(damage: all.text) }
+        return result
+    }
+
+    /// Reads the next listed segment.
+    mutating func read(_ entry: Manifest.Entry) throws(StorageError) {
+        let segment: Segment
+        do throws(DiskError) {
+            segment = try Segment.open(entry, on: disk)
+            image = nil
+            if let file = segment.file { image = try SegmentImage(of: file, entry: entry) }
+        } catch {
+            throw .disk(error)
+        }
+        segments.append(segment)
+        guard let image else {
+            enter(entry, seal: nil, image: nil)
+            wound = Wound(
+                place: LogPlace(segment: entry.number, offset: 0), reason: "the file is missing",
+                sequence: nextSequence, isNoTail: true)
+            return
+        }
+        try readHead(of: image)
+        readBatches(of: image)
+    }
+
+    /// Decides about the end of the log, cuts a torn tail, and writes what is not proven to be on the device again.
+    mutating func finish() throws(StorageError) {
+        defer { image = nil }
+        if let wound { try decide(wound) } else { try checkEnd() }
+        try rewriteLastBatch()
+    }
+}
+
+// MARK: - Reading
+
+extension Recovery {
+    private mutating func readHead(of image: SegmentImage) throws(StorageError) {
+        let entry = image.entry
+        let name = LogFormat.segmentName(entry.number)
+        let seal = image.header(at: SegmentHeader.byteCount, identity: identity)
+            .flatMap { $0.sequence == entry.firstSequence && $0.end == entry.firstOffset ? $0 : nil }
+        enter(entry, seal: seal, image: image)
+        let expected = SegmentHeader(
+            identity: identity, number: entry.number, size: entry.size, firstSequence: entry.firstSequence)
+        switch SegmentHeader.decode(image.bytes) {
+        case .newer(let version):
+            throw .newerFormat(file: name, found: version, known: LogFormat.version)
+        case .read(expected):
+            if seal == nil { find("opening seal is unreadable", SegmentHeader.byteCount, in: name) }
+        case .read, .unreadable:
+            find("segment header is unreadable", 0, in: name)
+            guard seal == nil else { break }
+            // nothing vouches for this file; what stands further behind may tell that nothing is missing
+            wound = Wound(
+                place: LogPlace(segment: entry.number, offset: 0), reason: "the start of the segment is unreadable",
+                sequence: nextSequence, isNoTail: true)
+        }
+    }
+
+    /// Everything before a listed segment was durable when it was listed.
+    private mutating func enter(_ entry: Manifest.Entry, seal: BatchHeader?, image: SegmentImage?) {
+        let previous = image.flatMap { seal?.summaries(in: $0.bytes)?.previous }
+        if segments.count == 1 {
+            nextSequence = entry.firstSequence
+        } else {
+            settle(before: entry.firstSequence, previous: previous)
+        }
+        nextSequence = entry.firstSequence + 1
+        lastSummaries = []
+        lastBatch = seal
+        end = LogPlace(segment: entry.number, offset: entry.firstOffset)
+    }
+
+    private mutating func readBatches(of image: SegmentImage) {
+        while end.offset < image.contentEnd {
+            guard let header = image.header(at: end.offset, identity: identity), header.sequence >= nextSequence else {
+                injure("no batch header can be read", sequence: nextSequence)
+                let next = image.nextHeader(
+                    from: end.offset + LogFormat.alignment, sequence: nextSequence, identity: identity)
+                guard let next else { return }
+                end.offset = next.place.offset
+                continue
+            }
+            end.offset = header.end
+            // a writer ahead of its syncs would leave batches that prove nothing: they are part of the tail
+            if let wound, header.proven <= wound.place { continue }
+            read(header, in: image)
+        }
+    }
+
+    private mutating func read(_ header: BatchHeader, in image: SegmentImage) {
+        let summaries = header.summaries(in: image.bytes)
+        if header.sequence > nextSequence { injure("batches are missing", sequence: nextSequence, at: header.place) }
+        settle(before: header.sequence, previous: summaries?.previous)
+        nextSequence = header.sequence + 1
+        if summaries == nil {
+            let name = LogFormat.segmentName(header.place.segment)
+            find("summary of a batch is unreadable", header.place.offset, in: name)
+        }
+        guard header.hasIntactBody(in: image.bytes), let records = image.records(of: header) else {
+            lastBatch = nil
+            injure(
+                "the checksum of a batch does not match", sequence: header.sequence, at: header.place,
+                groups: summaries?.own, end: header.end)
+            return
+        }
+        for (offset, record) in records {
+            let place = LogPlace(segment: header.place.segment, offset: offset)
+            if !apply(record, at: place) { chargeMisfit(record, at: place) }
+        }
+        lastBatch = header
+        lastSummaries = summaries?.own ?? summarized(records)
+    }
+
+    /// Adds a record to its group; false if it does not fit there.
+    private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
+        let log = log(of: record.group)
+        guard damages.of(record.group) == nil else { return true }
+        switch record.kind {
+        case .hardState:
+            guard let vote = RecordPayload.vote(record.payload) else { return false }
+            log.hardState = HardState(term: record.position.term, vote: vote)
+        case .truncate:
+            log.truncate(from: record.position.index)
+        case .note:
+            log.note = Bytes(copying: record.payload)
+        case .data, .noOp, .configuration:
+            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
+            guard log.runs.accepts(record.position), (record.kind == .configuration) == (configuration != nil)
+            else { return false }
+            let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
+            log.append(record.position, configuration: configuration, at: location)
+        }
+        return true
+    }
+
+    private mutating func log(of group: LogGroup) -> GroupLog {
+        if let log = groups[group] { return log }
+        let log = GroupLog()
+        groups[group] = log
+        return log
+    }
+
+    /// What the header should have said of an intact batch.
+    private func summarized(_ records: [(offset: Int, record: Record)]) -> [GroupSummary] {
+        var summaries: [GroupSummary] = []
+        for (_, record) in records {
+            if let slot = summaries.firstIndex(where: { $0.group == record.group }) {
+                summaries[slot].kinds.insert(record.kind.inSummary)
+            } else {
+                let last = groups[record.group]?.runs.last ?? .zero
+                summaries.append(GroupSummary(group: record.group, kinds: record.kind.inSummary, last: last))
+            }
+        }
+        return summaries
+    }
+}
+
+// MARK: - Charging
+
+extension Recovery {
+    /// Notes a wound at `place`, or where the log ends so far, unless an earlier one is open.
+    private mutating func injure(
+        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: [GroupSummary]? = nil, end: Int? = nil
+    ) {
+        guard wound == nil else { return }
+        wound = Wound(place: place ?? self.end, reason: reason, sequence: sequence, groups: groups, end: end)
+    }
+
+    /// The batches up to number `sequence` were durable: charges what is missing of them. `previous` is what the
+    /// batch numbered `sequence` repeats of the one before it.
+    private mutating func settle(before sequence: UInt64, previous: [GroupSummary]?) {
+        if wound == nil, sequence > nextSequence { injure("batches are missing", sequence: nextSequence) }
+        guard let wound else { return }
+        self.wound = nil
+        let damage = Damage(
+            file: LogFormat.segmentName(wound.place.segment), offset: wound.place.offset, reason: wound.reason)
+        guard sequence > wound.sequence else {
+            // the numbers go on: nothing that was ever written is missing
+            find(wound.reason, wound.place.offset, in: damage.file)
+            return
+        }
+        if sequence == wound.sequence + 1, let hurt = wound.groups ?? previous {
+            for summary in hurt { damages.charge(summary.group, damage) }
+            lastSummaries = hurt
+            let list = hurt.map { "\($0.group)" }.joined(separator: ",")
+            find(wound.reason, wound.place.offset, in: damage.file, event: "damage", rest: " groups=\(list)")
+        } else {
+            chargeAll(damage)
+        }
+    }
+
+    /// A record that is intact but makes no sense where it stands.
+    private mutating func chargeMisfit(_ record: Record, at place: LogPlace) {
+        let file = LogFormat.segmentName(place.segment)
+        let last = groups[record.group]?.runs.last ?? .zero
+        let reason = "the \(record.kind) record \(record.position) does not fit behind entry \(last)"
+        damages.charge(record.group, Damage(file: file, offset: place.offset, reason: reason))
+        find(reason, place.offset, in: file, event: "damage", rest: " groups=\(record.group)")
+    }
+
+    private mutating func chargeAll(_ damage: Damage) {
+        damages.chargeAll(damage)
+        find(damage.reason, damage.offset, in: damage.file, event: "damage", rest: " groups=all")
+    }
+
+    private mutating func find(
+        _ reason: String, _ offset: Int, in file: String, event: String = "flaw", rest: String = ""
+    ) {
+        findings.append("wal event=\(event) file=\(file) offset=\(offset) reason=\"\(reason)\"\(rest)")
+    }
+}
+
+// MARK: - The end of the log
+
+extension Recovery {
+    /// A wound that nothing proves.
+    private mutating func decide(_ wound: Wound) throws(StorageError) {
+        guard let image, !wound.isNoTail, !image.isShort, image.contentEnd <= wound.end ?? image.contentEnd else {
+            chargeAll(
+                Damage(
+                    file: LogFormat.segmentName(wound.place.segment), offset: wound.place.offset,
+                    reason: wound.reason))
+            return
+        }
+        let file = LogFormat.segmentName(wound.place.segment)
+        let count = image.contentEnd - wound.place.offset
+        find(wound.reason, wound.place.offset, in: file, event: "tail-cut", rest: " bytes=\(count)")
+        try overwriteTail(from: wound.place.offset, with: [UInt8](repeating: 0, count: count))
+        end = wound.place
+        nextSequence = wound.sequence
+        self.wound = nil
+    }
+
+    /// A file that was cut off in the zeros behind the last batch has lost nothing and gets its size back.
+    private mutating func checkEnd() throws(StorageError) {
+        guard let image, image.isShort, let file = segments.last?.file else { return }
+        let name = LogFormat.segmentName(image.entry.number)
+        guard end.offset < image.fileByteCount else {
+            chargeAll(Damage(file: name, offset: image.fileByteCount, reason: "the file is cut off"))
+            return
+        }
+        find("the file is cut off", image.fileByteCount, in: name)
+        do throws(DiskError) {
+            try file.preallocate(image.entry.size)
+            try file.sync()
+        } catch {
+            throw .disk(error)
+        }
+    }
+
+    /// Bytes read from the page cache are no promise: the last batch may never have reached the device.
+    private mutating func rewriteLastBatch() throws(StorageError) {
+        guard damages.ofAll == nil, let image, let lastBatch, lastBatch.place.segment == image.entry.number else { return }
+        let range = lastBatch.place.offset..<min(lastBatch.end, image.fileByteCount)
+        try overwriteTail(from: range.lowerBound, with: Array(image.bytes.part(range)))
+    }
+
+    private func overwriteTail(from offset: Int, with bytes: [UInt8]) throws(StorageError) {
+        guard let file = segments.last?.file else { return }
+        let scratch = Scratch()
+        bytes.withUnsafeBytes { scratch.append($0) }
+        do throws(DiskError) {
+            try file.write([scratch.bytes], at: offset)
+            try file.sync()
+        } catch {
+            throw .disk(error)
+        }
+    }
+}

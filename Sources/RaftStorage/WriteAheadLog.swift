@@ -1,0 +1,275 @@
+import RaftCore
+
+/// The log of all groups of a process: one file stream, one sync for whatever they have to write together.
+///
+/// Threads: ``write(_:)``, ``sealIfIdle()`` and ``close()`` belong to one thread, the writer;
+/// ``entries(of:from:count:maxBytes:)`` and ``totalBytes`` may be called from any thread meanwhile.
+///
+/// 1. When ``write(_:)`` returns, everything in it is durable; until then nobody can read it.
+/// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated.
+/// 3. After any other failure of the disk the log is closed for writing: what a failed sync left behind is unknown,
+///    and a second sync would not tell. The process must stop and recover.
+/// 4. A segment is listed in the manifest, durably, before it holds anything. It opens with a seal, which proves
+///    that everything in the segments before it is durable.
+///
+/// A batch never spans segments: one larger than ``Settings-swift.struct/segmentBytes`` gets a segment of its own
+/// size.
+public final class WriteAheadLog: @unchecked Sendable {
+    /// What may be chosen.
+    public struct Settings: Sendable {
+        /// Size of a segment in bytes.
+        public var segmentBytes: Int
+        /// Writes are refused with ``DiskError/full(path:)`` while fewer bytes are free on the device.
+        public var reserveBytes: Int
+        /// Drawn at random when a log is created, and kept by it: since batches carry it, nobody who chooses a
+        /// payload can make it look like a batch. Ignored for a log that exists.
+        public var identity: UInt64
+
+        /// Settings; `segmentBytes` at least 1 KiB, below 4 GiB.
+        public init(segmentBytes: Int = 64 << 20, reserveBytes: Int = 64 << 20, identity: UInt64 = 0) {
+            precondition(segmentBytes >= 1 << 10 && segmentBytes < 1 << 32 && reserveBytes >= 0)
+            self.segmentBytes = segmentBytes
+            self.reserveBytes = reserveBytes
+            self.identity = identity
+        }
+    }
+
+    let disk: any Disk
+    private let settings: Settings
+
+    // The writer's own.
+    private var manifest: Manifest
+    /// Where batches go; nil until the first write, and if the last segment had better be left alone.
+    private var current: Segment?
+    private var endOffset = 0
+    private var nextSequence: UInt64
+    private var previousSummaries: [GroupSummary]
+    private var endsWithSeal: Bool
+    private var failure: String?
+    private let batch = BatchBuilder()
+    private let header = Scratch()
+    private var buffers: [UnsafeRawBufferPointer] = []
+
+    /// As found at the start.
+    let damages: Damages
+
+    // Changed by the writer under the lock.
+    private let lock = Lock()
+    private var groups: [LogGroup: GroupLog]
+    private var segments: [UInt64: Segment]
+
+    private init(disk: any Disk, settings: Settings, manifest: Manifest, recovery: Recovery) {
+        self.disk = disk
+        self.settings = settings
+        self.manifest = manifest
+        groups = recovery.groups
+        segments = Dictionary(uniqueKeysWithValues: recovery.segments.map { ($0.number, $0) })
+        damages = recovery.damages
+        previousSummaries = recovery.lastSummaries
+        endsWithSeal = recovery.lastBatch?.isSeal ?? false
+        if recovery.damages.ofAll == nil {
+            current = recovery.segments.last
+            endOffset = recovery.end.offset
+            nextSequence = recovery.nextSequence
+        } else {
+            // a new segment, and a gap in the numbers: the next start will find the same damage
+            nextSequence = recovery.nextSequence + 1
+        }
+    }
+
+    /// Opens the log of `disk`, or creates it, and recovers what it holds. A torn tail is cut; what is not proven to
+    /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so
+    /// in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so, group 0 in any case.
+    ///
+    /// `log` gets one line per finding. Throws ``StorageError/newerFormat(file:found:known:)``, and
+    /// ``StorageError/damaged(file:offset:reason:)`` if the list of segments itself cannot be read.
+    public static func open(
+        disk: any Disk, settings: Settings, log: (String) -> Void
+    ) throws(StorageError) -> (WriteAheadLog, [LogGroup: RecoveredGroup]) {
+        let manifest = try Manifest.open(on: disk, identity: settings.identity, log: log)
+        var recovery = Recovery(disk: disk, identity: manifest.identity)
+        do throws(StorageError) {
+            for entry in manifest.segments { try recovery.read(entry) }
+            try recovery.finish()
+        } catch {
+            for finding in recovery.findings { log(finding) }
+            throw error
+        }
+        for finding in recovery.findings { log(finding) }
+        let opened = WriteAheadLog(disk: disk, settings: settings, manifest: manifest, recovery: recovery)
+        return (opened, recovery.recoveredGroups)
+    }
+
+    /// Writes one batch and returns when it is durable: one gathered write, one sync. Writes of one group stand in
+    /// order; a group's entries must follow its last one (`precondition`).
+    ///
+    /// Throws ``StorageError/disk(_:)`` with ``DiskError/full(path:)`` if there is no room, with nothing changed;
+    /// ``StorageError/damaged(file:offset:reason:)`` for a group that was recovered damaged, with nothing changed;
+    /// ``StorageError/failed(_:)`` if the disk failed, now or before.
+    public func write(_ writes: [LogWrite]) throws(StorageError) {
+        if let failure { throw .failed(failure) }
+        for write in writes {
+            if let damage = damages.of(write.group) { throw damage.error }
+        }
+        try checkReserve()
+        batch.gather(writes) { groups[$0]?.runs ?? TermRuns() }
+        guard batch.recordCount > 0 else { return }
+        let place = try appendBatch()
+        remember(writes, bodyAt: place)
+    }
+
+    /// Proves the last batch durable for the next start, if nothing does so yet: from then on its damage cannot pass
+    /// for a torn tail. Called by the writer when it has had nothing to write for 50 ms. If the disk is full it does
+    /// nothing; if the disk fails, the next ``write(_:)`` says so.
+    public func sealIfIdle() {
+        guard failure == nil, current != nil, !endsWithSeal else { return }
+        batch.gather([]) { _ in TermRuns() }
+        do throws(StorageError) {
+            _ = try appendBatch()
+        } catch {
+            // Full: the next idle moment tries again. Anything else has been noted for the next write.
+        }
+    }
+
+    /// A clean stop: seals the log and closes its files. No other call may be under way or follow, except writes,
+    /// which are refused. Throws ``StorageError/failed(_:)`` if the disk failed, now or before.
+    public func close() throws(StorageError) {
+        sealIfIdle()
+        let failed = failure
+        failure = "the log is closed"
+        for entry in manifest.segments { segments[entry.number]?.file?.close() }
+        if let failed { throw .failed(failed) }
+    }
+
+    /// Bytes that the segments occupy.
+    public var totalBytes: Int {
+        lock.withLock { segments.values.reduce(0) { $0 + $1.entry.size } }
+    }
+
+    /// Where the records of a group's entries lie, with the files they lie in.
+    func locations(
+        of group: LogGroup, from index: LogIndex, count: Int, maxBytes: Int
+    ) -> [(segment: Segment, location: RecordLocation)] {
+        lock.withLock {
+            guard let log = groups[group] else { return [] }
+            return log.locations(from: index, count: count, maxBytes: maxBytes).map { location in
+                guard let segment = segments[UInt64(location.segment)] else {
+                    preconditionFailure("segment \(location.segment) is not there")
+                }
+                return (segment, location)
+            }
+        }
+    }
+}
+
+// MARK: - Writing
+
+extension WriteAheadLog {
+    private func checkReserve() throws(StorageError) {
+        guard settings.reserveBytes > 0 else { return }
+        do throws(DiskError) {
+            if try disk.freeBytes() < settings.reserveBytes { throw .full(path: disk.path) }
+        } catch {
+            throw .disk(error)
+        }
+    }
+
+    /// Makes the gathered batch durable behind the last one. Returns where its body is.
+    private func appendBatch() throws(StorageError) -> LogPlace {
+        let segment = try segmentWithRoom()
+        let batchHeader = BatchHeader(
+            identity: manifest.identity, sequence: nextSequence,
+            place: LogPlace(segment: segment.number, offset: endOffset),
+            // one write, one sync: everything before this batch is durable
+            proven: LogPlace(segment: segment.number, offset: endOffset),
+            bodyByteCount: batch.bodyByteCount, bodyChecksum: batch.bodyChecksum, recordCount: batch.recordCount,
+            ownCount: batch.summaries.count, previousCount: previousSummaries.count)
+        header.removeAll()
+        batchHeader.encode(own: batch.summaries, previous: previousSummaries, into: header)
+        buffers.removeAll(keepingCapacity: true)
+        buffers.append(header.bytes)
+        batch.appendBuffers(to: &buffers)
+        do throws(DiskError) {
+            guard let file = segment.file else { preconditionFailure("\(segment.name) is not open") }
+            try file.write(buffers, at: endOffset)
+            try file.sync()
+        } catch {
+            // Even if the device is full: the segment was preallocated, so this is no ordinary shortage of space,
+            // and it is unknown how much has been written.
+            throw fail(error)
+        }
+        endOffset = batchHeader.end
+        nextSequence += 1
+        previousSummaries = batch.summaries
+        endsWithSeal = batchHeader.isSeal
+        return LogPlace(segment: segment.number, offset: batchHeader.bodyOffset)
+    }
+
+    private func segmentWithRoom() throws(StorageError) -> Segment {
+        let body = batch.bodyByteCount
+        let own = batch.summaries.count
+        let needed = BatchHeader.batchByteCount(body: body, summaries: own + previousSummaries.count)
+        if let current, endOffset + needed <= current.entry.size { return current }
+        return try startSegment(roomFor: BatchHeader.batchByteCount(body: body, summaries: own))
+    }
+
+    /// Creates the next segment with `room` behind its opening seal, lists it, and goes on there.
+    private func startSegment(roomFor room: Int) throws(StorageError) -> Segment {
+        let number = (manifest.segments.last?.number ?? 0) + 1
+        let proven = current.map { LogPlace(segment: $0.number, offset: endOffset) } ?? .start
+        let seal = BatchHeader.seal(
+            identity: manifest.identity, sequence: nextSequence,
+            place: LogPlace(segment: number, offset: SegmentHeader.byteCount), proven: proven,
+            repeating: previousSummaries.count)
+        var size = settings.segmentBytes
+        if seal.end + room > size { size = (seal.end + room + 4095) / 4096 * 4096 }
+        var listed = manifest
+        let segment: Segment
+        do throws(DiskError) {
+            segment = try Segment.create(
+                number: number, size: size, seal: seal, repeating: previousSummaries, on: disk)
+            listed.segments.append(segment.entry)
+            try listed.store(on: disk)
+        } catch {
+            guard case .full = error else { throw fail(error) }
+            throw .disk(error)
+        }
+        manifest = listed
+        current = segment
+        endOffset = segment.entry.firstOffset
+        nextSequence += 1
+        previousSummaries = []
+        endsWithSeal = true
+        lock.withLock { segments[number] = segment }
+        return segment
+    }
+
+    /// Adds a durable batch to what can be read.
+    private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
+        lock.withLock {
+            var next = 0
+            for write in writes {
+                let log = groups[write.group] ?? GroupLog()
+                groups[write.group] = log
+                if let state = write.hardState { log.hardState = state }
+                if let index = write.truncateFrom { log.truncate(from: index) }
+                for entry in write.entries {
+                    let range = batch.entries[next]
+                    let location = RecordLocation(
+                        segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
+                    let configuration = entry.kind == .configuration ? entry.configuration : nil
+                    log.append(entry.position, configuration: configuration, at: location)
+                    next += 1
+                }
+                if let note = write.note { log.note = note.compacted }
+            }
+        }
+    }
+
+    /// Closes the log for writing.
+    private func fail(_ error: DiskError) -> StorageError {
+        let reason = "the log cannot be written any more: \(error)"
+        failure = reason
+        return .failed(reason)
+    }
+}

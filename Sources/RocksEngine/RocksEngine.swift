@@ -1,0 +1,221 @@
+import CRocksDB
+public import RaftCore
+public import ShardKV
+
+/// The store of a process: ``KeyValueEngine`` on RocksDB.
+///
+/// RocksDB's own log is off for every write, because the Raft log is the log; what is durable is what was flushed. One
+/// column family, so a flush takes whole memtables in the order they were filled, and a crash leaves a prefix of the
+/// batches. Reads may come from any thread; writes from one at a time for each key prefix. Whoever closes it
+/// makes sure that nobody uses it any more.
+public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
+    /// What may be tuned; nothing here shapes what is stored.
+    public struct Settings: Sendable {
+        /// How blocks on disk are compressed.
+        public enum Compression: Sendable {
+            /// Not at all.
+            case none
+            /// LZ4, from the first level on.
+            case lz4
+        }
+        /// Bytes of uncompressed blocks kept in memory.
+        public var blockCacheBytes = 128 << 20
+        /// Bytes of a memtable; when one is full it is flushed in the background.
+        public var memtableBytes = 64 << 20
+        /// Memtables, the one written included; with all of them full, writes wait for the disk.
+        public var memtables = 4
+        /// Bits of the Bloom filter for each key; 10 let one absent key in a hundred reach the disk.
+        public var bloomBitsPerKey = 10.0
+        /// Threads' worth of flushes and compactions at a time.
+        public var backgroundJobs = 2
+        /// How blocks are compressed.
+        public var compression = Compression.lz4
+        /// Sensible values for many small values, written often.
+        public init() {}
+    }
+
+    private let directory: String
+    private let readAll: OpaquePointer
+    private let readDurable: OpaquePointer
+    private let writing: OpaquePointer
+    private let flushing: OpaquePointer
+    private var handle: OpaquePointer?
+
+    /// Opens the store in `directory`, which is created if it does not exist (its parent must).
+    public init(directory: String, settings: Settings = Settings()) throws(StateMachineError) {
+        self.directory = directory
+        let options = RocksEngine.makeOptions(settings)
+        defer { rocksdb_options_destroy(options) }
+        handle = try RocksEngine.checked("open the store in \(directory)") { rocksdb_open(options, directory, &$0) }
+        readAll = rocksdb_readoptions_create()
+        readDurable = rocksdb_readoptions_create()
+        rocksdb_readoptions_set_read_tier(readDurable, RocksEngine.persistedTier)
+        writing = rocksdb_writeoptions_create()
+        rocksdb_writeoptions_disable_WAL(writing, 1)
+        flushing = rocksdb_flushoptions_create()
+        rocksdb_flushoptions_set_wait(flushing, 1)
+    }
+
+    deinit {
+        close()
+        rocksdb_readoptions_destroy(readAll)
+        rocksdb_readoptions_destroy(readDurable)
+        rocksdb_writeoptions_destroy(writing)
+        rocksdb_flushoptions_destroy(flushing)
+    }
+
+    /// Closes the store; RocksDB flushes what is in memory if it can. Closing again does nothing, any other use after it
+    /// traps.
+    public func close() {
+        guard let open = handle else { return }
+        handle = nil
+        rocksdb_close(open)
+    }
+
+    // MARK: KeyValueEngine
+
+    public func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readAll) }
+
+    public func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readDurable) }
+
+    public func write(_ changes: [EngineChange]) throws(StateMachineError) {
+        guard !changes.isEmpty else { return }
+        guard let batch = rocksdb_writebatch_create() else { preconditionFailure("out of memory") }
+        defer { rocksdb_writebatch_destroy(batch) }
+        for change in changes { RocksEngine.add(change, to: batch) }
+        try checked("write") { rocksdb_write(opened, writing, batch, &$0) }
+    }
+
+    public func scan(
+        from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool
+    ) throws(StateMachineError) {
+        let options = rocksdb_readoptions_create()
+        defer { rocksdb_readoptions_destroy(options) }
+        // RocksDB keeps the bound's pointer for as long as the iterator lives
+        try end.withChars { (bound, boundBytes) throws(StateMachineError) in
+            if boundBytes > 0 { rocksdb_readoptions_set_iterate_upper_bound(options, bound, boundBytes) }
+            guard let iterator = rocksdb_create_iterator(opened, options) else { preconditionFailure("out of memory") }
+            defer { rocksdb_iter_destroy(iterator) }
+            start.withChars { rocksdb_iter_seek(iterator, $0, $1) }
+            while rocksdb_iter_valid(iterator) != 0 {
+                var keyBytes = 0
+                var valueBytes = 0
+                let key = rocksdb_iter_key(iterator, &keyBytes)
+                let value = rocksdb_iter_value(iterator, &valueBytes)
+                guard visit(Bytes(chars: key, count: keyBytes), Bytes(chars: value, count: valueBytes)) else { return }
+                rocksdb_iter_next(iterator)
+            }
+            try checked("scan") { rocksdb_iter_get_error(iterator, &$0) }
+        }
+    }
+
+    public func flush() throws(StateMachineError) { try checked("flush") { rocksdb_flush(opened, flushing, &$0) } }
+}
+
+extension RocksEngine {
+    /// `ReadTier::kPersistedTier`: with RocksDB's log off it passes memtables by.
+    private static let persistedTier: Int32 = 2
+
+    private static func makeOptions(_ settings: Settings) -> OpaquePointer {
+        guard let options = rocksdb_options_create(), let table = rocksdb_block_based_options_create() else {
+            preconditionFailure("out of memory")
+        }
+        rocksdb_options_set_create_if_missing(options, 1)
+        rocksdb_options_set_write_buffer_size(options, settings.memtableBytes)
+        rocksdb_options_set_max_write_buffer_number(options, Int32(settings.memtables))
+        rocksdb_options_set_max_background_jobs(options, Int32(settings.backgroundJobs))
+        rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
+        rocksdb_options_set_compression(options, settings.compression.number)
+        rocksdb_options_set_bytes_per_sync(options, 1 << 20)
+        rocksdb_options_set_keep_log_file_num(options, 4)
+        rocksdb_options_set_max_log_file_size(options, 16 << 20)
+
+        let cache = rocksdb_cache_create_lru(settings.blockCacheBytes)
+        rocksdb_block_based_options_set_block_cache(table, cache)
+        rocksdb_cache_destroy(cache)  // the options hold it from here on
+        rocksdb_block_based_options_set_filter_policy(
+            table, rocksdb_filterpolicy_create_bloom_full(settings.bloomBitsPerKey))
+        // indexes and filters count against the cache, so that memory stays bounded however much is stored
+        rocksdb_block_based_options_set_cache_index_and_filter_blocks(table, 1)
+        rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1)
+        rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1)
+        rocksdb_options_set_block_based_table_factory(options, table)
+        rocksdb_block_based_options_destroy(table)
+        return options
+    }
+
+    private var opened: OpaquePointer {
+        guard let handle else { preconditionFailure("the store in \(directory) is used after it was closed") }
+        return handle
+    }
+
+    private func get(_ key: Bytes, _ options: OpaquePointer) throws(StateMachineError) -> Bytes? {
+        let found = try checked("read") { error in
+            key.withChars { rocksdb_get_pinned(opened, options, $0, $1, &error) }
+        }
+        guard let found else { return nil }
+        defer { rocksdb_pinnableslice_destroy(found) }
+        var count = 0
+        let value = rocksdb_pinnableslice_value(found, &count)
+        return Bytes(chars: value, count: count)
+    }
+
+    private static func add(_ change: EngineChange, to batch: OpaquePointer) {
+        switch change {
+        case .put(let key, let value):
+            key.withChars { key, keyBytes in
+                value.withChars { rocksdb_writebatch_put(batch, key, keyBytes, $0, $1) }
+            }
+        case .delete(let key):
+            key.withChars { rocksdb_writebatch_delete(batch, $0, $1) }
+        case .deleteRange(let start, let end):
+            guard start < end else { return }  // an empty range is nothing here and an error there
+            start.withChars { start, startBytes in
+                end.withChars { rocksdb_writebatch_delete_range(batch, start, startBytes, $0, $1) }
+            }
+        }
+    }
+
+    private func checked<R>(
+        _ task: String, _ body: (inout UnsafeMutablePointer<CChar>?) -> R
+    ) throws(StateMachineError) -> R {
+        try RocksEngine.checked("\(task) in \(directory)", body)
+    }
+
+    /// Runs a call of RocksDB that may leave a message behind.
+    private static func checked<R>(
+        _ task: @autoclosure () -> String, _ body: (inout UnsafeMutablePointer<CChar>?) -> R
+    ) throws(StateMachineError) -> R {
+        var message: UnsafeMutablePointer<CChar>?
+        let result = body(&message)
+        guard let message else { return result }
+        defer { rocksdb_free(message) }
+        throw StateMachineError("cannot \(task()): \(String(cString: message))")
+    }
+}
+
+extension RocksEngine.Settings.Compression {
+    fileprivate var number: Int32 {
+        switch self {
+        case .none: Int32(rocksdb_no_compression)
+        case .lz4: Int32(rocksdb_lz4_compression)
+        }
+    }
+}
+
+extension Bytes {
+    fileprivate init(chars: UnsafePointer<CChar>?, count: Int) {
+        self.init(copying: UnsafeRawBufferPointer(start: chars, count: count))
+    }
+
+    /// The bytes as C's pointer and length; RocksDB wants a pointer even to nothing.
+    fileprivate func withChars<R, E: Error>(_ body: (UnsafePointer<CChar>, Int) throws(E) -> R) throws(E) -> R {
+        try withUnsafeBytes { (buffer) throws(E) -> R in
+            guard let base = buffer.baseAddress else {
+                var nothing: CChar = 0
+                return try body(&nothing, 0)
+            }
+            return try body(base.assumingMemoryBound(to: CChar.self), buffer.count)
+        }
+    }
+}

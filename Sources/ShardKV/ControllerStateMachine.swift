@@ -1,0 +1,184 @@
+public import RaftCore
+public import ShardMap
+import Synchronization
+import WireMessages
+
+/// The state machine of the controller group: the cluster's map.
+///
+/// The map and the applied position move in one batch of the engine. Every change raises the map's version; a command
+/// that changes nothing is answered with the version there is. One thread at a time applies, reads and flushes; the
+/// properties and ``durablePosition()`` may be used from any.
+public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
+    /// What other threads see; moves after the batch that changed it has been written.
+    private struct Published: Sendable {
+        var applied: LogPosition
+        var map: ClusterMap?
+        var onChange: (@Sendable (ClusterMap) -> Void)?
+    }
+
+    private let store: ReplicaStore
+    private let arena = Arena()
+    private var current: ClusterMap?
+    private var applied: LogPosition
+    private var failure: StateMachineError?
+    private let published: Mutex<Published>
+
+    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica.
+    public init(engine: any KeyValueEngine, replicaNumber: UInt64) throws(StateMachineError) {
+        store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
+        applied = try store.meta().applied
+        current = try ControllerStateMachine.loadMap(store, arena)
+        published = Mutex(Published(applied: applied, map: current))
+    }
+
+    // MARK: what any thread may ask
+
+    /// The last entry in the engine, durable or not.
+    public var appliedPosition: LogPosition { published.withLock { $0.applied } }
+
+    /// The map; nil before the cluster is initialized.
+    public var map: ClusterMap? { published.withLock { $0.map } }
+
+    /// Called on the worker after each batch that changed the map, with the map behind the batch.
+    public var onChange: (@Sendable (ClusterMap) -> Void)? {
+        get { published.withLock { $0.onChange } }
+        set { published.withLock { $0.onChange = newValue } }
+    }
+
+    /// The last entry whose effects are durable, as the engine itself says; the log may be compacted up to there.
+    public func durablePosition() throws(StateMachineError) -> LogPosition { try store.durableMeta().applied }
+
+    // MARK: StateMachine
+
+    /// Applies entries in order; each gets a packed ``ControllerReply``, except that entries that carry no command, and
+    /// entries applied before, get none (no bytes).
+    public func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+        if let failure { throw failure }
+        do throws(StateMachineError) {
+            return try applyBatch(entries)
+        } catch {
+            // memory may be ahead of the engine from here on
+            failure = error
+            throw error
+        }
+    }
+
+    /// The packed map, whatever the query says; no bytes before the cluster is initialized.
+    public func read(_ query: Bytes) throws(StateMachineError) -> Bytes {
+        if let failure { throw failure }
+        return current?.packed(arena) ?? Bytes()
+    }
+
+    public func flush() throws(StateMachineError) { try store.flush() }
+
+    private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+        let (appliedBefore, mapBefore) = (applied, current)
+        var replies: [Bytes] = []
+        for entry in entries { replies.append(try apply(entry)) }
+        guard applied != appliedBefore else { return replies }
+        var meta = MetaRecord()
+        meta.applied = applied
+        store.put(store.layout.key(.meta), meta.encoded)
+        if current != mapBefore, let current { store.put(store.layout.key(.map), stored(current)) }
+        try store.commit()
+        let onChange = published.withLock { published in
+            published.applied = applied
+            published.map = current
+            return published.onChange
+        }
+        if current != mapBefore, let current { onChange?(current) }
+        return replies
+    }
+
+    private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
+        guard entry.position.index > applied.index else { return Bytes() }
+        precondition(
+            entry.position.index == applied.index.next, "entry \(entry.position) is applied after \(applied)")
+        applied = entry.position
+        guard entry.kind == .data else { return Bytes() }
+        let command: ControllerCommand
+        do throws(NamedErrorThrown) {
+            command = try ControllerCommand.decoded(entry.payload, arena)
+        } catch {
+            guard error.error != .unknownFormat else {
+                throw StateMachineError("entry \(entry.position): \(error.error.sentence)")
+            }
+            return ControllerReply(error: error.error, version: current?.version).packed(arena)
+        }
+        return apply(command).packed(arena)
+    }
+}
+
+// MARK: the commands
+
+extension ControllerStateMachine {
+    private func apply(_ command: ControllerCommand) -> ControllerReply {
+        switch command {
+        case .initialize(let record): initialize(record)
+        case .join(let address, let incarnation): join(address, incarnation)
+        case .groupBorn(let group): markBorn(group)
+        }
+    }
+
+    private func initialize(_ record: BootstrapRecord) -> ControllerReply {
+        if let current { return ControllerReply(version: current.version) }
+        guard record.hasAscendingBoundaries else {
+            return ControllerReply(error: .badRequest, message: "boundaries must be ascending and not empty")
+        }
+        current = record.initialMap
+        return ControllerReply(version: current?.version)
+    }
+
+    private func join(_ address: NodeAddress, _ incarnation: UInt64) -> ControllerReply {
+        guard var map = current else { return ControllerReply(error: .notInitialized) }
+        if let node = map.node(at: address) {
+            guard node.incarnation == incarnation else {
+                return ControllerReply(
+                    error: .wrongIdentity, message: "\(address) is node \(node.id) with another data directory",
+                    version: map.version)
+            }
+            return ControllerReply(nodeID: node.id, version: map.version)
+        }
+        let id = (map.nodes.last?.id ?? 0) + 1
+        map.nodes.append(Node(id: id, address: address, incarnation: incarnation))
+        map.version += 1
+        current = map
+        return ControllerReply(nodeID: id, version: map.version)
+    }
+
+    private func markBorn(_ group: String) -> ControllerReply {
+        guard var map = current else { return ControllerReply(error: .notInitialized) }
+        guard let position = map.groups.firstIndex(where: { $0.id == group }) else {
+            return ControllerReply(error: .noSuchGroup, message: group, version: map.version)
+        }
+        guard !map.groups[position].isBorn else { return ControllerReply(version: map.version) }
+        map.groups[position].isBorn = true
+        map.version += 1
+        current = map
+        return ControllerReply(version: map.version)
+    }
+
+    private func stored(_ map: ClusterMap) -> Bytes {
+        let packed = map.packed(arena)
+        return ByteWriter.bytes(1 + packed.count) { writer in
+            writer.put(StoreFormat.current)
+            writer.put(packed)
+        }
+    }
+
+    private static func loadMap(_ store: ReplicaStore, _ arena: Arena) throws(StateMachineError) -> ClusterMap? {
+        guard let value = try store.get(store.layout.key(.map)) else { return nil }
+        guard let map = ClusterMap(try StoreFormat.open(value, .map).rest, arena) else {
+            throw StoreFormat.damaged(.map)
+        }
+        return map
+    }
+}
+
+extension BootstrapRecord {
+    /// Whether the boundaries cut the keys into ranges that are not empty.
+    fileprivate var hasAscendingBoundaries: Bool {
+        let starts = [Bytes()] + boundaries
+        return zip(starts, starts.dropFirst()).allSatisfy { $0 < $1 }
+    }
+}

@@ -1,0 +1,206 @@
+public import RaftCore
+public import ShardMap
+import Synchronization
+import WireMessages
+
+/// The state machine of a data group: shards, the sessions that make writes exactly-once, and the keys themselves.
+///
+/// 1. The engine's state and the applied position move in one batch; after a restart the log's entries from there on
+///    are applied to exactly the state they were applied to before.
+/// 2. Ownership, expiry and sessions are judged when an entry is applied or a read is evaluated, never before.
+/// 3. Within the log only replicated time counts. It does not go back.
+/// 4. After an error nothing is applied or read any more; a new state machine on the same engine starts again from
+///    what the engine holds.
+///
+/// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``flush()``; properties and
+/// ``durablePosition()`` may be used from any.
+public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
+    /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the replicated
+    /// rules: every replica of a group must have the same.
+    public struct Limits: Sendable {
+        /// Sessions of a shard; beyond it the least recently used one is evicted.
+        public var sessionsPerShard: Int
+        /// Unanswered requests of a session: how far above its floor a sequence may be.
+        public var windowPerSession: Int
+        /// Stored replies of a session in bytes, exceeded by one reply at most.
+        public var replyBytesPerSession: Int
+        /// Expired keys removed by one time entry.
+        public var expiredKeysPerTime: Int
+        /// Pairs of one scan.
+        public var scanLimit: Int
+        /// Keys and values of one scan in bytes, exceeded by one pair at most.
+        public var scanBytes: Int
+        /// Values returned by one request in bytes, exceeded by one value at most; operations that would return one
+        /// beyond it are `refused`.
+        public var replyBytes: Int
+
+        /// Limits.
+        public init(
+            sessionsPerShard: Int = 10_000, windowPerSession: Int = 1024, replyBytesPerSession: Int = 16 << 20,
+            expiredKeysPerTime: Int = 100, scanLimit: Int = 10_000, scanBytes: Int = 4 << 20,
+            replyBytes: Int = 16 << 20
+        ) {
+            precondition(
+                sessionsPerShard > 0 && windowPerSession > 0 && replyBytesPerSession > 0 && expiredKeysPerTime > 0
+                    && scanLimit > 0 && scanBytes > 0 && replyBytes > 0)
+            self.sessionsPerShard = sessionsPerShard
+            self.windowPerSession = windowPerSession
+            self.replyBytesPerSession = replyBytesPerSession
+            self.expiredKeysPerTime = expiredKeysPerTime
+            self.scanLimit = scanLimit
+            self.scanBytes = scanBytes
+            self.replyBytes = replyBytes
+        }
+    }
+
+    /// A shard owned here and the sessions opened on it.
+    struct OwnedShard: Sendable {
+        var shard: Shard
+        var sessions = SessionTable()
+    }
+
+    /// What other threads see; moves after the batch that changed it has been written.
+    private struct Published: Sendable {
+        var meta: MetaRecord
+        var shards: [Shard]
+    }
+
+    let limits: Limits
+    let store: ReplicaStore
+    let arena = Arena()
+    var keyspace: Keyspace
+    /// Ascending by id.
+    var shards: [OwnedShard] = []
+    private var applied: LogPosition
+    /// Whether ``shards`` has changed since it was published.
+    var hasNewShards = false
+    private var failure: StateMachineError?
+    private let published: Mutex<Published>
+
+    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica.
+    public init(
+        engine: any KeyValueEngine, replicaNumber: UInt64, limits: Limits = Limits()
+    ) throws(StateMachineError) {
+        self.limits = limits
+        store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
+        let meta = try store.meta()
+        applied = meta.applied
+        keyspace = Keyspace(store: store, meta: meta)
+        let loaded = try KeyValueStateMachine.loadShards(store)
+        shards = loaded
+        published = Mutex(Published(meta: meta, shards: loaded.map(\.shard)))
+    }
+
+    // MARK: what any thread may ask
+
+    /// The last entry in the engine, durable or not.
+    public var appliedPosition: LogPosition { published.withLock { $0.meta.applied } }
+
+    /// Milliseconds since 1970 as the log says; does not go back.
+    public var replicatedTime: Int64 { published.withLock { $0.meta.replicatedTime } }
+
+    /// Whether a key with an expiry is stored. While there is, or while a write that sets one is on its way, replicated
+    /// time should be moved on before writes, so that they see due keys as expired and count new expiries from now.
+    public var mayHoldExpiringKeys: Bool { published.withLock { $0.meta.expiringKeys > 0 } }
+
+    /// The shards owned, ascending by id.
+    public var ownedShards: [Shard] { published.withLock { $0.shards } }
+
+    /// The last entry whose effects are durable, as the engine itself says; the log may be compacted up to there.
+    public func durablePosition() throws(StateMachineError) -> LogPosition { try store.durableMeta().applied }
+
+    // MARK: applying
+
+    /// Applies entries in order; each gets a packed ``ShardMap/ExecuteReply``, except that entries that carry no
+    /// command, and entries applied before, get none (no bytes).
+    public func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+        try stoppingOnFailure { () throws(StateMachineError) in
+            var replies: [Bytes] = []
+            replies.reserveCapacity(entries.count)
+            for entry in entries { replies.append(try apply(entry)) }
+            var meta = MetaRecord()
+            meta.applied = applied
+            meta.replicatedTime = keyspace.replicatedTime
+            meta.expiringKeys = keyspace.expiringKeys
+            if meta != published.withLock({ $0.meta }) { store.put(store.layout.key(.meta), meta.encoded) }
+            try store.commit()
+            publish(meta)
+            return replies
+        }
+    }
+
+    public func flush() throws(StateMachineError) { try store.flush() }
+
+    private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
+        guard entry.position.index > applied.index else { return Bytes() }
+        precondition(
+            entry.position.index == applied.index.next, "entry \(entry.position) is applied after \(applied)")
+        applied = entry.position
+        guard entry.kind == .data else { return Bytes() }
+        let command: GroupCommand
+        do throws(NamedErrorThrown) {
+            command = try GroupCommand.decoded(entry.payload, arena)
+        } catch {
+            // a replica that skipped what it does not understand would differ from those that do
+            guard error.error != .unknownFormat else {
+                throw StateMachineError("entry \(entry.position): \(error.error.sentence)")
+            }
+            return refusal(error.error)
+        }
+        switch command {
+        case .write(let write): return try apply(write)
+        case .openSession(let shard, let epoch, let token): return try open(token, shard, epoch)
+        case .install(let shards): return install(shards)
+        case .time(let milliseconds):
+            try keyspace.advance(to: milliseconds, removingAtMost: limits.expiredKeysPerTime)
+            return ExecuteReply().packed(arena)
+        }
+    }
+
+    private func publish(_ meta: MetaRecord) {
+        let changed = hasNewShards ? shards.map(\.shard) : nil
+        hasNewShards = false
+        published.withLock { published in
+            published.meta = meta
+            if let changed { published.shards = changed }
+        }
+    }
+
+    /// Runs `body`; once it has failed, memory may be ahead of the engine and nothing may be run on it again.
+    func stoppingOnFailure<R>(_ body: () throws(StateMachineError) -> R) throws(StateMachineError) -> R {
+        if let failure { throw failure }
+        do throws(StateMachineError) {
+            return try body()
+        } catch {
+            failure = error
+            throw error
+        }
+    }
+
+    // MARK: helpers of the parts of this type
+
+    var lastApplied: LogIndex { applied.index }
+
+    func refusal(_ error: NamedError) -> Bytes { ExecuteReply(error: error).packed(arena) }
+
+    /// Position in ``shards`` of `id`, if it is owned under exactly this epoch.
+    func position(of id: UInt64, epoch: UInt64) -> Int? {
+        let position = partitionPoint(shards.count) { shards[$0].shard.id >= id }
+        guard position < shards.count, shards[position].shard.id == id, shards[position].shard.epoch == epoch else {
+            return nil
+        }
+        return position
+    }
+}
+
+extension KeyRange {
+    /// Whether every key that `operations` name lies in the range. Scans and counts are cut to the range instead.
+    func containsKeys(of operations: [KeyOperation]) -> Bool {
+        operations.allSatisfy { operation in
+            switch operation.code {
+            case .scan, .count: true
+            default: contains(operation.key)
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+import RaftCore
+
+/// One replica's part of the engine, with the changes of the batch being applied on top.
+///
+/// Nothing reaches the engine before ``commit()``, which writes everything at once; reads see it at once.
+final class ReplicaStore {
+    let layout: KeyLayout
+    private let engine: any KeyValueEngine
+    /// In the order of their first change; nil removes the key.
+    private var pending: [(key: Bytes, value: Bytes?)] = []
+    /// Position in ``pending``; for lookup only, its order reaches nothing.
+    private var positions: [Bytes: Int] = [:]
+
+    init(engine: any KeyValueEngine, replicaNumber: UInt64) {
+        self.engine = engine
+        layout = KeyLayout(replicaNumber: replicaNumber)
+    }
+
+    func get(_ key: Bytes) throws(StateMachineError) -> Bytes? {
+        if !pending.isEmpty, let position = positions[key] { return pending[position].value }
+        return try engine.get(key)
+    }
+
+    func put(_ key: Bytes, _ value: Bytes) { change(key, value) }
+
+    func delete(_ key: Bytes) { change(key, nil) }
+
+    private func change(_ key: Bytes, _ value: Bytes?) {
+        if let position = positions[key] {
+            pending[position].value = value
+        } else {
+            positions[key] = pending.count
+            pending.append((key, value))
+        }
+    }
+
+    /// Writes all pending changes as one batch.
+    func commit() throws(StateMachineError) {
+        guard !pending.isEmpty else { return }
+        try engine.write(
+            pending.map { change in change.value.map { .put(change.key, $0) } ?? .delete(change.key) })
+        pending.removeAll(keepingCapacity: true)
+        positions.removeAll(keepingCapacity: true)
+    }
+
+    func flush() throws(StateMachineError) { try engine.flush() }
+
+    /// What the durable part of the engine says about the replica; the zero record if there is nothing yet.
+    func durableMeta() throws(StateMachineError) -> MetaRecord {
+        guard let value = try engine.durableGet(layout.key(.meta)) else { return MetaRecord() }
+        return try MetaRecord(value)
+    }
+
+    func meta() throws(StateMachineError) -> MetaRecord {
+        guard let value = try get(layout.key(.meta)) else { return MetaRecord() }
+        return try MetaRecord(value)
+    }
+
+    /// Visits every key of `kind` in order; what `visit` throws ends the scan.
+    func scan(
+        _ kind: KeyKind, _ visit: (Bytes, Bytes) throws(StateMachineError) -> Bool
+    ) throws(StateMachineError) {
+        try scan(from: layout.key(kind), to: layout.end(of: kind), visit)
+    }
+
+    /// Visits the keys of `[start, end)` in order, as they will be after the commit, until `visit` returns false.
+    func scan(
+        from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) throws(StateMachineError) -> Bool
+    ) throws(StateMachineError) {
+        let changed = pending.filter { !($0.key < start) && $0.key < end }.sorted { $0.key < $1.key }
+        var next = 0
+        var failure: StateMachineError?
+        func goesOn(_ key: Bytes, _ value: Bytes) -> Bool {
+            do throws(StateMachineError) {
+                return try visit(key, value)
+            } catch {
+                failure = error
+                return false
+            }
+        }
+        /// Visits changed keys before `bound`; nil is behind every key.
+        func visitChanged(before bound: Bytes?) -> Bool {
+            while next < changed.count, bound.map({ changed[next].key < $0 }) ?? true {
+                defer { next += 1 }
+                if let value = changed[next].value, !goesOn(changed[next].key, value) { return false }
+            }
+            return true
+        }
+        var isWanted = true
+        try engine.scan(from: start, to: end) { key, value in
+            isWanted = visitChanged(before: key)
+            guard isWanted else { return false }
+            // a changed key shows its new value, in its turn above
+            if next < changed.count, changed[next].key == key { return true }
+            isWanted = goesOn(key, value)
+            return isWanted
+        }
+        if isWanted { _ = visitChanged(before: nil) }
+        if let failure { throw failure }
+    }
+}

@@ -1,0 +1,171 @@
+import RaftCore
+import ShardMap
+
+/// A reply a session remembers; its bytes are in the store only.
+struct Answer: Equatable, Sendable {
+    /// The request's number.
+    var sequence: UInt64
+    /// Tells a repeated request from another one under the same number.
+    var hash: UInt64
+    /// Length of the reply in bytes.
+    var bytes: Int
+}
+
+/// What a session says about a write.
+enum SessionVerdict: Equatable, Sendable {
+    /// It is new: execute it and remember the reply.
+    case execute
+    /// It has been executed: the remembered reply is the answer.
+    case answered
+    /// It must not be executed.
+    case refuse(NamedError)
+}
+
+/// A client's identity on one shard, which makes its writes exactly-once.
+struct Session: Sendable {
+    /// Chosen by the client at random.
+    let token: UInt64
+    /// The last entry that named it; different for every session.
+    var lastUse: LogIndex
+    /// Everything below was answered and the answers have arrived; replies below are forgotten.
+    private(set) var floor: UInt64 = 0
+    /// Ascending by sequence.
+    private(set) var answers: [Answer] = []
+    /// Sum over ``answers``.
+    private(set) var answerBytes = 0
+
+    init(token: UInt64, lastUse: LogIndex, floor: UInt64 = 0) {
+        self.token = token
+        self.lastUse = lastUse
+        self.floor = floor
+    }
+
+    /// Judges a write; changes nothing. The client's floor counts even before it is recorded: its numbers run over
+    /// all shards, so one that has not heard of the client for long may be far behind.
+    func verdict(on write: SessionWrite, hash: UInt64, _ limits: KeyValueStateMachine.Limits) -> SessionVerdict {
+        guard write.floor <= write.sequence else { return .refuse(.badRequest) }
+        guard write.sequence >= floor else { return .refuse(.sequenceTooOld) }
+        if let answer = answer(to: write.sequence) {
+            return answer.hash == hash ? .answered : .refuse(.sequenceReused)
+        }
+        let isInWindow = write.sequence - max(floor, write.floor) < UInt64(limits.windowPerSession)
+        guard isInWindow, answerBytes < limits.replyBytesPerSession else { return .refuse(.windowExceeded) }
+        return .execute
+    }
+
+    /// Remembers the reply to a new request.
+    mutating func record(_ answer: Answer) {
+        let position = position(of: answer.sequence)
+        precondition(
+            answer.sequence >= floor && (position == answers.count || answers[position].sequence != answer.sequence),
+            "a request is answered twice")
+        answers.insert(answer, at: position)
+        answerBytes += answer.bytes
+    }
+
+    /// Raises the floor to at least `floor`; returns the sequences whose replies are forgotten.
+    mutating func raiseFloor(to floor: UInt64) -> [UInt64] {
+        guard floor > self.floor else { return [] }
+        self.floor = floor
+        let kept = position(of: floor)
+        let forgotten = answers[..<kept]
+        answerBytes -= forgotten.reduce(0) { $0 + $1.bytes }
+        defer { answers.removeFirst(kept) }
+        return forgotten.map(\.sequence)
+    }
+
+    private func position(of sequence: UInt64) -> Int {
+        if let last = answers.last, last.sequence < sequence { return answers.count }
+        return partitionPoint(answers.count) { answers[$0].sequence >= sequence }
+    }
+
+    private func answer(to sequence: UInt64) -> Answer? {
+        let position = position(of: sequence)
+        return position < answers.count && answers[position].sequence == sequence ? answers[position] : nil
+    }
+}
+
+/// The sessions of one shard, in the order of their last use. That order is the log's, so every replica evicts the same
+/// session at the same entry.
+struct SessionTable: Sendable {
+    /// A place in the list from the least to the most recently used; links are positions in ``places``.
+    private struct Place: Sendable {
+        var session: Session
+        var older: Int?
+        var newer: Int?
+    }
+
+    private var places: [Place] = []
+    private var free: [Int] = []
+    /// For lookup only; its order reaches nothing.
+    private var positions: [UInt64: Int] = [:]
+    private var oldest: Int?
+    private var newest: Int?
+
+    /// Number of sessions.
+    var count: Int { positions.count }
+
+    /// The least recently used session.
+    var leastRecentlyUsed: Session? { oldest.map { places[$0].session } }
+
+    /// The session of `token`.
+    subscript(token: UInt64) -> Session? { positions[token].map { places[$0].session } }
+
+    /// What the write's session says about it; a write never opens a session.
+    func verdict(on write: SessionWrite, hash: UInt64, _ limits: KeyValueStateMachine.Limits) -> SessionVerdict {
+        guard let position = positions[write.session] else { return .refuse(.sessionExpired) }
+        return places[position].session.verdict(on: write, hash: hash, limits)
+    }
+
+    /// Adds a session that is not there, as the most recently used one.
+    mutating func insert(_ session: Session) {
+        precondition(positions[session.token] == nil, "a session is opened twice")
+        let position: Int
+        if let reused = free.popLast() {
+            position = reused
+            places[reused] = Place(session: session)
+        } else {
+            position = places.count
+            places.append(Place(session: session))
+        }
+        positions[session.token] = position
+        link(position)
+    }
+
+    /// Forgets a session.
+    mutating func remove(_ token: UInt64) {
+        guard let position = positions.removeValue(forKey: token) else { return }
+        unlink(position)
+        places[position].session = Session(token: 0, lastUse: .zero)
+        free.append(position)
+    }
+
+    /// Notes that the entry `index` uses `token`, which must be there, and lets `body` change the session.
+    mutating func use<R>(_ token: UInt64, at index: LogIndex, _ body: (inout Session) -> R) -> R {
+        guard let position = positions[token] else { preconditionFailure("a session that is not there is used") }
+        unlink(position)
+        link(position)
+        places[position].session.lastUse = index
+        return body(&places[position].session)
+    }
+
+    /// Lets `body` change a session without using it; false if it is not there.
+    mutating func update(_ token: UInt64, _ body: (inout Session) -> Void) -> Bool {
+        guard let position = positions[token] else { return false }
+        body(&places[position].session)
+        return true
+    }
+
+    private mutating func link(_ position: Int) {
+        places[position].older = newest
+        places[position].newer = nil
+        if let newest { places[newest].newer = position } else { oldest = position }
+        newest = position
+    }
+
+    private mutating func unlink(_ position: Int) {
+        let (older, newer) = (places[position].older, places[position].newer)
+        if let older { places[older].newer = newer } else { oldest = newer }
+        if let newer { places[newer].older = older } else { newest = older }
+    }
+}

@@ -1,0 +1,97 @@
+import RaftCore
+import Testing
+
+@testable import RaftStorage
+
+@Suite("Write-ahead log: power failures") struct CrashTests {
+    /// Random writes of five groups; what is written is always acceptable to the log.
+    private struct Workload {
+        var random: SeededRandom
+        var counter = 0
+
+        mutating func batch(after model: Model) -> [LogWrite] {
+            var model = model
+            return (0..<random.number(in: 1..<4)).map { _ in
+                let write = write(model: model)
+                model.apply([write])
+                return write
+            }
+        }
+
+        private mutating func write(model: Model) -> LogWrite {
+            var write = LogWrite(group: UInt64(random.number(in: 0..<5)))
+            let entries = model[write.group].entries
+            var last = entries.last?.position ?? .zero
+            if random.number(in: 0..<4) == 0 {
+                write.hardState = HardState(term: last.term.next, vote: peer(UInt16(random.number(in: 0..<3))))
+            }
+            if !entries.isEmpty, random.number(in: 0..<5) == 0 {
+                let position = Int(random.number(in: 0..<Int64(entries.count)))
+                write.truncateFrom = entries[position].position.index
+                last = position > 0 ? entries[position - 1].position : .zero
+            }
+            for _ in 0..<random.number(in: 0..<4) {
+                counter += 1
+                last = LogPosition(term: Term(max(last.term.rawValue, 1) + random.number(in: 0..<2)), index: last.index.next)
+                let filler = String(repeating: "-", count: Int(random.number(in: 0..<3)) * 150)
+                write.entries.append(data(last.index.rawValue, term: last.term.rawValue, "\(counter)\(filler)"))
+            }
+            if random.number(in: 0..<5) == 0 { write.note = Bytes("note \(counter)") }
+            return write
+        }
+    }
+
+    @Test func whatWriteReturnedForIsThereAfterEveryCrash() throws {
+        var survived = 0
+        var tails = 0
+        for seed in 0..<400 as Range<UInt64> {
+            let disk = MemoryDisk(seed: seed)
+            var workload = Workload(random: SeededRandom(seed: ~seed))
+            var model = Model()
+            for _ in 0..<4 {
+                let opened = try openAfterCrashes(disk, &workload)
+                #expect(opened.damaged.isEmpty, "seed \(seed)")
+                tails += opened.findings.filter { $0.contains("tail-cut") }.count
+                #expect(try opened.holds(model), "seed \(seed)")
+                for _ in 0..<workload.random.number(in: 0..<5) {
+                    let batch = workload.batch(after: model)
+                    try opened.log.write(batch)
+                    model.apply(batch)
+                    if workload.random.number(in: 0..<4) == 0 { opened.log.sealIfIdle() }
+                }
+                let inFlight = workload.batch(after: model)
+                disk.failSyncs(after: Int(workload.random.number(in: 0..<5)))
+                do throws(StorageError) {
+                    try opened.log.write(inFlight)
+                    model.apply(inFlight)
+                } catch {
+                    disk.crash()
+                    disk.failsSyncs = false
+                    // the write may have made it, but then as a whole
+                    if try Opened(disk.copy()).holds(model.applying(inFlight)), !inFlight.isEmpty {
+                        model.apply(inFlight)
+                        survived += 1
+                    }
+                    continue
+                }
+                disk.crash()
+                disk.failsSyncs = false
+            }
+            #expect(try Opened(disk).holds(model), "seed \(seed)")
+        }
+        // the accidents did happen
+        #expect(survived > 50 && tails > 50, "\(survived) \(tails)")
+    }
+
+    /// Opens the log; now and then the power fails while that happens.
+    private func openAfterCrashes(_ disk: MemoryDisk, _ workload: inout Workload) throws -> Opened {
+        while workload.random.number(in: 0..<3) == 0 {
+            disk.failSyncs(after: Int(workload.random.number(in: 0..<2)))
+            let opened = try? Opened(disk)
+            disk.crash()
+            disk.failsSyncs = false
+            if opened != nil { break }
+        }
+        return try Opened(disk)
+    }
+}

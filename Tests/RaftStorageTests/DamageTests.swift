@@ -1,0 +1,245 @@
+import RaftCore
+import Testing
+
+@testable import RaftStorage
+
+@Suite("Write-ahead log: torn tails and damage") struct DamageTests {
+    /// Everything undamaged is exactly as written; then the log goes on, and the next start comes to the same result.
+    private func expectWholeOrReported(
+        _ opened: Opened, _ disk: MemoryDisk, _ sample: SampleLog, _ what: String, goesOn: Bool
+    ) throws {
+        for (group, expected) in sample.model.groups {
+            if opened.groups[group]?.damage == nil {
+                #expect(try opened.contents(of: group) == expected, "group \(group), \(what)")
+            } else {
+                try expectOnceWritten(opened, group, sample, what)
+                #expect(throws: StorageError.self) { try opened.log.write([LogWrite(group: group, note: Bytes())]) }
+            }
+        }
+        guard goesOn, opened.damaged.count < sample.model.groups.count else { return }
+        let batch = [LogWrite(group: 77, entries: [data(1, "new")])]
+        try opened.log.write(batch)
+        let again = try Opened(disk)
+        #expect(again.damaged == opened.damaged, "\(what)")
+        #expect(try again.contents(of: 77) == Model().applying(batch)[77])
+    }
+
+    /// What a damaged group still holds is what it held at some time.
+    private func expectOnceWritten(_ opened: Opened, _ group: LogGroup, _ sample: SampleLog, _ what: String) throws {
+        let recovered = try opened.contents(of: group)
+        let known = sample.models.contains { $0[group] == recovered }
+        #expect(known, "group \(group), \(what)")
+    }
+
+    @Test func everyFlippedBitIsNoticedAndChargedOrHarmless() throws {
+        let sample = try SampleLog(sealed: true)
+        for segment in 1...sample.segmentCount {
+            let name = segmentName(segment)
+            let end = min(contentEnd(try #require(sample.disk.contents(name))) + 16, 1024)
+            for offset in 0..<end {
+                for bit in [offset % 8, (offset + 3) % 8] {
+                    let disk = sample.disk.copy()
+                    disk.flipBit(name, offset: offset, bit: bit)
+                    let opened = try Opened(disk)
+                    #expect(!opened.findings.isEmpty || isPadding(sample, name, offset))
+                    try expectWholeOrReported(
+                        opened, disk, sample, "\(name) offset \(offset)", goesOn: offset % 8 == 0)
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is checked there: up to seven bytes between a batch and the next.
+    private func isPadding(_ sample: SampleLog, _ name: String, _ offset: Int) -> Bool {
+        guard let bytes = sample.disk.contents(name), bytes[offset] == 0 else { return false }
+        let next = LogFormat.aligned(offset + 1)
+        return bytes[offset..<next].allSatisfy { $0 == 0 }
+    }
+
+    @Test func everyFlippedBitOfAnUnsealedLogCostsAtMostTheLastBatch() throws {
+        let sample = try SampleLog(sealed: false)
+        let (segment, end) = sample.ends[sample.ends.count - 1]
+        for offset in 0..<end {
+            let disk = sample.disk.copy()
+            disk.flipBit(segmentName(segment), offset: offset, bit: 5)
+            let opened = try Opened(disk)
+            for group in sample.model.groups.keys where opened.groups[group]?.damage == nil {
+                let found = try opened.contents(of: group)
+                let before = sample.models[sample.models.count - 2][group]
+                #expect(found == sample.model[group] || found == before, "group \(group), offset \(offset)")
+            }
+        }
+    }
+
+    @Test func flippedBitOfTheManifestIsRefused() throws {
+        let sample = try SampleLog(sealed: true)
+        for offset in 0..<(try #require(sample.disk.contents("MANIFEST"))).count {
+            let disk = sample.disk.copy()
+            disk.flipBit("MANIFEST", offset: offset, bit: offset % 8)
+            #expect(throws: StorageError.self, "offset \(offset)") { try Opened(disk) }
+        }
+    }
+
+    @Test func lastSegmentZeroFromAnyOffsetRecoversWhatIsLeft() throws {
+        for sealed in [false, true] {
+            let sample = try SampleLog(sealed: sealed)
+            let segment = sample.segmentCount
+            let head = try firstOffset(sample, segment)
+            for offset in 0..<1024 {
+                let disk = sample.disk.copy()
+                disk.zero(segmentName(segment), from: offset)
+                let opened = try Opened(disk)
+                if offset < head, !opened.damaged.isEmpty {
+                    #expect(opened.damaged == [0, 1, 2])
+                    continue
+                }
+                let whole = sample.ends.filter { $0.segment < segment || $0.end <= offset }.count
+                #expect(try opened.holds(sample.models[whole]), "offset \(offset)")
+                #expect(opened.damaged.isEmpty)
+            }
+        }
+    }
+
+    @Test func earlierSegmentZeroFromAnyOffsetIsDamage() throws {
+        let sample = try SampleLog(sealed: true)
+        for offset in stride(from: 0, to: 1024, by: 3) {
+            let disk = sample.disk.copy()
+            disk.zero(segmentName(1), from: offset)
+            try expectWholeOrReported(try Opened(disk), disk, sample, "offset \(offset)", goesOn: offset % 5 == 0)
+        }
+    }
+
+    @Test func shortenedSegmentsAreWholeOrDamaged() throws {
+        let sample = try SampleLog(sealed: true)
+        for segment in 1...sample.segmentCount {
+            let name = segmentName(segment)
+            let end = contentEnd(try #require(sample.disk.contents(name)))
+            for size in 0..<1024 {
+                let disk = sample.disk.copy()
+                disk.shorten(name, to: size)
+                let opened = try Opened(disk)
+                if size > LogFormat.aligned(end) { #expect(opened.damaged.isEmpty, "\(name) size \(size)") }
+                try expectWholeOrReported(opened, disk, sample, "\(name) size \(size)", goesOn: size % 16 == 0)
+                if opened.damaged.isEmpty, segment == sample.segmentCount {
+                    #expect(try #require(disk.contents(name)).count == 1024)
+                }
+            }
+        }
+    }
+
+    @Test func missingSegmentIsDamage() throws {
+        let sample = try SampleLog(sealed: true)
+        for segment in 1...sample.segmentCount {
+            let disk = sample.disk.copy()
+            disk.lose(segmentName(segment))
+            let opened = try Opened(disk)
+            #expect(opened.damaged == [0, 1, 2])
+            #expect(try #require(opened.groups[1]?.damage).contains(segmentName(segment)))
+            #expect(throws: StorageError.self) { try opened.log.write([LogWrite(group: 1, hardState: state(99))]) }
+            #expect(try Opened(disk).damaged == [0, 1, 2])
+        }
+    }
+
+    @Test func damageNamesFileAndOffsetAndHurtsOnlyItsGroups() throws {
+        let sample = try SampleLog(sealed: true)
+        // the payload "zwei" of group 2
+        let bytes = try #require(sample.disk.contents(segmentName(1)))
+        let place = try #require(bytes.firstRange(of: Array("zwei".utf8))).lowerBound
+        sample.disk.flipBit(segmentName(1), offset: place)
+        let opened = try Opened(sample.disk)
+        #expect(opened.damaged == [2])
+        let batch = try #require(sample.ends.first).end
+        let damage = try #require(opened.groups[2]?.damage)
+        #expect(damage.hasPrefix("\(segmentName(1)) is damaged at offset "))
+        let finding = try #require(opened.findings.first)
+        #expect(finding.hasPrefix("wal event=damage file=\(segmentName(1)) offset="))
+        #expect(finding.hasSuffix(" groups=2"))
+        // it keeps what it had before, and nothing of what came later
+        #expect(try opened.contents(of: 2) == sample.models[2][2])
+        #expect(batch < place)
+        #expect(throws: StorageError.self) {
+            try opened.log.entries(of: 2, from: LogIndex(2), count: 1, maxBytes: .max)
+        }
+        for group in [0, 1] as [LogGroup] { #expect(try opened.contents(of: group) == sample.model[group]) }
+    }
+
+    @Test func lostHeaderIsChargedByTheNextOne() throws {
+        let sample = try SampleLog(sealed: true)
+        // the third batch, of group 2 alone
+        let offset = LogFormat.aligned(sample.ends[1].end)
+        sample.disk.flipBit(segmentName(sample.ends[1].segment), offset: offset + 30)
+        #expect(try Opened(sample.disk).damaged == [2])
+    }
+
+    @Test func twoLostHeadersInARowHurtEveryGroup() throws {
+        let sample = try SampleLog(sealed: true)
+        for batch in [0, 1] { sample.disk.flipBit(segmentName(1), offset: LogFormat.aligned(sample.ends[batch].end)) }
+        #expect(try Opened(sample.disk).damaged == [0, 1, 2])
+    }
+
+    @Test func readNoticesRotAfterTheStart() throws {
+        let sample = try SampleLog(sealed: true)
+        let opened = try Opened(sample.disk)
+        let name = segmentName(1)
+        let bytes = try #require(sample.disk.contents(name))
+        sample.disk.flipBit(name, offset: try #require(bytes.firstRange(of: Array("zwei".utf8))).lowerBound)
+        do throws(StorageError) {
+            _ = try opened.log.entries(of: 2, from: LogIndex(1), count: 9, maxBytes: .max)
+            Issue.record("rot was not noticed")
+        } catch {
+            guard case .damaged(name, _, _) = error else {
+                Issue.record("\(error)")
+                return
+            }
+        }
+        // the others are served
+        #expect(try opened.contents(of: 1) == sample.model[1])
+    }
+
+    @Test func payloadThatLooksLikeABatchIsNone() throws {
+        // a copy of the log's own bytes as a payload, torn so that its real header is gone
+        let sample = try SampleLog(sealed: true)
+        let copied = try #require(sample.disk.contents(segmentName(1)))
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 4096).log
+        try log.write(SampleLog.batches[0])
+        let before = contentEnd(try #require(disk.contents(segmentName(1))))
+        try log.write([LogWrite(group: 9, entries: [data(1, Bytes([0, 0, 0, 0] + copied))])])
+        disk.flipBit(segmentName(1), offset: LogFormat.aligned(before))
+        let opened = try Opened(disk, segmentBytes: 4096)
+        #expect(opened.groups.keys.sorted() == [0] && opened.damaged.isEmpty)
+    }
+
+    @Test func newerFormatsAreRefused() throws {
+        for name in ["MANIFEST", segmentName(1)] {
+            let sample = try SampleLog(sealed: true)
+            var bytes = try #require(sample.disk.contents(name))
+            let sealed = name == "MANIFEST" ? bytes.count : SegmentHeader.byteCount
+            bytes[8] = 2
+            let checksum = bytes.withUnsafeBytes { sealedChecksum(of: $0.part(0..<sealed)) }
+            for byte in 0..<4 { bytes[12 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(byte))) }
+            sample.disk.setContents(name, bytes)
+            #expect(throws: StorageError.newerFormat(file: name, found: 2, known: 1)) { try Opened(sample.disk) }
+        }
+    }
+
+    @Test func lostManifestIsNoNewLog() throws {
+        let sample = try SampleLog(sealed: true)
+        sample.disk.lose("MANIFEST")
+        #expect(throws: StorageError.self) { try Opened(sample.disk) }
+    }
+
+    @Test func oldManifestIsNoticed() throws {
+        let sample = try SampleLog(sealed: true)
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        try log.write(SampleLog.batches[0])
+        sample.disk.setContents("MANIFEST", try #require(disk.contents("MANIFEST")))
+        #expect(throws: StorageError.self) { try Opened(sample.disk) }
+    }
+
+    private func firstOffset(_ sample: SampleLog, _ segment: Int) throws -> Int {
+        let manifest = try #require(try Manifest.load(from: sample.disk))
+        return manifest.segments[segment - 1].firstOffset
+    }
+}

@@ -1,0 +1,261 @@
+import RaftCore
+import Testing
+
+@testable import RaftStorage
+
+@Suite("Write-ahead log") struct WriteAheadLogTests {
+    @Test func emptyLogRecoversNothing() throws {
+        let disk = MemoryDisk(seed: 1)
+        #expect(try Opened(disk).groups.isEmpty)
+        let again = try Opened(disk)
+        #expect(again.groups.isEmpty && again.findings.isEmpty && again.log.totalBytes == 0)
+    }
+
+    @Test func everythingIsThereAfterEachReopening() throws {
+        let disk = MemoryDisk(seed: 1)
+        var model = Model()
+        for (number, batch) in SampleLog.batches.enumerated() {
+            let opened = try Opened(disk)
+            #expect(try opened.holds(model) && opened.damaged.isEmpty && opened.findings.isEmpty)
+            try opened.log.write(batch)
+            model.apply(batch)
+            if number % 2 == 0 { try opened.log.close() }
+        }
+        #expect(try Opened(disk).holds(model))
+    }
+
+    @Test func writtenEntriesCanBeReadAtOnce() throws {
+        let log = try Opened(MemoryDisk(seed: 1)).log
+        for batch in SampleLog.batches { try log.write(batch) }
+        let entries = try log.entries(of: 1, from: LogIndex(2), count: 10, maxBytes: 10_000)
+        #expect(entries.map(\.position.index.rawValue) == [2, 3, 4, 5])
+        #expect(entries.map(\.position.term.rawValue) == [1, 3, 3, 3])
+        #expect(entries.map(\.payload.text) == ["first", "", "fourth", "fifth"])
+    }
+
+    @Test func readsAreBoundedByCountAndBytesButGiveAtLeastOneEntry() throws {
+        let log = try Opened(MemoryDisk(seed: 1)).log
+        let entries = (1...10).map { data(Int64($0), String(repeating: "x", count: 64)) }
+        try log.write([LogWrite(group: 5, entries: entries)])
+        func count(from: Int64, count: Int, maxBytes: Int) throws -> Int {
+            try log.entries(of: 5, from: LogIndex(from), count: count, maxBytes: maxBytes).count
+        }
+        #expect(try count(from: 1, count: 3, maxBytes: .max) == 3)
+        #expect(try count(from: 1, count: 9, maxBytes: 250) == 2)
+        #expect(try count(from: 4, count: 9, maxBytes: 0) == 1)
+        #expect(try count(from: 10, count: 9, maxBytes: .max) == 1)
+        #expect(try count(from: 11, count: 9, maxBytes: .max) == 0)
+        #expect(try count(from: 0, count: 9, maxBytes: .max) == 0)
+        #expect(try count(from: 1, count: 0, maxBytes: .max) == 0)
+        #expect(try log.entries(of: 6, from: LogIndex(1), count: 1, maxBytes: 1).isEmpty)
+    }
+
+    @Test func oneBatchMayTruncateWhatItWroteBefore() throws {
+        let disk = MemoryDisk(seed: 1)
+        let writes = [
+            LogWrite(group: 1, entries: [data(1, "a"), data(2, "b"), data(3, "c")]),
+            LogWrite(group: 2, entries: [data(1, "other")]),
+            LogWrite(group: 1, truncateFrom: LogIndex(2), entries: [data(2, term: 2, "B")]),
+        ]
+        let log = try Opened(disk).log
+        try log.write(writes)
+        #expect(try log.entries(of: 1, from: LogIndex(1), count: 9, maxBytes: .max).map(\.payload.text) == ["a", "B"])
+        #expect(try Opened(disk).holds(Model().applying(writes)))
+    }
+
+    @Test func logMayBeginAnywhereAndAgainAfterTruncationToNothing() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        let batches = [
+            [LogWrite(group: 1, entries: [data(100, term: 4, "snapshot before")])],
+            [LogWrite(group: 1, truncateFrom: LogIndex(50))],
+            [LogWrite(group: 1, entries: [data(7, term: 5, "seven"), data(8, term: 5, "eight")])],
+        ]
+        for batch in batches { try log.write(batch) }
+        let opened = try Opened(disk)
+        #expect(opened.groups[1]?.termRuns == [LogPosition(term: Term(5), index: LogIndex(7))])
+        #expect(opened.groups[1]?.lastIndex == LogIndex(8))
+        #expect(try opened.log.entries(of: 1, from: LogIndex(8), count: 1, maxBytes: 1)[0].payload.text == "eight")
+    }
+
+    @Test func jointConfigurationsRolesAndVotesKeepTheirText() throws {
+        let disk = MemoryDisk(seed: 1)
+        let witness = PeerID(address: NodeAddress(ip: 0x0a00_0001, port: 1), idx: -3, role: .witness)
+        let joint = Configuration(peers: [peer(1), witness], oldPeers: [peer(2, idx: 9)])
+        try Opened(disk).log.write([
+            LogWrite(group: 1, hardState: state(9, vote: witness), entries: [membership(1, joint)])
+        ])
+        let recovered = try #require(try Opened(disk).groups[1])
+        #expect(recovered.configurations.map(\.configuration.description) == [joint.description])
+        #expect(recovered.hardState.vote?.description == witness.description)
+    }
+
+    @Test func batchLargerThanASegmentGetsASegmentOfItsOwn() throws {
+        let disk = MemoryDisk(seed: 1)
+        let large = Bytes(count: 9 << 20) { buffer in
+            for position in stride(from: 0, to: buffer.count, by: 4096) { buffer[position] = UInt8(truncatingIfNeeded: position >> 12) }
+        }
+        let log = try Opened(disk, segmentBytes: 1 << 20).log
+        let batches = [
+            [LogWrite(group: 1, entries: [data(1, "small")])],
+            [LogWrite(group: 1, entries: [data(2, large)])],
+            [LogWrite(group: 1, entries: [data(3, "small again")])],
+        ]
+        for batch in batches { try log.write(batch) }
+        #expect(log.totalBytes > 11 << 20 && log.totalBytes < 12 << 20)
+        let opened = try Opened(disk, segmentBytes: 1 << 20)
+        #expect(try opened.holds(batches.reduce(Model()) { $0.applying($1) }))
+    }
+
+    @Test func manySegmentsAreReadInOrder() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        var model = Model()
+        for index in 1...60 {
+            let batch = [LogWrite(group: UInt64(index % 3), entries: [data(Int64((index - 1) / 3 + 1), "entry \(index)")])]
+            try log.write(batch)
+            model.apply(batch)
+        }
+        #expect(log.totalBytes >= 8 * 1024)
+        #expect(try Opened(disk).holds(model))
+    }
+
+    @Test func oneBatchCostsOneSync() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk, segmentBytes: 1 << 16).log
+        try log.write(SampleLog.batches[0])
+        let before = disk.syncCount
+        for batch in SampleLog.batches.dropFirst() { try log.write(batch) }
+        #expect(disk.syncCount == before + SampleLog.batches.count - 1)
+    }
+
+    @Test func emptyWritesWriteNothing() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        try log.write([])
+        try log.write([LogWrite(group: 3)])
+        #expect(log.totalBytes == 0)
+    }
+
+    @Test func idleLogIsSealedOnce() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        log.sealIfIdle()
+        #expect(log.totalBytes == 0)
+        try log.write(SampleLog.batches[0])
+        let before = disk.syncCount
+        log.sealIfIdle()
+        log.sealIfIdle()
+        #expect(disk.syncCount == before + 1)
+        try log.close()
+        #expect(disk.syncCount == before + 1)
+        #expect(throws: StorageError.failed("the log is closed")) { try log.write(SampleLog.batches[1]) }
+        // and the seal is known after a restart
+        let again = try Opened(disk).log
+        let recovered = disk.syncCount
+        again.sealIfIdle()
+        #expect(disk.syncCount == recovered)
+    }
+
+    @Test func unprovenTailIsWrittenAndSyncedAgainBeforeAnythingIsSaid() throws {
+        let sample = try SampleLog(sealed: false)
+        let before = sample.disk.syncCount
+        sample.disk.failsSyncs = true
+        #expect(throws: StorageError.self) { try Opened(sample.disk) }
+        sample.disk.failsSyncs = false
+        _ = try Opened(sample.disk)
+        // the directory, then the tail
+        #expect(sample.disk.syncCount == before + 2)
+    }
+
+    @Test func entryThatDoesNotFollowTraps() async {
+        await #expect(processExitsWith: .failure) {
+            let log = try Opened(MemoryDisk(seed: 1)).log
+            try log.write([LogWrite(group: 1, entries: [data(1, "a"), data(3, "c")])])
+        }
+    }
+}
+
+@Suite("Write-ahead log: a disk that says no") struct DiskFailureTests {
+    @Test func noRoomForASegmentRefusesTheWriteAndChangesNothing() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        var model = Model()
+        disk.isFull = true
+        #expect(throws: StorageError.disk(.full(path: "memory"))) { try log.write(SampleLog.batches[0]) }
+        disk.isFull = false
+        for batch in SampleLog.batches.prefix(2) {
+            try log.write(batch)
+            model.apply(batch)
+        }
+        // full again, in the middle: what fits into the segment is written, then refusals
+        disk.isFull = true
+        var index: Int64 = 1
+        var refused = false
+        while !refused {
+            let batch = [LogWrite(group: 9, entries: [data(index, "until it is full")])]
+            do throws(StorageError) {
+                try log.write(batch)
+                model.apply(batch)
+                index += 1
+            } catch {
+                #expect(error == .disk(.full(path: "memory")))
+                refused = true
+            }
+        }
+        #expect(index > 2)
+        #expect(try Opened(disk.copy()).holds(model))
+        disk.isFull = false
+        let batch = [LogWrite(group: 9, entries: [data(index, "room again")])]
+        try log.write(batch)
+        #expect(try Opened(disk).holds(model.applying(batch)))
+    }
+
+    @Test func reserveIsKeptFree() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk, reserveBytes: 4096).log
+        try log.write(SampleLog.batches[0])
+        disk.isFull = true
+        #expect(throws: StorageError.disk(.full(path: "memory"))) { try log.write(SampleLog.batches[1]) }
+        disk.isFull = false
+        try log.write(SampleLog.batches[1])
+        #expect(try Opened(disk).holds(Model().applying(SampleLog.batches[0]).applying(SampleLog.batches[1])))
+    }
+
+    @Test func failedSyncIsNeverRetried() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        try log.write(SampleLog.batches[0])
+        disk.failsSyncs = true
+        func expectFailure() {
+            do throws(StorageError) {
+                try log.write(SampleLog.batches[1])
+                Issue.record("written")
+            } catch {
+                guard case .failed = error else {
+                    Issue.record("\(error)")
+                    return
+                }
+            }
+        }
+        expectFailure()
+        disk.failsSyncs = false
+        let syncs = disk.syncCount
+        expectFailure()
+        log.sealIfIdle()
+        #expect(disk.syncCount == syncs)
+        #expect(throws: StorageError.self) { try log.close() }
+        // nothing of it can be read: it was never durable
+        #expect(try log.entries(of: 1, from: LogIndex(1), count: 1, maxBytes: 1).isEmpty)
+    }
+
+    @Test func failedSealIsToldByTheNextWrite() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        try log.write(SampleLog.batches[0])
+        disk.failsSyncs = true
+        log.sealIfIdle()
+        disk.failsSyncs = false
+        #expect(throws: StorageError.self) { try log.write(SampleLog.batches[1]) }
+    }
+}

@@ -1,0 +1,125 @@
+import RaftCore
+import ShardMap
+import Testing
+
+@testable import ShardClient
+
+@Suite("Finding the leader") struct LeaderTests {
+    @Test func aHintIsFollowedAtOnceAndRemembered() {
+        let script = Script()
+        let answer = script.execute([get("a")])
+        let first = script.takeOne()
+        #expect(first.node == .n(1))
+        first.answer(.notLeader, leader: .n(3))
+        let second = script.takeOne()
+        #expect(second.node == .n(3) && second.time == .ms(0))
+        second.answer([.text("A")])
+        script.turn()
+        #expect(answer.results == [.text("A")])
+        _ = script.execute([set("b")])
+        #expect(script.takeOne().node == .n(3))
+    }
+
+    @Test func hintsInACircleArePaced() {
+        let script = Script()
+        _ = script.execute([get("a")])
+        var times: [Int] = []
+        var nodes: [NodeAddress] = []
+        script.run(to: 0)
+        while script.clock.now < .ms(200) {
+            for sent in script.take() {
+                times.append(sent.time.nanoseconds.description.count > 1 ? Int(sent.time.nanoseconds / 1_000_000) : 0)
+                nodes.append(sent.node)
+                sent.answer(.notLeader, leader: sent.node == .n(1) ? .n(2) : .n(1))
+            }
+            script.run(to: Int(script.clock.now.nanoseconds / 1_000_000) + 1)
+        }
+        #expect(times == [0, 0, 20, 20, 60, 60, 140, 140])
+        #expect(nodes == [1, 2, 1, 2, 1, 2, 1, 2].map { .n($0) })
+    }
+
+    @Test func withoutHintTheReplicasAreAskedInTurnWithDoublingPauses() {
+        let script = Script()
+        let answer = script.execute([get("a")], by: 3000)
+        var log: [(Int, NodeAddress)] = []
+        while answer.results == nil {
+            for sent in script.take() {
+                log.append((Int(sent.time.nanoseconds / 1_000_000), sent.node))
+                sent.answer(.notSent("connection refused"))
+            }
+            script.turn()
+            script.run(to: Int(script.clock.now.nanoseconds / 1_000_000) + 1)
+        }
+        #expect(log.map(\.0) == [0, 20, 60, 140, 300, 620, 1120, 1620, 2120, 2620])
+        #expect(log.map(\.1) == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1].map { .n($0) })
+        #expect(answer.errors == [.deadlineExceeded])
+        #expect(answer.time == .ms(3000))
+        #expect(answer.results?[0].message == "10.0.0.1:80: connection refused")
+    }
+
+    @Test func manyFailuresAtOnceMoveOnByOneNode() {
+        let script = Script()
+        var flying: [Sent] = []
+        for key in ["a", "b", "c"] {
+            _ = script.execute([get(key)])
+            flying += script.take()
+        }
+        for sent in flying { sent.answer(.lost("connection broke")) }
+        script.run(to: 20)
+        #expect(script.take().map(\.node) == [.n(2), .n(2), .n(2)])
+    }
+
+    @Test func whoeverGaveAWrongHintIsNotAskedNext() {
+        let script = Script()
+        _ = script.execute([get("a")])
+        script.takeOne().answer(.notLeader, leader: .n(2))
+        let second = script.takeOne()
+        #expect(second.node == .n(2))
+        second.answer(.notSent("connection refused"))
+        script.run(to: 20)
+        #expect(script.takeOne().node == .n(3))
+    }
+
+    @Test func witnessesAreNotAsked() {
+        var map = ClusterMap.one
+        map.groups[1].peers[0] = PeerID(address: .n(1), role: .witness)
+        let script = Script(map: map)
+        _ = script.execute([get("a")])
+        #expect(script.takeOne().node == .n(2))
+    }
+
+    @Test func anAttemptWithoutAnswerIsGivenUpAtItsTimeout() {
+        let script = Script(settings: Settings.with { $0.attemptTimeout = .milliseconds(100) })
+        let answer = script.execute([get("a")])
+        let first = script.takeOne()
+        #expect(first.deadline == .ms(100) && first.request.deadlineMilliseconds == 100)
+        script.run(to: 119)
+        #expect(script.take().isEmpty)
+        script.run(to: 120)
+        let second = script.takeOne()
+        #expect(second.time == .ms(120) && second.node == .n(2))
+        first.answer([.text("late")])
+        script.turn()
+        #expect(answer.results == nil, "an answer to an attempt given up is not heard")
+        second.answer([.text("A")])
+        script.turn()
+        #expect(answer.results == [.text("A")])
+    }
+
+    @Test func theLastAttemptEndsWithTheDeadline() {
+        let script = Script()
+        _ = script.execute([get("a")], by: 70)
+        #expect(script.takeOne().deadline == .ms(70))
+    }
+
+    @Test func routersOfOneSeedDoTheSame() {
+        func trace(seed: UInt64) -> [String] {
+            let script = Script(seed: seed)
+            _ = script.execute([set("a")])
+            let sent = script.takeOne()
+            return ["\(sent.node) \(sent.write?.session ?? 0) \(sent.command?.description ?? "")"]
+        }
+        #expect(trace(seed: 5) == trace(seed: 5))
+        #expect(trace(seed: 5) != trace(seed: 6))
+    }
+}
