@@ -15,7 +15,7 @@ func suite(_ name: String, _ dependencies: [Target.Dependency], resources: [Reso
 let package = Package(
     name: "Flotilla",
     products: [
-        .library(name: "Flotilla", targets: ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        .library(name: "Flotilla", targets: ["Flotilla", "RaftCore", "RaftHost"]),
         .library(name: "FlotillaClient", targets: ["ShardMap", "ShardClient"]),
         .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
         .executable(name: "raftd", targets: ["raftd"]),
@@ -45,14 +45,19 @@ let package = Package(
             "ShardServer",
             ["RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "WireMessages", "CMessages", "CProtobufC"]),
         module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
-        module("FlotillaTestSupport", ["RaftCore", "ShardMap", "ShardClient"]),
-        // 5, 6: processes
-        .executableTarget(
-            name: "raftd",
-            dependencies: [
+        module("FlotillaTestSupport", ["RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime"]),
+        // 5: one running node
+        module(
+            "NodeRuntime",
+            [
                 "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RocksEngine", "RaftHost", "ShardClient",
-                "ShardServer", "Gateway", "WireMessages", "CMessages", "CProtobufC",
-            ], swiftSettings: strict),
+                "ShardServer", "Gateway", "WireMessages",
+            ]),
+        module("Flotilla", ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        // 6: processes
+        .executableTarget(name: "CounterExample", dependencies: ["RaftCore", "Flotilla"], swiftSettings: strict),
+        .executableTarget(
+            name: "raftd", dependencies: ["RaftCore", "RaftHost", "NodeRuntime"], swiftSettings: strict),
         .executableTarget(
             name: "raftctl", dependencies: ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
             swiftSettings: strict),

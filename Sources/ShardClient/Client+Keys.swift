@@ -1,5 +1,5 @@
 public import RaftCore
-public import ShardMap
+internal import ShardMap
 
 // One operation on one key each; a failure of the operation is thrown.
 

@@ -30,14 +30,6 @@ final class FrameCodec {
     }
 
     private let arena = Arena()
-    private let metaDescriptor: UnsafePointer<ProtobufCMessageDescriptor>
-
-    init() {
-        // A message set up by the generated code is the safe way to the descriptor's own address.
-        var meta = Brpc__Policy__RpcMeta()
-        brpc__policy__rpc_meta__init(&meta)
-        metaDescriptor = meta.base.descriptor
-    }
 
     /// The request that calls `method` of `service`.
     func encodeRequest(
@@ -119,7 +111,7 @@ final class FrameCodec {
     /// Parses a frame's metadata for `read`; nil if it does not parse. The message is valid during the call only.
     func decodeMeta<R>(of frame: Frame, _ read: (borrowing Brpc__Policy__RpcMeta) -> R) -> R? {
         arena.scope { arena in
-            arena.unpack(Brpc__Policy__RpcMeta.self, metaDescriptor, frame.meta).map { read($0.pointee) }
+            arena.unpack(brpc__policy__rpc_meta__init, frame.meta).map { read($0.pointee) }
         }
     }
 

@@ -1,0 +1,203 @@
+import Glibc
+public import RaftCore
+public import RaftHost
+import RaftStorage
+import Transport
+
+/// Why an embedded node refused or could not finish.
+public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
+    /// The node could not be started.
+    case start(String)
+    /// Another node leads; if known, which.
+    case notLeader(NodeAddress?)
+    /// Not accepted, for this reason; it was not executed.
+    case refused(ProposalRefusal)
+    /// Leadership was lost before the command was applied: it may still be, or not.
+    case outcomeUnknown
+    /// The state machine failed.
+    case stateMachine(String)
+
+    /// One sentence.
+    public var description: String {
+        switch self {
+        case .start(let reason): reason
+        case .notLeader(let leader): "this node does not lead; " + (leader.map { "ask \($0)" } ?? "nobody is known to")
+        case .refused(let reason): "refused: \(reason)"
+        case .outcomeUnknown: "leadership was lost before the command was applied; it may or may not be executed"
+        case .stateMachine(let reason): reason
+        }
+    }
+}
+
+/// Hosts state machines of your own in a fixed set of nodes: the four ideas of MIT's lab interface.
+///
+/// - *make*: ``init(address:peers:dataDirectory:cluster:groups:logger:settings:)`` joins the nodes `peers`, every group on
+///   each of them;
+/// - *start*: ``start(_:on:)`` proposes a command and returns the state machine's reply once it is applied here;
+/// - *state*: ``state(of:)`` says term, leader and how far the replica is;
+/// - *apply*: your `StateMachine` gets the committed commands of its group, in order, each once.
+///
+/// Any thread; the state machines are called on a worker of the node, one at a time.
+public final class EmbeddedNode: @unchecked Sendable {
+    private let host: RaftHost
+    private let loop: EventLoop
+    private var thread = pthread_t()
+    private let machines: [String: any StateMachine]
+    private var isClosed = false
+
+    /// Starts a node.
+    ///
+    /// - Parameters:
+    ///   - address: where it listens; one of `peers`.
+    ///   - peers: all nodes; the same list on each, and the same at every start.
+    ///   - dataDirectory: its identity and its log; created if missing.
+    ///   - cluster: a name that keeps clusters apart which meet by mistake.
+    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied position
+    ///     of zero; it gets its whole log again.
+    public convenience init(
+        address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
+        groups: [String: any StateMachine], logger: Logger = .silent, settings: RaftHost.Settings = RaftHost.Settings()
+    ) throws(EmbeddedError) {
+        let loop: EventLoop
+        do throws(TransportError) { loop = try EventLoop() } catch { throw .start(error.description) }
+        try self.init(
+            loop: loop, address: address, peers: peers, dataDirectory: dataDirectory, cluster: cluster, groups: groups,
+            logger: logger, settings: settings)
+        runInThread()
+    }
+
+    private init(
+        loop: EventLoop, address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
+        groups: [String: any StateMachine], logger: Logger, settings: RaftHost.Settings
+    ) throws(EmbeddedError) {
+        self.loop = loop
+        self.machines = groups
+        let members = Array(Set(peers)).sorted()
+        guard let position = members.firstIndex(of: address) else { throw .start("\(address) is not one of the peers") }
+        let clusterID = EmbeddedNode.clusterID(of: cluster)
+        var generator = SystemRandomNumberGenerator()
+        let network = loop.makeNetwork()
+        do throws(DirectoryError) {
+            let data = try DataDirectory(
+                path: dataDirectory, address: address, freshIncarnation: generator.next() | 1,
+                log: WriteAheadLog.Settings(), logger: logger)
+            guard data.node.identity.clusterID == 0 || data.node.identity.clusterID == clusterID else {
+                throw EmbeddedError.start("\(dataDirectory) belongs to another cluster than \(cluster)")
+            }
+            try data.node.join(clusterID: clusterID, nodeID: UInt64(position + 1), bootstrap: nil)
+            host = RaftHost(
+                settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
+                workers: RaftHost.Workers(
+                    log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
+                    apply: loop.makeWorker(name: "apply")),
+                disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+        } catch let error as DirectoryError {
+            throw .start(error.description)
+        } catch let error as EmbeddedError {
+            throw error
+        } catch {
+            throw .start("\(error)")
+        }
+        let rpc = RpcServer(address: address)
+        host.register(on: rpc)
+        do throws(TransportError) {
+            try network.listen(on: address) { _ in rpc.makeHandler() }
+        } catch {
+            throw .start(error.description)
+        }
+        let host = self.host
+        loop.setTurn { now in host.turn(now: now) }
+        startReplicas(members, position)
+    }
+
+    private func startReplicas(_ members: [NodeAddress], _ position: Int) {
+        let known = Set(host.records.map(\.group))
+        for record in host.records {
+            if let machine = machines[record.group] { host.open(record, stateMachine: machine) }
+        }
+        let birth = Configuration(peers: members.map { PeerID(address: $0) })
+        for (group, machine) in machines.sorted(by: { $0.key < $1.key }) where !known.contains(group) {
+            host.create(
+                group: group, peer: PeerID(address: members[position]), birth: birth, kind: "embedded",
+                makeStateMachine: { (_) throws(StateMachineError) in machine }, completion: { _ in })
+        }
+    }
+
+    private func runInThread() {
+        let loop = self.loop
+        let body = Unmanaged.passRetained(ThreadBody { loop.run() })
+        let status = pthread_create(&thread, nil, { argument in
+            guard let argument else { return nil }
+            Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue().run()
+            return nil
+        }, body.toOpaque())
+        precondition(status == 0, "no thread can be created")
+    }
+
+    private static func clusterID(of name: String) -> UInt64 {
+        // FNV-1a; never 0, which stands for no cluster
+        name.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01b3 } | 1
+    }
+
+    // MARK: use
+
+    /// Proposes `command` to `group` and returns the state machine's reply once it is committed and applied.
+    public func start(_ command: Bytes, on group: String) async throws(EmbeddedError) -> Bytes {
+        let outcome = await withCheckedContinuation { continuation in
+            loop.post { [host] in host.propose(command, to: group) { continuation.resume(returning: $0) } }
+        }
+        switch outcome {
+        case .applied(let reply, _): return reply
+        case .notLeader(let leader): throw .notLeader(leader?.address)
+        case .refused(let reason): throw .refused(reason)
+        case .unknown: throw .outcomeUnknown
+        }
+    }
+
+    /// Asks the state machine of `group`, linearizably: it has everything that was answered before the call.
+    public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
+        guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
+        let outcome = await withCheckedContinuation { continuation in
+            loop.post { [host] in host.read(group) { continuation.resume(returning: $0) } }
+        }
+        switch outcome {
+        case .ready: break
+        case .notLeader(let leader): throw .notLeader(leader?.address)
+        case .refused(let reason): throw .refused(reason)
+        }
+        let answer = await withCheckedContinuation { continuation in
+            loop.post { [host] in
+                host.evaluate { () -> Result<Bytes, StateMachineError> in
+                    do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
+                } completion: {
+                    continuation.resume(returning: $0)
+                }
+            }
+        }
+        switch answer {
+        case .success(let bytes): return bytes
+        case .failure(let error): throw .stateMachine(error.description)
+        }
+    }
+
+    /// How this node's replica of `group` is doing; nil if there is none (yet).
+    public func state(of group: String) async -> ReplicaStatus? {
+        await withCheckedContinuation { continuation in
+            loop.post { [host] in continuation.resume(returning: host.status(of: group)) }
+        }
+    }
+
+    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it once.
+    public func stop() {
+        loop.post { [host, loop] in
+            host.stop(patience: .milliseconds(3000)) { loop.stop() }
+        }
+        pthread_join(thread, nil)
+    }
+}
+
+/// What a thread runs.
+private final class ThreadBody {
+    let run: () -> Void
+    init(_ run: @escaping () -> Void) { self.run = run }
+}

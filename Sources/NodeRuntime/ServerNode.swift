@@ -1,0 +1,213 @@
+import Gateway
+public import RaftCore
+public import RaftHost
+import RaftStorage
+import RocksEngine
+import ShardClient
+import ShardKV
+import ShardMap
+import ShardServer
+public import Transport
+
+/// Why a node cannot start.
+public struct NodeError: Error, Sendable, CustomStringConvertible {
+    /// What, and what to do about it.
+    public var description: String
+    /// An error told as `description`.
+    public init(_ description: String) { self.description = description }
+}
+
+/// What a node is started with.
+public struct NodeConfiguration: Sendable {
+    /// Where the state of the groups is kept.
+    public enum Engine: String, Sendable, CaseIterable {
+        /// On disk.
+        case rocksdb
+        /// In memory: rebuilt from the log at every start.
+        case memory
+    }
+
+    /// Where the node accepts connections.
+    public var listen: NodeAddress
+    /// What others call it.
+    public var advertise: NodeAddress
+    /// Directory of its identity, its log and its store.
+    public var dataDirectory: String
+    /// Seeds of the cluster; the first one creates the bootstrap record.
+    public var controllers: [NodeAddress]
+    /// Where the state of the groups is kept.
+    public var engine = Engine.rocksdb
+    /// Of the host.
+    public var host = RaftHost.Settings()
+    /// Size of a log segment in bytes.
+    public var segmentBytes = 64 << 20
+    /// Free bytes the log leaves on the device.
+    public var reserveBytes = 64 << 20
+    /// Accepted connections at most.
+    public var connectionsMax = 10_000
+    /// How long a Redis command may take in all, retries included.
+    public var requestTimeout = Interval.milliseconds(10_000)
+    /// Longest wait for leaders to be handed over at a stop.
+    public var stopPatience = Interval.milliseconds(5_000)
+    /// Version shown to users.
+    public var version = "0.1.0"
+
+    /// A node that listens where it is advertised.
+    public init(listen: NodeAddress, dataDirectory: String, controllers: [NodeAddress]) {
+        self.listen = listen
+        self.advertise = listen
+        self.dataDirectory = dataDirectory
+        self.controllers = controllers
+    }
+}
+
+/// One running node: lane, log, store, host, services and faces, joined.
+///
+/// Made and run on one thread; ``stop()`` and ``kill()`` may be called from any.
+public final class ServerNode: @unchecked Sendable {
+    private let configuration: NodeConfiguration
+    private let loop: EventLoop
+    private let network: any Network
+    private let host: RaftHost
+    private let server: ShardServer
+    private let router: Router
+    private let remote: RpcTransport
+    private let rpc: RpcServer
+    private let redis: RedisServer
+    private let data: DataDirectory
+    private let logger: Logger
+    private var isStopping = false
+    /// Why the node ended by itself, if it did.
+    public private(set) var failure: String?
+
+    /// Opens the data directory, replays the log, starts the replicas and listens.
+    ///
+    /// - Parameter wrap: puts something between the node and its sockets; tests cut connections there.
+    public init(
+        _ configuration: NodeConfiguration, logger: Logger, wrap: (any Network, EventLoop) -> any Network = { network, _ in network }
+    ) throws(NodeError) {
+        self.configuration = configuration
+        self.logger = logger
+        do throws(TransportError) { loop = try EventLoop() } catch { throw NodeError(error.description) }
+        let sockets = loop.makeNetwork()
+        sockets.connectionsMax = configuration.connectionsMax
+        network = wrap(sockets, loop)
+
+        var generator = SystemRandomNumberGenerator()
+        let opened = try OpenedDirectory(configuration, incarnation: generator.next() | 1, logger)
+        data = opened.data
+        let workers = RaftHost.Workers(
+            log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
+            apply: loop.makeWorker(name: "apply"))
+        var hostSettings = configuration.host
+        hostSettings.seed = generator.next()
+        host = RaftHost(
+            settings: hostSettings, identity: data.node.identity, nonce: generator.next(), lane: loop,
+            network: network, workers: workers, disk: data.logDisk, log: data.log, recovered: data.recovered,
+            logger: logger)
+        if let damage = host.nodeRecordDamage {
+            throw NodeError(
+                "the node's own record in the log is damaged (\(damage)); start it with an empty --data-dir and let it "
+                    + "join anew")
+        }
+        var settings = ShardServer.Settings(controllers: configuration.controllers)
+        settings.version = configuration.version
+        do throws(StateMachineError) {
+            server = try ShardServer(
+                settings: settings, host: host, directory: data.node, engine: opened.engine, lane: loop,
+                logger: logger, seed: generator.next())
+        } catch {
+            throw NodeError(error.description)
+        }
+        remote = RpcTransport(network: network, clock: loop.clock)
+        router = Router(
+            seeds: [configuration.advertise] + configuration.controllers,
+            transport: LocalTransport(address: configuration.advertise, server: server, remote: remote),
+            clock: loop.clock, settings: Router.Settings(), seed: generator.next())
+        rpc = RpcServer(address: configuration.advertise)
+        var redisSettings = RedisServer.Settings()
+        redisSettings.requestTimeout = configuration.requestTimeout
+        let info = NodeInfo(host: host, server: server, configuration: configuration, clock: loop.clock)
+        redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
+        connect()
+        try listen()
+    }
+
+    private func connect() {
+        host.register(on: rpc)
+        server.register(on: rpc)
+        router.requestTurn = { [unowned loop] in loop.requestTurn() }
+        server.onMap = { [unowned router] map in router.updateMap(map) }
+        if let map = server.map { router.updateMap(map) }
+        host.onFatal = { [unowned self] reason in
+            failure = reason
+            loop.stop()
+        }
+        loop.setTurn { [unowned self] now in turn(now) }
+    }
+
+    /// The order matters: what the faces queued goes to the host in the same turn.
+    private func turn(_ now: Instant) -> Instant? {
+        var earliest: Instant?
+        for next in [router.turn(now: now), remote.turn(now: now), server.turn(now: now), host.turn(now: now)] {
+            guard let next else { continue }
+            earliest = earliest.map { min($0, next) } ?? next
+        }
+        return earliest
+    }
+
+    private func listen() throws(NodeError) {
+        let rpc = self.rpc
+        let redis = self.redis
+        let isRedis: (Bytes) -> ProtocolSniffer.Match = { bytes in
+            switch RedisServer.matches(bytes) {
+            case .some(true): .yes
+            case .some(false): .no
+            case .none: .needMore
+            }
+        }
+        do throws(TransportError) {
+            try network.listen(on: configuration.listen) { _ in
+                ProtocolSniffer(choices: [
+                    (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }), (isRedis, { redis.makeHandler() }),
+                ])
+            }
+        } catch {
+            throw NodeError(error.description)
+        }
+        logger.log(
+            .info, "listens",
+            [
+                ("address", configuration.listen.description), ("advertise", configuration.advertise.description),
+                ("run", "\(host.identity.runNumber)"), ("replicas", "\(host.records.count)"),
+            ])
+    }
+
+    /// Serves until the node is stopped; on the thread that made it.
+    public func run() { loop.run() }
+
+    /// Calls `handler` on the lane when one of `signals` comes.
+    public func onSignals(_ signals: [Int32], _ handler: @escaping (Int32) -> Void) { loop.onSignals(signals, handler) }
+
+    /// Hands leaderships over, makes everything durable, and ends ``run()``. Any thread.
+    public func stop() {
+        loop.post { [self] in
+            guard !isStopping else { return }
+            isStopping = true
+            server.isStopping = true
+            logger.log(.info, "stopping")
+            host.stop(patience: configuration.stopPatience) { [self] in
+                logger.log(.info, "stopped")
+                loop.stop()
+            }
+        }
+    }
+
+    /// Runs `work` on the lane. Any thread.
+    public func onLane(_ work: @escaping @Sendable () -> Void) { loop.post(work) }
+
+    /// Ends ``run()`` as a crash would: nothing is handed over, flushed or closed in order. Any thread.
+    public func kill() {
+        loop.post { [self] in loop.stop() }
+    }
+}

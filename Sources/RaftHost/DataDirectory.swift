@@ -1,0 +1,41 @@
+public import RaftCore
+public import RaftStorage
+
+/// A node's data directory, opened: `LOCK` and `IDENTITY` at its top, the log in `log`.
+///
+/// Opening takes the lock, counts the run durably, and replays the log.
+public struct DataDirectory {
+    /// The directory itself.
+    public let disk: PosixDisk
+    /// Who the node is.
+    public let node: NodeDirectory
+    /// The log's own directory.
+    public let logDisk: PosixDisk
+    /// The log.
+    public let log: WriteAheadLog
+    /// What it holds.
+    public let recovered: [LogGroup: RecoveredGroup]
+
+    /// Opens `path`, which is created if missing, for the node at `address`.
+    public init(
+        path: String, address: NodeAddress, freshIncarnation: UInt64, log settings: WriteAheadLog.Settings, logger: Logger
+    ) throws(DirectoryError) {
+        do throws(DiskError) {
+            disk = try PosixDisk(directory: path, lockName: "LOCK")
+            logDisk = try PosixDisk(directory: path + "/log")
+        } catch {
+            throw .disk(error)
+        }
+        node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation)
+        var settings = settings
+        // any number nobody can guess beforehand will do; the incarnation is one
+        settings.identity = freshIncarnation
+        do throws(StorageError) {
+            (log, recovered) = try WriteAheadLog.open(disk: logDisk, settings: settings) { finding in
+                logger.log(.warning, finding)
+            }
+        } catch {
+            throw .log(error)
+        }
+    }
+}

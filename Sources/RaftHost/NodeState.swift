@@ -1,0 +1,91 @@
+import CMessages
+import RaftCore
+import WireMessages
+
+/// The node's own record in the log (group 0): the runs of the peers it heard, and the replicas it holds.
+struct NodeState: Equatable {
+    static let format: UInt32 = 1
+
+    /// The highest run of a peer, and the process that had it.
+    struct PeerRun: Equatable {
+        var nodeID: UInt64
+        var incarnation: UInt64
+        var runNumber: UInt64
+        var nonce: UInt64
+    }
+
+    /// Ascending by node id.
+    var peers: [PeerRun] = []
+    var replicas: [ReplicaRecord] = []
+    private var nextNumber: UInt64 = 1
+
+    init() {}
+
+    mutating func takeNumber() -> UInt64 {
+        defer { nextNumber += 1 }
+        return nextNumber
+    }
+
+    /// What is remembered of a note; nil if there is none. A note that was durable and does not parse is our own bug.
+    init?(_ note: Bytes?) {
+        guard let note else { return nil }
+        let state = Arena().scope { arena -> NodeState? in
+            guard let message = arena.unpack(flotilla__node_state__init, note)?.pointee,
+                message.format <= NodeState.format
+            else { return nil }
+            var state = NodeState()
+            for position in 0..<message.n_peers {
+                guard let peer = message.peers[position]?.pointee else { return nil }
+                state.peers.append(
+                    PeerRun(
+                        nodeID: peer.node_id, incarnation: peer.incarnation, runNumber: peer.run_number, nonce: peer.nonce))
+            }
+            for position in 0..<message.n_replicas {
+                guard let record = message.replicas[position]?.pointee, let peer = PeerID(String(field: record.peer)) else {
+                    return nil
+                }
+                let birth = (0..<record.n_birth_peers).compactMap { PeerID(String(field: record.birth_peers[$0])) }
+                state.replicas.append(
+                    ReplicaRecord(
+                        group: String(field: record.group), peer: peer, number: record.number,
+                        birth: Configuration(peers: birth), kind: String(field: record.kind)))
+            }
+            state.nextNumber = message.has_next_replica_number != 0 ? message.next_replica_number : 1
+            return state
+        }
+        guard let state else { preconditionFailure("the node's own record does not parse") }
+        self = state
+    }
+
+    func packed(_ arena: Arena) -> Bytes {
+        arena.scope { arena in
+            let message = arena.make(flotilla__node_state__init)
+            message.pointee.format = NodeState.format
+            message.pointee.n_peers = peers.count
+            message.pointee.peers = arena.array(
+                peers.map { run -> UnsafeMutablePointer<Flotilla__PeerRun>? in
+                    let peer = arena.make(flotilla__peer_run__init)
+                    peer.pointee.node_id = run.nodeID
+                    peer.pointee.incarnation = run.incarnation
+                    peer.pointee.run_number = run.runNumber
+                    peer.pointee.nonce = run.nonce
+                    return peer
+                })
+            message.pointee.n_replicas = replicas.count
+            message.pointee.replicas = arena.array(
+                replicas.map { replica -> UnsafeMutablePointer<Flotilla__ReplicaRecord>? in
+                    let record = arena.make(flotilla__replica_record__init)
+                    record.pointee.group = arena.string(replica.group)
+                    record.pointee.peer = arena.string(replica.peer.description)
+                    record.pointee.number = replica.number
+                    record.pointee.n_birth_peers = replica.birth.peers.count
+                    record.pointee.birth_peers = arena.strings(replica.birth.peers.map(\.description))
+                    record.pointee.kind = arena.string(replica.kind)
+                    return record
+                })
+            message.pointee.has_next_replica_number = 1
+            message.pointee.next_replica_number = nextNumber
+            return arena.pack(message)
+        }
+    }
+}

@@ -1,0 +1,64 @@
+import RaftCore
+import RaftStorage
+import Transport
+
+/// An append the core ordered and that has not left yet.
+struct AppendOrder {
+    var ticket: AppendTicket
+    var previousTerm: Term
+    var commit: LogIndex
+}
+
+/// The appends of one replica towards one peer, in order. Those whose entries are no longer in memory wait for a
+/// read from the log; the ones behind them wait with them.
+///
+/// Lane-confined, like ``PeerLink``; completions that run on the lane may carry it past a worker.
+final class Outlet: @unchecked Sendable {
+    unowned let replica: Replica
+    let peer: PeerID
+    unowned let link: PeerLink
+    var orders = FIFO<AppendOrder>()
+    var isReady = false
+    /// Entries read from the log for the first order, once they are there.
+    var loaded: [LogEntry] = []
+    var isLoading = false
+
+    init(replica: Replica, peer: PeerID, link: PeerLink) {
+        self.replica = replica
+        self.peer = peer
+        self.link = link
+    }
+
+    /// Forgets everything ordered.
+    func clear() {
+        _ = orders.removeAll()
+        loaded = []
+    }
+}
+
+/// Everything between this node and one other: a connection for the groups and one for liveness, so that nothing
+/// large can delay the latter.
+final class PeerLink: @unchecked Sendable {
+    let address: NodeAddress
+    let data: RpcChannel
+    let liveness: RpcChannel
+    /// Outlets with something to send.
+    var ready = FIFO<Outlet>()
+
+    init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel) {
+        self.address = address
+        self.data = data
+        self.liveness = liveness
+    }
+
+    func enqueue(_ order: AppendOrder, on outlet: Outlet) {
+        outlet.orders.append(order)
+        makeReady(outlet)
+    }
+
+    func makeReady(_ outlet: Outlet) {
+        guard !outlet.isReady, !outlet.isLoading else { return }
+        outlet.isReady = true
+        ready.append(outlet)
+    }
+}

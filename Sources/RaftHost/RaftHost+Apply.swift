@@ -1,0 +1,154 @@
+import RaftCore
+import RaftStorage
+import Transport
+
+/// One replica's part of a job for the state machines' worker.
+private struct ApplyOrderOfReplica: Sendable {
+    var slot: Int
+    var stateMachine: any StateMachine
+    var number: LogGroup
+    var from: LogIndex
+    var count: Int
+    /// The entries, or empty if they must be read from the log first.
+    var entries: [CommittedEntry]
+}
+
+/// What came of it.
+private struct AppliedByReplica: Sendable {
+    var slot: Int
+    var from: LogIndex
+    var replies: [Bytes]
+    var problem: String?
+}
+
+extension RaftHost {
+    /// Entries of one replica in one job; the rest follows in the next.
+    private static let entriesPerJob = 4096
+    private static let bytesPerJob = 16 << 20
+
+    func readyToApply(_ replica: Replica) {
+        applyReady.append(replica)
+        lane.requestTurn()
+    }
+
+    /// Hands everything applicable to the state machines in one job, unless one is under way.
+    func submitApply() {
+        guard !isApplying, !applyReady.isEmpty else { return }
+        var orders: [ApplyOrderOfReplica] = []
+        let ready = applyReady
+        applyReady.removeAll(keepingCapacity: true)
+        for replica in ready {
+            guard replica.problem == nil, replica.applyOrdered < replica.applicable else { continue }
+            let from = replica.applyOrdered.next
+            let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
+            var entries: [CommittedEntry] = []
+            var count = wanted
+            if let held = replica.tail.slice(from: from, count: wanted) {
+                precondition(held.count == wanted, "\(replica.group): applicable entries are missing from the tail")
+                entries.reserveCapacity(wanted)
+                var bytes = 0
+                for entry in held {
+                    if bytes > RaftHost.bytesPerJob { break }
+                    bytes += entry.payload.count
+                    entries.append(CommittedEntry(position: entry.position, kind: entry.kind, payload: entry.payload))
+                }
+                count = entries.count
+            }
+            orders.append(
+                ApplyOrderOfReplica(
+                    slot: replica.slot, stateMachine: replica.stateMachine, number: replica.record.number, from: from,
+                    count: count, entries: entries))
+            replica.applyOrdered = replica.applyOrdered.advanced(by: count)
+        }
+        guard !orders.isEmpty else { return }
+        isApplying = true
+        let log = self.log
+        let results = Box<[AppliedByReplica]>([])
+        let jobs = orders
+        workers.apply.submit {
+            for order in jobs { results.value.append(RaftHost.run(order, log)) }
+        } completion: { [self] in
+            isApplying = false
+            now = lane.clock.now
+            for result in results.value { finishApply(result) }
+            lane.requestTurn()
+        }
+    }
+
+    private static func run(_ order: ApplyOrderOfReplica, _ log: WriteAheadLog) -> AppliedByReplica {
+        var entries = order.entries
+        if entries.isEmpty {
+            do throws(StorageError) {
+                let read = try log.entries(of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
+                entries = read.map { CommittedEntry(position: $0.position, kind: $0.kind, payload: $0.payload) }
+            } catch {
+                return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)
+            }
+        }
+        do throws(StateMachineError) {
+            let replies = try order.stateMachine.apply(entries)
+            precondition(replies.count == entries.count, "a state machine answered another number of entries")
+            return AppliedByReplica(slot: order.slot, from: order.from, replies: replies, problem: nil)
+        } catch {
+            return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)
+        }
+    }
+
+    private func finishApply(_ result: AppliedByReplica) {
+        let replica = replicas[result.slot]
+        if let problem = result.problem {
+            stopServing(replica, problem)
+            return
+        }
+        for (offset, reply) in result.replies.enumerated() {
+            let index = result.from.advanced(by: offset)
+            guard let first = replica.proposed.first, first.position.index <= index else { continue }
+            precondition(first.position.index == index, "\(replica.group): a proposal was passed over")
+            _ = replica.proposed.popFirst()
+            // still leader of the term it was proposed in, or the queue would have been emptied
+            deferred.append { first.completion(.applied(reply, first.position)) }
+        }
+        replica.applied = result.from.advanced(by: result.replies.count - 1)
+        replica.applyOrdered = replica.applied
+        if replica.proposed.isEmpty && replica.proposing.isEmpty { replica.proposedBytes = 0 }
+        while let waiting = replica.awaitingApply.first, waiting.index <= replica.applied {
+            replica.awaitingApply.removeFirst()
+            for completion in waiting.completions { deferred.append { completion(.ready) } }
+        }
+        replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
+        if replica.applyOrdered < replica.applicable { applyReady.append(replica) }
+    }
+
+    /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no
+    /// more and gives leadership away.
+    private func stopServing(_ replica: Replica, _ problem: String) {
+        replica.problem = problem
+        logger.log(
+            .error, "the state machine cannot go on",
+            [("group", replica.group), ("index", replica.applied.description), ("problem", problem)])
+        for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
+        for waiting in replica.awaitingApply {
+            for completion in waiting.completions { deferred.append { completion(.refused(.damaged)) } }
+        }
+        replica.awaitingApply.removeAll()
+        replica.proposedBytes = 0
+        inbox.append((replica, .transferRequested(nil)))
+    }
+
+    /// Hands the reads of this turn to the worker in one job.
+    func submitEvaluations() {
+        guard !isEvaluating, !evaluations.isEmpty else { return }
+        isEvaluating = true
+        let batch = evaluations
+        evaluations.removeAll(keepingCapacity: true)
+        let jobs = batch.map(\.job)
+        let completions = Box(batch.map(\.completion))
+        workers.apply.submit {
+            for job in jobs { job() }
+        } completion: { [self] in
+            isEvaluating = false
+            for completion in completions.value { deferred.append(completion) }
+            lane.requestTurn()
+        }
+    }
+}

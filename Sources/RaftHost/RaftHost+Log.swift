@@ -1,0 +1,177 @@
+public import RaftCore
+import RaftStorage
+import Transport
+
+/// What one write of the log carries, and what is owed when it is durable, in order.
+struct LogBatch {
+    enum Duty {
+        case persisted(Replica, DurableMark)
+        case acknowledge(RpcResponder, Message)
+        case send(Replica, [Outbound])
+        case call(() -> Void)
+    }
+
+    var writes: [LogWrite] = []
+    var duties: [Duty] = []
+
+    var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
+}
+
+extension RaftHost {
+    /// Hands the gathered batch to the log, unless one is under way.
+    func submitLogBatch() {
+        guard batchUnderWay == nil, !batch.isEmpty else { return }
+        if batch.writes.isEmpty {
+            // nothing to write, and everything before is durable
+            let duties = batch.duties
+            batch.duties.removeAll(keepingCapacity: true)
+            perform(duties)
+            return
+        }
+        batchUnderWay = batch
+        batch = LogBatch()
+        writeBatch()
+    }
+
+    func writeBatch() {
+        guard let current = batchUnderWay else { return }
+        sealAt = nil
+        let log = self.log
+        let writes = current.writes
+        let failure = Box<StorageError?>(nil)
+        workers.log.submit {
+            do throws(StorageError) { try log.write(writes) } catch { failure.value = error }
+        } completion: { [self] in
+            batchWritten(failure.value)
+        }
+    }
+
+    private func batchWritten(_ failure: StorageError?) {
+        now = lane.clock.now
+        switch failure {
+        case nil:
+            guard let written = batchUnderWay else { preconditionFailure("a batch completed that was not under way") }
+            batchUnderWay = nil
+            if isDiskFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
+            isDiskFull = false
+            perform(written.duties)
+            sealAt = now + settings.sealDelay
+        case .disk(.full(let path)):
+            // nothing was written; the batch waits until there is room, and new proposals are refused meanwhile
+            if !isDiskFull {
+                logger.log(.error, "the disk is full: writes are refused, reads go on", [("path", path)])
+            }
+            isDiskFull = true
+            batchRetry = now + .milliseconds(500)
+        case .some(let error):
+            fail("the log cannot be written: \(error.description)")
+        }
+        lane.requestTurn()
+    }
+
+    func fail(_ reason: String) {
+        guard !hasFailed else { return }
+        hasFailed = true
+        logger.log(.error, "the node stops", [("problem", reason)])
+        onFatal(reason)
+    }
+
+    private func perform(_ duties: [LogBatch.Duty]) {
+        for duty in duties {
+            switch duty {
+            case .persisted(let replica, let mark): step(replica, .persisted(mark))
+            case .acknowledge(let responder, let message): responder.reply(body: wire.packReply(message))
+            case .send(let replica, let messages): for message in messages { send(message, from: replica) }
+            case .call(let body): deferred.append(body)
+            }
+        }
+    }
+
+    /// Proves the last batch while nothing else is written, so that a crash long after it cannot call it a torn tail.
+    func seal() {
+        let log = self.log
+        // a seal that fails leaves the log failed: the next write says so
+        workers.log.submit {
+            log.sealIfIdle()
+        } completion: {
+        }
+    }
+
+    /// Looks at the free space at most once a second, and only while somebody proposes.
+    func checkFreeSpace() {
+        guard !isCheckingFreeSpace, freeSpaceChecked + .milliseconds(1000) < now else { return }
+        isCheckingFreeSpace = true
+        freeSpaceChecked = now
+        let disk = self.disk
+        let free = Box<Int?>(nil)
+        workers.reader.submit {
+            do throws(DiskError) { free.value = try disk.freeBytes() } catch { free.value = nil }
+        } completion: { [self] in
+            isCheckingFreeSpace = false
+            guard let bytes = free.value else { return }
+            let isFull = bytes < settings.minimumFreeBytes
+            if isFull != isDiskFull, batchRetry == nil {
+                logger.log(
+                    isFull ? .error : .info,
+                    isFull ? "too little room on the disk: writes are refused, reads go on" : "writes are accepted again",
+                    [("path", disk.path), ("free_bytes", "\(bytes)")])
+                isDiskFull = isFull
+            }
+        }
+    }
+
+    /// Writes the node's own record; `done` is called when it is durable.
+    func writeNodeState(then done: @escaping () -> Void) {
+        batch.writes.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
+        batch.duties.append(.call(done))
+        lane.requestTurn()
+    }
+
+    // MARK: stopping
+
+    /// Hands leaderships over, waits at most `patience` for it, makes the state machines durable and closes the log.
+    public func stop(patience: Interval, completion: @escaping () -> Void) {
+        precondition(stopping == nil, "a node stops once")
+        stopping = Stopping(deadline: lane.clock.now + patience, completion: completion)
+        for replica in replicas where leadsOthers(replica) { inbox.append((replica, .transferRequested(nil))) }
+        lane.requestTurn()
+    }
+
+    private func leadsOthers(_ replica: Replica) -> Bool {
+        replica.raft.isLeader && replica.raft.configuration.members.count > 1
+    }
+
+    /// Called every turn while stopping.
+    func continueStopping(_ current: Stopping) {
+        guard !current.isClosing, hasFailed || now >= current.deadline || !replicas.contains(where: leadsOthers) else {
+            return
+        }
+        stopping?.isClosing = true
+        let machines = replicas.map(\.stateMachine)
+        let log = self.log
+        let logger = self.logger
+        let completion = Box(current.completion)
+        workers.apply.submit {
+            for machine in machines {
+                do throws(StateMachineError) { try machine.flush() } catch {
+                    logger.log(.error, "a state machine could not be flushed", [("problem", error.description)])
+                }
+            }
+        } completion: { [self] in
+            workers.log.submit {
+                do throws(StorageError) { try log.close() } catch {
+                    logger.log(.error, "the log could not be closed", [("problem", error.description)])
+                }
+            } completion: {
+                completion.value()
+            }
+        }
+    }
+}
+
+/// A stop under way.
+struct Stopping {
+    var deadline: Instant
+    var completion: () -> Void
+    var isClosing = false
+}

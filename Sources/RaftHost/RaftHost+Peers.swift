@@ -1,0 +1,253 @@
+import CMessages
+public import RaftCore
+import RaftStorage
+public import Transport
+import WireMessages
+
+extension RaftHost {
+    static let raftService = "braft.RaftService"
+    static let livenessService = "flotilla.LivenessService"
+    static let nodeService = "flotilla.NodeService"
+
+    func makeLink(to node: NodeAddress) {
+        let link = PeerLink(
+            address: node, data: RpcChannel(address: node, network: network, clock: lane.clock),
+            liveness: RpcChannel(address: node, network: network, clock: lane.clock))
+        for channel in [link.data, link.liveness] {
+            channel.greeting = { [self] channel, done in sayHello(on: channel, to: node, done) }
+        }
+        link.data.onStateChange = { [self] isConnected in
+            let event = isConnected ? Event.livenessChanged(node) : Event.connectionLost(node)
+            for replica in replicasByNode[node] ?? [] { inbox.append((replica, event)) }
+            lane.requestTurn()
+        }
+        link.liveness.onStateChange = { [self] isConnected in
+            guard !isConnected else { return }
+            livenessInbox.append(.failed(node))
+            lane.requestTurn()
+        }
+        linkByNode[node] = link
+        links.append(link)
+    }
+
+    // MARK: sending
+
+    func send(_ message: Outbound, from replica: Replica) {
+        guard let link = linkByNode[message.to.address] else { return }
+        let peer = message.to
+        switch message.body {
+        case .append(let ticket, let previousTerm, let commit):
+            link.enqueue(
+                AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit),
+                on: outlet(of: replica, to: peer, link))
+        case .vote(let request):
+            wire.arena.scope { arena in
+                let body = wire.voteRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
+                link.data.call(
+                    service: RaftHost.raftService, method: request.isPreVote ? "pre_vote" : "request_vote", message: body,
+                    attachment: [], deadline: now + settings.raft.electionTimeout
+                ) { [self] result in
+                    guard case .reply(let reply) = result, let answer = wire.decodeVoteReply(reply.body, to: request) else {
+                        return
+                    }
+                    receive(.received(.voteReply(answer), from: peer), replica)
+                }
+            }
+        case .timeoutNow(let request):
+            wire.arena.scope { arena in
+                let body = wire.timeoutNowRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
+                link.data.call(
+                    service: RaftHost.raftService, method: "timeout_now", message: body, attachment: [],
+                    deadline: now + settings.raft.electionTimeout
+                ) { [self] result in
+                    guard case .reply(let reply) = result, let answer = wire.decodeTimeoutNowReply(reply.body) else { return }
+                    receive(.received(.timeoutNowReply(answer), from: peer), replica)
+                }
+            }
+        }
+    }
+
+    private func receive(_ event: Event, _ replica: Replica) {
+        inbox.append((replica, event))
+        lane.requestTurn()
+    }
+
+    private func outlet(of replica: Replica, to peer: PeerID, _ link: PeerLink) -> Outlet {
+        if let outlet = replica.outlets.first(where: { $0.peer == peer }) { return outlet }
+        let outlet = Outlet(replica: replica, peer: peer, link: link)
+        replica.outlets.append(outlet)
+        return outlet
+    }
+
+    /// Turns waiting orders into frames, replica by replica, while the connection has room.
+    func pump(_ link: PeerLink) {
+        while link.data.unsentBytes < settings.linkBytes, let outlet = link.ready.popFirst() {
+            outlet.isReady = false
+            while link.data.unsentBytes < settings.linkBytes, let order = outlet.orders.popFirst() {
+                guard sendFirstFrame(of: order, on: outlet, link) else { break }
+            }
+            if !outlet.orders.isEmpty { link.makeReady(outlet) }
+        }
+    }
+
+    /// Sends as much of `order` as one frame takes and puts the rest back. False: the entries must be read first.
+    private func sendFirstFrame(of order: AppendOrder, on outlet: Outlet, _ link: PeerLink) -> Bool {
+        let replica = outlet.replica
+        // what was ordered in another term, or for a tail that is gone, has no receiver any more
+        guard replica.raft.isLeader, replica.raft.term == order.ticket.term else { return true }
+        guard order.ticket.count > 0 else {
+            call(order, entries: [], on: outlet, link)
+            return true
+        }
+        let from = order.ticket.previous.next
+        let entries: ArraySlice<LogEntry>
+        if let held = replica.tail.slice(from: from, count: order.ticket.count), !held.isEmpty {
+            entries = held
+        } else if let first = outlet.loaded.first, first.position.index <= from,
+            let last = outlet.loaded.last, last.position.index >= from
+        {
+            let start = first.position.index.distance(to: from)
+            entries = outlet.loaded[start..<min(start + order.ticket.count, outlet.loaded.count)]
+        } else {
+            load(from, order.ticket.count, for: outlet, link)
+            outlet.orders.prepend(order)
+            return false
+        }
+        var bytes = 0
+        var count = 0
+        for entry in entries {
+            if count > 0, bytes + entry.payload.count > settings.frameBytes { break }
+            bytes += entry.payload.count
+            count += 1
+        }
+        let part = entries.prefix(count)
+        var frame = order
+        frame.ticket.count = count
+        call(frame, entries: part, on: outlet, link)
+        if count < order.ticket.count, let last = part.last {
+            var rest = order
+            rest.ticket.previous = last.position.index
+            rest.ticket.count -= count
+            rest.previousTerm = last.position.term
+            outlet.orders.prepend(rest)
+        } else if let last = outlet.loaded.last, last.position.index <= order.ticket.previous.advanced(by: count) {
+            outlet.loaded = []
+        }
+        return true
+    }
+
+    private func call(_ order: AppendOrder, entries: ArraySlice<LogEntry>, on outlet: Outlet, _ link: PeerLink) {
+        let replica = outlet.replica
+        let peer = outlet.peer
+        let ticket = order.ticket
+        wire.arena.scope { arena in
+            let body = wire.appendRequest(
+                group: replica.group, from: replica.id, to: peer, term: ticket.term,
+                previous: LogPosition(term: order.previousTerm, index: ticket.previous), entries: entries,
+                commit: order.commit, arena: arena)
+            link.data.call(
+                service: RaftHost.raftService, method: "append_entries", message: body,
+                attachment: entries.compactMap { $0.payload.isEmpty ? nil : $0.payload }, deadline: nil
+            ) { [self] result in
+                switch result {
+                case .reply(let reply):
+                    if let answer = wire.decodeAppendReply(reply.body, to: ticket) {
+                        receive(.received(.appendReply(answer), from: peer), replica)
+                    } else {
+                        receive(.appendFailed(ticket, peer: peer), replica)
+                    }
+                case .failed(let error):
+                    logger.log(
+                        .debug, "append failed",
+                        [("group", replica.group), ("peer", peer.description), ("problem", error.text)])
+                    receive(.appendFailed(ticket, peer: peer), replica)
+                }
+            }
+        }
+    }
+
+    /// Reads entries that are no longer in memory; the outlet waits.
+    private func load(_ from: LogIndex, _ count: Int, for outlet: Outlet, _ link: PeerLink) {
+        outlet.isLoading = true
+        let log = self.log
+        let number = outlet.replica.record.number
+        let result = Box<Result<[LogEntry], StorageError>>(.success([]))
+        let term = outlet.replica.raft.term
+        let bytes = settings.frameBytes * 4
+        workers.reader.submit {
+            do throws(StorageError) {
+                result.value = .success(try log.entries(of: number, from: from, count: count, maxBytes: bytes))
+            } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            outlet.isLoading = false
+            switch result.value {
+            case .success(let entries):
+                // entries read under another term may have been replaced since
+                if entries.isEmpty || outlet.replica.raft.term != term { outlet.clear() } else { outlet.loaded = entries }
+            case .failure(let error):
+                outlet.clear()
+                outlet.replica.problem = error.description
+                logger.log(
+                    .error, "old entries cannot be read",
+                    [("group", outlet.replica.group), ("index", from.description), ("problem", error.description)])
+            }
+            link.makeReady(outlet)
+            lane.requestTurn()
+        }
+    }
+
+    // MARK: liveness
+
+    func sendSupportRequest(_ request: NodeLiveness.Request, to node: NodeAddress) {
+        guard let link = linkByNode[node] else { return }
+        wire.arena.scope { arena in
+            let message = arena.make(flotilla__support_request__init)
+            message.pointee.from = arena.string(identity.address.description)
+            message.pointee.run_number = request.runNumber
+            message.pointee.sequence = request.sequence
+            message.pointee.asks = request.asks ? 1 : 0
+            link.liveness.call(
+                service: RaftHost.livenessService, method: "support", message: message, attachment: [],
+                deadline: now + settings.liveness.promise
+            ) { [self] result in
+                if case .reply(let reply) = result, let answer = decodeSupportReply(reply.body) {
+                    livenessInbox.append(.answered(answer, from: node))
+                } else {
+                    livenessInbox.append(.failed(node))
+                }
+                lane.requestTurn()
+            }
+        }
+    }
+
+    private func decodeSupportReply(_ body: Bytes) -> NodeLiveness.Reply? {
+        wire.arena.scope { arena in
+            arena.unpack(flotilla__support_reply__init, body).map { message in
+                NodeLiveness.Reply(
+                    sequence: message.pointee.sequence, granted: message.pointee.granted != 0,
+                    epoch: message.pointee.epoch, runNumber: message.pointee.run_number,
+                    wallClockMilliseconds: message.pointee.wall_clock_ms)
+            }
+        }
+    }
+}
+
+extension RaftHost {
+    /// A connection to another node that opens with our hello, for services of nodes among themselves. The owner calls
+    /// its `expire` once a turn.
+    public func makeChannel(to node: NodeAddress) -> RpcChannel {
+        let channel = RpcChannel(address: node, network: network, clock: lane.clock)
+        channel.greeting = { [self] channel, done in sayHello(on: channel, to: node, done) }
+        return channel
+    }
+
+    /// A connection to a node that shares no cluster with this one yet: without hello.
+    public func makeStrangerChannel(to node: NodeAddress) -> RpcChannel {
+        RpcChannel(address: node, network: network, clock: lane.clock)
+    }
+
+    /// Whether the other side of `connection` is a node of this cluster that said who it is.
+    public func isKnownPeer(_ connection: any Connection) -> Bool { connection.context is KnownPeer }
+}

@@ -1,0 +1,227 @@
+import CMessages
+import RaftCore
+import RaftStorage
+public import Transport
+import WireMessages
+
+/// Remembered on a connection whose other side said who it is.
+final class KnownPeer {
+    let nodeID: UInt64
+    let runNumber: UInt64
+    init(nodeID: UInt64, runNumber: UInt64) {
+        self.nodeID = nodeID
+        self.runNumber = runNumber
+    }
+}
+
+extension RaftHost {
+    /// Makes `server` answer the services every host has: braft.RaftService, and our own for identity and liveness.
+    public func register(on server: RpcServer) {
+        server.register(RaftHost.nodeService) { [self] method, request in
+            guard method == "hello" else { return false }
+            hello(request)
+            return true
+        }
+        server.register(RaftHost.livenessService) { [self] method, request in
+            guard method == "support" else { return false }
+            support(request)
+            return true
+        }
+        server.register(RaftHost.raftService) { [self] method, request in
+            do throws(RaftWire.WireError) {
+                switch method {
+                case "pre_vote": try vote(request, isPreVote: true)
+                case "request_vote": try vote(request, isPreVote: false)
+                case "append_entries": try append(request)
+                case "timeout_now": try timeoutNow(request)
+                default: return false
+                }
+            } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            return true
+        }
+    }
+
+    // MARK: braft.RaftService
+
+    /// Finds the replica addressed, with braft's error numbers for what is wrong.
+    private func addressed(
+        _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
+    ) throws(RaftWire.WireError) -> (Replica, PeerID) {
+        guard request.connection.context is KnownPeer else {
+            throw RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
+        }
+        guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
+        guard let replica = byGroup[addressing.group], replica.id == to else {
+            throw RaftWire.WireError(code: 2, text: "peer_id not exist")
+        }
+        if let from = PeerID(addressing.from) { return (replica, from) }
+        guard let badSender else { return (replica, to) }
+        throw RaftWire.WireError(code: badSender, text: "server_id invalid")
+    }
+
+    private func vote(_ request: RpcRequest, isPreVote: Bool) throws(RaftWire.WireError) {
+        let (addressing, message) = try wire.decodeVoteRequest(request.body, isPreVote: isPreVote)
+        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        step(replica, .received(.voteRequest(message), from: from), StepContext(responder: request.responder))
+        lane.requestTurn()
+    }
+
+    private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
+        let (replica, from) = try addressed(addressing, request, badSender: 1003)
+        step(
+            replica, .received(.appendRequest(message), from: from),
+            StepContext(responder: request.responder, incoming: entries))
+        lane.requestTurn()
+    }
+
+    private func timeoutNow(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let (addressing, message) = try wire.decodeTimeoutNowRequest(request.body)
+        let (replica, from) = try addressed(addressing, request, badSender: nil)
+        step(replica, .received(.timeoutNowRequest(message), from: from), StepContext(responder: request.responder))
+        lane.requestTurn()
+    }
+
+    // MARK: flotilla.LivenessService
+
+    private func support(_ request: RpcRequest) {
+        let parsed = wire.arena.scope { arena -> (NodeLiveness.Request, NodeAddress)? in
+            guard let message = arena.unpack(flotilla__support_request__init, request.body)?.pointee,
+                let from = NodeAddress(String(field: message.from))
+            else { return nil }
+            return (
+                NodeLiveness.Request(
+                    runNumber: message.run_number, sequence: message.sequence, asks: message.asks != 0), from
+            )
+        }
+        guard let (message, from) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
+        guard request.connection.context is KnownPeer else {
+            return request.responder.fail(1, "say hello first (flotilla.NodeService)")
+        }
+        now = lane.clock.now
+        stepLiveness(.received(message, from: from, wallClock: lane.clock.wallClockMilliseconds))
+        guard let reply = livenessEffects.reply else {
+            return request.responder.fail(1, "no promise for this run of \(from)")
+        }
+        wire.arena.scope { arena in
+            let response = arena.make(flotilla__support_reply__init)
+            response.pointee.sequence = reply.sequence
+            response.pointee.granted = reply.granted ? 1 : 0
+            response.pointee.epoch = reply.epoch
+            response.pointee.run_number = reply.runNumber
+            response.pointee.wall_clock_ms = reply.wallClockMilliseconds
+            request.responder.reply(response)
+        }
+    }
+
+    // MARK: flotilla.NodeService
+
+    /// Refuses another cluster, another incarnation than the recorded one, and an older run or a second process of the
+    /// present one: an old copy of a directory cannot take part. What is accepted is durable before it is answered.
+    private func hello(_ request: RpcRequest) {
+        let parsed = wire.arena.scope { arena -> (NodeState.PeerRun, cluster: UInt64, format: UInt32)? in
+            guard let message = arena.unpack(flotilla__hello_request__init, request.body)?.pointee else { return nil }
+            let run = NodeState.PeerRun(
+                nodeID: message.node_id, incarnation: message.incarnation, runNumber: message.run_number,
+                nonce: message.nonce)
+            return (run, message.cluster_id, message.format)
+        }
+        guard let (run, cluster, format) = parsed else {
+            return request.responder.fail(RpcCode.badRequest, "malformed hello")
+        }
+        if let refusal = refusal(of: run, cluster: cluster, format: format) {
+            logger.log(
+                .warning, "hello refused",
+                [("node", "\(run.nodeID)"), ("from", request.connection.peerDescription), ("problem", refusal)])
+            return answerHello(request, error: 16, refusal)
+        }
+        let position = nodeState.peers.firstIndex { $0.nodeID >= run.nodeID } ?? nodeState.peers.count
+        let known = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
+        if known, nodeState.peers[position] == run {
+            accept(run, request)
+            return
+        }
+        if known { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
+        writeNodeState { [self] in accept(run, request) }
+    }
+
+    private func refusal(of run: NodeState.PeerRun, cluster: UInt64, format: UInt32) -> String? {
+        guard format <= 1 else { return "hello has format \(format), newer than this node understands" }
+        guard identity.clusterID != 0 else { return "this node belongs to no cluster yet" }
+        guard cluster == identity.clusterID else { return "it belongs to another cluster" }
+        if let recorded = recordedIncarnation(run.nodeID), recorded != run.incarnation {
+            return "its data directory is not the one recorded for node \(run.nodeID)"
+        }
+        guard let known = nodeState.peers.first(where: { $0.nodeID == run.nodeID }) else { return nil }
+        if known.incarnation != run.incarnation { return "its data directory is not the one known for node \(run.nodeID)" }
+        if run.runNumber < known.runNumber { return "run \(run.runNumber) is older than run \(known.runNumber), heard before" }
+        if run.runNumber == known.runNumber, run.nonce != known.nonce {
+            return "another process already used run \(run.runNumber): a copied data directory"
+        }
+        return nil
+    }
+
+    private func accept(_ run: NodeState.PeerRun, _ request: RpcRequest) {
+        request.connection.context = KnownPeer(nodeID: run.nodeID, runNumber: run.runNumber)
+        answerHello(request, error: 0, nil)
+    }
+
+    private func answerHello(_ request: RpcRequest, error: UInt32, _ message: String?) {
+        wire.arena.scope { arena in
+            let reply = arena.make(flotilla__hello_reply__init)
+            reply.pointee.error = error
+            if let message { reply.pointee.message = arena.string(message) }
+            reply.pointee.has_node_id = 1
+            reply.pointee.node_id = identity.nodeID
+            reply.pointee.has_incarnation = 1
+            reply.pointee.incarnation = identity.incarnation
+            reply.pointee.has_run_number = 1
+            reply.pointee.run_number = identity.runNumber
+            request.responder.reply(reply)
+        }
+    }
+
+    /// Opens an outgoing connection: says who we are, and checks who answers.
+    func sayHello(on channel: RpcChannel, to node: NodeAddress, _ done: @escaping (Bool) -> Void) {
+        guard identity.clusterID != 0 else { return done(false) }
+        wire.arena.scope { arena in
+            let message = arena.make(flotilla__hello_request__init)
+            message.pointee.format = 1
+            message.pointee.cluster_id = identity.clusterID
+            message.pointee.node_id = identity.nodeID
+            message.pointee.incarnation = identity.incarnation
+            message.pointee.run_number = identity.runNumber
+            message.pointee.nonce = nonce
+            message.pointee.address = arena.string(identity.address.description)
+            channel.call(
+                service: RaftHost.nodeService, method: "hello", message: message, attachment: [],
+                deadline: lane.clock.now + .milliseconds(5000)
+            ) { [self] result in
+                guard case .reply(let reply) = result else { return done(false) }
+                done(isWelcome(reply.body, from: node))
+            }
+        }
+    }
+
+    private func isWelcome(_ body: Bytes, from node: NodeAddress) -> Bool {
+        let parsed = wire.arena.scope { arena -> (error: UInt32, text: String, node: UInt64, incarnation: UInt64)? in
+            arena.unpack(flotilla__hello_reply__init, body).map {
+                ($0.pointee.error, String(field: $0.pointee.message), $0.pointee.node_id, $0.pointee.incarnation)
+            }
+        }
+        guard let parsed else { return false }
+        if parsed.error != 0 {
+            logger.log(.warning, "hello was refused", [("node", node.description), ("problem", parsed.text)])
+            return false
+        }
+        if let recorded = recordedIncarnation(parsed.node), recorded != parsed.incarnation {
+            logger.log(
+                .warning, "peer is not who it should be",
+                [("node", node.description), ("problem", "its data directory is not the recorded one")])
+            return false
+        }
+        return true
+    }
+}

@@ -1,0 +1,341 @@
+public import RaftCore
+public import RaftStorage
+public import Transport
+import WireMessages
+
+/// Runs many groups on one lane: drives their cores, carries out what they decide over one log and one connection per
+/// peer, and applies what is committed.
+///
+/// Threads: every method belongs to the lane, and every completion comes on it, never from inside the call. The log,
+/// reads of old entries and the state machines run on three workers; nothing but values and completions crosses over.
+///
+/// A turn drains what came in, steps the replicas concerned, then hands *one* batch to the log, *one* job to the state
+/// machines, and lets the network join what goes to one peer (DESIGN's fourth law). At most one log batch is under
+/// way; what gathers meanwhile is the next one, so the cost of a sync is shared by whoever waits for it.
+///
+/// Invariants:
+/// 1. A vote or an acknowledgement leaves only when its own write and all earlier ones of its group are durable: they
+///    are duties of a batch, and batches complete in order.
+/// 2. A state machine gets only entries that are committed and durable on this node, in order, each once.
+/// 3. A proposal's completion is called exactly once.
+public final class RaftHost: @unchecked Sendable {
+    /// What may be tuned.
+    public struct Settings: Sendable {
+        /// Of every core.
+        public var raft = RaftSettings()
+        /// Of the promises between nodes.
+        public var liveness = NodeLiveness.Settings()
+        /// Payload bytes of one append frame; a single larger entry still goes in one.
+        public var frameBytes = 512 << 10
+        /// Unsent bytes towards a peer above which no further append is made.
+        public var linkBytes = 4 << 20
+        /// Payload bytes of applied entries each replica keeps in memory for its peers.
+        public var tailBytes = 4 << 20
+        /// Payload bytes proposed and not applied per replica above which proposals are refused as busy.
+        public var proposalBytes = 64 << 20
+        /// Proposals not applied per replica above which further ones are refused as busy.
+        public var proposals = 65_536
+        /// Free bytes on the log's device below which proposals are refused.
+        public var minimumFreeBytes = 256 << 20
+        /// How long a batch may stay last in the log before a seal proves it.
+        public var sealDelay = Interval.milliseconds(50)
+        /// Seed of the cores' random delays.
+        public var seed: UInt64 = 1
+
+        /// The defaults.
+        public init() {}
+    }
+
+    /// Where blocking work happens.
+    public struct Workers {
+        var log: any Worker
+        var reader: any Worker
+        var apply: any Worker
+        /// The log's writer, the reader of old entries, and the state machines' worker.
+        public init(log: any Worker, reader: any Worker, apply: any Worker) {
+            self.log = log
+            self.reader = reader
+            self.apply = apply
+        }
+    }
+
+    let settings: Settings
+    let lane: any LaneDriver
+    let network: any Network
+    let workers: Workers
+    let log: WriteAheadLog
+    let disk: any Disk
+    let logger: Logger
+    let wire = RaftWire()
+
+    /// Who this node is; the cluster and node ids are set when it joins.
+    public private(set) var identity: NodeIdentity
+    /// Tells connections of two processes under one run number apart.
+    let nonce: UInt64
+    /// The incarnation recorded for a node, if it is recorded; others are refused.
+    public var recordedIncarnation: (_ nodeID: UInt64) -> UInt64? = { _ in nil }
+    /// Called once when the node cannot go on: a failed sync, for one. The process must end.
+    public var onFatal: (String) -> Void = { _ in }
+    /// Called in a turn in which the replica of a group gained or lost leadership.
+    public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
+
+    var now: Instant
+    var liveness: NodeLiveness
+    var livenessEffects = NodeLiveness.Effects()
+    var effects = Effects()
+
+    var replicas: [Replica] = []
+    var byGroup: [String: Replica] = [:]
+    var replicasByNode: [NodeAddress: [Replica]] = [:]
+    var links: [PeerLink] = []
+    var linkByNode: [NodeAddress: PeerLink] = [:]
+    var nodeState: NodeState
+    /// What the log held at the start; emptied as replicas are opened.
+    var recovered: [LogGroup: RecoveredGroup]
+    var damaged: [ReplicaStatus] = []
+
+    /// Answers that came in and wait for the turn.
+    var inbox: [(Replica, Event)] = []
+    var livenessInbox: [NodeLiveness.Event] = []
+    var dirty: [Replica] = []
+    var applyReady: [Replica] = []
+    var heap = DeadlineHeap()
+    /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
+    var deferred: [() -> Void] = []
+    var nextRead: UInt64 = 0
+
+    var batch = LogBatch()
+    var batchUnderWay: LogBatch?
+    var batchRetry: Instant?
+    var sealAt: Instant?
+    var isApplying = false
+    var evaluations: [Evaluation] = []
+    var isEvaluating = false
+
+    var isDiskFull = false
+    var freeSpaceChecked = Instant.distantPast
+    var isCheckingFreeSpace = false
+    var stopping: Stopping?
+    var hasFailed = false
+    /// Protocol violations met, by name.
+    public internal(set) var refusals: [Refusal: Int] = [:]
+
+    /// A host over an open log. Replicas found in it are listed in ``records`` and started by ``open(_:stateMachine:)``.
+    public init(
+        settings: Settings, identity: NodeIdentity, nonce: UInt64, lane: any LaneDriver, network: any Network,
+        workers: Workers, disk: any Disk, log: WriteAheadLog, recovered: [LogGroup: RecoveredGroup], logger: Logger
+    ) {
+        self.settings = settings
+        self.identity = identity
+        self.nonce = nonce
+        self.lane = lane
+        self.network = network
+        self.workers = workers
+        self.disk = disk
+        self.log = log
+        self.recovered = recovered
+        self.logger = logger
+        self.now = lane.clock.now
+        self.nodeState = NodeState(recovered[0]?.note) ?? NodeState()
+        var livenessSettings = settings.liveness
+        // nothing was ever promised in an earlier life if there was none
+        if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
+        self.liveness = NodeLiveness(
+            node: identity.address, runNumber: identity.runNumber, settings: livenessSettings, startedAt: now)
+    }
+
+    /// The replicas this node holds, as the log remembers them.
+    public var records: [ReplicaRecord] { nodeState.replicas }
+
+    /// Whether the node's own record is readable: if not, nobody knows what it promised.
+    public var nodeRecordDamage: String? { recovered[0]?.damage }
+
+    /// The node has joined a cluster: from now on it says who it is.
+    public func join(clusterID: UInt64, nodeID: UInt64) {
+        identity.clusterID = clusterID
+        identity.nodeID = nodeID
+    }
+
+    // MARK: replicas
+
+    /// Starts a replica that the log remembers.
+    ///
+    /// One whose part of the log is damaged is not started: it shows up in ``status()`` as damaged.
+    public func open(_ record: ReplicaRecord, stateMachine: any StateMachine) {
+        let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
+        if let damage = state.damage {
+            logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
+            damaged.append(
+                ReplicaStatus(
+                    group: record.group, peer: record.peer, state: "damaged", term: state.hardState.term, leader: nil,
+                    commitIndex: .zero, appliedIndex: stateMachine.appliedPosition.index, lastIndex: state.lastIndex,
+                    durableIndex: state.lastIndex, configuration: state.configurations.last?.configuration ?? record.birth,
+                    problem: damage))
+            return
+        }
+        let applied = stateMachine.appliedPosition.index
+        precondition(applied <= state.lastIndex, "the store of \(record.group) is ahead of its log")
+        var configurations = state.configurations
+        if !record.birth.isEmpty { configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0) }
+        let raft = Raft(
+            id: record.peer, hardState: state.hardState, termRuns: state.termRuns, lastIndex: state.lastIndex,
+            configurations: configurations, applied: applied, settings: settings.raft,
+            seed: settings.seed &+ record.number &* 0x9e37_79b9 ^ UInt64(identity.address.port))
+        let replica = Replica(
+            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied)
+        replicas.append(replica)
+        byGroup[record.group] = replica
+        membershipChanged(replica)
+        step(replica, .started)
+        lane.requestTurn()
+    }
+
+    /// Creates a replica at its group's birth: remembered durably, then started. The completion gets nil, or why not.
+    public func create(
+        group: String, peer: PeerID, birth: Configuration, kind: String,
+        makeStateMachine: @escaping (_ number: UInt64) throws(StateMachineError) -> any StateMachine,
+        completion: @escaping (String?) -> Void
+    ) {
+        if let existing = nodeState.replicas.first(where: { $0.group == group }) {
+            deferred.append { completion(existing.peer == peer ? nil : "the node holds another replica of \(group)") }
+            lane.requestTurn()
+            return
+        }
+        let record = ReplicaRecord(group: group, peer: peer, number: nodeState.takeNumber(), birth: birth, kind: kind)
+        let stateMachine: any StateMachine
+        do throws(StateMachineError) { stateMachine = try makeStateMachine(record.number) } catch {
+            let text = error.description
+            deferred.append { completion(text) }
+            lane.requestTurn()
+            return
+        }
+        nodeState.replicas.append(record)
+        writeNodeState { [self] in
+            logger.log(.info, "replica created", [("group", group), ("peer", peer.description)])
+            open(record, stateMachine: stateMachine)
+            completion(nil)
+        }
+    }
+
+    /// How the replica of `group` is doing; nil if there is none here.
+    public func status(of group: String) -> ReplicaStatus? {
+        byGroup[group]?.status() ?? damaged.first { $0.group == group }
+    }
+
+    /// How all replicas are doing.
+    public func status() -> [ReplicaStatus] { replicas.map { $0.status() } + damaged }
+
+    /// Whether this node leads `group`, and may propose.
+    public func leads(_ group: String) -> Bool { byGroup[group]?.raft.isLeader ?? false }
+
+    /// The wall clocks of the voters of `group` known here, their median in milliseconds since 1970; nil unless a
+    /// majority is known.
+    public func medianWallClock(of group: String) -> Int64? {
+        guard let replica = byGroup[group] else { return nil }
+        let monotonic = now.nanoseconds / 1_000_000
+        var clocks: [Int64] = []
+        let members = replica.raft.configuration.members
+        for member in members {
+            if member == replica.id {
+                clocks.append(lane.clock.wallClockMilliseconds)
+            } else if let offset = liveness.wallClockOffset(of: member.address) {
+                clocks.append(monotonic + offset)
+            }
+        }
+        guard clocks.count > members.count / 2 else { return nil }
+        clocks.sort()
+        return clocks[(clocks.count - 1) / 2]
+    }
+
+    /// Bytes of the log on disk.
+    public var logBytes: Int { log.totalBytes }
+
+    /// Whether proposals are refused for want of disk space.
+    public var refusesWrites: Bool { isDiskFull }
+
+    // MARK: what others ask for
+
+    /// Proposes `payload` to `group`. Joined with everything else proposed to it in this turn.
+    public func propose(_ payload: Bytes, to group: String, completion: @escaping (ProposalOutcome) -> Void) {
+        guard let replica = byGroup[group] else {
+            let refusal: ProposalRefusal = damaged.contains { $0.group == group } ? .damaged : .noSuchGroup
+            return later { completion(.refused(refusal)) }
+        }
+        if replica.problem != nil { return later { completion(.refused(.damaged)) } }
+        guard replica.raft.isLeader else {
+            let leader = replica.raft.leader
+            return later { completion(.notLeader(leader)) }
+        }
+        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
+        checkFreeSpace()
+        if isDiskFull { return later { completion(.refused(.diskFull)) } }
+        guard replica.proposedBytes < settings.proposalBytes,
+            replica.proposed.count + replica.proposing.count < settings.proposals
+        else { return later { completion(.refused(.busy)) } }
+        replica.proposedBytes += payload.count
+        replica.proposing.append((payload, completion))
+        markDirty(replica)
+    }
+
+    /// Finds the moment at which a read of `group` is linearizable (ReadIndex, dissertation §6.4). Joined with everything
+    /// else that wants to read it in this turn.
+    public func read(_ group: String, completion: @escaping (ReadOutcome) -> Void) {
+        guard let replica = byGroup[group] else {
+            let refusal: ProposalRefusal = damaged.contains { $0.group == group } ? .damaged : .noSuchGroup
+            return later { completion(.refused(refusal)) }
+        }
+        if replica.problem != nil { return later { completion(.refused(.damaged)) } }
+        guard replica.raft.isLeader else {
+            let leader = replica.raft.leader
+            return later { completion(.notLeader(leader)) }
+        }
+        replica.reading.append(completion)
+        markDirty(replica)
+    }
+
+    /// Runs `body` on the state machines' worker, where they may be read; several of a turn go in one job.
+    public func evaluate<R: Sendable>(
+        _ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void
+    ) {
+        let result = Box<R?>(nil)
+        evaluations.append(
+            Evaluation(
+                job: { result.value = body() },
+                completion: {
+                    guard let value = result.value else { preconditionFailure("an evaluation completed without running") }
+                    completion(value)
+                }))
+        lane.requestTurn()
+    }
+
+    /// Hands `group` over to `peer`, or to the most up-to-date voter; says nothing about success.
+    public func transferLeadership(of group: String, to peer: PeerID?) {
+        guard let replica = byGroup[group] else { return }
+        inbox.append((replica, .transferRequested(peer)))
+        lane.requestTurn()
+    }
+
+    func later(_ work: @escaping () -> Void) {
+        deferred.append(work)
+        lane.requestTurn()
+    }
+
+    func markDirty(_ replica: Replica) {
+        guard !replica.isDirty else { return }
+        replica.isDirty = true
+        dirty.append(replica)
+        lane.requestTurn()
+    }
+}
+
+/// A value handed between the lane and a worker; one side at a time, ordered by the worker's queue.
+final class Box<Value>: @unchecked Sendable {
+    var value: Value
+    init(_ value: Value) { self.value = value }
+}
+
+/// Something to compute on the state machines' worker.
+struct Evaluation {
+    var job: @Sendable () -> Void
+    var completion: () -> Void
+}

@@ -1,0 +1,250 @@
+public import RaftCore
+import RaftStorage
+import Transport
+
+/// What came of a proposal.
+public enum ProposalOutcome: Sendable {
+    /// Committed and applied; the state machine's reply, and the entry.
+    case applied(Bytes, LogPosition)
+    /// Not proposed: the replica does not lead. The leader, if one is known.
+    case notLeader(PeerID?)
+    /// Not proposed, for this reason.
+    case refused(ProposalRefusal)
+    /// Leadership was lost before it was applied: it may still be, or not.
+    case unknown
+}
+
+/// Why a proposal was not accepted.
+public enum ProposalRefusal: Sendable, Equatable {
+    /// Too much is waiting already.
+    case busy
+    /// The disk has too little room.
+    case diskFull
+    /// The replica's log or state is damaged.
+    case damaged
+    /// The node is stopping, or leadership is being handed over.
+    case stopping
+    /// There is no such group here.
+    case noSuchGroup
+}
+
+/// What came of a wish to read linearizably.
+public enum ReadOutcome: Sendable {
+    /// The state machine has everything a read must see; evaluate it now, on the apply worker.
+    case ready
+    /// The replica does not lead. The leader, if one is known.
+    case notLeader(PeerID?)
+    /// Not possible, for this reason.
+    case refused(ProposalRefusal)
+}
+
+/// How a replica is doing, for people and tools.
+public struct ReplicaStatus: Sendable {
+    /// The group.
+    public var group: String
+    /// This member.
+    public var peer: PeerID
+    /// `leader`, `follower`, `candidate` or `damaged`.
+    public var state: String
+    /// Its term.
+    public var term: Term
+    /// Who leads, as far as it knows.
+    public var leader: PeerID?
+    /// Highest index known committed.
+    public var commitIndex: LogIndex
+    /// Highest index applied.
+    public var appliedIndex: LogIndex
+    /// Last index of its log.
+    public var lastIndex: LogIndex
+    /// Last index of its log that is durable.
+    public var durableIndex: LogIndex
+    /// The membership in force.
+    public var configuration: Configuration
+    /// Why it does not serve, if it does not.
+    public var problem: String?
+}
+
+/// What a node remembers of a replica it holds.
+public struct ReplicaRecord: Equatable, Sendable {
+    /// The group.
+    public var group: String
+    /// This member of it.
+    public var peer: PeerID
+    /// The replica's number on this node, in the log and in the store; never reused.
+    public var number: UInt64
+    /// The membership at the group's birth.
+    public var birth: Configuration
+    /// What kind of state machine it has; the owner's word.
+    public var kind: String
+
+    /// A record.
+    public init(group: String, peer: PeerID, number: UInt64, birth: Configuration, kind: String) {
+        self.group = group
+        self.peer = peer
+        self.number = number
+        self.birth = birth
+        self.kind = kind
+    }
+}
+
+/// One group's member on this node: the core, the log's young end in memory, and whoever waits for something.
+/// Lane-confined; what goes to the workers is handed over by value.
+final class Replica {
+    let record: ReplicaRecord
+    let slot: Int
+    let stateMachine: any StateMachine
+    var raft: Raft
+    /// The log's young end; everything not durable or not applied yet is in it, and what still fits the budget.
+    var tail = LogTail()
+    /// Set when the replica stopped serving, and why.
+    var problem: String?
+
+    /// Index up to which applying was ordered, and done.
+    var applyOrdered: LogIndex
+    var applied: LogIndex
+    var applicable: LogIndex
+
+    /// Proposals of this turn, not given to the core yet.
+    var proposing: [(payload: Bytes, completion: (ProposalOutcome) -> Void)] = []
+    var proposed = FIFO<(position: LogPosition, completion: (ProposalOutcome) -> Void)>()
+    var proposedBytes = 0
+
+    /// Reads of this turn; reads whose round is under way; reads that wait for their index to be applied.
+    var reading: [(ReadOutcome) -> Void] = []
+    var readRounds = FIFO<(read: UInt64, completions: [(ReadOutcome) -> Void])>()
+    var awaitingApply: [(index: LogIndex, completions: [(ReadOutcome) -> Void])] = []
+
+    /// The deadline last given to the heap.
+    var armed: Instant?
+    var isDirty = false
+    var outlets: [Outlet] = []
+
+    init(record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex) {
+        self.record = record
+        self.slot = slot
+        self.raft = raft
+        self.stateMachine = stateMachine
+        self.applied = applied
+        self.applyOrdered = applied
+        self.applicable = applied
+        self.tail = LogTail(after: raft.lastIndex)
+    }
+
+    var group: String { record.group }
+    var id: PeerID { record.peer }
+
+    func status() -> ReplicaStatus {
+        let state =
+            if problem != nil {
+                "damaged"
+            } else {
+                switch raft.role {
+                case .leader: "leader"
+                case .candidate, .preCandidate: "candidate"
+                case .follower: "follower"
+                }
+            }
+        return ReplicaStatus(
+            group: group, peer: id, state: state, term: raft.term, leader: raft.leader, commitIndex: raft.commitIndex,
+            appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
+            configuration: raft.configuration, problem: problem)
+    }
+}
+
+/// The young end of a group's log in memory, contiguous.
+struct LogTail {
+    private var entries: [LogEntry] = []
+    private var head = 0
+    /// Index of the first entry held; one past the log's end if none is.
+    private(set) var first: LogIndex
+    /// Payload bytes held.
+    private(set) var bytes = 0
+
+    init(after last: LogIndex = .zero) { first = last.next }
+
+    var count: Int { entries.count - head }
+    var last: LogIndex { first.advanced(by: count - 1) }
+
+    mutating func append(_ entry: LogEntry) {
+        precondition(entry.position.index == first.advanced(by: count), "a gap in the log's tail")
+        bytes += entry.payload.count
+        entries.append(entry)
+    }
+
+    /// Removes `index` and everything behind it.
+    mutating func truncate(from index: LogIndex) {
+        if index < first {
+            entries.removeAll()
+            head = 0
+            bytes = 0
+            first = index
+            return
+        }
+        while count > 0, last >= index { bytes -= entries.removeLast().payload.count }
+    }
+
+    /// The entries `from ... through`, or nil if the first of them is not held any more.
+    func slice(from: LogIndex, count wanted: Int) -> ArraySlice<LogEntry>? {
+        guard from >= first else { return nil }
+        let start = head + first.distance(to: from)
+        guard start <= entries.count else { return nil }
+        return entries[start..<min(start + wanted, entries.count)]
+    }
+
+    /// Forgets old entries up to and including `index` while more than `budget` bytes are held.
+    mutating func trim(through index: LogIndex, budget: Int) {
+        while count > 0, first <= index, bytes > budget || count > 16_384 {
+            bytes -= entries[head].payload.count
+            entries[head].payload = Bytes()
+            head += 1
+            first = first.next
+        }
+        if head > 1024, head * 2 > entries.count {
+            entries.removeFirst(head)
+            head = 0
+        }
+    }
+}
+
+/// A queue on an array; popping moves a mark, memory is given back when half of it is behind the mark.
+struct FIFO<Element> {
+    private var items: [Element?] = []
+    private var head = 0
+
+    var isEmpty: Bool { head == items.count }
+    var count: Int { items.count - head }
+    var first: Element? { isEmpty ? nil : items[head] }
+
+    mutating func append(_ element: Element) { items.append(element) }
+
+    mutating func popFirst() -> Element? {
+        guard !isEmpty, let element = items[head] else { return nil }
+        items[head] = nil
+        head += 1
+        if head == items.count {
+            items.removeAll(keepingCapacity: true)
+            head = 0
+        } else if head >= 64, head * 2 >= items.count {
+            items.removeFirst(head)
+            head = 0
+        }
+        return element
+    }
+
+    mutating func prepend(_ element: Element) {
+        if head > 0 {
+            head -= 1
+            items[head] = element
+        } else {
+            items.insert(element, at: 0)
+        }
+    }
+
+    mutating func removeAll() -> [Element] {
+        defer {
+            items.removeAll(keepingCapacity: true)
+            head = 0
+        }
+        return items[head...].compactMap { $0 }
+    }
+}

@@ -1,0 +1,118 @@
+public import RaftCore
+
+/// What a leader must know of a packed ``GroupCommand`` before it proposes it, found without unpacking it.
+public struct CommandPeek: Equatable, Sendable {
+    /// What a client may send.
+    public enum Kind: Sendable {
+        /// A session's write.
+        case write
+        /// An open of a session.
+        case openSession
+        /// Anything else: clients may not send it.
+        case other
+    }
+
+    /// What it is.
+    public var kind: Kind
+    /// Whether an operation in it sets an expiry, so that the group's time should be fresh when it is applied.
+    public var setsExpiry: Bool
+
+    /// Looks at `command`; nil if it is not a well-formed message.
+    public init?(_ command: Bytes) {
+        let peek = command.withUnsafeBytes { buffer in
+            CommandPeek(reading: ProtobufCursor(buffer))
+        }
+        guard let peek else { return nil }
+        self = peek
+    }
+
+    private init?(reading start: ProtobufCursor) {
+        kind = .other
+        setsExpiry = false
+        var kinds = 0
+        var cursor = start
+        while let field = cursor.nextField() {
+            switch (field.number, field.content) {
+            case (2, let content?):
+                kind = .write
+                kinds += 1
+                guard let sets = CommandPeek.writeSetsExpiry(content) else { return nil }
+                setsExpiry = sets
+            case (3, .some):
+                kind = .openSession
+                kinds += 1
+            case (4, _), (5, _):
+                kinds += 1
+                kind = .other
+            default: break
+            }
+        }
+        guard cursor.isAtEnd, kinds == 1 else { return nil }
+    }
+
+    private static func writeSetsExpiry(_ write: ProtobufCursor) -> Bool? {
+        var cursor = write
+        var result = false
+        while let field = cursor.nextField() {
+            guard field.number == 6, var operation = field.content else { continue }
+            while let part = operation.nextField() {
+                if part.number == 6 || (part.number == 1 && part.value == UInt64(KeyOperation.Code.expire.rawValue)) {
+                    result = true
+                }
+            }
+            guard operation.isAtEnd else { return nil }
+        }
+        return cursor.isAtEnd ? result : nil
+    }
+}
+
+/// Walks the fields of a packed protobuf message.
+private struct ProtobufCursor {
+    private let buffer: UnsafeRawBufferPointer
+    private var position = 0
+
+    init(_ buffer: UnsafeRawBufferPointer) { self.buffer = buffer }
+
+    var isAtEnd: Bool { position == buffer.count }
+
+    /// The next field: its number, and its number value or its bytes. Nil at the end, or where it is malformed.
+    mutating func nextField() -> (number: UInt64, value: UInt64, content: ProtobufCursor?)? {
+        let start = position
+        guard let tag = varint() else {
+            position = start
+            return nil
+        }
+        switch tag & 7 {
+        case 0: if let value = varint() { return (tag >> 3, value, nil) }
+        case 1: if skip(8) { return (tag >> 3, 0, nil) }
+        case 2:
+            if let length = varint(), length <= UInt64(buffer.count - position) {
+                let content = UnsafeRawBufferPointer(rebasing: buffer[position..<position + Int(length)])
+                position += Int(length)
+                return (tag >> 3, 0, ProtobufCursor(content))
+            }
+        case 5: if skip(4) { return (tag >> 3, 0, nil) }
+        default: break
+        }
+        position = start
+        return nil
+    }
+
+    private mutating func varint() -> UInt64? {
+        var value: UInt64 = 0
+        for shift in stride(from: UInt64(0), to: 64, by: 7) {
+            guard position < buffer.count else { return nil }
+            let byte = buffer[position]
+            position += 1
+            value |= UInt64(byte & 0x7f) << shift
+            if byte < 0x80 { return value }
+        }
+        return nil
+    }
+
+    private mutating func skip(_ count: Int) -> Bool {
+        guard buffer.count - position >= count else { return false }
+        position += count
+        return true
+    }
+}

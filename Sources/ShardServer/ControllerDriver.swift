@@ -1,0 +1,206 @@
+import CMessages
+import RaftCore
+import RaftHost
+import ShardKV
+import ShardMap
+import Transport
+import WireMessages
+
+/// What the controller's leader does about groups that are in the map and not born yet: it orders their replicas, has
+/// each group take its first shards, and records the birth. Every step is idempotent, so a new leader starts over.
+struct ControllerDriver {
+    /// Next look.
+    var next = Instant.distantPast
+    var isInitializing = false
+    /// Replicas ordered and confirmed, and requests under way.
+    var created: Set<String> = []
+    var underWay: Set<String> = []
+    var birthsProposed: Set<String> = []
+}
+
+extension ShardServer {
+    /// One look at what is not born yet, if this node leads the controller group.
+    func driveGroups(_ now: Instant) -> Instant? {
+        guard host.leads(ClusterMap.controllerGroup), let bootstrap else { return nil }
+        let unborn = map?.groups.filter { !$0.isBorn } ?? []
+        guard map == nil || !unborn.isEmpty else { return nil }
+        guard now >= driver.next else { return driver.next }
+        driver.next = now + settings.pace
+        guard let map else {
+            initializeMap(bootstrap)
+            return driver.next
+        }
+        for group in unborn {
+            let missing = group.peers.filter { !driver.created.contains("\(group.id) \($0)") }
+            if missing.isEmpty {
+                install(group, map)
+            } else {
+                for peer in missing { orderReplica(of: group, peer) }
+            }
+        }
+        return driver.next
+    }
+
+    private func initializeMap(_ record: BootstrapRecord) {
+        guard !driver.isInitializing else { return }
+        driver.isInitializing = true
+        host.propose(ControllerCommand.initialize(record).encoded(arena), to: ClusterMap.controllerGroup) { [self] _ in
+            driver.isInitializing = false
+        }
+    }
+
+    // MARK: replicas
+
+    private func orderReplica(of group: Group, _ peer: PeerID) {
+        let key = "\(group.id) \(peer)"
+        guard driver.underWay.insert(key).inserted else { return }
+        let done = { [self] (problem: String?) in
+            driver.underWay.remove(key)
+            if let problem {
+                logger.log(
+                    .warning, "a replica could not be created",
+                    [("group", group.id), ("peer", peer.description), ("problem", problem)])
+            } else {
+                driver.created.insert(key)
+            }
+        }
+        if peer.address == address {
+            return createReplica(group.id, peer, group.peers, done)
+        }
+        let body = arena.scope { arena in
+            let message = arena.make(flotilla__create_replica_request__init)
+            message.pointee.group = arena.string(group.id)
+            message.pointee.peer = arena.string(peer.description)
+            message.pointee.n_peers = group.peers.count
+            message.pointee.peers = arena.strings(group.peers.map(\.description))
+            return arena.pack(message)
+        }
+        channel(to: peer.address).call(
+            service: Services.cluster, method: "create_replica", body: body, attachment: [],
+            deadline: lane.clock.now + .milliseconds(5000)
+        ) { [self] result in
+            switch result {
+            case .failed(let error): done(error.text)
+            case .reply(let reply):
+                let problem = arena.scope { arena -> String? in
+                    guard let message = arena.unpack(flotilla__create_replica_reply__init, reply.body)?.pointee else {
+                        return "malformed reply"
+                    }
+                    return message.error == 0 ? nil : String(field: message.message)
+                }
+                done(problem)
+            }
+        }
+    }
+
+    /// The controller's order, carried out here.
+    func createReplica(_ group: String, _ peer: PeerID, _ peers: [PeerID], _ done: @escaping (String?) -> Void) {
+        guard peer.address == address, peers.contains(peer) else {
+            return done("the order is for \(peer), this node is \(address)")
+        }
+        host.create(
+            group: group, peer: peer, birth: Configuration(peers: peers), kind: ReplicaKind.keyValue
+        ) { [self] (number) throws(StateMachineError) in
+            try makeStateMachine(group, ReplicaKind.keyValue, number)
+        } completion: { problem in
+            done(problem)
+        }
+    }
+
+    func answerCreateReplica(_ request: RpcRequest) {
+        let parsed = arena.scope { arena -> (String, PeerID, [PeerID])? in
+            guard let message = arena.unpack(flotilla__create_replica_request__init, request.body)?.pointee,
+                let peer = PeerID(String(field: message.peer)),
+                let peers = PeerID.decoded(message.peers, count: message.n_peers)
+            else { return nil }
+            return (String(field: message.group), peer, peers)
+        }
+        guard let (group, peer, peers) = parsed else {
+            return request.responder.fail(RpcCode.badRequest, "malformed order")
+        }
+        createReplica(group, peer, peers) { [self] problem in
+            arena.scope { arena in
+                let reply = arena.make(flotilla__create_replica_reply__init)
+                reply.pointee.error = problem == nil ? 0 : NamedError.refused.rawValue
+                if let problem { reply.pointee.message = arena.string(problem) }
+                request.responder.reply(reply)
+            }
+        }
+    }
+
+    // MARK: shards
+
+    /// Asks every member; whoever leads the group answers with success.
+    private func install(_ group: Group, _ map: ClusterMap) {
+        let shards = map.shards.filter { $0.group == group.id }
+        for peer in group.peers {
+            let key = "\(group.id) install \(peer)"
+            guard driver.underWay.insert(key).inserted else { continue }
+            let done = { [self] (installed: Bool) in
+                driver.underWay.remove(key)
+                if installed { recordBirth(of: group.id) }
+            }
+            if peer.address == address {
+                installShards(group.id, shards) { done($0 == nil) }
+                continue
+            }
+            let body = arena.scope { arena in
+                let message = arena.make(flotilla__install_shards_request__init)
+                message.pointee.group = arena.string(group.id)
+                message.pointee.n_shards = shards.count
+                message.pointee.shards = arena.array(shards.map { $0.encoded(arena) })
+                return arena.pack(message)
+            }
+            channel(to: peer.address).call(
+                service: Services.cluster, method: "install_shards", body: body, attachment: [],
+                deadline: lane.clock.now + .milliseconds(5000)
+            ) { [self] result in
+                guard case .reply(let reply) = result else { return done(false) }
+                done(
+                    arena.scope { arena in
+                        arena.unpack(flotilla__install_shards_reply__init, reply.body)?.pointee.error == 0
+                    })
+            }
+        }
+    }
+
+    private func recordBirth(of group: String) {
+        guard driver.birthsProposed.insert(group).inserted else { return }
+        host.propose(ControllerCommand.groupBorn(group).encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+            if case .applied = outcome { return }
+            driver.birthsProposed.remove(group)
+        }
+    }
+
+    /// The controller's order, carried out by the group's leader.
+    func installShards(_ group: String, _ shards: [Shard], _ done: @escaping (NamedError?) -> Void) {
+        host.propose(GroupCommand.install(shards).encoded(arena), to: group) { [self] outcome in
+            switch outcome {
+            case .applied(let reply, _): done(ExecuteReply(reply, arena)?.error)
+            case .notLeader: done(.notLeader)
+            case .refused(let refusal): done(refusal.namedError)
+            case .unknown: done(.outcomeUnknown)
+            }
+        }
+    }
+
+    func answerInstallShards(_ request: RpcRequest) {
+        let parsed = arena.scope { arena -> (String, [Shard])? in
+            guard let message = arena.unpack(flotilla__install_shards_request__init, request.body)?.pointee,
+                let shards = Shard.decoded(message.shards, count: message.n_shards)
+            else { return nil }
+            return (String(field: message.group), shards)
+        }
+        guard let (group, shards) = parsed else {
+            return request.responder.fail(RpcCode.badRequest, "malformed order")
+        }
+        installShards(group, shards) { [self] error in
+            arena.scope { arena in
+                let reply = arena.make(flotilla__install_shards_reply__init)
+                reply.pointee.error = error?.rawValue ?? 0
+                if let error { reply.pointee.message = arena.string(error.sentence) }
+                request.responder.reply(reply)
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+public import RaftCore
+import RaftHost
+import ShardKV
+public import ShardMap
+
+extension ShardServer {
+    /// Executes a request on this node's replica. `command` is a packed ``GroupCommand``, or nil for reads.
+    ///
+    /// The completion gets the packed reply: the state machine's own bytes where it answered, so that they are not
+    /// packed twice. It is called in a later turn.
+    public func execute(_ request: ExecuteRequest, command: Bytes?, completion: @escaping (Bytes) -> Void) {
+        if let command {
+            write(command, request, completion)
+        } else {
+            read(request, completion)
+        }
+    }
+
+    // MARK: writes
+
+    private func write(_ command: Bytes, _ request: ExecuteRequest, _ completion: @escaping (Bytes) -> Void) {
+        guard let peek = CommandPeek(command), peek.kind != .other else {
+            return fail(.badRequest, completion)
+        }
+        let group = request.group
+        guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
+        if host.leads(group) {
+            guard var clock = groupClocks[group], clock.isStarted else {
+                return fail(.noLeader, completion)
+            }
+            if peek.setsExpiry || machine.mayHoldExpiringKeys, let time = clock.timeToPropose(at: lane.clock.now) {
+                groupClocks[group] = clock
+                proposeTime(time, to: group) { _ in }
+            }
+        }
+        host.propose(command, to: group) { [self] outcome in
+            switch outcome {
+            case .applied(let reply, _): completion(reply)
+            default: completion(failure(of: outcome).packed(arena))
+            }
+        }
+    }
+
+    private func failure(of outcome: ProposalOutcome) -> ExecuteReply {
+        switch outcome {
+        case .applied: ExecuteReply()
+        case .notLeader(let leader): ExecuteReply(error: .notLeader, leader: leader?.address)
+        case .refused(let refusal): ExecuteReply(error: refusal.namedError)
+        case .unknown: ExecuteReply(error: .outcomeUnknown, message: "leadership was lost before the write was applied")
+        }
+    }
+
+    private func fail(_ error: NamedError, _ completion: @escaping (Bytes) -> Void) {
+        completion(ExecuteReply(error: error).packed(arena))
+    }
+
+    // MARK: reads
+
+    private func read(_ request: ExecuteRequest, _ completion: @escaping (Bytes) -> Void) {
+        guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
+        guard request.reads.allSatisfy(\.isRead) else { return fail(.badRequest, completion) }
+        if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
+        host.read(request.group) { [self] outcome in
+            switch outcome {
+            case .ready: evaluate(request, on: machine, completion)
+            case .notLeader(let leader):
+                completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
+            case .refused(let refusal): fail(refusal.namedError, completion)
+            }
+        }
+    }
+
+    private func evaluate(
+        _ request: ExecuteRequest, on machine: KeyValueStateMachine, _ completion: @escaping (Bytes) -> Void
+    ) {
+        let wallClock = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
+        host.evaluate { () -> Result<KeyValueStateMachine.ReadOutcome, StateMachineError> in
+            do throws(StateMachineError) {
+                return .success(try machine.read(request, wallClock: wallClock))
+            } catch {
+                return .failure(error)
+            }
+        } completion: { [self] result in
+            switch result {
+            case .success(.reply(let reply)): completion(reply.packed(arena))
+            case .success(.needsTime(let time)):
+                // a key is due: the group's time must pass it before anybody is told that it is gone
+                proposeTime(time, to: request.group) { [self] outcome in
+                    if case .applied = outcome {
+                        evaluate(request, on: machine, completion)
+                    } else if case .unknown = outcome {
+                        fail(.notLeader, completion)
+                    } else {
+                        completion(failure(of: outcome).packed(arena))
+                    }
+                }
+            case .failure(let error):
+                logger.log(.error, "a read failed", [("group", request.group), ("problem", error.description)])
+                completion(ExecuteReply(error: .damaged, message: error.description).packed(arena))
+            }
+        }
+    }
+
+    // MARK: the groups' time
+
+    /// Starts the clocks of the groups that this node has begun to lead, as soon as enough wall clocks are known.
+    func proposeFirstTimes() {
+        guard !startingClocks.isEmpty else { return }
+        let waiting = startingClocks
+        startingClocks.removeAll(keepingCapacity: true)
+        for group in waiting where groupClocks[group]?.isStarted == false {
+            guard host.leads(group), let median = host.medianWallClock(of: group), let machine = machines[group] else {
+                startingClocks.append(group)
+                continue
+            }
+            groupClocks[group]?.isStarted = true
+            proposeTime(max(median, machine.replicatedTime), to: group) { _ in }
+        }
+    }
+
+    private func proposeTime(_ time: Int64, to group: String, _ done: @escaping (ProposalOutcome) -> Void) {
+        host.propose(GroupCommand.time(time).encoded(arena), to: group) { [self] outcome in
+            if case .applied = outcome, let machine = machines[group] {
+                groupClocks[group]?.applied(machine.replicatedTime, at: lane.clock.now)
+            }
+            done(outcome)
+        }
+    }
+}
+
+extension ProposalRefusal {
+    /// The error a client gets.
+    var namedError: NamedError {
+        switch self {
+        case .busy: .busy
+        case .diskFull: .diskFull
+        case .damaged: .damaged
+        // leadership is on its way to another node, which will serve
+        case .stopping: .noLeader
+        case .noSuchGroup: .noSuchGroup
+        }
+    }
+}

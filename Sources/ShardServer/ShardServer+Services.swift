@@ -1,0 +1,113 @@
+import CMessages
+import RaftCore
+import RaftHost
+import ShardMap
+public import Transport
+import WireMessages
+
+extension ShardServer {
+    /// Makes `server` answer the cluster's and the store's services.
+    public func register(on server: RpcServer) {
+        server.register(Services.keyValue) { [self] method, request in
+            guard method == "execute" else { return false }
+            answerExecute(request)
+            return true
+        }
+        server.register(Services.cluster) { [self] method, request in
+            switch method {
+            case "announce": answerAnnounce(request)
+            case "init": answerInit(request)
+            case "bootstrap": answerBootstrap(request)
+            case "get_map": answerGetMap(request)
+            case "status": answerStatus(request)
+            case "create_replica", "install_shards":
+                // orders of the controller: from a node of this cluster only
+                guard host.isKnownPeer(request.connection) else {
+                    request.responder.fail(1, "say hello first (flotilla.NodeService)")
+                    return true
+                }
+                if method == "create_replica" { answerCreateReplica(request) } else { answerInstallShards(request) }
+            default: return false
+            }
+            return true
+        }
+    }
+
+    private func answerExecute(_ request: RpcRequest) {
+        guard let message = ExecuteRequest(request.body, arena) else {
+            return request.responder.fail(RpcCode.badRequest, "malformed execute request")
+        }
+        execute(message, command: request.attachment.isEmpty ? nil : request.attachment) { reply in
+            request.responder.reply(body: reply)
+        }
+    }
+
+    private func answerGetMap(_ request: RpcRequest) {
+        let known = arena.scope { arena in
+            arena.unpack(flotilla__get_map_request__init, request.body).map {
+                $0.pointee.has_known_version != 0 ? $0.pointee.known_version : 0
+            }
+        }
+        guard let known else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
+        arena.scope { arena in
+            let reply = arena.make(flotilla__get_map_reply__init)
+            if let map {
+                reply.pointee.error = 0
+                if map.version > known { reply.pointee.map = map.encoded(arena) }
+            } else {
+                reply.pointee.error = NamedError.notInitialized.rawValue
+                reply.pointee.message = arena.string(NamedError.notInitialized.sentence)
+            }
+            request.responder.reply(reply)
+        }
+    }
+
+    private func answerStatus(_ request: RpcRequest) {
+        let identity = directory.identity
+        let uptime = lane.clock.now - startedAt
+        let state =
+            if isStopping {
+                "stopping"
+            } else if identity.clusterID == 0 {
+                "uninitialized"
+            } else {
+                host.refusesWrites ? "read_only" : "serving"
+            }
+        arena.scope { arena in
+            let reply = arena.make(flotilla__status_reply__init)
+            reply.pointee.node_id = identity.nodeID
+            reply.pointee.address = arena.string(identity.address.description)
+            reply.pointee.incarnation = identity.incarnation
+            reply.pointee.run_number = identity.runNumber
+            reply.pointee.cluster_id = identity.clusterID
+            reply.pointee.state = arena.string(state)
+            let groups = host.status().sorted { $0.group < $1.group }
+            reply.pointee.n_groups = groups.count
+            reply.pointee.groups = arena.array(groups.map { encode($0, arena) })
+            reply.pointee.has_log_bytes = 1
+            reply.pointee.log_bytes = UInt64(host.logBytes)
+            reply.pointee.has_uptime_ms = 1
+            reply.pointee.uptime_ms = UInt64(max(0, uptime.milliseconds))
+            reply.pointee.version = arena.string(settings.version)
+            request.responder.reply(reply)
+        }
+    }
+
+    private func encode(_ status: ReplicaStatus, _ arena: Arena) -> UnsafeMutablePointer<Flotilla__GroupStatus>? {
+        let message = arena.make(flotilla__group_status__init)
+        message.pointee.id = arena.string(status.group)
+        message.pointee.peer = arena.string(status.peer.description)
+        message.pointee.state = arena.string(status.state)
+        message.pointee.term = status.term.rawValue
+        if let leader = status.leader { message.pointee.leader = arena.string(leader.description) }
+        message.pointee.commit_index = status.commitIndex.rawValue
+        message.pointee.applied_index = status.appliedIndex.rawValue
+        message.pointee.last_index = status.lastIndex.rawValue
+        message.pointee.durable_index = status.durableIndex.rawValue
+        let peers = status.configuration.members.map(\.description)
+        message.pointee.n_peers = peers.count
+        message.pointee.peers = arena.strings(peers)
+        if let problem = status.problem { message.pointee.problem = arena.string(problem) }
+        return message
+    }
+}

@@ -1,0 +1,240 @@
+public import RaftCore
+public import RaftHost
+public import ShardKV
+public import ShardMap
+public import Transport
+import CMessages
+import Glibc
+import WireMessages
+
+/// The service of a node: key-value groups and the controller group on one host, the map, and how a cluster comes to
+/// be. Lane-confined.
+///
+/// Invariants:
+/// 1. The node answers for a group only through its replica's leader: a write is answered when it is applied, a read
+///    after ReadIndex.
+/// 2. The cluster's identity is durable in the data directory before the first replica exists.
+/// 3. A map is only ever replaced by one with a higher version.
+public final class ShardServer {
+    /// What may be tuned.
+    public struct Settings: Sendable {
+        /// Addresses to find the cluster by; the first one creates the bootstrap record.
+        public var controllers: [NodeAddress]
+        /// How often a node looks for what is not there yet: its cluster, an unborn group, a newer map.
+        public var pace = Interval.milliseconds(200)
+        /// How often a node that holds no controller replica asks for the map.
+        public var mapPace = Interval.milliseconds(1000)
+        /// Version printed in status.
+        public var version = "0.1.0"
+
+        /// The defaults, with these seeds.
+        public init(controllers: [NodeAddress]) { self.controllers = controllers }
+    }
+
+    let settings: Settings
+    let host: RaftHost
+    let directory: NodeDirectory
+    let engine: any KeyValueEngine
+    let lane: any LaneDriver
+    let logger: Logger
+    let arena = Arena()
+    let startedAt: Instant
+    var random: SeededRandom
+
+    /// The newest map known here.
+    public internal(set) var map: ClusterMap?
+    /// Called with every newer map.
+    public var onMap: (ClusterMap) -> Void = { _ in }
+
+    var machines: [String: KeyValueStateMachine] = [:]
+    var controller: ControllerStateMachine?
+    /// Maps applied by the controller's replica, handed over from the worker.
+    let appliedMap = LockedValue<ClusterMap?>(nil)
+    var groupClocks: [String: GroupClock] = [:]
+    /// Groups led here whose clock waits to be started.
+    var startingClocks: [String] = []
+    var channels: [NodeAddress: RpcChannel] = [:]
+    var channelOrder: [NodeAddress] = []
+    /// Connections without hello, between nodes that share no cluster yet.
+    var strangers: [NodeAddress: RpcChannel] = [:]
+    var strangerOrder: [NodeAddress] = []
+
+    /// Nodes without a cluster that said they are there, by address; kept by the first controller.
+    var announced: [(node: NodeAddress, incarnation: UInt64, at: Instant)] = []
+    var bootstrap: BootstrapRecord?
+    /// Nodes that have confirmed the record.
+    var confirmed: Set<NodeAddress> = []
+    var formationUnderWay: Set<NodeAddress> = []
+    var announceTarget = 0
+    var nextFormation: Instant
+    var driver = ControllerDriver()
+    var nextMapPoll: Instant
+    var isPollingMap = false
+    /// Set by the process while it stops.
+    public var isStopping = false
+
+    /// A server over an open host. Replicas the host remembers are started.
+    public init(
+        settings: Settings, host: RaftHost, directory: NodeDirectory, engine: any KeyValueEngine, lane: any LaneDriver,
+        logger: Logger, seed: UInt64
+    ) throws(StateMachineError) {
+        self.settings = settings
+        self.host = host
+        self.directory = directory
+        self.engine = engine
+        self.lane = lane
+        self.logger = logger
+        self.startedAt = lane.clock.now
+        self.nextFormation = startedAt
+        self.nextMapPoll = startedAt
+        self.random = SeededRandom(seed: seed)
+        if let packed = directory.identity.bootstrap {
+            bootstrap = arena.scope { arena in
+                arena.unpack(flotilla__bootstrap_record__init, packed).flatMap { BootstrapRecord($0.pointee) }
+            }
+        }
+        host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
+        host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
+        for record in host.records {
+            host.open(record, stateMachine: try makeStateMachine(record.group, record.kind, record.number))
+        }
+        adoptMap(controller?.map)
+        startControllerReplica()
+    }
+
+    /// One turn, before the host's. Returns when the next one is due at the latest.
+    public func turn(now: Instant) -> Instant? {
+        if let applied = appliedMap.take() { adoptMap(applied) }
+        guard !isStopping else { return nil }
+        proposeFirstTimes()
+        var next = formationTurn(now)
+        for deadline in [driveGroups(now), pollMap(now)] {
+            if let deadline { next = next.map { min($0, deadline) } ?? deadline }
+        }
+        let open = channelOrder.compactMap { channels[$0] } + strangerOrder.compactMap { strangers[$0] }
+        for channel in open {
+            if let deadline = channel.expire(now: now) { next = next.map { min($0, deadline) } ?? deadline }
+        }
+        return next
+    }
+
+    func makeStateMachine(
+        _ group: String, _ kind: String, _ number: UInt64
+    ) throws(StateMachineError) -> any StateMachine {
+        switch kind {
+        case ReplicaKind.controller:
+            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number)
+            let applied = appliedMap
+            machine.onChange = { applied.set($0) }
+            controller = machine
+            return machine
+        case ReplicaKind.keyValue:
+            let machine = try KeyValueStateMachine(
+                engine: engine, replicaNumber: number, limits: KeyValueStateMachine.Limits())
+            machines[group] = machine
+            return machine
+        default:
+            throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
+        }
+    }
+
+    func incarnation(of node: UInt64) -> UInt64? {
+        map?.nodes.first { $0.id == node }?.incarnation ?? bootstrap?.nodes.first { $0.id == node }?.incarnation
+    }
+
+    func adoptMap(_ newer: ClusterMap?) {
+        guard let newer, newer.version > map?.version ?? 0 else { return }
+        map = newer
+        onMap(newer)
+        lane.requestTurn()
+    }
+
+    /// Kinds of replicas, as the node's record names them.
+    enum ReplicaKind {
+        static let controller = "controller"
+        static let keyValue = "kv"
+    }
+
+    func channel(to node: NodeAddress) -> RpcChannel {
+        if let channel = channels[node] { return channel }
+        let channel = host.makeChannel(to: node)
+        channels[node] = channel
+        channelOrder.append(node)
+        return channel
+    }
+
+    private func leadershipChanged(_ group: String, _ isLeader: Bool) {
+        groupClocks[group] = nil
+        if isLeader, machines[group] != nil {
+            groupClocks[group] = GroupClock()
+            startingClocks.append(group)
+        }
+        if group == ClusterMap.controllerGroup { driver = ControllerDriver() }
+        lane.requestTurn()
+    }
+
+    // MARK: the map of a node without a controller replica
+
+    private func pollMap(_ now: Instant) -> Instant? {
+        guard controller == nil, directory.identity.clusterID != 0 else { return nil }
+        guard now >= nextMapPoll, !isPollingMap else { return isPollingMap ? nil : nextMapPoll }
+        nextMapPoll = now + settings.mapPace
+        let seeds = settings.controllers.filter { $0 != directory.identity.address }
+        guard !seeds.isEmpty else { return nextMapPoll }
+        isPollingMap = true
+        let seed = seeds[Int(random.number(in: 0..<Int64(seeds.count)))]
+        let body = arena.scope { arena in
+            let message = arena.make(flotilla__get_map_request__init)
+            message.pointee.has_known_version = 1
+            message.pointee.known_version = map?.version ?? 0
+            return arena.pack(message)
+        }
+        channel(to: seed).call(
+            service: Services.cluster, method: "get_map", body: body, attachment: [], deadline: now + .milliseconds(2000)
+        ) { [self] result in
+            isPollingMap = false
+            guard case .reply(let reply) = result else { return }
+            let received = arena.scope { arena in
+                arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee.map.flatMap { ClusterMap($0.pointee) }
+            }
+            adoptMap(received)
+            lane.requestTurn()
+        }
+        return nextMapPoll
+    }
+}
+
+/// Names of our services.
+enum Services {
+    static let cluster = "flotilla.ClusterService"
+    static let keyValue = "flotilla.KvService"
+}
+
+/// A value behind a lock, for what a worker hands to the lane.
+final class LockedValue<Value: Sendable>: @unchecked Sendable {
+    private var value: Value
+    private var lock = pthread_mutex_t()
+
+    init(_ value: Value) {
+        self.value = value
+        pthread_mutex_init(&lock, nil)
+    }
+
+    deinit { pthread_mutex_destroy(&lock) }
+
+    func set(_ newValue: Value) {
+        pthread_mutex_lock(&lock)
+        defer { pthread_mutex_unlock(&lock) }
+        value = newValue
+    }
+}
+
+extension LockedValue {
+    /// What was set since the last call, if anything.
+    func take<Wrapped>() -> Wrapped? where Value == Wrapped? {
+        pthread_mutex_lock(&lock)
+        defer { pthread_mutex_unlock(&lock) }
+        defer { value = nil }
+        return value
+    }
+}

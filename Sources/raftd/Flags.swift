@@ -1,0 +1,183 @@
+import Glibc
+import NodeRuntime
+import RaftCore
+import RaftHost
+
+/// A flag of raftd: what `--help` prints of it, and what it does.
+struct Flag: Sendable {
+    var name: String
+    var value: String
+    var help: String
+    /// Takes the text over; false if it cannot.
+    var apply: @Sendable (String, inout Options) -> Bool
+}
+
+/// Everything the command line says.
+struct Options: Sendable {
+    var listen = NodeAddress(ip: 0x7f00_0001, port: 8101)
+    var advertise: NodeAddress?
+    var dataDirectory: String?
+    var controllers: [NodeAddress] = []
+    var logLevel = LogLevel.info
+    var engine = NodeConfiguration.Engine.rocksdb
+    var segmentMegabytes = 64
+    var reserveMegabytes = 256
+    var promiseMilliseconds = 1000
+    var electionMilliseconds = 1000
+    var requestMilliseconds = 10_000
+    var connections = 10_000
+
+    /// Every flag, in the order of `--help`.
+    static let flags: [Flag] = [
+        Flag(name: "listen", value: "HOST:PORT", help: "IPv4 address to accept connections on (default 127.0.0.1:8101)") {
+            guard let address = NodeAddress(resolved($0)) else { return false }
+            $1.listen = address
+            return true
+        },
+        Flag(
+            name: "advertise", value: "IPv4:PORT",
+            help: "address that other nodes use; remembered by the data directory (default: --listen)"
+        ) {
+            $1.advertise = NodeAddress(resolved($0))
+            return $1.advertise != nil
+        },
+        Flag(name: "data-dir", value: "DIR", help: "directory of identity, log and store; created if missing (required)") {
+            $1.dataDirectory = $0
+            return !$0.isEmpty
+        },
+        Flag(
+            name: "controllers", value: "HOST:PORT,…",
+            help: "seeds to find the cluster by; the first one creates it (default: --advertise)"
+        ) {
+            let addresses = $0.split(separator: ",").map { NodeAddress(resolved(String($0))) }
+            guard !addresses.isEmpty, addresses.allSatisfy({ $0 != nil }) else { return false }
+            $1.controllers = addresses.compactMap { $0 }
+            return Set($1.controllers).count == $1.controllers.count
+        },
+        Flag(name: "log-level", value: "LEVEL", help: "debug, info, warning or error (default info)") {
+            guard let level = LogLevel($0) else { return false }
+            $1.logLevel = level
+            return true
+        },
+        Flag(name: "engine", value: "NAME", help: "rocksdb, or memory: rebuilt from the log at start (default rocksdb)") {
+            guard let engine = NodeConfiguration.Engine(rawValue: $0) else { return false }
+            $1.engine = engine
+            return true
+        },
+        Flag(name: "segment-mb", value: "MIB", help: "size of a log segment in MiB (default 64)") {
+            number($0, 1...1024, &$1.segmentMegabytes)
+        },
+        Flag(
+            name: "reserve-mb", value: "MIB", help: "free disk space in MiB below which writes are refused (default 256)"
+        ) {
+            number($0, 0...1 << 20, &$1.reserveMegabytes)
+        },
+        Flag(
+            name: "liveness-promise-ms", value: "MS",
+            help: "how long a node supports another one unheard; a dead leader is noticed after it (default 1000)"
+        ) {
+            number($0, 100...60_000, &$1.promiseMilliseconds)
+        },
+        Flag(name: "election-timeout-ms", value: "MS", help: "how long a candidate waits for votes (default 1000)") {
+            number($0, 100...60_000, &$1.electionMilliseconds)
+        },
+        Flag(
+            name: "request-timeout-ms", value: "MS", help: "how long a Redis command may take, retries included (default 10000)"
+        ) {
+            number($0, 100...600_000, &$1.requestMilliseconds)
+        },
+        Flag(name: "max-connections", value: "N", help: "connections accepted at most (default 10000)") {
+            number($0, 16...1_000_000, &$1.connections)
+        },
+    ]
+
+    static var help: String {
+        var text = """
+            Usage: raftd --data-dir DIR [--listen HOST:PORT] [--controllers HOST:PORT,…] [flags]
+
+            One node of a Flotilla cluster. Start every node, then run `raftctl init` once.
+
+            """
+        for flag in flags { text += "\n  --\(flag.name) \(flag.value)\n      \(flag.help)" }
+        text += "\n  --flagfile FILE\n      reads flags from FILE, one --name=value per line; # begins a comment"
+        text += "\n  --help, --version\n"
+        return text
+    }
+
+    private static func number(_ text: String, _ range: ClosedRange<Int>, _ target: inout Int) -> Bool {
+        guard let value = Int(text), range.contains(value) else { return false }
+        target = value
+        return true
+    }
+
+    /// `localhost` is the one name that is understood: PeerIds carry addresses.
+    private static func resolved(_ text: String) -> String {
+        text.hasPrefix("localhost:") ? "127.0.0.1:" + text.dropFirst("localhost:".count) : text
+    }
+}
+
+/// A command line that cannot be used.
+struct UsageError: Error {
+    var text: String
+}
+
+extension Options {
+    /// Reads `--name value` and `--name=value`, and files of the latter.
+    mutating func read(_ arguments: [String], depth: Int = 0) throws(UsageError) {
+        var rest = arguments[...]
+        while let argument = rest.popFirst() {
+            guard argument.hasPrefix("-") else { throw UsageError(text: "unexpected argument \(argument)") }
+            let body = argument.drop { $0 == "-" }
+            let parts = body.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            // brpc's users know their flags with underscores
+            let name = String(parts[0].map { $0 == "_" ? "-" : $0 })
+            var value = parts.count > 1 ? String(parts[1]) : nil
+            if value == nil { value = rest.popFirst() }
+            guard let value else { throw UsageError(text: "--\(name) needs a value") }
+            if name == "flagfile" {
+                guard depth < 8 else { throw UsageError(text: "flag files include each other") }
+                try read(try Options.lines(of: value), depth: depth + 1)
+                continue
+            }
+            guard let flag = Options.flags.first(where: { $0.name == name }) else {
+                throw UsageError(text: "unknown flag --\(name)")
+            }
+            guard flag.apply(value, &self) else {
+                throw UsageError(text: "--\(name) does not take \"\(value)\"; it is: \(flag.help)")
+            }
+        }
+    }
+
+    private static func lines(of path: String) throws(UsageError) -> [String] {
+        guard let file = fopen(path, "r") else { throw UsageError(text: "cannot read the flag file \(path)") }
+        defer { fclose(file) }
+        var text: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while case let count = fread(&buffer, 1, buffer.count, file), count > 0 { text += buffer[0..<count] }
+        return String(decoding: text, as: UTF8.self).split(separator: "\n").compactMap { line in
+            let trimmed = line.drop { $0 == " " || $0 == "\t" }
+            return trimmed.isEmpty || trimmed.hasPrefix("#") ? nil : String(trimmed)
+        }
+    }
+
+    /// What the node is started with.
+    func configuration() throws(UsageError) -> NodeConfiguration {
+        guard let dataDirectory else { throw UsageError(text: "--data-dir is required") }
+        var configuration = NodeConfiguration(listen: listen, dataDirectory: dataDirectory, controllers: controllers)
+        configuration.advertise = advertise ?? listen
+        guard configuration.advertise.ip != 0 else {
+            throw UsageError(text: "--advertise is required when --listen is 0.0.0.0")
+        }
+        if controllers.isEmpty { configuration.controllers = [configuration.advertise] }
+        configuration.engine = engine
+        configuration.segmentBytes = segmentMegabytes << 20
+        configuration.reserveBytes = reserveMegabytes << 19
+        configuration.host.minimumFreeBytes = reserveMegabytes << 20
+        configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
+        configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))
+        configuration.host.raft.electionTimeout = .milliseconds(electionMilliseconds)
+        configuration.requestTimeout = .milliseconds(requestMilliseconds)
+        configuration.connectionsMax = connections
+        return configuration
+    }
+}
