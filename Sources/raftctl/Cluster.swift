@@ -2,6 +2,7 @@ import CMessages
 import RaftCore
 import ShardClient
 import ShardMap
+import Transport
 import WireMessages
 
 /// The cluster as a command reaches it: a client, and the administrative calls to single nodes.

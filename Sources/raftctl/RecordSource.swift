@@ -51,8 +51,8 @@ actor RecordSource {
         var keys: Set<Bytes> = []
         while batch.records.count < RecordSource.batchRecords, batch.payloadBytes < RecordSource.batchBytes {
             do throws(Failure) {
-                guard let (record, fileBytes) = try pending ?? nextRecord() else { break }
-                pending = (record, fileBytes)
+                if pending == nil { pending = try nextRecord() }
+                guard let (record, fileBytes) = pending else { break }
                 // operations of one batch may be repeated separately, which must not reorder writes of one key
                 guard keys.insert(record.key).inserted else { break }
                 pending = nil
