@@ -33,7 +33,8 @@ extension Command {
                 let state = try await cluster.state(needsMap: true)
                 if state.isLed { return state }
                 let leaderless = state.groups.filter { $0.leader == nil }.map(\.id).joined(separator: ", ")
-                failure = .failed("after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
+                failure = .failed(
+                    "after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
             } catch {
                 failure = error
             }

@@ -5,7 +5,8 @@ import ShardMap
 
 extension ClusterState {
     var nodeTable: String {
-        var table = Table(["NODE", "ADDRESS", "STATE", "LEADS", "REPLICAS", "LOG", "UP", "VERSION"], numeric: [3, 4, 5, 6])
+        var table = Table(
+            ["NODE", "ADDRESS", "STATE", "LEADS", "REPLICAS", "LOG", "UP", "VERSION"], numeric: [3, 4, 5, 6])
         for node in nodes {
             let status = node.status
             table.add([
@@ -60,7 +61,8 @@ extension ClusterState {
 extension ClusterState.GroupView {
     var memberTable: String {
         var table = Table(
-            ["PEER", "STATE", "TERM", "COMMIT", "APPLIED", "LAST", "DURABLE", "LAG", "PROBLEM"], numeric: [2, 3, 4, 5, 6, 7])
+            ["PEER", "STATE", "TERM", "COMMIT", "APPLIED", "LAST", "DURABLE", "LAG", "PROBLEM"],
+            numeric: [2, 3, 4, 5, 6, 7])
         for member in members {
             let status = member.status
             table.add([

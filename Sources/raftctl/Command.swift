@@ -68,7 +68,8 @@ struct Invocation: Sendable {
     func integer(_ option: String, in range: ClosedRange<Int>) throws(Failure) -> Int? {
         guard let text = values[option] else { return nil }
         guard let number = Int(text), range.contains(number) else {
-            let limits = range.upperBound == .max ? "from \(range.lowerBound)" : "of \(range.lowerBound)…\(range.upperBound)"
+            let limits =
+                range.upperBound == .max ? "from \(range.lowerBound)" : "of \(range.lowerBound)…\(range.upperBound)"
             throw .usage("--\(option) takes a whole number \(limits), not '\(text)'")
         }
         return number

@@ -22,7 +22,9 @@ struct CommandLineParser {
     ]
 
     func parse(_ words: [String]) throws(Failure) -> Outcome {
-        if let first = words.first, first == "help" { return .help(try Help(commands).text(for: Array(words.dropFirst()))) }
+        if let first = words.first, first == "help" {
+            return .help(try Help(commands).text(for: Array(words.dropFirst())))
+        }
         let (command, path, positionals, values) = try split(words)
         if values["version"] != nil { return .version }
         if values["help"] != nil || (command == nil && path.isEmpty) {
@@ -65,7 +67,8 @@ struct CommandLineParser {
     }
 
     private func take(
-        option word: String, from rest: inout ArraySlice<String>, of command: Command?, into values: inout [String: String]
+        option word: String, from rest: inout ArraySlice<String>, of command: Command?,
+        into values: inout [String: String]
     ) throws(Failure) {
         let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
         let spelling = parts[0] == "-h" ? "--help" : String(parts[0])
@@ -96,7 +99,9 @@ struct CommandLineParser {
             seeds.append(address)
         }
         let format = values["o"] ?? "table"
-        guard let output = OutputFormat(rawValue: format) else { throw .usage("-o takes table or json, not '\(format)'") }
+        guard let output = OutputFormat(rawValue: format) else {
+            throw .usage("-o takes table or json, not '\(format)'")
+        }
         var invocation = Invocation(
             seeds: seeds, format: output, timeout: .milliseconds(0), positionals: positionals, values: values)
         invocation.timeout = .milliseconds(1000 * (try invocation.integer("timeout", in: 1...86_400) ?? 10))

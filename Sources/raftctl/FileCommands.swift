@@ -18,8 +18,8 @@ extension Command {
         details: """
             One record a line. Empty lines are skipped, a carriage return at a line's end is dropped.
 
-            tsv    key, tab, value. Escapes: \\\\ backslash, \\n line feed, \\r carriage return, \\t tab, \\0 zero, \\xHH
-                   the byte with that hexadecimal number. Every other byte stands for itself.
+            tsv    key, tab, value. Escapes: \\\\ backslash, \\n line feed, \\r carriage return, \\t tab, \\0 zero,
+                   \\xHH the byte with that hexadecimal number. Every other byte stands for itself.
             jsonl  {"key":"…","value":"…"}; for bytes that are not UTF-8, key_base64 and value_base64 instead.
 
             Of several lines with the same key the last one wins. A malformed line ends the import; what was
@@ -30,7 +30,9 @@ extension Command {
                 invocation, "import", operation: { KeyOperation(.set, key: $0.key, value: $0.value) },
                 judge: { _, _ in .asExpected })
             if let failure = totals.failure {
-                throw Failure(status: failure.status, message: "\(failure.message); \(totals.done) records were imported and stay")
+                throw Failure(
+                    status: failure.status, message: "\(failure.message); \(totals.done) records were imported and stay"
+                )
             }
             let json = JSON.object([("imported", .integer(Int64(totals.done)))])
             try Output.print(invocation.format == .json ? json.text : "\(totals.done) imported")
@@ -87,11 +89,13 @@ extension Command {
 
     static let exportRecords = Command(
         path: ["kv", "export"], arguments: "[FILE]", positionals: 0...1,
-        options: [CommandOption("format", "tsv|jsonl", "the lines' format (default: jsonl if the name ends so, else tsv)")],
+        options: [
+            CommandOption("format", "tsv|jsonl", "the lines' format (default: jsonl if the name ends so, else tsv)")
+        ],
         summary: "write every record to a file, or to standard output",
         details: """
-            Formats as in `raftctl help kv import`, in the order of keys. Each shard's part is read linearizably; the whole
-            is not a snapshot. FILE appears, or is replaced, only when the export is complete.
+            Formats as in `raftctl help kv import`, in the order of keys. Each shard's part is read linearizably; the
+            whole is not a snapshot. FILE appears, or is replaced, only when the export is complete.
             """,
         run: { invocation throws(Failure) in
             let path = invocation.positionals.first.flatMap { $0 == "-" ? nil : $0 }

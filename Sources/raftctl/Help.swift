@@ -50,7 +50,9 @@ struct Help {
     private static func lines(_ entries: [(String, String)]) -> String {
         let width = 26
         return entries.map { left, right in
-            let gap = left.count < width ? String(repeating: " ", count: width - left.count) : "\n" + String(repeating: " ", count: width + 2)
+            let gap =
+                left.count < width
+                ? String(repeating: " ", count: width - left.count) : "\n" + String(repeating: " ", count: width + 2)
             return "  \(left)\(gap)\(right)"
         }.joined(separator: "\n")
     }

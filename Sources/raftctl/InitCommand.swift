@@ -61,7 +61,9 @@ struct InitPlan: Equatable, Sendable {
         }
         var keys: [Bytes] = []
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
-            guard let key = Escapes.bytes(part) else { throw .usage("boundary '\(part)' has a backslash without an escape") }
+            guard let key = Escapes.bytes(part) else {
+                throw .usage("boundary '\(part)' has a backslash without an escape")
+            }
             guard !key.isEmpty, key.count <= KeyLimits.keyBytes else {
                 throw .usage("a boundary is a key of 1 to \(KeyLimits.keyBytes) bytes; '\(part)' is none")
             }

@@ -6,7 +6,8 @@ import ShardMap
 // Commands about single keys.
 
 extension CommandOption {
-    static let escaped = CommandOption("escaped", nil, "keys and values of this command line have escapes, such as \\xff")
+    static let escaped = CommandOption(
+        "escaped", nil, "keys and values of this command line have escapes, such as \\xff")
 }
 
 extension Invocation {

@@ -41,7 +41,9 @@ extension NodeStatus {
             guard let reply = arena.unpack(flotilla__status_reply__init, body)?.pointee else { return nil }
             var replicas: [ReplicaStatus] = []
             for position in 0..<reply.n_groups {
-                guard let record = reply.groups[position]?.pointee, let replica = ReplicaStatus(record) else { return nil }
+                guard let record = reply.groups[position]?.pointee, let replica = ReplicaStatus(record) else {
+                    return nil
+                }
                 replicas.append(replica)
             }
             return NodeStatus(

@@ -62,7 +62,8 @@ final class Progress: Sendable {
             let rate = Double(count.records - samples[0].records) / max(now - samples[0].seconds, 0.001)
             samples.append((now, count.records))
             if samples.count > Progress.samplesMax { samples.removeFirst() }
-            let line = Progress.line(title, count, share: share(of: count), total: totalRecords, rate: rate, isBar: isBar)
+            let line = Progress.line(
+                title, count, share: share(of: count), total: totalRecords, rate: rate, isBar: isBar)
             if isBar { Output.note("\r\u{1b}[K\(line)") } else { Output.complain(line) }
         }
     }
@@ -80,12 +81,14 @@ final class Progress: Sendable {
     }
 
     /// One line: bar, share, count, rate, bytes.
-    static func line(_ title: String, _ count: Count, share: Double?, total: Int?, rate: Double, isBar: Bool) -> String {
+    static func line(_ title: String, _ count: Count, share: Double?, total: Int?, rate: Double, isBar: Bool) -> String
+    {
         var parts: [String] = []
         if let share {
             if isBar {
                 let filled = Int(share * Double(barCells))
-                parts.append("[\(String(repeating: "#", count: filled))\(String(repeating: "-", count: barCells - filled))]")
+                parts.append(
+                    "[\(String(repeating: "#", count: filled))\(String(repeating: "-", count: barCells - filled))]")
             }
             parts.append("\(Int(share * 100))%")
         }

@@ -64,7 +64,8 @@ enum RecordFormat: String, Sendable {
         guard !value.contains(UInt8(ascii: "\t")) else {
             return .failure(MalformedRecord("more than one tab; write a tab inside a value as \\t"))
         }
-        guard let key = Escapes.bytes(UnsafeRawBufferPointer(rebasing: line[..<tab])), let value = Escapes.bytes(value) else {
+        guard let key = Escapes.bytes(UnsafeRawBufferPointer(rebasing: line[..<tab])), let value = Escapes.bytes(value)
+        else {
             return .failure(MalformedRecord("a backslash that begins no escape; write it as \\\\"))
         }
         return .success(Record(key: key, value: value))
@@ -80,7 +81,9 @@ enum RecordFormat: String, Sendable {
         for (name, text) in members {
             let isEncoded = name == "key_base64" || name == "value_base64"
             let field = isEncoded ? String(name.dropLast("_base64".count)) : name
-            guard field == "key" || field == "value" else { return .failure(MalformedRecord("unknown member '\(name)'")) }
+            guard field == "key" || field == "value" else {
+                return .failure(MalformedRecord("unknown member '\(name)'"))
+            }
             guard fields[field] == nil else { return .failure(MalformedRecord("two members for the \(field)")) }
             guard let bytes = isEncoded ? Base64.decoded(text) : Bytes(text) else {
                 return .failure(MalformedRecord("\(name) is not base64"))

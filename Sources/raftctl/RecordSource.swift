@@ -150,7 +150,9 @@ struct LineReader {
         buffer.append(contentsOf: repeatElement(0, count: LineReader.readBytes))
         var count: Int
         repeat {
-            count = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress.map { $0 + used }, LineReader.readBytes) }
+            count = buffer.withUnsafeMutableBytes {
+                read(descriptor, $0.baseAddress.map { $0 + used }, LineReader.readBytes)
+            }
         } while count < 0 && errno == EINTR
         let failure = errno
         buffer.removeLast(LineReader.readBytes - max(0, count))

@@ -46,7 +46,8 @@ import Testing
     @Test("a node that does not answer is down, its replicas too; one that lacks its replica says so")
     func down() throws {
         let state = ClusterState(
-            map: map, answers: [nil, node(2, [replica("g1", 2, "candidate", term: 5, commit: 9, applied: 9)]), node(3, [])])
+            map: map,
+            answers: [nil, node(2, [replica("g1", 2, "candidate", term: 5, commit: 9, applied: 9)]), node(3, [])])
         let group = try #require(state.groups.first { $0.id == "g1" })
         #expect(state.nodes.map(\.state) == ["down", "serving", "serving"])
         #expect(group.members.map(\.state) == ["down", "candidate", "missing"])

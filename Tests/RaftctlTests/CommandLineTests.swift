@@ -5,7 +5,8 @@ import Testing
 @testable import raftctl
 
 @Suite("Command line") struct CommandLineTests {
-    private func parse(_ line: String, environment: [String: String] = [:]) throws(Failure) -> CommandLineParser.Outcome {
+    private func parse(_ line: String, environment: [String: String] = [:]) throws(Failure) -> CommandLineParser.Outcome
+    {
         try CommandLineParser(environment: { environment[$0] }).parse(line.split(separator: " ").map(String.init))
     }
 
@@ -40,11 +41,14 @@ import Testing
         #expect(try invocation("kv import -").1.positionals == ["-"])
     }
 
-    @Test("what makes no sense is refused as usage", arguments: [
-        "", "nonsense", "kv", "kv nonsense", "kv get", "kv get a b", "kv get --limit 1 a", "status --wait",
-        "status --wait=x=y z", "-o xml status", "--cluster nowhere status", "kv get --raw=1 a", "--timeout 0 status",
-        "help nonsense",
-    ])
+    @Test(
+        "what makes no sense is refused as usage",
+        arguments: [
+            "", "nonsense", "kv", "kv nonsense", "kv get", "kv get a b", "kv get --limit 1 a", "status --wait",
+            "status --wait=x=y z", "-o xml status", "--cluster nowhere status", "kv get --raw=1 a",
+            "--timeout 0 status",
+            "help nonsense",
+        ])
     func usage(line: String) {
         #expect { try parse(line) } throws: { ($0 as? Failure)?.status == .usage }
     }
@@ -79,8 +83,10 @@ import Testing
         }
     }
 
-    @Test("the end of a prefix is the first key behind it", arguments: [
-        ([0x61], [0x62]), ([0x61, 0xff], [0x62]), ([0xff], []), ([], []),
-    ] as [([UInt8], [UInt8])])
+    @Test(
+        "the end of a prefix is the first key behind it",
+        arguments: [
+            ([0x61], [0x62]), ([0x61, 0xff], [0x62]), ([0xff], []), ([], []),
+        ] as [([UInt8], [UInt8])])
     func prefix(prefix: [UInt8], end: [UInt8]) { #expect(Bytes(prefix).endOfPrefix == Bytes(end)) }
 }

@@ -14,7 +14,8 @@ private func parse(_ line: String, _ format: RecordFormat) -> Result<Record, Mal
         var random = SeededRandom(seed: 7)
         var samples = (0...255).map { [UInt8($0)] } + [[], Array("grüße, 世界".utf8), [0xc3], [0xed, 0xa0, 0x80]]
         for _ in 0..<500 {
-            samples.append((0..<Int.random(in: 0...20, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) })
+            samples.append(
+                (0..<Int.random(in: 0...20, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) })
         }
         for sample in samples {
             var output: [UInt8] = []
@@ -39,10 +40,12 @@ private func parse(_ line: String, _ format: RecordFormat) -> Result<Record, Mal
 }
 
 @Suite("Base64") struct Base64Tests {
-    @Test("RFC 4648 §10", arguments: [
-        ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="),
-        ("foobar", "Zm9vYmFy"),
-    ])
+    @Test(
+        "RFC 4648 §10",
+        arguments: [
+            ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ])
     func vectors(plain: String, encoded: String) {
         #expect(Base64.encoded(Bytes(plain)) == encoded)
         #expect(Base64.decoded(Array(encoded.utf8)) == Bytes(plain))
@@ -58,7 +61,8 @@ private func parse(_ line: String, _ format: RecordFormat) -> Result<Record, Mal
         var random = SeededRandom(seed: 11)
         for _ in 0..<500 {
             let key = (0..<Int.random(in: 1...9, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
-            let value = (0..<Int.random(in: 0...9, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
+            let value = (0..<Int.random(in: 0...9, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random)
+            }
             let record = Record(key: Bytes(key), value: Bytes(value))
             var line: [UInt8] = []
             format.append(record, to: &line)
@@ -71,25 +75,33 @@ private func parse(_ line: String, _ format: RecordFormat) -> Result<Record, Mal
     func foreign() {
         let record = Record(key: Bytes("k"), value: Bytes("a😀\n/"))
         #expect(parse(#" { "value" : "a\uD83D\ude00\n\/" , "key":"\u006b" } "#, .jsonl) == .success(record))
-        #expect(parse(#"{"key_base64":"aw==","value":"v"}"#, .jsonl) == .success(Record(key: Bytes("k"), value: Bytes("v"))))
+        #expect(
+            parse(#"{"key_base64":"aw==","value":"v"}"#, .jsonl) == .success(Record(key: Bytes("k"), value: Bytes("v")))
+        )
         #expect(parse("k\t", .tsv) == .success(Record(key: Bytes("k"), value: Bytes())))
     }
 
-    @Test("malformed TSV says why", arguments: [
-        ("key", "no tab"), ("a\tb\tc", "more than one tab"), ("a\t\\q", "backslash"), ("\tv", "1 to 65536"),
-    ])
+    @Test(
+        "malformed TSV says why",
+        arguments: [
+            ("key", "no tab"), ("a\tb\tc", "more than one tab"), ("a\t\\q", "backslash"), ("\tv", "1 to 65536"),
+        ])
     func malformedTSV(line: String, reason: String) throws {
         guard case .failure(let malformed) = parse(line, .tsv) else { return #expect(Bool(false), "accepted") }
         #expect(malformed.reason.contains(reason))
     }
 
-    @Test("malformed JSON says why", arguments: [
-        ("{}", "no key"), (#"{"key":"a"}"#, "no value"), (#"{"key":"a","value":1}"#, "not an object"),
-        (#"{"key":"a","value":"b"}x"#, "not an object"), (#"{"key":"a","value":"b",}"#, "not an object"),
-        (#"{"key":"a","value":"\ud800"}"#, "not an object"), (#"{"key":"a","value":"b","more":"c"}"#, "unknown"),
-        (#"{"key":"a","key_base64":"YQ==","value":"b"}"#, "two members"), (#"{"key":"a","value_base64":"?"}"#, "base64"),
-        ("[]", "not an object"), (#"{"key":"a"#, "not an object"), ("{\"key\":\"a\tb\",\"value\":\"\"}", "not an object"),
-    ])
+    @Test(
+        "malformed JSON says why",
+        arguments: [
+            ("{}", "no key"), (#"{"key":"a"}"#, "no value"), (#"{"key":"a","value":1}"#, "not an object"),
+            (#"{"key":"a","value":"b"}x"#, "not an object"), (#"{"key":"a","value":"b",}"#, "not an object"),
+            (#"{"key":"a","value":"\ud800"}"#, "not an object"), (#"{"key":"a","value":"b","more":"c"}"#, "unknown"),
+            (#"{"key":"a","key_base64":"YQ==","value":"b"}"#, "two members"),
+            (#"{"key":"a","value_base64":"?"}"#, "base64"),
+            ("[]", "not an object"), (#"{"key":"a"#, "not an object"),
+            ("{\"key\":\"a\tb\",\"value\":\"\"}", "not an object"),
+        ])
     func malformedJSON(line: String, reason: String) {
         guard case .failure(let malformed) = parse(line, .jsonl) else { return #expect(Bool(false), "accepted") }
         #expect(malformed.reason.contains(reason))
