@@ -26,7 +26,10 @@ extension RaftHost {
     private static let entriesPerJob = 4096
     private static let bytesPerJob = 16 << 20
 
+    /// A replica has one order in a job: what a second one would begin with depends on how far the first one gets.
     func readyToApply(_ replica: Replica) {
+        guard !replica.isReadyToApply else { return }
+        replica.isReadyToApply = true
         applyReady.append(replica)
         lane.requestTurn()
     }
@@ -38,6 +41,7 @@ extension RaftHost {
         let ready = applyReady
         applyReady.removeAll(keepingCapacity: true)
         for replica in ready {
+            replica.isReadyToApply = false
             guard replica.problem == nil, replica.applyOrdered < replica.applicable else { continue }
             let from = replica.applyOrdered.next
             let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
@@ -116,7 +120,7 @@ extension RaftHost {
             for completion in waiting.completions { deferred.append { completion(.ready) } }
         }
         replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
-        if replica.applyOrdered < replica.applicable { applyReady.append(replica) }
+        if replica.applyOrdered < replica.applicable { readyToApply(replica) }
     }
 
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no

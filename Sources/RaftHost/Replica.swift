@@ -117,6 +117,7 @@ final class Replica {
     /// The deadline last given to the heap.
     var armed: Instant?
     var isDirty = false
+    var isReadyToApply = false
     var outlets: [Outlet] = []
 
     init(record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex) {

@@ -169,7 +169,8 @@ private final class PosixFile: DiskFile, @unchecked Sendable {
         var vectors: [iovec] = []
         vectors.reserveCapacity(buffers.count)
         for buffer in buffers where !buffer.isEmpty {
-            vectors.append(iovec(iov_base: UnsafeMutableRawPointer(mutating: buffer.baseAddress), iov_len: buffer.count))
+            let base = UnsafeMutableRawPointer(mutating: buffer.baseAddress)
+            vectors.append(iovec(iov_base: base, iov_len: buffer.count))
         }
         var next = 0
         var offset = offset

@@ -90,6 +90,8 @@ struct Recovery {
 
     /// Reads the next listed segment.
     mutating func read(_ entry: Manifest.Entry) throws(StorageError) {
+        // the numbers go on in the segment now entered: they tell what the end of a short one before it held
+        try restoreSize()
         let segment: Segment
         do throws(DiskError) {
             segment = try Segment.open(entry, on: disk)
@@ -133,7 +135,9 @@ extension Recovery {
         case .newer(let version):
             throw .newerFormat(file: name, found: version, known: LogFormat.version)
         case .read(expected):
-            if seal == nil { find("opening seal is unreadable", SegmentHeader.byteCount, in: name) }
+            if seal?.summaries(in: image.bytes) == nil {
+                find("opening seal is unreadable", SegmentHeader.byteCount, in: name)
+            }
         case .read, .unreadable:
             find("segment header is unreadable", 0, in: name)
             guard seal == nil else { break }
@@ -169,8 +173,12 @@ extension Recovery {
                 continue
             }
             end.offset = header.end
-            // a writer ahead of its syncs would leave batches that prove nothing: they are part of the tail
-            if let wound, header.proven <= wound.place { continue }
+            if let open = wound, header.proven <= open.place {
+                // a writer ahead of its syncs: this batch proves nothing and is part of the tail, and so may be
+                // whatever stands behind it
+                wound?.end = nil
+                continue
+            }
             read(header, in: image)
         }
     }
@@ -319,15 +327,22 @@ extension Recovery {
         self.wound = nil
     }
 
-    /// A file that was cut off in the zeros behind the last batch has lost nothing and gets its size back.
+    /// A file that was cut off in the zeros behind the last batch has lost nothing.
     private mutating func checkEnd() throws(StorageError) {
-        guard let image, image.isShort, let file = segments.last?.file else { return }
-        let name = LogFormat.segmentName(image.entry.number)
-        guard end.offset < image.fileByteCount else {
+        guard let image, image.isShort else { return }
+        if end.offset < image.fileByteCount {
+            try restoreSize()
+        } else {
+            let name = LogFormat.segmentName(image.entry.number)
             chargeAll(Damage(file: name, offset: image.fileByteCount, reason: "the file is cut off"))
-            return
         }
-        find("the file is cut off", image.fileByteCount, in: name)
+    }
+
+    /// Gives the segment that was read last its size back, if it is short, so that what it holds can be read. Its
+    /// shortness is evidence: not before its end has been decided about.
+    private mutating func restoreSize() throws(StorageError) {
+        guard let image, image.isShort, let file = segments.last?.file else { return }
+        find("the file is cut off", image.fileByteCount, in: LogFormat.segmentName(image.entry.number))
         do throws(DiskError) {
             try file.preallocate(image.entry.size)
             try file.sync()
@@ -338,7 +353,8 @@ extension Recovery {
 
     /// Bytes read from the page cache are no promise: the last batch may never have reached the device.
     private mutating func rewriteLastBatch() throws(StorageError) {
-        guard damages.ofAll == nil, let image, let lastBatch, lastBatch.place.segment == image.entry.number else { return }
+        guard damages.ofAll == nil, let image, let lastBatch, lastBatch.place.segment == image.entry.number
+        else { return }
         let range = lastBatch.place.offset..<min(lastBatch.end, image.fileByteCount)
         try overwriteTail(from: range.lowerBound, with: Array(image.bytes.part(range)))
     }

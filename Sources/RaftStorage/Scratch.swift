@@ -46,7 +46,8 @@ final class Scratch {
 
     private func reserve(_ more: Int) {
         guard count + more > memory.count else { return }
-        let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: max(2 * memory.count, count + more), alignment: 16)
+        let capacity = max(2 * memory.count, count + more)
+        let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: capacity, alignment: 16)
         larger.copyMemory(from: bytes)
         memory.deallocate()
         memory = larger

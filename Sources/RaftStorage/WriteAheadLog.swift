@@ -39,9 +39,9 @@ public final class WriteAheadLog: @unchecked Sendable {
 
     // The writer's own.
     private var manifest: Manifest
-    /// Where batches go; nil until the first write, and if the last segment had better be left alone.
+    /// Where batches go; nil until the first write.
     private var current: Segment?
-    private var endOffset = 0
+    private var endOffset: Int
     private var nextSequence: UInt64
     private var previousSummaries: [GroupSummary]
     private var endsWithSeal: Bool
@@ -67,14 +67,10 @@ public final class WriteAheadLog: @unchecked Sendable {
         damages = recovery.damages
         previousSummaries = recovery.lastSummaries
         endsWithSeal = recovery.lastBatch?.isSeal ?? false
-        if recovery.damages.ofAll == nil {
-            current = recovery.segments.last
-            endOffset = recovery.end.offset
-            nextSequence = recovery.nextSequence
-        } else {
-            // a new segment, and a gap in the numbers: the next start will find the same damage
-            nextSequence = recovery.nextSequence + 1
-        }
+        nextSequence = recovery.nextSequence
+        // with every group damaged nothing will be written
+        current = recovery.damages.ofAll == nil ? recovery.segments.last : nil
+        endOffset = recovery.end.offset
     }
 
     /// Opens the log of `disk`, or creates it, and recovers what it holds. A torn tail is cut; what is not proven to
@@ -127,7 +123,9 @@ public final class WriteAheadLog: @unchecked Sendable {
         do throws(StorageError) {
             _ = try appendBatch()
         } catch {
-            // Full: the next idle moment tries again. Anything else has been noted for the next write.
+            // full: the next idle moment tries again; anything else the next write will say
+            if case .disk(.full) = error { return }
+            precondition(failure != nil, error.description)
         }
     }
 
@@ -223,6 +221,7 @@ extension WriteAheadLog {
             repeating: previousSummaries.count)
         var size = settings.segmentBytes
         if seal.end + room > size { size = (seal.end + room + 4095) / 4096 * 4096 }
+        precondition(size <= Int(UInt32.max), "a batch of \(room) bytes")
         var listed = manifest
         let segment: Segment
         do throws(DiskError) {

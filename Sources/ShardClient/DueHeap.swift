@@ -45,7 +45,10 @@ struct DueHeap {
         var position = start
         while true {
             var earliest = position
-            for child in (2 * position + 1)...(2 * position + 2) where child < channels.count && isBefore(child, earliest) {
+            // a range, not an array: this runs for every request
+            let firstChild = 2 * position + 1
+            for child in firstChild..<max(firstChild, min(firstChild + 2, channels.count))
+            where isBefore(child, earliest) {
                 earliest = child
             }
             guard earliest != position else { return }

@@ -7,9 +7,9 @@ public protocol KeyValueRouter: AnyObject {
     /// Executes `operations`; the completion gets one result for each, in their order.
     ///
     /// Operations on the same key are executed in their order. Operations on different keys are concurrent: each is
-    /// linearizable on its own, nothing is promised about all of them together. `scan` and `count` are not allowed here.
-    /// Every operation ends with a result: after `deadline` with ``NamedError/deadlineExceeded`` if it certainly did not
-    /// happen, with ``NamedError/outcomeUnknown`` if it may have.
+    /// linearizable on its own, nothing is promised about all of them together. `scan` and `count` are not allowed
+    /// here. Every operation ends with a result: after `deadline` with ``NamedError/deadlineExceeded`` if it certainly
+    /// did not happen, with ``NamedError/outcomeUnknown`` if it may have.
     func execute(_ operations: [KeyOperation], deadline: Instant, completion: @escaping ([KeyResult]) -> Void)
 
     /// Up to `limit` pairs in key order from `start` on, over all shards; `next` is where to go on, nil at the end.

@@ -1,7 +1,7 @@
 internal import RaftCore
 internal import ShardMap
 
-/// When to ask for the cluster's map, and whom: one question at a time, any node, paced by doubling pauses while nothing
+/// When to ask for the cluster's map, and whom: one question at a time, any node, with doubling pauses while nothing
 /// new is learnt.
 struct MapRefresh {
     /// Whether somebody waits for a look at the map.

@@ -60,7 +60,9 @@ final class Request {
     /// Whether a session expired under it before.
     var hasLostSession = false
 
-    init(_ kind: Kind, on channel: ShardChannel, parts: [Part] = [], rest: Part? = nil, sequence: UInt64, session: UInt64) {
+    init(
+        _ kind: Kind, on channel: ShardChannel, parts: [Part] = [], rest: Part? = nil, sequence: UInt64, session: UInt64
+    ) {
         self.kind = kind
         self.channel = channel
         layout = channel.layout

@@ -60,5 +60,7 @@ extension Router {
             for request in channel.requests { giveUp(request, .stopping) { _ in true } }
             dues.update(channel, due: .distantFuture)
         }
+        awaitingMap.removeAll()
+        refresh.isWanted = false
     }
 }

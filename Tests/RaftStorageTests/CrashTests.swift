@@ -32,7 +32,8 @@ import Testing
             }
             for _ in 0..<random.number(in: 0..<4) {
                 counter += 1
-                last = LogPosition(term: Term(max(last.term.rawValue, 1) + random.number(in: 0..<2)), index: last.index.next)
+                let term = Term(max(last.term.rawValue, 1) + random.number(in: 0..<2))
+                last = LogPosition(term: term, index: last.index.next)
                 let filler = String(repeating: "-", count: Int(random.number(in: 0..<3)) * 150)
                 write.entries.append(data(last.index.rawValue, term: last.term.rawValue, "\(counter)\(filler)"))
             }

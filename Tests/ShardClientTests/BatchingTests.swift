@@ -190,4 +190,20 @@ import Testing
         #expect(read.errors == [.stopping])
         #expect(script.execute([get("d")]).errors == [.stopping])
     }
+
+    @Test func aCompletionMayCloseTheRouter() {
+        let script = Script(map: .two)
+        let other = script.execute([set("z")])
+        var closed = false
+        script.router.execute([get("a")], deadline: .ms(1000)) { _ in
+            script.router.close()
+            closed = true
+        }
+        let sent = script.take()
+        for sent in sent where sent.keys == ["a"] { sent.answer([.done]) }
+        script.turn()
+        #expect(closed && other.errors == [.outcomeUnknown])
+        for sent in sent where sent.keys == ["z"] { sent.answer([.done]) }
+        #expect(script.take().isEmpty && other.count == 1)
+    }
 }

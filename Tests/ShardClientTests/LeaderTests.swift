@@ -25,14 +25,13 @@ import Testing
         _ = script.execute([get("a")])
         var times: [Int] = []
         var nodes: [NodeAddress] = []
-        script.run(to: 0)
-        while script.clock.now < .ms(200) {
-            for sent in script.take() {
-                times.append(sent.time.nanoseconds.description.count > 1 ? Int(sent.time.nanoseconds / 1_000_000) : 0)
+        for milliseconds in 0..<200 {
+            script.run(to: milliseconds)
+            while let sent = script.take().first {
+                times.append(milliseconds)
                 nodes.append(sent.node)
                 sent.answer(.notLeader, leader: sent.node == .n(1) ? .n(2) : .n(1))
             }
-            script.run(to: Int(script.clock.now.nanoseconds / 1_000_000) + 1)
         }
         #expect(times == [0, 0, 20, 20, 60, 60, 140, 140])
         #expect(nodes == [1, 2, 1, 2, 1, 2, 1, 2].map { .n($0) })
@@ -42,13 +41,12 @@ import Testing
         let script = Script()
         let answer = script.execute([get("a")], by: 3000)
         var log: [(Int, NodeAddress)] = []
-        while answer.results == nil {
+        for milliseconds in 0...3000 {
+            script.run(to: milliseconds)
             for sent in script.take() {
-                log.append((Int(sent.time.nanoseconds / 1_000_000), sent.node))
+                log.append((milliseconds, sent.node))
                 sent.answer(.notSent("connection refused"))
             }
-            script.turn()
-            script.run(to: Int(script.clock.now.nanoseconds / 1_000_000) + 1)
         }
         #expect(log.map(\.0) == [0, 20, 60, 140, 300, 620, 1120, 1620, 2120, 2620])
         #expect(log.map(\.1) == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1].map { .n($0) })

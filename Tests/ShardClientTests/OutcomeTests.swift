@@ -26,10 +26,14 @@ import Testing
     @Test(arguments: Fate.allCases, Fate.allCases)
     func atTheDeadline(first: Fate, second: Fate) {
         for isWrite in [false, true] {
-            let script = Script(settings: Settings.with { $0.attemptTimeout = .milliseconds(30) })
+            let script = Script(
+                settings: Settings.with {
+                    $0.attemptTimeout = .milliseconds(30)
+                    $0.retryDelay = .milliseconds(30)
+                })
             let answer = script.execute([isWrite ? set("a") : get("a")], by: 75)
             first.befall(script.takeOne())
-            script.run(to: 50)
+            script.run(to: first == .unanswered ? 60 : 30)
             second.befall(script.takeOne())
             script.run(to: 200)
             let unknown = isWrite && (first.isUncertain || second.isUncertain)

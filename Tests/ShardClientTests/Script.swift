@@ -19,7 +19,10 @@ final class Sent {
     let deadline: Instant
     private let completion: (RouterOutcome) -> Void
 
-    init(_ request: ExecuteRequest, _ command: Bytes?, _ node: NodeAddress, _ time: Instant, _ deadline: Instant, completion: @escaping (RouterOutcome) -> Void) {
+    init(
+        _ request: ExecuteRequest, _ command: Bytes?, _ node: NodeAddress, _ time: Instant, _ deadline: Instant,
+        completion: @escaping (RouterOutcome) -> Void
+    ) {
         self.request = request
         self.command = command
         self.node = node
@@ -164,7 +167,9 @@ func set(_ key: String, _ value: String = "v") -> KeyOperation {
 
 extension ClusterMap {
     /// A map whose shards `1, 2, …` are split at `boundaries`; shard `i` belongs to group `gi`, all on nodes 1, 2, 3.
-    static func split(at boundaries: [String], version: UInt64 = 1, epoch: UInt64 = 1, owners: [String] = []) -> ClusterMap {
+    static func split(
+        at boundaries: [String], version: UInt64 = 1, epoch: UInt64 = 1, owners: [String] = []
+    ) -> ClusterMap {
         let starts = [""] + boundaries
         let peers = [1, 2, 3].map { PeerID(address: .n($0)) }
         var groups: [Group] = [Group(id: controllerGroup, peers: peers, isBorn: true)]
@@ -172,8 +177,8 @@ extension ClusterMap {
         for (number, start) in starts.enumerated() {
             let end = number + 1 < starts.count ? Bytes(starts[number + 1]) : Bytes()
             let group = number < owners.count ? owners[number] : "g\(number + 1)"
-            shards.append(
-                Shard(id: UInt64(number + 1), range: KeyRange(start: Bytes(start), end: end), group: group, epoch: epoch))
+            let range = KeyRange(start: Bytes(start), end: end)
+            shards.append(Shard(id: UInt64(number + 1), range: range, group: group, epoch: epoch))
             if !groups.contains(where: { $0.id == group }) {
                 groups.append(Group(id: group, peers: peers, isBorn: true))
             }
