@@ -32,11 +32,14 @@ struct Cluster: Sendable {
         return .unreachable("nobody answers at \(names); start a node, or name another with --cluster")
     }
 
-    /// The map, from the first seed that has one.
+    /// The map, from the seed that gives one first. All are asked at once: one that hangs must not hold up the others.
     func map() async throws(Failure) -> ClusterMap {
+        let (answers, inbox) = AsyncStream.makeStream(of: MapAnswer.self)
+        // not a task group, which would wait for the slowest
+        for seed in seeds { Task { inbox.yield(await map(at: seed)) } }
         var refusal: Failure?
-        for seed in seeds {
-            switch await map(at: seed) {
+        for await answer in answers.prefix(seeds.count) {
+            switch answer {
             case .map(let map): return map
             case .refused(let failure): refusal = failure
             case .silent: continue

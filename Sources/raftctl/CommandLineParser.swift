@@ -74,7 +74,8 @@ struct CommandLineParser {
         let spelling = parts[0] == "-h" ? "--help" : String(parts[0])
         let known = CommandLineParser.options + (command?.options ?? [])
         guard let option = known.first(where: { $0.spelling == spelling }) else {
-            throw .usage("\(command.map { "raftctl \($0.name)" } ?? "raftctl") has no option \(spelling)")
+            let owner = command.map { "raftctl \($0.name)" } ?? "raftctl"
+            throw .usage("\(owner) has no option \(spelling); put -- before an argument that begins with -")
         }
         if option.argument == nil {
             guard parts.count == 1 else { throw .usage("\(spelling) takes no value") }

@@ -50,10 +50,9 @@ struct Help {
     private static func lines(_ entries: [(String, String)]) -> String {
         let width = 26
         return entries.map { left, right in
-            let gap =
-                left.count < width
-                ? String(repeating: " ", count: width - left.count) : "\n" + String(repeating: " ", count: width + 2)
-            return "  \(left)\(gap)\(right)"
+            let fits = left.count < width
+            let gap = fits ? "" : "\n" + String(repeating: " ", count: 2)
+            return "  \(left)\(gap)\(String(repeating: " ", count: fits ? width - left.count : width))\(right)"
         }.joined(separator: "\n")
     }
 }

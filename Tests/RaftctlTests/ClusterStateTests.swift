@@ -1,4 +1,3 @@
-import Glibc
 import RaftCore
 import ShardMap
 import Testing
@@ -64,28 +63,5 @@ import Testing
         let state = ClusterState(map: map, answers: answers)
         let tables = [state.nodeTable, state.groupTable] + state.groups.map(\.memberTable)
         #expect(tables.flatMap { $0.split(separator: "\n") }.allSatisfy { $0.count <= 100 })
-    }
-}
-
-@Suite("Reading lines") struct LineReaderTests {
-    @Test("lines of a file: long ones, empty ones, carriage returns, no end at the end")
-    func lines() throws {
-        let long = String(repeating: "x", count: 700_000)
-        let reader = try Self.file("a\r\n\n\(long)\nb")
-        defer { fclose(reader.stream) }
-        var lines = LineReader(fileno(reader.stream))
-        var seen: [Int] = []
-        while let count = try lines.next({ $0.count }) { seen.append(count) }
-        #expect(seen == [1, 0, 700_000, 1])
-        #expect(lines.number == 4)
-    }
-
-    private static func file(_ text: String) throws -> (stream: UnsafeMutablePointer<FILE>, count: Int) {
-        let stream = try #require(tmpfile())
-        let count = fputs(text, stream)
-        fflush(stream)
-        rewind(stream)
-        lseek(fileno(stream), 0, SEEK_SET)
-        return (stream, Int(count))
     }
 }
