@@ -118,9 +118,9 @@ struct SessionTests {
 
     @Test func theHashIsTheSameForEver() {
         let operations: [KeyOperation] = [.set("key", "a value of some length", expiresIn: 5), .delete("b")]
-        #expect(RequestHash.of(operations) == RequestHash.of(operations))
+        // computed by an independent implementation
         #expect(RequestHash.of([]) == 0xefd0_1f60_ba99_2926)
-        #expect(RequestHash.of(operations) == 1)
+        #expect(RequestHash.of(operations) == 0xf5af_e344_aa32_ff5b)
     }
 
     @Test func theHashSeesEveryField() {
