@@ -130,7 +130,9 @@ struct EngineTests {
                 try engine.write(batch)
                 if round % 30 == 0 { try engine.flush() }
                 let (start, end) = (key(), round % 3 == 0 ? Bytes() : key())
-                let expected = model.filter { !($0.key < start) && (end.isEmpty || $0.key < end) }.sorted { $0.key < $1.key }
+                let expected = model.filter { !($0.key < start) && (end.isEmpty || $0.key < end) }.sorted {
+                    $0.key < $1.key
+                }
                 var found: [[Bytes]] = []
                 try engine.scan(from: start, to: end) { key, value in
                     found.append([key, value])
@@ -146,7 +148,8 @@ struct EngineTests {
         let reference = MemoryEngine()
         let replies = try RestartTests.machine(on: reference).apply(log)
         try EngineTests.with(kind) { engine in
-            let again = try RestartTests.run(log, on: engine, batchSeed: 1) { _ in try RestartTests.machine(on: engine) }
+            let again = try RestartTests.run(log, on: engine, batchSeed: 1) { _ in try RestartTests.machine(on: engine)
+            }
             #expect(again == replies)
             #expect(try contents(engine) == contents(reference))
         }

@@ -70,7 +70,7 @@ struct RestartTests {
         try KeyValueStateMachine(engine: engine, replicaNumber: 1, limits: limits)
     }
 
-    /// Applies `log` in batches of random length; `between` runs between two batches and gives the machine to go on with.
+    /// Applies `log` in batches of random length; `between` runs after each and gives the machine to go on with.
     static func run(
         _ log: [CommittedEntry], on engine: any KeyValueEngine, batchSeed: UInt64,
         between: (KeyValueStateMachine) throws -> KeyValueStateMachine = { $0 }
@@ -92,7 +92,9 @@ struct RestartTests {
         let whole = MemoryEngine()
         let replies = try RestartTests.machine(on: whole).apply(log)
         let cut = MemoryEngine()
-        let repliesWhenCut = try RestartTests.run(log, on: cut, batchSeed: seed) { _ in try RestartTests.machine(on: cut) }
+        let repliesWhenCut = try RestartTests.run(log, on: cut, batchSeed: seed) { _ in
+            try RestartTests.machine(on: cut)
+        }
         #expect(repliesWhenCut == replies)
         #expect(try contents(cut) == contents(whole))
         // the log must have been worth the trouble
@@ -215,9 +217,11 @@ struct FormatTests {
         #expect(try contents(replica.engine).filter { $0[0][8] != KeyKind.meta.rawValue } == before)
     }
 
-    @Test("Stored values of a newer or unreadable format are refused", arguments: [
-        KeyKind.meta, .shards, .sessions, .replies,
-    ])
+    @Test(
+        "Stored values of a newer or unreadable format are refused",
+        arguments: [
+            KeyKind.meta, .shards, .sessions, .replies,
+        ])
     func storedFormats(_ kind: KeyKind) throws {
         let replica = try Replica()
         _ = try replica.execute(.set("a", "1"))

@@ -102,7 +102,9 @@ struct SessionTests {
         let replica = try Replica(limits: .init(sessionsPerShard: 3))
         _ = try replica.apply([SessionTests.open(1), SessionTests.open(2)])
         // order of last use: 1, the replica's own, 2
-        _ = try replica.apply([SessionTests.write(1, .set("a", "1")), SessionTests.write(1, session: 2, .set("a", "1"))])
+        _ = try replica.apply([
+            SessionTests.write(1, .set("a", "1")), SessionTests.write(1, session: 2, .set("a", "1")),
+        ])
         if restarts { try replica.restart() }
         #expect(try replica.apply(SessionTests.open(3)).error == nil)
         #expect(try replica.apply(SessionTests.write(1, session: 1, .set("a", "1"))).error == .sessionExpired)
