@@ -81,7 +81,7 @@ struct Cluster: Sendable {
         return NodeStatus(answer, arena)
     }
 
-    /// What came of an ``initialize(at:groups:replicas:boundaries:)``.
+    /// What came of an ``initialize(at:_:)``.
     enum InitAnswer: Equatable {
         /// Not finished: to be asked again.
         case forming(existed: Bool)
@@ -92,13 +92,15 @@ struct Cluster: Sendable {
     }
 
     /// Asks one node to form the cluster. Repeating the same request is harmless.
-    func initialize(at node: NodeAddress, groups: Int, replicas: Int, boundaries: [Bytes]) async -> InitAnswer {
+    func initialize(at node: NodeAddress, _ plan: InitPlan) async -> InitAnswer {
         let arena = Arena()
         let request = arena.make(flotilla__init_request__init)
-        request.pointee.groups = UInt32(groups)
-        request.pointee.replicas = UInt32(replicas)
-        request.pointee.n_boundaries = boundaries.count
-        request.pointee.boundaries = arena.array(boundaries.map { arena.data($0) })
+        request.pointee.groups = UInt32(plan.groups)
+        request.pointee.replicas = UInt32(plan.replicas)
+        request.pointee.n_boundaries = plan.boundaries.count
+        request.pointee.boundaries = arena.array(plan.boundaries.map { arena.data($0) })
+        request.pointee.has_nodes = 1
+        request.pointee.nodes = UInt32(plan.nodes)
         guard let answer = await call(node, "init", arena.pack(request), patience: .milliseconds(5000)) else {
             return .silent
         }

@@ -7,6 +7,7 @@ extension Command {
         options: [
             CommandOption("groups", "N", "data groups (required)"),
             CommandOption("replicas", "R", "replicas of each (required)"),
+            CommandOption("nodes", "N", "refuse until so many nodes have been heard of (default: all controllers)"),
             CommandOption("boundaries", "K1,K2,…", "first keys of all shards but the first: N-1, ascending"),
         ],
         summary: "form the cluster: the controller group and N data groups",
@@ -47,11 +48,14 @@ struct InitPlan: Equatable, Sendable {
     var groups: Int
     var replicas: Int
     var boundaries: [Bytes]
+    /// Nodes that must have been heard of; 0: the controllers alone.
+    var nodes = 0
 
     /// Refuses what cannot be a cluster before anybody is asked.
     init(_ invocation: Invocation) throws(Failure) {
         groups = try invocation.requiredInteger("groups", in: 1...1 << 20)
         replicas = try invocation.requiredInteger("replicas", in: 1...1 << 10)
+        if invocation.values["nodes"] != nil { nodes = try invocation.requiredInteger("nodes", in: 1...1 << 20) }
         guard let text = invocation.values["boundaries"], !text.isEmpty else {
             guard groups == 1 || invocation.values["boundaries"] == nil else {
                 throw .usage("\(groups) groups need \(groups - 1) boundaries, not 0")
@@ -121,7 +125,7 @@ private struct Formation {
     private func ask() async -> Cluster.InitAnswer {
         for seed in cluster.seeds {
             let answer = await cluster.initialize(
-                at: seed, groups: plan.groups, replicas: plan.replicas, boundaries: plan.boundaries)
+                at: seed, plan)
             if answer != .silent { return answer }
         }
         return .silent
