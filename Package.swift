@@ -69,6 +69,7 @@ let package = Package(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite(
             "RaftHostTests", ["RaftCore", "RaftStorage", "Transport", "RaftHost", "WireMessages", "CMessages"]),
+        suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]
