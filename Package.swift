@@ -67,6 +67,9 @@ let package = Package(
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
         suite(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
+        suite(
+            "RaftHostTests", ["RaftCore", "RaftStorage", "Transport", "RaftHost", "WireMessages", "CMessages"]),
+        suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]

@@ -2668,7 +2668,7 @@ const ProtobufCMessageDescriptor flotilla__announce_reply__descriptor =
   (ProtobufCMessageInit) flotilla__announce_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__init_request__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__init_request__field_descriptors[4] =
 {
   {
     "groups",
@@ -2706,16 +2706,29 @@ static const ProtobufCFieldDescriptor flotilla__init_request__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "nodes",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__InitRequest, has_nodes),
+    offsetof(Flotilla__InitRequest, nodes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__init_request__field_indices_by_name[] = {
   2,   /* field[2] = boundaries */
   0,   /* field[0] = groups */
+  3,   /* field[3] = nodes */
   1,   /* field[1] = replicas */
 };
 static const ProtobufCIntRange flotilla__init_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor flotilla__init_request__descriptor =
 {
@@ -2725,7 +2738,7 @@ const ProtobufCMessageDescriptor flotilla__init_request__descriptor =
   "Flotilla__InitRequest",
   "flotilla",
   sizeof(Flotilla__InitRequest),
-  3,
+  4,
   flotilla__init_request__field_descriptors,
   flotilla__init_request__field_indices_by_name,
   1,  flotilla__init_request__number_ranges,

@@ -77,27 +77,25 @@ public final class EmbeddedNode: @unchecked Sendable {
         let clusterID = EmbeddedNode.clusterID(of: cluster)
         var generator = SystemRandomNumberGenerator()
         let network = loop.makeNetwork()
+        let data: DataDirectory
         do throws(DirectoryError) {
-            let data = try DataDirectory(
+            data = try DataDirectory(
                 path: dataDirectory, address: address, freshIncarnation: generator.next() | 1,
                 log: WriteAheadLog.Settings(), logger: logger)
-            guard data.node.identity.clusterID == 0 || data.node.identity.clusterID == clusterID else {
-                throw EmbeddedError.start("\(dataDirectory) belongs to another cluster than \(cluster)")
+            let recorded = data.node.identity.clusterID
+            guard recorded == 0 || recorded == clusterID else {
+                throw DirectoryError.otherCluster(path: dataDirectory)
             }
             try data.node.join(clusterID: clusterID, nodeID: UInt64(position + 1), bootstrap: nil)
-            host = RaftHost(
-                settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
-                workers: RaftHost.Workers(
-                    log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
-                    apply: loop.makeWorker(name: "apply")),
-                disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
-        } catch let error as DirectoryError {
-            throw .start(error.description)
-        } catch let error as EmbeddedError {
-            throw error
         } catch {
-            throw .start("\(error)")
+            throw .start(error.description)
         }
+        host = RaftHost(
+            settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
+            workers: RaftHost.Workers(
+                log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
+                apply: loop.makeWorker(name: "apply")),
+            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         do throws(TransportError) {

@@ -29,6 +29,8 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
     case damaged(path: String, reason: String)
     /// The directory was written by a newer version.
     case newerFormat(path: String, found: UInt32)
+    /// The directory belongs to a node of another cluster.
+    case otherCluster(path: String)
     /// The directory belongs to a node of another address.
     case otherAddress(path: String, recorded: NodeAddress, asked: NodeAddress)
 
@@ -41,6 +43,7 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
         case .damaged(let path, let reason):
             "\(path) is damaged (\(reason)); start the node with an empty --data-dir and let it join anew"
         case .newerFormat(let path, let found): "\(path) has format \(found), newer than this version reads; upgrade raftd"
+        case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another data directory"
         case .otherAddress(let path, let recorded, let asked):
             "\(path) belongs to the node \(recorded), not \(asked); "
                 + "start it with --advertise \(recorded) or choose another --data-dir"

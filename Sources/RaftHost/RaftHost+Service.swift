@@ -101,6 +101,11 @@ extension RaftHost {
             return request.responder.fail(1, "say hello first (flotilla.NodeService)")
         }
         now = lane.clock.now
+        if let link = linkByNode[from] {
+            link.data.reconnectNow()
+            link.liveness.reconnectNow()
+            lane.requestTurn()
+        }
         stepLiveness(.received(message, from: from, wallClock: lane.clock.wallClockMilliseconds))
         guard let reply = livenessEffects.reply else {
             return request.responder.fail(1, "no promise for this run of \(from)")

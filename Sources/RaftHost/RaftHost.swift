@@ -163,18 +163,22 @@ public final class RaftHost: @unchecked Sendable {
     /// One whose part of the log is damaged is not started: it shows up in ``status()`` as damaged.
     public func open(_ record: ReplicaRecord, stateMachine: any StateMachine) {
         let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
-        if let damage = state.damage {
+        let applied = stateMachine.appliedPosition.index
+        var damage = state.damage
+        if damage == nil, applied > state.lastIndex {
+            // nothing is applied before it is durable in the log: a part of the log has gone
+            damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
+        }
+        if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
             damaged.append(
                 ReplicaStatus(
                     group: record.group, peer: record.peer, state: "damaged", term: state.hardState.term, leader: nil,
-                    commitIndex: .zero, appliedIndex: stateMachine.appliedPosition.index, lastIndex: state.lastIndex,
+                    commitIndex: .zero, appliedIndex: applied, lastIndex: state.lastIndex,
                     durableIndex: state.lastIndex, configuration: state.configurations.last?.configuration ?? record.birth,
                     problem: damage))
             return
         }
-        let applied = stateMachine.appliedPosition.index
-        precondition(applied <= state.lastIndex, "the store of \(record.group) is ahead of its log")
         var configurations = state.configurations
         if !record.birth.isEmpty { configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0) }
         let raft = Raft(

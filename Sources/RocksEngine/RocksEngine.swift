@@ -64,8 +64,8 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         rocksdb_flushoptions_destroy(flushing)
     }
 
-    /// Closes the store; RocksDB flushes what is in memory if it can. Closing again does nothing, any other use after it
-    /// traps.
+    /// Closes the store; RocksDB flushes what is in memory if it can. Closing again does nothing, any other use after
+    /// it traps.
     public func close() {
         guard let open = handle else { return }
         handle = nil
@@ -74,13 +74,13 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
 
     // MARK: KeyValueEngine
 
-    /// The value of `key`, flushed or not.
+    /// The value of `key`.
     public func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readAll) }
 
-    /// The value of `key` in what has been flushed.
+    /// The value of `key` as of the last flush, the store's own background flushes included.
     public func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try get(key, readDurable) }
 
-    /// Applies all of `changes` or none, as one batch; durable with the next flush that comes after it.
+    /// Applies all of `changes`, in their order, or none.
     public func write(_ changes: [EngineChange]) throws(StateMachineError) {
         guard !changes.isEmpty else { return }
         guard let batch = rocksdb_writebatch_create() else { preconditionFailure("out of memory") }
@@ -89,8 +89,7 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         try checked("write") { rocksdb_write(opened, writing, batch, &$0) }
     }
 
-    /// Visits keys of `[start, end)` in ascending order until `visit` returns false, as of the call; an empty `end` is no
-    /// bound.
+    /// Visits the keys of `[start, end)` as of now, in order, until `visit` returns false; an empty `end` is no bound.
     public func scan(
         from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool
     ) throws(StateMachineError) {
@@ -114,7 +113,7 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         }
     }
 
-    /// Makes everything written durable; returns when it is.
+    /// Makes everything written durable; waits for the disk.
     public func flush() throws(StateMachineError) { try checked("flush") { rocksdb_flush(opened, flushing, &$0) } }
 }
 

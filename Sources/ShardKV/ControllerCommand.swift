@@ -43,7 +43,9 @@ public enum ControllerCommand: Equatable, Sendable {
                 return .initialize(record)
             }
             if let join = message.join?.pointee {
-                guard let address = NodeAddress(String(field: join.address)) else { throw NamedErrorThrown(.badRequest) }
+                guard let address = NodeAddress(String(field: join.address)) else {
+                    throw NamedErrorThrown(.badRequest)
+                }
                 return .join(address: address, incarnation: join.incarnation)
             }
             guard let group = message.group_born else { throw NamedErrorThrown(.badRequest) }

@@ -69,7 +69,7 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
         return current?.packed(arena) ?? Bytes()
     }
 
-    /// Makes everything applied durable in the engine.
+    /// Makes what is applied durable: waits for the engine.
     public func flush() throws(StateMachineError) { try store.flush() }
 
     private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {

@@ -8,8 +8,8 @@ extension KeyValueStateMachine {
     public enum ReadOutcome: Equatable, Sendable {
         /// The answer.
         case reply(ExecuteReply)
-        /// A key that was read is due by this wall clock (milliseconds since 1970), but not yet by replicated time. Commit
-        /// a ``ShardMap/GroupCommand/time(_:)``, then read again with a clock not ahead of the time committed.
+        /// A key that was read is due by this wall clock (milliseconds since 1970), but not yet by replicated time.
+        /// Commit a ``ShardMap/GroupCommand/time(_:)``, then read again with a clock not ahead of the time committed.
         case needsTime(Int64)
     }
 

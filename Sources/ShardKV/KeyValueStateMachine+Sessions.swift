@@ -112,7 +112,7 @@ extension KeyValueStateMachine {
             let answer = Answer(sequence: sequence, hash: stored.hash, bytes: stored.reply.count)
             let position = partitionPoint(loaded.count) { loaded[$0].shard.id >= shard }
             guard position < loaded.count, loaded[position].shard.id == shard,
-                loaded[position].sessions.update(token, { $0.record(answer) })
+                loaded[position].sessions.restore(answer, to: token)
             else { throw StoreFormat.damaged(.replies) }
             return true
         }

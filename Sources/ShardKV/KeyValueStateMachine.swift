@@ -15,8 +15,8 @@ import WireMessages
 /// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``flush()``; properties and
 /// ``durablePosition()`` may be used from any.
 public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
-    /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the replicated
-    /// rules: every replica of a group must have the same.
+    /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the
+    /// replicated rules: every replica of a group must have the same.
     public struct Limits: Sendable {
         /// Sessions of a shard; beyond it the least recently used one is evicted.
         public var sessionsPerShard: Int
@@ -129,7 +129,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         }
     }
 
-    /// Makes everything applied durable in the engine.
+    /// Makes what is applied durable: waits for the engine.
     public func flush() throws(StateMachineError) { try store.flush() }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {

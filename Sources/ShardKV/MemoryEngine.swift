@@ -21,13 +21,13 @@ public final class MemoryEngine: KeyValueEngine {
     /// Number of keys stored.
     public var count: Int { state.withLock { $0.live.count } }
 
-    /// The value of `key`, flushed or not.
+    /// The value of `key`.
     public func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { state.withLock { $0.live[key] } }
 
-    /// The value of `key` at the last flush.
+    /// The value of `key` as of the last flush.
     public func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { state.withLock { $0.durable[key] } }
 
-    /// Applies all of `changes`; ``crash()`` loses them unless a flush comes first.
+    /// Applies all of `changes`, in their order, or none.
     public func write(_ changes: [EngineChange]) throws(StateMachineError) {
         state.withLock { state in
             for change in changes {
@@ -41,8 +41,7 @@ public final class MemoryEngine: KeyValueEngine {
         }
     }
 
-    /// Visits keys of `[start, end)` in ascending order until `visit` returns false, as of the call; an empty `end` is no
-    /// bound.
+    /// Visits the keys of `[start, end)` as of now, in order, until `visit` returns false; an empty `end` is no bound.
     public func scan(
         from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool
     ) throws(StateMachineError) {
@@ -50,6 +49,6 @@ public final class MemoryEngine: KeyValueEngine {
         state.withLock { $0.live }.visit(from: start, to: end, visit)
     }
 
-    /// Keeps what is there through a ``crash()``.
+    /// Makes everything written durable.
     public func flush() throws(StateMachineError) { state.withLock { $0.durable = $0.live } }
 }

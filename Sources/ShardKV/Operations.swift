@@ -81,7 +81,8 @@ extension Keyspace {
     private func scan(
         _ operation: KeyOperation, _ range: KeyRange, _ judge: inout ExpiryJudge, _ budget: inout ReplyBudget
     ) throws(StateMachineError) -> KeyResult {
-        let end = operation.value.isEmpty || (!range.end.isEmpty && range.end < operation.value)
+        let end =
+            operation.value.isEmpty || (!range.end.isEmpty && range.end < operation.value)
             ? range.end : operation.value
         let asked = operation.number > 0 ? Int(operation.number) : budget.scanPairs
         let pairsMax = min(asked, budget.scanPairs)

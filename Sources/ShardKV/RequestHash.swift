@@ -39,7 +39,9 @@ struct RequestHash {
                 offset += 8
             }
             var last: UInt64 = 0
-            for position in offset..<buffer.count { last |= UInt64(buffer[position]) << (8 * UInt64(position - offset)) }
+            for position in offset..<buffer.count {
+                last |= UInt64(buffer[position]) << (8 * UInt64(position - offset))
+            }
             if offset < buffer.count { combine(last) }
         }
     }

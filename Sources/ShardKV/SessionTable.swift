@@ -149,10 +149,10 @@ struct SessionTable: Sendable {
         return body(&places[position].session)
     }
 
-    /// Lets `body` change a session without using it; false if it is not there.
-    mutating func update(_ token: UInt64, _ body: (inout Session) -> Void) -> Bool {
-        guard let position = positions[token] else { return false }
-        body(&places[position].session)
+    /// Brings a stored answer back to its session without using it; false if it cannot be one of the session's.
+    mutating func restore(_ answer: Answer, to token: UInt64) -> Bool {
+        guard let position = positions[token], answer.sequence >= places[position].session.floor else { return false }
+        places[position].session.record(answer)
         return true
     }
 

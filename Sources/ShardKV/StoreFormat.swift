@@ -34,7 +34,8 @@ enum StoreFormat {
         var reader = ByteReader(value)
         guard let version = reader.byte() else { throw damaged(kind) }
         guard version <= current else {
-            throw StateMachineError("stored \(kind) have format \(version), this version reads up to \(current); upgrade")
+            throw StateMachineError(
+                "stored \(kind) have format \(version), this version reads up to \(current); upgrade")
         }
         return reader
     }

@@ -50,8 +50,8 @@ extension ShardServer {
         if isFirstController { heard(address, directory.identity.incarnation) }
         guard !seeds.isEmpty else { return }
         // the first one forms the cluster; the others can take us in once there is one
-        announceTarget = (announceTarget + 1) % (seeds.count * 2)
-        let target = announceTarget < seeds.count ? seeds[announceTarget] : seeds[0]
+        let target = announcements % 2 == 0 ? seeds[0] : seeds[announcements / 2 % seeds.count]
+        announcements += 1
         let body = arena.scope { arena in
             let message = arena.make(flotilla__announce_request__init)
             message.pointee.address = arena.string(address.description)
@@ -159,17 +159,17 @@ extension ShardServer {
             }
             return
         }
-        let parsed = arena.scope { arena -> (groups: Int, replicas: Int, boundaries: [Bytes])? in
+        let parsed = arena.scope { arena -> InitParameters? in
             arena.unpack(flotilla__init_request__init, request.body).map { message in
-                (
-                    Int(message.pointee.groups), Int(message.pointee.replicas),
-                    (0..<message.pointee.n_boundaries).map { Bytes(message.pointee.boundaries[$0]) }
-                )
+                InitParameters(
+                    groups: Int(message.pointee.groups), replicas: Int(message.pointee.replicas),
+                    boundaries: (0..<message.pointee.n_boundaries).map { Bytes(message.pointee.boundaries[$0]) },
+                    nodes: message.pointee.has_nodes != 0 ? Int(message.pointee.nodes) : 0)
             }
         }
         guard let parsed else { return request.responder.fail(RpcCode.badRequest, "malformed init") }
         let existed = bootstrap != nil
-        if !existed, let problem = form(parsed.groups, parsed.replicas, parsed.boundaries) {
+        if !existed, let problem = form(parsed) {
             return replyToInit(request, .refused, problem)
         }
         arena.scope { arena in
@@ -195,12 +195,16 @@ extension ShardServer {
     }
 
     /// Creates the record durably; nil, or why not.
-    private func form(_ groups: Int, _ replicas: Int, _ boundaries: [Bytes]) -> String? {
+    private func form(_ parameters: InitParameters) -> String? {
+        let (groups, replicas, boundaries) = (parameters.groups, parameters.replicas, parameters.boundaries)
         heard(address, directory.identity.incarnation)
         let since = lane.clock.now
         let present = announced.filter { since - $0.at <= ShardServer.heardRecently }
         for controller in settings.controllers where !present.contains(where: { $0.node == controller }) {
             return "the controller \(controller) has not been heard of; start it and repeat init"
+        }
+        guard present.count >= parameters.nodes else {
+            return "only \(present.count) of \(parameters.nodes) nodes have been heard of; start the others and repeat init"
         }
         guard groups >= 1, groups <= 100_000 else { return "--groups must be 1 to 100000" }
         guard replicas >= 1, replicas <= present.count else {
@@ -300,4 +304,13 @@ extension ShardServer {
         strangerOrder.append(node)
         return channel
     }
+}
+
+/// What an operator asks of a new cluster.
+private struct InitParameters {
+    var groups: Int
+    var replicas: Int
+    var boundaries: [Bytes]
+    /// Nodes that must have been heard of.
+    var nodes: Int
 }

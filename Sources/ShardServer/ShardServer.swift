@@ -65,7 +65,7 @@ public final class ShardServer {
     /// Nodes that have confirmed the record.
     var confirmed: Set<NodeAddress> = []
     var formationUnderWay: Set<NodeAddress> = []
-    var announceTarget = 0
+    var announcements = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
     var nextMapPoll: Instant

@@ -173,6 +173,13 @@ public final class RpcChannel {
         return next
     }
 
+    /// Does not wait any longer before the next attempt: there is a sign that the other side is back.
+    public func reconnectNow() {
+        guard case .waiting = link else { return }
+        backoff = RpcChannel.backoffMin
+        link = .waiting(until: clock.now)
+    }
+
     /// Closes for good; every call without an outcome fails.
     public func close() {
         guard !isClosed else { return }

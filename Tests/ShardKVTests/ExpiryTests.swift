@@ -30,25 +30,25 @@ struct ExpiryTests {
         #expect(try replica.result(.timeToLive("a")) == .integer(1))
         _ = try replica.apply(.time(1100))
         #expect(!replica.machine.mayHoldExpiringKeys)
-        for operation: KeyOperation in [.get("a"), .exists("a"), .timeToLive("a"), .scan(""), .count] {
-            let absent = try replica.result(operation)
-            let never = try replica.result(operation.code == .scan || operation.code == .count ? operation : op(operation))
-            #expect(absent == never)
-        }
+        #expect(try replica.result(.get("a")) == KeyResult())
+        #expect(try replica.result(.exists("a")) == .integer(0))
+        #expect(try replica.result(.timeToLive("a")) == .integer(-2))
+        #expect(try replica.result(.scan("")) == .pairs([("b", "2")], more: false))
         #expect(try replica.result(.count) == .integer(1))
-        func op(_ operation: KeyOperation) -> KeyOperation { KeyOperation(operation.code, key: Bytes("never")) }
     }
 
-    @Test("A key that has expired and is not yet removed counts as absent everywhere", arguments: [
-        (KeyOperation.get("a"), KeyResult()), (.exists("a"), .integer(0)), (.stringLength("a"), .integer(0)),
-        (.timeToLive("a"), .integer(-2)), (.scan(""), .pairs([("b", "2")], more: false)), (.count, .integer(1)),
-        (.scan("", limit: 1), .pairs([("b", "2")], more: false)),
-        (.increment("a", by: 1), .integer(1)), (.append("a", "xy"), .integer(2)), (.delete("a"), .integer(0)),
-        (.expire("a", in: 10), .integer(0)), (.persist("a"), .integer(0)),
-        (KeyOperation(.set, key: Bytes("a"), condition: .ifPresent), KeyResult(applied: false)),
-        (KeyOperation(.set, key: Bytes("a"), condition: .ifAbsent, keepsExpiry: true), KeyResult()),
-        (KeyOperation(.set, key: Bytes("a"), returnsOldValue: true), KeyResult()),
-    ])
+    @Test(
+        "A key that has expired and is not yet removed counts as absent everywhere",
+        arguments: [
+            (KeyOperation.get("a"), KeyResult()), (.exists("a"), .integer(0)), (.stringLength("a"), .integer(0)),
+            (.timeToLive("a"), .integer(-2)), (.scan(""), .pairs([("b", "2")], more: false)), (.count, .integer(1)),
+            (.scan("", limit: 1), .pairs([("b", "2")], more: false)),
+            (.increment("a", by: 1), .integer(1)), (.append("a", "xy"), .integer(2)), (.delete("a"), .integer(0)),
+            (.expire("a", in: 10), .integer(0)), (.persist("a"), .integer(0)),
+            (KeyOperation(.set, key: Bytes("a"), condition: .ifPresent), KeyResult(applied: false)),
+            (KeyOperation(.set, key: Bytes("a"), condition: .ifAbsent, keepsExpiry: true), KeyResult()),
+            (KeyOperation(.set, key: Bytes("a"), returnsOldValue: true), KeyResult()),
+        ])
     func expiredButStored(_ operation: KeyOperation, _ expected: KeyResult) throws {
         // one key is removed by each time entry: the decoy, which is due first
         let replica = try Replica(limits: .init(expiredKeysPerTime: 1))

@@ -17,74 +17,106 @@ struct Story: CustomTestStringConvertible, Sendable {
 @Suite("Operations mean what their documentation says")
 struct OperationTests {
     static let stories: [Story] = [
-        Story("get", [
-            (.get("a"), KeyResult()), (.set("a", "1"), KeyResult()), (.get("a"), .value("1")),
-            (.set("a", ""), KeyResult()), (.get("a"), .value("")),
-        ]),
-        Story("set if absent", [
-            (conditional("a", "1", .ifAbsent), KeyResult()), (conditional("a", "2", .ifAbsent), notApplied()),
-            (conditional("a", "2", .ifAbsent, old: true), notApplied("1")), (.get("a"), .value("1")),
-        ]),
-        Story("set if present", [
-            (conditional("a", "1", .ifPresent), notApplied()), (.get("a"), KeyResult()),
-            (.set("a", "1"), KeyResult()), (conditional("a", "2", .ifPresent), KeyResult()), (.get("a"), .value("2")),
-        ]),
-        Story("set returns the old value", [
-            (conditional("a", "1", .always, old: true), KeyResult()),
-            (conditional("a", "2", .always, old: true), .value("1")), (.get("a"), .value("2")),
-        ]),
-        Story("delete", [
-            (.delete("a"), .integer(0)), (.set("a", "1"), KeyResult()), (.delete("a"), .integer(1)),
-            (.get("a"), KeyResult()), (.set("a", "2"), KeyResult()),
-            (KeyOperation(.delete, key: Bytes("a"), returnsOldValue: true), KeyResult(value: Bytes("2"), integer: 1)),
-        ]),
-        Story("exists and length", [
-            (.exists("a"), .integer(0)), (.stringLength("a"), .integer(0)), (.set("a", "four"), KeyResult()),
-            (.exists("a"), .integer(1)), (.stringLength("a"), .integer(4)),
-        ]),
-        Story("increment", [
-            (.increment("a", by: 5), .integer(5)), (.increment("a", by: -7), .integer(-2)), (.get("a"), .value("-2")),
-            (.set("a", "9223372036854775807"), KeyResult()), (.increment("a", by: 1), .failure(.notAnInteger)),
-            (.get("a"), .value("9223372036854775807")), (.increment("a", by: -1), .integer(.max - 1)),
-            (.set("a", "-9223372036854775808"), KeyResult()), (.increment("a", by: -1), .failure(.notAnInteger)),
-            (.increment("a", by: 0), .integer(.min)),
-        ]),
-        Story("append", [
-            (.append("a", "ab"), .integer(2)), (.append("a", ""), .integer(2)), (.append("a", "c"), .integer(3)),
-            (.get("a"), .value("abc")),
-        ]),
-        Story("scan and count", [
-            (.count, .integer(0)), (.scan(""), .pairs([], more: false)),
-            (.set("c", "3"), KeyResult()), (.set("a", "1"), KeyResult()), (.set("b", "2"), KeyResult()),
-            (.count, .integer(3)), (.scan(""), .pairs([("a", "1"), ("b", "2"), ("c", "3")], more: false)),
-            (.scan("b"), .pairs([("b", "2"), ("c", "3")], more: false)),
-            (.scan("", to: "b"), .pairs([("a", "1")], more: false)),
-            (.scan("", limit: 2), .pairs([("a", "1"), ("b", "2")], more: true)),
-            (.scan("", limit: 3), .pairs([("a", "1"), ("b", "2"), ("c", "3")], more: false)),
-            (.scan("a\u{0}", to: "c", limit: 1), .pairs([("b", "2")], more: false)),
-            (.delete("b"), .integer(1)), (.scan("", limit: 1), .pairs([("a", "1")], more: true)),
-        ]),
-        Story("time to live", [
-            (.timeToLive("a"), .integer(-2)), (.set("a", "1"), KeyResult()), (.timeToLive("a"), .integer(-1)),
-            (.expire("a", in: 50), .integer(1)), (.timeToLive("a"), .integer(50)), (.persist("a"), .integer(1)),
-            (.persist("a"), .integer(0)), (.timeToLive("a"), .integer(-1)), (.expire("b", in: 50), .integer(0)),
-            (.persist("b"), .integer(0)), (.expire("a", in: 0), .integer(1)), (.get("a"), KeyResult()),
-        ]),
-        Story("what keeps an expiry and what does not", [
-            (.set("a", "1", expiresIn: 70), KeyResult()), (.increment("a", by: 1), .integer(2)),
-            (.timeToLive("a"), .integer(70)), (.append("a", "x"), .integer(2)), (.timeToLive("a"), .integer(70)),
-            (KeyOperation(.set, key: Bytes("a"), value: Bytes("3"), keepsExpiry: true), KeyResult()),
-            (.timeToLive("a"), .integer(70)), (.set("a", "4"), KeyResult()), (.timeToLive("a"), .integer(-1)),
-        ]),
-        Story("expiries that make no sense", [
-            (.set("a", "1", expiresIn: 0), .failure(.badRequest)), (.set("a", "1", expiresIn: -1), .failure(.badRequest)),
-            (.get("a"), KeyResult()), (.set("a", "1", expiresIn: .max), KeyResult()), (.get("a"), .value("1")),
-        ]),
-        Story("keys that are refused", [
-            (.set("", "1"), .failure(.keyTooLarge)), (.get(""), .failure(.keyTooLarge)),
-            (KeyOperation(.set, key: long(KeyLimits.keyBytes + 1)), .failure(.keyTooLarge)),
-            (KeyOperation(.set, key: long(KeyLimits.keyBytes)), KeyResult()),
-        ]),
+        Story(
+            "get",
+            [
+                (.get("a"), KeyResult()), (.set("a", "1"), KeyResult()), (.get("a"), .value("1")),
+                (.set("a", ""), KeyResult()), (.get("a"), .value("")),
+            ]),
+        Story(
+            "set if absent",
+            [
+                (conditional("a", "1", .ifAbsent), KeyResult()), (conditional("a", "2", .ifAbsent), notApplied()),
+                (conditional("a", "2", .ifAbsent, old: true), notApplied("1")), (.get("a"), .value("1")),
+            ]),
+        Story(
+            "set if present",
+            [
+                (conditional("a", "1", .ifPresent), notApplied()), (.get("a"), KeyResult()),
+                (.set("a", "1"), KeyResult()), (conditional("a", "2", .ifPresent), KeyResult()),
+                (.get("a"), .value("2")),
+            ]),
+        Story(
+            "set returns the old value",
+            [
+                (conditional("a", "1", .always, old: true), KeyResult()),
+                (conditional("a", "2", .always, old: true), .value("1")), (.get("a"), .value("2")),
+            ]),
+        Story(
+            "delete",
+            [
+                (.delete("a"), .integer(0)), (.set("a", "1"), KeyResult()), (.delete("a"), .integer(1)),
+                (.get("a"), KeyResult()), (.set("a", "2"), KeyResult()),
+                (
+                    KeyOperation(.delete, key: Bytes("a"), returnsOldValue: true),
+                    KeyResult(value: Bytes("2"), integer: 1)
+                ),
+            ]),
+        Story(
+            "exists and length",
+            [
+                (.exists("a"), .integer(0)), (.stringLength("a"), .integer(0)), (.set("a", "four"), KeyResult()),
+                (.exists("a"), .integer(1)), (.stringLength("a"), .integer(4)),
+            ]),
+        Story(
+            "increment",
+            [
+                (.increment("a", by: 5), .integer(5)), (.increment("a", by: -7), .integer(-2)),
+                (.get("a"), .value("-2")),
+                (.set("a", "9223372036854775807"), KeyResult()), (.increment("a", by: 1), .failure(.notAnInteger)),
+                (.get("a"), .value("9223372036854775807")), (.increment("a", by: -1), .integer(.max - 1)),
+                (.set("a", "-9223372036854775808"), KeyResult()), (.increment("a", by: -1), .failure(.notAnInteger)),
+                (.increment("a", by: 0), .integer(.min)),
+            ]),
+        Story(
+            "append",
+            [
+                (.append("a", "ab"), .integer(2)), (.append("a", ""), .integer(2)), (.append("a", "c"), .integer(3)),
+                (.get("a"), .value("abc")),
+            ]),
+        Story(
+            "scan and count",
+            [
+                (.count, .integer(0)), (.scan(""), .pairs([], more: false)),
+                (.set("c", "3"), KeyResult()), (.set("a", "1"), KeyResult()), (.set("b", "2"), KeyResult()),
+                (.count, .integer(3)), (.scan(""), .pairs([("a", "1"), ("b", "2"), ("c", "3")], more: false)),
+                (.scan("b"), .pairs([("b", "2"), ("c", "3")], more: false)),
+                (.scan("", to: "b"), .pairs([("a", "1")], more: false)),
+                (.scan("", limit: 2), .pairs([("a", "1"), ("b", "2")], more: true)),
+                (.scan("", limit: 3), .pairs([("a", "1"), ("b", "2"), ("c", "3")], more: false)),
+                (.scan("a\u{0}", to: "c", limit: 1), .pairs([("b", "2")], more: false)),
+                (.delete("b"), .integer(1)), (.scan("", limit: 1), .pairs([("a", "1")], more: true)),
+            ]),
+        Story(
+            "time to live",
+            [
+                (.timeToLive("a"), .integer(-2)), (.set("a", "1"), KeyResult()), (.timeToLive("a"), .integer(-1)),
+                (.expire("a", in: 50), .integer(1)), (.timeToLive("a"), .integer(50)), (.persist("a"), .integer(1)),
+                (.persist("a"), .integer(0)), (.timeToLive("a"), .integer(-1)), (.expire("b", in: 50), .integer(0)),
+                (.persist("b"), .integer(0)), (.expire("a", in: 0), .integer(1)), (.get("a"), KeyResult()),
+            ]),
+        Story(
+            "what keeps an expiry and what does not",
+            [
+                (.set("a", "1", expiresIn: 70), KeyResult()), (.increment("a", by: 1), .integer(2)),
+                (.timeToLive("a"), .integer(70)), (.append("a", "x"), .integer(2)), (.timeToLive("a"), .integer(70)),
+                (KeyOperation(.set, key: Bytes("a"), value: Bytes("3"), keepsExpiry: true), KeyResult()),
+                (.timeToLive("a"), .integer(70)), (.set("a", "4"), KeyResult()), (.timeToLive("a"), .integer(-1)),
+            ]),
+        Story(
+            "expiries that make no sense",
+            [
+                (.set("a", "1", expiresIn: 0), .failure(.badRequest)),
+                (.set("a", "1", expiresIn: -1), .failure(.badRequest)),
+                (.get("a"), KeyResult()), (.set("a", "1", expiresIn: .max), KeyResult()), (.get("a"), .value("1")),
+            ]),
+        Story(
+            "keys that are refused",
+            [
+                (.set("", "1"), .failure(.keyTooLarge)), (.get(""), .failure(.keyTooLarge)),
+                (KeyOperation(.set, key: long(KeyLimits.keyBytes + 1)), .failure(.keyTooLarge)),
+                (KeyOperation(.set, key: long(KeyLimits.keyBytes)), KeyResult()),
+            ]),
     ]
 
     static func conditional(
@@ -93,7 +125,9 @@ struct OperationTests {
         KeyOperation(.set, key: Bytes(key), value: Bytes(value), condition: condition, returnsOldValue: old)
     }
 
-    static func notApplied(_ old: String? = nil) -> KeyResult { KeyResult(value: old.map { Bytes($0) }, applied: false) }
+    static func notApplied(_ old: String? = nil) -> KeyResult {
+        KeyResult(value: old.map { Bytes($0) }, applied: false)
+    }
 
     static func long(_ count: Int) -> Bytes { Bytes([UInt8](repeating: 0x61, count: count)) }
 
@@ -132,9 +166,11 @@ struct OperationTests {
         }
     }
 
-    @Test("Only the exact decimal form of an integer is one", arguments: [
-        "", " 1", "1 ", "+1", "01", "-0", "1.0", "x", "9223372036854775808", "-", "1\u{0}",
-    ])
+    @Test(
+        "Only the exact decimal form of an integer is one",
+        arguments: [
+            "", " 1", "1 ", "+1", "01", "-0", "1.0", "x", "9223372036854775808", "-", "1\u{0}",
+        ])
     func notAnInteger(_ text: String) throws {
         let results = try Replica().execute(.set("a", text), .increment("a", by: 1), .get("a"), .set("b", "on"))
         #expect(results[1].error == .notAnInteger)

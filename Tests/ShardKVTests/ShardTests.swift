@@ -17,10 +17,13 @@ struct ShardTests {
                 shard: shard, epoch: epoch, session: Replica.token, sequence: 1, floor: 1, operations: operations))
     }
 
-    @Test("A write elsewhere is refused whole", arguments: [
-        write(shard: 2, .set("c", "1")), write(epoch: 2, .set("c", "1")), write(epoch: 0, .set("c", "1")),
-        write(.set("c", "1"), .set("a", "1")), write(.set("c", "1"), .set("f", "1")), write(.set("c", "1"), .get("f")),
-    ])
+    @Test(
+        "A write elsewhere is refused whole",
+        arguments: [
+            write(shard: 2, .set("c", "1")), write(epoch: 2, .set("c", "1")), write(epoch: 0, .set("c", "1")),
+            write(.set("c", "1"), .set("a", "1")), write(.set("c", "1"), .set("f", "1")),
+            write(.set("c", "1"), .get("f")),
+        ])
     func foreignWrites(_ command: GroupCommand) throws {
         let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
         #expect(try replica.apply(command).error == .wrongShard)

@@ -26,7 +26,8 @@ final class Replica {
         machine = try KeyValueStateMachine(engine: engine, replicaNumber: Replica.number, limits: limits)
         if !shards.isEmpty {
             #expect(try apply(.install(shards)).error == nil)
-            #expect(try apply(.openSession(shard: shards[0].id, epoch: shards[0].epoch, token: Replica.token)).error == nil)
+            #expect(
+                try apply(.openSession(shard: shards[0].id, epoch: shards[0].epoch, token: Replica.token)).error == nil)
         }
     }
 
@@ -55,7 +56,8 @@ final class Replica {
         sequence += 1
         return .write(
             SessionWrite(
-                shard: 1, epoch: 1, session: Replica.token, sequence: sequence, floor: sequence, operations: operations))
+                shard: 1, epoch: 1, session: Replica.token, sequence: sequence, floor: sequence, operations: operations)
+        )
     }
 
     func read(_ operations: KeyOperation..., epoch: UInt64 = 1, wallClock: Int64 = 0) throws

@@ -302,10 +302,15 @@ struct  Flotilla__InitRequest
   uint32_t replicas;
   size_t n_boundaries;
   ProtobufCBinaryData *boundaries;
+  /*
+   * refuse while fewer nodes have been heard of
+   */
+  protobuf_c_boolean has_nodes;
+  uint32_t nodes;
 };
 #define FLOTILLA__INIT_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__init_request__descriptor) \
-    , 0, 0, 0,NULL }
+    , 0, 0, 0,NULL, 0, 0 }
 
 
 struct  Flotilla__InitReply

@@ -1,0 +1,104 @@
+import RaftCore
+import ShardMap
+
+// Commands that show the cluster.
+
+extension Command {
+    static let status = Command(
+        path: ["status"],
+        options: [CommandOption("wait", "SECONDS", "first wait until every group is led; fail if that takes longer")],
+        summary: "the whole cluster: nodes, and groups with leader and lag",
+        details: "LAG is how many committed entries the slowest replica that answers has not applied yet.",
+        run: { invocation throws(Failure) in
+            let state = try await led(try Cluster(invocation), within: try invocation.integer("wait", in: 0...86_400))
+            if invocation.format == .json {
+                let id = state.map.map { JSON.identifier($0.clusterID) } ?? .null
+                let members: [(String, JSON)] = [
+                    ("cluster_id", id), ("nodes", state.nodesJSON), ("groups", state.groupsJSON),
+                    ("shards", state.shardsJSON),
+                ]
+                return try Output.print(JSON.object(members).text)
+            }
+            try Output.print(state.nodeTable)
+            try Output.print("\n" + (state.map == nil ? NamedError.notInitialized.sentence : state.groupTable))
+        })
+
+    /// The state; if `patience` is given, as soon as every group is led.
+    private static func led(_ cluster: Cluster, within patience: Int?) async throws(Failure) -> ClusterState {
+        guard let patience else { return try await cluster.state(needsMap: false) }
+        let start = ContinuousClock.now
+        while true {
+            let failure: Failure
+            do throws(Failure) {
+                let state = try await cluster.state(needsMap: true)
+                if state.isLed { return state }
+                let leaderless = state.groups.filter { $0.leader == nil }.map(\.id).joined(separator: ", ")
+                failure = .failed(
+                    "after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
+            } catch {
+                failure = error
+            }
+            guard start.duration(to: .now) < .seconds(patience) else { throw failure }
+            await pause(milliseconds: 200)
+        }
+    }
+
+    static let nodeList = Command(
+        path: ["node", "list"], summary: "the nodes, and what each says of itself",
+        run: { invocation throws(Failure) in
+            let state = try await Cluster(invocation).state(needsMap: true)
+            let json = JSON.object([("nodes", state.nodesJSON)])
+            try Output.print(invocation.format == .json ? json.text : state.nodeTable)
+        })
+
+    static let groupList = Command(
+        path: ["group", "list"], summary: "the groups, with leader, term and indexes",
+        run: { invocation throws(Failure) in
+            let state = try await Cluster(invocation).state(needsMap: true)
+            let json = JSON.object([("groups", state.groupsJSON)])
+            try Output.print(invocation.format == .json ? json.text : state.groupTable)
+        })
+
+    static let groupShow = Command(
+        path: ["group", "show"], arguments: "GROUP", positionals: 1...1,
+        summary: "every replica of a group: state, term and indexes",
+        details: """
+            STATE is leader, follower, candidate or damaged; down if the replica's node does not answer, missing
+            if the node answers and does not have it. The group of the map itself is called controller.
+            """,
+        run: { invocation throws(Failure) in
+            let state = try await Cluster(invocation).state(needsMap: true)
+            let id = invocation.positionals[0]
+            guard let group = state.groups.first(where: { $0.id == id }) else {
+                throw .failed("there is no group '\(id)'; raftctl group list shows them")
+            }
+            let json = JSON.object([("groups", .array([group.json]))])
+            try Output.print(invocation.format == .json ? json.text : group.memberTable)
+        })
+
+    static let shardList = Command(
+        path: ["shard", "list"], summary: "the shards: key range, group and epoch",
+        run: { invocation throws(Failure) in
+            let shards = try await Cluster(invocation).map().shards
+            let json = JSON.object([("shards", .array(shards.map(\.json)))])
+            try Output.print(invocation.format == .json ? json.text : Shard.table(shards))
+        })
+
+    static let shardLocate = Command(
+        path: ["shard", "locate"], arguments: "KEY", positionals: 1...1, options: [.escaped],
+        summary: "the shard that owns a key",
+        run: { invocation throws(Failure) in
+            let key = try invocation.key(0)
+            guard let shard = try await Cluster(invocation).map().shard(owning: key) else {
+                throw .failed("no shard owns the key; the cluster is not formed completely, see raftctl status")
+            }
+            let json = JSON.object([("shards", .array([shard.json]))])
+            try Output.print(invocation.format == .json ? json.text : Shard.table([shard]))
+        })
+}
+
+/// Waits a little.
+func pause(milliseconds: Int) async {
+    // cancellation, the only way this can fail, ends the wait early, which is what it is for
+    try? await Task.sleep(for: .milliseconds(milliseconds))
+}

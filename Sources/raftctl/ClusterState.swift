@@ -1,0 +1,122 @@
+import RaftCore
+import ShardMap
+
+/// The cluster at a glance: the map, and what every node in it says. Made from answers by rules alone.
+struct ClusterState: Equatable, Sendable {
+    /// A node of the map, or a seed while there is no map.
+    struct NodeView: Equatable, Sendable {
+        var id: UInt64?
+        var address: NodeAddress
+        /// Nil: it does not answer.
+        var status: NodeStatus?
+
+        var state: String { status?.state ?? "down" }
+        var groupsLed: Int { status?.replicas.count { $0.state == "leader" } ?? 0 }
+    }
+
+    /// A member of a group.
+    struct MemberView: Equatable, Sendable {
+        var peer: PeerID
+        /// Nil: its node does not answer, or does not have it.
+        var status: ReplicaStatus?
+        var isNodeUp: Bool
+
+        var state: String { status?.state ?? (isNodeUp ? "missing" : "down") }
+    }
+
+    /// A group, as its leader sees it; while nobody leads, as the member that is furthest does.
+    struct GroupView: Equatable, Sendable {
+        var id: String
+        var leader: PeerID?
+        var members: [MemberView]
+        var term: Int64?
+        var commitIndex: Int64?
+        var appliedIndex: Int64?
+        var lastIndex: Int64?
+
+        /// Entries committed that a member has not applied yet; nil if it does not answer.
+        func lag(of member: MemberView) -> Int64? {
+            guard let commitIndex, let applied = member.status?.appliedIndex else { return nil }
+            return max(0, commitIndex - applied)
+        }
+
+        /// The largest lag of a member that answers.
+        var maxLag: Int64? { members.compactMap { lag(of: $0) }.max() }
+        /// Members that answer and are not damaged.
+        var healthyMembers: Int { members.count { $0.status != nil && $0.state != "damaged" } }
+        /// What its members complain of, in one line.
+        var problem: String? {
+            let problems = members.compactMap { member in
+                member.status?.problem.map { "\(member.peer.address): \($0)" }
+            }
+            return problems.isEmpty ? nil : problems.joined(separator: "; ")
+        }
+    }
+
+    var map: ClusterMap?
+    var nodes: [NodeView]
+    var groups: [GroupView]
+
+    /// Whether every group has a leader.
+    var isLed: Bool { map != nil && groups.allSatisfy { $0.leader != nil } }
+
+    /// Joins the map and the nodes' answers; `answers` has one for each node of the map, in its order.
+    init(map: ClusterMap, answers: [NodeStatus?]) {
+        precondition(answers.count == map.nodes.count, "one answer for each node")
+        self.map = map
+        let nodes = zip(map.nodes, answers).map { NodeView(id: $0.id, address: $0.address, status: $1) }
+        self.nodes = nodes
+        groups = map.groups.map { ClusterState.view(of: $0, nodes) }
+    }
+
+    /// Before there is a map: only the nodes that were named.
+    init(seeds: [NodeAddress], answers: [NodeStatus?]) {
+        nodes = zip(seeds, answers).map { NodeView(id: nil, address: $0, status: $1) }
+        groups = []
+    }
+
+    private static func view(of group: Group, _ nodes: [NodeView]) -> GroupView {
+        var reports: [ReplicaStatus] = []
+        for node in nodes {
+            reports += node.status?.replicas.filter { $0.group == group.id } ?? []
+        }
+        // A leader cut off may not know yet that it was deposed: the highest term is the one that counts.
+        let leader = reports.filter { $0.state == "leader" }.max { $0.term < $1.term }
+        let chief = leader ?? reports.max { ($0.term, $0.lastIndex) < ($1.term, $1.lastIndex) }
+        let peers = (chief?.peers).flatMap { $0.isEmpty ? nil : $0 } ?? group.peers
+        let members = peers.map { peer in
+            MemberView(
+                peer: peer, status: reports.first { $0.peer == peer },
+                isNodeUp: nodes.contains { $0.address == peer.address && $0.status != nil })
+        }
+        return GroupView(
+            id: group.id, leader: leader?.peer, members: members, term: chief?.term, commitIndex: chief?.commitIndex,
+            appliedIndex: chief?.appliedIndex, lastIndex: chief?.lastIndex)
+    }
+}
+
+extension Cluster {
+    /// The cluster as it is now; nodes are asked at the same time. Fails only if nobody answers at all, or, where
+    /// `needsMap`, if there is no cluster yet.
+    func state(needsMap: Bool) async throws(Failure) -> ClusterState {
+        let map: ClusterMap
+        do throws(Failure) {
+            map = try await self.map()
+        } catch {
+            guard !needsMap, error.status == .failed else { throw error }
+            return ClusterState(seeds: seeds, answers: await statuses(of: seeds))
+        }
+        return ClusterState(map: map, answers: await statuses(of: map.nodes.map(\.address)))
+    }
+
+    private func statuses(of nodes: [NodeAddress]) async -> [NodeStatus?] {
+        await withTaskGroup(of: (Int, NodeStatus?).self) { tasks in
+            for (position, node) in nodes.enumerated() {
+                tasks.addTask { (position, await status(of: node)) }
+            }
+            var answers = [NodeStatus?](repeating: nil, count: nodes.count)
+            for await (position, status) in tasks { answers[position] = status }
+            return answers
+        }
+    }
+}

@@ -1,0 +1,74 @@
+import CMessages
+import RaftCore
+import WireMessages
+
+/// What a node says of itself and of its replicas.
+struct NodeStatus: Equatable, Sendable {
+    var id: UInt64
+    var incarnation: UInt64
+    var runNumber: UInt64
+    /// uninitialized, serving, read_only or stopping.
+    var state: String
+    var logBytes: UInt64?
+    var uptimeMilliseconds: UInt64?
+    var version: String?
+    var replicas: [ReplicaStatus]
+}
+
+/// A replica as its node sees it.
+struct ReplicaStatus: Equatable, Sendable {
+    var group: String
+    var peer: PeerID
+    /// leader, follower, candidate or damaged.
+    var state: String
+    var term: Int64
+    /// Whom it follows.
+    var leader: PeerID?
+    var commitIndex: Int64
+    var appliedIndex: Int64
+    var lastIndex: Int64
+    var durableIndex: Int64
+    /// The members it knows of.
+    var peers: [PeerID]
+    /// What is wrong with it.
+    var problem: String?
+}
+
+extension NodeStatus {
+    /// Reads a status reply; nil if it is malformed.
+    init?(_ body: Bytes, _ arena: Arena) {
+        let status = arena.scope { arena -> NodeStatus? in
+            guard let reply = arena.unpack(flotilla__status_reply__init, body)?.pointee else { return nil }
+            var replicas: [ReplicaStatus] = []
+            for position in 0..<reply.n_groups {
+                guard let record = reply.groups[position]?.pointee, let replica = ReplicaStatus(record) else {
+                    return nil
+                }
+                replicas.append(replica)
+            }
+            return NodeStatus(
+                id: reply.node_id, incarnation: reply.incarnation, runNumber: reply.run_number,
+                state: String(field: reply.state), logBytes: reply.has_log_bytes != 0 ? reply.log_bytes : nil,
+                uptimeMilliseconds: reply.has_uptime_ms != 0 ? reply.uptime_ms : nil,
+                version: reply.version.map { String(cString: $0) }, replicas: replicas)
+        }
+        guard let status else { return nil }
+        self = status
+    }
+}
+
+extension ReplicaStatus {
+    fileprivate init?(_ record: Flotilla__GroupStatus) {
+        guard let peer = PeerID(String(field: record.peer)) else { return nil }
+        var peers: [PeerID] = []
+        for position in 0..<record.n_peers {
+            guard let member = PeerID(String(field: record.peers[position])) else { return nil }
+            peers.append(member)
+        }
+        self.init(
+            group: String(field: record.id), peer: peer, state: String(field: record.state), term: record.term,
+            leader: PeerID(String(field: record.leader)), commitIndex: record.commit_index,
+            appliedIndex: record.applied_index, lastIndex: record.last_index, durableIndex: record.durable_index,
+            peers: peers, problem: record.problem.map { String(cString: $0) })
+    }
+}

@@ -1,0 +1,106 @@
+import RaftCore
+import RaftStorage
+
+/// What one group's replicas have applied, index by index. The first to apply an entry writes it down; whoever
+/// applies another one at that index later, in whatever life, is caught.
+final class AppliedHistory: @unchecked Sendable {
+    struct Entry: Equatable {
+        var term: Term
+        var kind: EntryKind
+        var byteCount: Int
+        var checksum: UInt32
+        /// Of the command; 0 for what is none.
+        var tag: UInt64
+    }
+
+    let group: String
+    private(set) var entries: [Entry] = []
+    private(set) var violations: [String] = []
+
+    init(group: String) { self.group = group }
+
+    var lastIndex: LogIndex { LogIndex(Int64(entries.count)) }
+
+    func entry(at index: LogIndex) -> Entry? {
+        index > .zero && index <= lastIndex ? entries[Int(index.rawValue) - 1] : nil
+    }
+
+    fileprivate func note(_ committed: CommittedEntry, tag: UInt64, after position: LogPosition, by node: Int) {
+        let index = committed.position.index
+        let entry = Entry(
+            term: committed.position.term, kind: committed.kind, byteCount: committed.payload.count,
+            checksum: CRC32C.checksum(committed.payload), tag: tag)
+        if index != position.index.next || committed.position.term < position.term {
+            violations.append("\(group): node \(node) applied \(committed.position) after \(position)")
+        }
+        if let known = self.entry(at: index) {
+            if known != entry { violations.append("\(group): node \(node) applied another entry at \(index)") }
+        } else if index == lastIndex.next {
+            entries.append(entry)
+        } else {
+            violations.append("\(group): node \(node) applied \(index), the last known is \(lastIndex)")
+        }
+    }
+}
+
+/// What a machine's state is after a loss of power.
+final class MachineStore: @unchecked Sendable {
+    var durable = LogPosition.zero
+}
+
+/// A state machine that only counts, and tells the group's history what it applies. From time to time it flushes,
+/// as a store does: after a restart it begins with what was flushed last.
+final class RecordingMachine: StateMachine, @unchecked Sendable {
+    private let node: Int
+    private let history: AppliedHistory
+    private let store: MachineStore
+    private var random: SeededRandom
+    private let flushesOneOf: Int64
+    private(set) var appliedPosition: LogPosition
+    /// Applying this index fails, if set.
+    var failsAt: LogIndex?
+
+    init(node: Int, history: AppliedHistory, store: MachineStore, seed: UInt64, flushesOneOf: Int64) {
+        self.node = node
+        self.history = history
+        self.store = store
+        self.random = SeededRandom(seed: seed)
+        self.flushesOneOf = flushesOneOf
+        self.appliedPosition = store.durable
+    }
+
+    func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+        var replies: [Bytes] = []
+        for entry in entries {
+            if entry.position.index == failsAt { throw StateMachineError("told to fail at \(entry.position)") }
+            let tag = Command.tag(of: entry.payload)
+            history.note(entry, tag: tag, after: appliedPosition, by: node)
+            appliedPosition = entry.position
+            replies.append(Bytes("\(tag)@\(entry.position)"))
+        }
+        if random.number(in: 0..<flushesOneOf) == 0 { store.durable = appliedPosition }
+        return replies
+    }
+
+    /// The last index applied, in decimal.
+    func read(_ query: Bytes) -> Bytes { Bytes("\(appliedPosition.index)") }
+
+    func flush() { store.durable = appliedPosition }
+}
+
+/// A payload that can be told from all others: its tag in eight bytes, then filler.
+enum Command {
+    static func payload(tag: UInt64, byteCount: Int) -> Bytes {
+        Bytes(count: max(byteCount, 8)) { buffer in
+            for position in 0..<8 { buffer[position] = UInt8(truncatingIfNeeded: tag >> UInt64(8 * position)) }
+            guard buffer.count > 8 else { return }
+            let filler = UnsafeMutableRawBufferPointer(rebasing: buffer[8...])
+            filler.initializeMemory(as: UInt8.self, repeating: UInt8(truncatingIfNeeded: tag))
+        }
+    }
+
+    static func tag(of payload: Bytes) -> UInt64 {
+        guard payload.count >= 8 else { return 0 }
+        return (0..<8).reduce(0) { $0 | UInt64(payload[$1]) << UInt64(8 * $1) }
+    }
+}

@@ -1,0 +1,67 @@
+import RaftCore
+import ShardMap
+import Testing
+
+@testable import raftctl
+
+@Suite("The state of the cluster") struct ClusterStateTests {
+    private static let addresses = (1...3).map { NodeAddress(ip: 0x7f00_0001, port: UInt16(8100 + $0)) }
+    private let peers = addresses.map { PeerID(address: $0) }
+    private var map: ClusterMap {
+        let nodes = Self.addresses.enumerated().map { Node(id: UInt64($0 + 1), address: $1, incarnation: 1) }
+        let record = BootstrapRecord(
+            clusterID: 9, nodes: nodes, controllerPeers: peers, groups: 1, replicas: 3, boundaries: [])
+        return record.initialMap
+    }
+
+    private func node(_ number: Int, _ replicas: [ReplicaStatus]) -> NodeStatus {
+        NodeStatus(id: UInt64(number), incarnation: 1, runNumber: 1, state: "serving", replicas: replicas)
+    }
+
+    private func replica(
+        _ group: String, _ node: Int, _ state: String, term: Int64, commit: Int64, applied: Int64
+    ) -> ReplicaStatus {
+        ReplicaStatus(
+            group: group, peer: peers[node - 1], state: state, term: term, leader: nil, commitIndex: commit,
+            appliedIndex: applied, lastIndex: commit, durableIndex: commit, peers: [], problem: nil)
+    }
+
+    @Test("of two who say they lead, the higher term counts; lag is counted from its commit index")
+    func leader() throws {
+        let state = ClusterState(
+            map: map,
+            answers: [
+                node(1, [replica("g1", 1, "leader", term: 4, commit: 80, applied: 80)]),
+                node(2, [replica("g1", 2, "leader", term: 5, commit: 90, applied: 90)]),
+                node(3, [replica("g1", 3, "follower", term: 5, commit: 90, applied: 70)]),
+            ])
+        let group = try #require(state.groups.first { $0.id == "g1" })
+        #expect(group.leader == peers[1] && group.term == 5 && group.commitIndex == 90)
+        #expect(group.maxLag == 20)
+        #expect(group.members.map { group.lag(of: $0) } == [10, 0, 20])
+        #expect(!state.isLed, "nobody leads the controller")
+    }
+
+    @Test("a node that does not answer is down, its replicas too; one that lacks its replica says so")
+    func down() throws {
+        let state = ClusterState(
+            map: map,
+            answers: [nil, node(2, [replica("g1", 2, "candidate", term: 5, commit: 9, applied: 9)]), node(3, [])])
+        let group = try #require(state.groups.first { $0.id == "g1" })
+        #expect(state.nodes.map(\.state) == ["down", "serving", "serving"])
+        #expect(group.members.map(\.state) == ["down", "candidate", "missing"])
+        #expect(group.leader == nil && group.healthyMembers == 1)
+        #expect(state.groupTable.contains("1/3"))
+        #expect(group.json.text.contains(#""leader":null,"term":5,"commit_index":9"#))
+    }
+
+    @Test("tables fit 100 columns")
+    func width() {
+        let answers = (1...3).map { number in
+            node(number, [replica("g1", number, "follower", term: 1_000_000, commit: 10_000_000, applied: 10_000_000)])
+        }
+        let state = ClusterState(map: map, answers: answers)
+        let tables = [state.nodeTable, state.groupTable] + state.groups.map(\.memberTable)
+        #expect(tables.flatMap { $0.split(separator: "\n") }.allSatisfy { $0.count <= 100 })
+    }
+}
