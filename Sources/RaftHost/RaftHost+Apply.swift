@@ -42,7 +42,7 @@ extension RaftHost {
         applyReady.removeAll(keepingCapacity: true)
         for replica in ready {
             replica.isReadyToApply = false
-            guard replica.problem == nil, replica.applyOrdered < replica.applicable else { continue }
+            guard replica.applyRetry == nil, replica.applyOrdered < replica.applicable else { continue }
             let from = replica.applyOrdered.next
             let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
             var entries: [CommittedEntry] = []
@@ -120,16 +120,21 @@ extension RaftHost {
             for completion in waiting.completions { deferred.append { completion(.ready) } }
         }
         replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
-        if replica.applyOrdered < replica.applicable { readyToApply(replica) }
+        if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
     }
 
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no
-    /// more and gives leadership away.
+    /// more and gives leadership away. A full disk is no damage: sooner or later the state machine is made anew from what
+    /// the store holds, and goes on from there with the log.
     private func stopServing(_ replica: Replica, _ problem: String) {
-        replica.problem = problem
-        logger.log(
-            .error, "the state machine cannot go on",
-            [("group", replica.group), ("index", replica.applied.description), ("problem", problem)])
+        if replica.applyProblem != problem {
+            logger.log(
+                .error, "the state machine cannot go on; it is tried again",
+                [("group", replica.group), ("index", replica.applied.description), ("problem", problem)])
+        }
+        replica.applyProblem = problem
+        replica.applyRetry = now + settings.applyRetryInterval
+        stalled.append(replica)
         for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
         for waiting in replica.awaitingApply {
             for completion in waiting.completions { deferred.append { completion(.refused(.damaged)) } }
@@ -137,6 +142,41 @@ extension RaftHost {
         replica.awaitingApply.removeAll()
         replica.proposedBytes = 0
         inbox.append((replica, .transferRequested(nil)))
+    }
+
+    /// Makes the state machines anew whose time has come; returns when the next one's comes.
+    func retryStalled() -> Instant? {
+        guard !stalled.isEmpty, !isApplying else { return nil }
+        let waiting = stalled
+        stalled.removeAll(keepingCapacity: true)
+        for replica in waiting {
+            guard let retry = replica.applyRetry else { continue }
+            guard retry <= now else {
+                stalled.append(replica)
+                continue
+            }
+            do throws(StateMachineError) {
+                guard let machine = try remakeStateMachine(replica.record) else { continue }
+                replica.stateMachine = machine
+            } catch {
+                replica.applyProblem = error.description
+                replica.applyRetry = now + settings.applyRetryInterval
+                stalled.append(replica)
+                continue
+            }
+            replica.applyRetry = nil
+            replica.applied = replica.stateMachine.appliedPosition.index
+            replica.applyOrdered = replica.applied
+            if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+        }
+        return stalled.compactMap(\.applyRetry).min()
+    }
+
+    private func servesAgain(_ replica: Replica) {
+        guard replica.applyProblem != nil else { return }
+        replica.applyProblem = nil
+        logger.log(
+            .info, "the state machine goes on", [("group", replica.group), ("index", replica.applied.description)])
     }
 
     /// Hands the reads of this turn to the worker in one job.

@@ -188,10 +188,11 @@ extension RaftHost {
                 if entries.isEmpty || outlet.replica.raft.term != term { outlet.clear() } else { outlet.loaded = entries }
             case .failure(let error):
                 outlet.clear()
-                outlet.replica.problem = error.description
+                outlet.replica.logProblem = error.description
                 logger.log(
                     .error, "old entries cannot be read",
                     [("group", outlet.replica.group), ("index", from.description), ("problem", error.description)])
+                inbox.append((outlet.replica, .transferRequested(nil)))
             }
             link.makeReady(outlet)
             lane.requestTurn()

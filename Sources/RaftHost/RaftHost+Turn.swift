@@ -13,6 +13,7 @@ extension RaftHost {
             fireDeadlines()
             stepDirty()
             submitLogBatch()
+            stalledRetry = retryStalled()
             submitApply()
             guard !deferred.isEmpty else { break }
             runDeferred()
@@ -105,7 +106,7 @@ extension RaftHost {
     private func nextDeadline() -> Instant? {
         guard stopping?.isClosing != true else { return nil }
         var earliest = heap.earliest ?? .distantFuture
-        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline] {
+        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry] {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {

@@ -39,6 +39,8 @@ public final class RaftHost: @unchecked Sendable {
         public var minimumFreeBytes = 256 << 20
         /// How long a batch may stay last in the log before a seal proves it.
         public var sealDelay = Interval.milliseconds(50)
+        /// How long a state machine that failed rests before it is made anew.
+        public var applyRetryInterval = Interval.milliseconds(1000)
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 
@@ -76,6 +78,10 @@ public final class RaftHost: @unchecked Sendable {
     public var recordedIncarnation: (_ nodeID: UInt64) -> UInt64? = { _ in nil }
     /// Called once when the node cannot go on: a failed sync, for one. The process must end.
     public var onFatal: (String) -> Void = { _ in }
+    /// Makes the state machine of a replica anew from what the store holds, after it has failed; nil: never.
+    public var remakeStateMachine: (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
+        (_) throws(StateMachineError) in nil
+    }
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 
@@ -99,6 +105,8 @@ public final class RaftHost: @unchecked Sendable {
     var livenessInbox: [NodeLiveness.Event] = []
     var dirty: [Replica] = []
     var applyReady: [Replica] = []
+    var stalled: [Replica] = []
+    var stalledRetry: Instant?
     var heap = DeadlineHeap()
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []

@@ -92,12 +92,18 @@ public struct ReplicaRecord: Equatable, Sendable {
 final class Replica {
     let record: ReplicaRecord
     let slot: Int
-    let stateMachine: any StateMachine
+    var stateMachine: any StateMachine
     var raft: Raft
     /// The log's young end; everything not durable or not applied yet is in it, and what still fits the budget.
     var tail = LogTail()
-    /// Set when the replica stopped serving, and why.
-    var problem: String?
+    /// Set for good when a part of the log that was durable cannot be read.
+    var logProblem: String?
+    /// Set while the state machine cannot go on.
+    var applyProblem: String?
+    /// Why the replica does not serve, if it does not.
+    var problem: String? { logProblem ?? applyProblem }
+    /// Set while nothing is given to the state machine: when it is made anew from what the store holds.
+    var applyRetry: Instant?
 
     /// Index up to which applying was ordered, and done.
     var applyOrdered: LogIndex

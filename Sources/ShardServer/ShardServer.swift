@@ -95,6 +95,9 @@ public final class ShardServer {
         }
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
+        host.remakeStateMachine = { [unowned self] record throws(StateMachineError) in
+            try makeStateMachine(record.group, record.kind, record.number)
+        }
         for record in host.records {
             host.open(record, stateMachine: try makeStateMachine(record.group, record.kind, record.number))
         }
