@@ -16,7 +16,7 @@ let package = Package(
     name: "Flotilla",
     products: [
         .library(name: "Flotilla", targets: ["Flotilla", "RaftCore", "RaftHost"]),
-        .library(name: "FlotillaClient", targets: ["ShardMap", "ShardClient"]),
+        .library(name: "FlotillaClient", targets: ["RaftCore", "ShardMap", "ShardClient"]),
         .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
         .executable(name: "raftd", targets: ["raftd"]),
         .executable(name: "raftctl", targets: ["raftctl"]),

@@ -1846,7 +1846,7 @@ const ProtobufCMessageDescriptor flotilla__hello_request__descriptor =
   (ProtobufCMessageInit) flotilla__hello_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__hello_reply__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__hello_reply__field_descriptors[6] =
 {
   {
     "error",
@@ -1908,18 +1908,31 @@ static const ProtobufCFieldDescriptor flotilla__hello_reply__field_descriptors[5
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "nonce",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__HelloReply, has_nonce),
+    offsetof(Flotilla__HelloReply, nonce),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__hello_reply__field_indices_by_name[] = {
   0,   /* field[0] = error */
   3,   /* field[3] = incarnation */
   1,   /* field[1] = message */
   2,   /* field[2] = node_id */
+  5,   /* field[5] = nonce */
   4,   /* field[4] = run_number */
 };
 static const ProtobufCIntRange flotilla__hello_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__hello_reply__descriptor =
 {
@@ -1929,7 +1942,7 @@ const ProtobufCMessageDescriptor flotilla__hello_reply__descriptor =
   "Flotilla__HelloReply",
   "flotilla",
   sizeof(Flotilla__HelloReply),
-  5,
+  6,
   flotilla__hello_reply__field_descriptors,
   flotilla__hello_reply__field_indices_by_name,
   1,  flotilla__hello_reply__number_ranges,

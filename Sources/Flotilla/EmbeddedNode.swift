@@ -96,6 +96,9 @@ public final class EmbeddedNode: @unchecked Sendable {
                 log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
                 apply: loop.makeWorker(name: "apply")),
             disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+        if let damage = host.nodeRecordDamage {
+            throw .start("the node's own record in the log is damaged (\(damage)); start it with an empty directory")
+        }
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         do throws(TransportError) {

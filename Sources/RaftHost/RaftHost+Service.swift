@@ -6,12 +6,8 @@ import WireMessages
 
 /// Remembered on a connection whose other side said who it is.
 final class KnownPeer {
-    let nodeID: UInt64
-    let runNumber: UInt64
-    init(nodeID: UInt64, runNumber: UInt64) {
-        self.nodeID = nodeID
-        self.runNumber = runNumber
-    }
+    let address: NodeAddress
+    init(address: NodeAddress) { self.address = address }
 }
 
 extension RaftHost {
@@ -97,7 +93,7 @@ extension RaftHost {
             )
         }
         guard let (message, from) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        guard request.connection.context is KnownPeer else {
+        guard let peer = request.connection.context as? KnownPeer, peer.address == from else {
             return request.responder.fail(1, "say hello first (flotilla.NodeService)")
         }
         now = lane.clock.now
@@ -126,30 +122,40 @@ extension RaftHost {
     /// Refuses another cluster, another incarnation than the recorded one, and an older run or a second process of the
     /// present one: an old copy of a directory cannot take part. What is accepted is durable before it is answered.
     private func hello(_ request: RpcRequest) {
-        let parsed = wire.arena.scope { arena -> (NodeState.PeerRun, cluster: UInt64, format: UInt32)? in
-            guard let message = arena.unpack(flotilla__hello_request__init, request.body)?.pointee else { return nil }
+        let parsed = wire.arena.scope { arena -> (run: NodeState.PeerRun, cluster: UInt64, format: UInt32, from: NodeAddress)? in
+            guard let message = arena.unpack(flotilla__hello_request__init, request.body)?.pointee,
+                let address = NodeAddress(String(field: message.address))
+            else { return nil }
             let run = NodeState.PeerRun(
                 nodeID: message.node_id, incarnation: message.incarnation, runNumber: message.run_number,
                 nonce: message.nonce)
-            return (run, message.cluster_id, message.format)
+            return (run, message.cluster_id, message.format, address)
         }
-        guard let (run, cluster, format) = parsed else {
-            return request.responder.fail(RpcCode.badRequest, "malformed hello")
-        }
-        if let refusal = refusal(of: run, cluster: cluster, format: format) {
+        guard let parsed else { return request.responder.fail(RpcCode.badRequest, "malformed hello") }
+        if let refusal = refusal(of: parsed.run, cluster: parsed.cluster, format: parsed.format) {
             logger.log(
-                .warning, "hello refused",
-                [("node", "\(run.nodeID)"), ("from", request.connection.peerDescription), ("problem", refusal)])
+                identity.clusterID == 0 ? .debug : .warning, "hello refused",
+                [("node", "\(parsed.run.nodeID)"), ("from", request.connection.peerDescription), ("problem", refusal)])
             return answerHello(request, error: 16, refusal)
         }
+        remember(parsed.run) { [self] in
+            request.connection.context = KnownPeer(address: parsed.from)
+            answerHello(request, error: 0, nil)
+        }
+    }
+
+    /// Keeps the highest run of a peer; `done` is called when it is durable.
+    private func remember(_ run: NodeState.PeerRun, then done: @escaping () -> Void) {
         let position = nodeState.peers.firstIndex { $0.nodeID >= run.nodeID } ?? nodeState.peers.count
-        let known = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
-        if known, nodeState.peers[position] == run {
-            accept(run, request)
+        let isKnown = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
+        if isKnown, nodeState.peers[position] == run {
+            // known is not yet durable: the write that says so may still be under way
+            batch.duties.append(.call(done))
+            lane.requestTurn()
             return
         }
-        if known { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
-        writeNodeState { [self] in accept(run, request) }
+        if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
+        writeNodeState(then: done)
     }
 
     private func refusal(of run: NodeState.PeerRun, cluster: UInt64, format: UInt32) -> String? {
@@ -168,11 +174,6 @@ extension RaftHost {
         return nil
     }
 
-    private func accept(_ run: NodeState.PeerRun, _ request: RpcRequest) {
-        request.connection.context = KnownPeer(nodeID: run.nodeID, runNumber: run.runNumber)
-        answerHello(request, error: 0, nil)
-    }
-
     private func answerHello(_ request: RpcRequest, error: UInt32, _ message: String?) {
         wire.arena.scope { arena in
             let reply = arena.make(flotilla__hello_reply__init)
@@ -184,6 +185,8 @@ extension RaftHost {
             reply.pointee.incarnation = identity.incarnation
             reply.pointee.has_run_number = 1
             reply.pointee.run_number = identity.runNumber
+            reply.pointee.has_nonce = 1
+            reply.pointee.nonce = nonce
             request.responder.reply(reply)
         }
     }
@@ -205,28 +208,30 @@ extension RaftHost {
                 deadline: lane.clock.now + .milliseconds(5000)
             ) { [self] result in
                 guard case .reply(let reply) = result else { return done(false) }
-                done(isWelcome(reply.body, from: node))
+                welcome(reply.body, from: node, done)
             }
         }
     }
 
-    private func isWelcome(_ body: Bytes, from node: NodeAddress) -> Bool {
-        let parsed = wire.arena.scope { arena -> (error: UInt32, text: String, node: UInt64, incarnation: UInt64)? in
+    /// Whoever answers is judged like one who asks: an old copy of a directory may neither ask nor answer.
+    private func welcome(_ body: Bytes, from node: NodeAddress, _ done: @escaping (Bool) -> Void) {
+        let parsed = wire.arena.scope { arena -> (error: UInt32, text: String, run: NodeState.PeerRun)? in
             arena.unpack(flotilla__hello_reply__init, body).map {
-                ($0.pointee.error, String(field: $0.pointee.message), $0.pointee.node_id, $0.pointee.incarnation)
+                let run = NodeState.PeerRun(
+                    nodeID: $0.pointee.node_id, incarnation: $0.pointee.incarnation, runNumber: $0.pointee.run_number,
+                    nonce: $0.pointee.nonce)
+                return ($0.pointee.error, String(field: $0.pointee.message), run)
             }
         }
-        guard let parsed else { return false }
+        guard let parsed else { return done(false) }
         if parsed.error != 0 {
-            logger.log(.warning, "hello was refused", [("node", node.description), ("problem", parsed.text)])
-            return false
+            logger.log(.info, "hello was refused", [("node", node.description), ("problem", parsed.text)])
+            return done(false)
         }
-        if let recorded = recordedIncarnation(parsed.node), recorded != parsed.incarnation {
-            logger.log(
-                .warning, "peer is not who it should be",
-                [("node", node.description), ("problem", "its data directory is not the recorded one")])
-            return false
+        if let refusal = refusal(of: parsed.run, cluster: identity.clusterID, format: 1) {
+            logger.log(.warning, "peer is not who it should be", [("node", node.description), ("problem", refusal)])
+            return done(false)
         }
-        return true
+        remember(parsed.run) { done(true) }
     }
 }

@@ -140,10 +140,12 @@ struct  Flotilla__HelloReply
   uint64_t incarnation;
   protobuf_c_boolean has_run_number;
   uint64_t run_number;
+  protobuf_c_boolean has_nonce;
+  uint64_t nonce;
 };
 #define FLOTILLA__HELLO_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__hello_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, 0, 0, 0 }
+    , 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 struct  Flotilla__SupportRequest
