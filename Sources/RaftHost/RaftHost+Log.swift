@@ -20,7 +20,8 @@ struct LogBatch {
 extension RaftHost {
     /// Hands the gathered batch to the log, unless one is under way.
     func submitLogBatch() {
-        guard batchUnderWay == nil, !batch.isEmpty else { return }
+        // a closed log takes nothing more, and nothing more is promised
+        guard batchUnderWay == nil, !batch.isEmpty, stopping?.isClosing != true else { return }
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -143,9 +144,9 @@ extension RaftHost {
 
     /// Called every turn while stopping.
     func continueStopping(_ current: Stopping) {
-        guard !current.isClosing, hasFailed || now >= current.deadline || !replicas.contains(where: leadsOthers) else {
-            return
-        }
+        // the vote for a successor is in the last batch
+        let isDone = batchUnderWay == nil && batch.isEmpty && !replicas.contains(where: leadsOthers)
+        guard !current.isClosing, isDone || now >= current.deadline else { return }
         stopping?.isClosing = true
         let machines = replicas.map(\.stateMachine)
         let log = self.log

@@ -53,6 +53,7 @@ extension RaftHost {
             _ = link.data.expire(now: now)
             _ = link.liveness.expire(now: now)
         }
+        guard stopping?.isClosing != true else { return }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
