@@ -124,6 +124,11 @@ extension RaftHost {
     /// Writes the node's own record; `done` is called when it is durable.
     func writeNodeState(then done: @escaping () -> Void) {
         batch.writes.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
+        whenDurable(done)
+    }
+
+    /// Calls `done` when everything written so far is durable.
+    func whenDurable(_ done: @escaping () -> Void) {
         batch.duties.append(.call(done))
         lane.requestTurn()
     }

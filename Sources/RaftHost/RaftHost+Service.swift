@@ -145,8 +145,8 @@ extension RaftHost {
         let position = nodeState.peers.firstIndex { $0.nodeID >= run.nodeID } ?? nodeState.peers.count
         let known = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
         if known, nodeState.peers[position] == run {
-            accept(run, request)
-            return
+            // the write that remembers it may be under way
+            return whenDurable { [self] in accept(run, request) }
         }
         if known { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
         writeNodeState { [self] in accept(run, request) }

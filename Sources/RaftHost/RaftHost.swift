@@ -201,9 +201,10 @@ public final class RaftHost: @unchecked Sendable {
         completion: @escaping (String?) -> Void
     ) {
         if let existing = nodeState.replicas.first(where: { $0.group == group }) {
-            deferred.append { completion(existing.peer == peer ? nil : "the node holds another replica of \(group)") }
-            lane.requestTurn()
-            return
+            // it may be on its way to the disk
+            return whenDurable {
+                completion(existing.peer == peer ? nil : "the node holds another replica of \(group)")
+            }
         }
         let record = ReplicaRecord(group: group, peer: peer, number: nodeState.takeNumber(), birth: birth, kind: kind)
         let stateMachine: any StateMachine
