@@ -4,14 +4,12 @@ import RaftStorage
 public import Transport
 import WireMessages
 
-/// Remembered on a connection whose other side said who it is.
+/// A process that said who it is; remembered on each of its connections.
 final class KnownPeer {
-    let nodeID: UInt64
-    let runNumber: UInt64
-    init(nodeID: UInt64, runNumber: UInt64) {
-        self.nodeID = nodeID
-        self.runNumber = runNumber
-    }
+    let run: NodeState.PeerRun
+    /// False once a later run of the same node was welcomed: an old copy of its directory is heard no more.
+    var isPresent = true
+    init(run: NodeState.PeerRun) { self.run = run }
 }
 
 extension RaftHost {
@@ -49,7 +47,7 @@ extension RaftHost {
     private func addressed(
         _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
     ) throws(RaftWire.WireError) -> (Replica, PeerID) {
-        guard request.connection.context is KnownPeer else {
+        guard isKnownPeer(request.connection) else {
             throw RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
         }
         guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
@@ -97,7 +95,7 @@ extension RaftHost {
             )
         }
         guard let (message, from) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        guard request.connection.context is KnownPeer else {
+        guard isKnownPeer(request.connection) else {
             return request.responder.fail(1, "say hello first (flotilla.NodeService)")
         }
         now = lane.clock.now
@@ -169,7 +167,15 @@ extension RaftHost {
     }
 
     private func accept(_ run: NodeState.PeerRun, _ request: RpcRequest) {
-        request.connection.context = KnownPeer(nodeID: run.nodeID, runNumber: run.runNumber)
+        let peer: KnownPeer
+        if let known = welcomed[run.nodeID], known.run == run {
+            peer = known
+        } else {
+            welcomed[run.nodeID]?.isPresent = false
+            peer = KnownPeer(run: run)
+            welcomed[run.nodeID] = peer
+        }
+        request.connection.context = peer
         answerHello(request, error: 0, nil)
     }
 

@@ -90,6 +90,8 @@ public final class RaftHost: @unchecked Sendable {
     var links: [PeerLink] = []
     var linkByNode: [NodeAddress: PeerLink] = [:]
     var nodeState: NodeState
+    /// The process heard last from each node, by node id.
+    var welcomed: [UInt64: KnownPeer] = [:]
     /// What the log held at the start; emptied as replicas are opened.
     var recovered: [LogGroup: RecoveredGroup]
     var damaged: [ReplicaStatus] = []
