@@ -206,7 +206,9 @@ extension RaftHost {
             for (offset, proposal) in replica.proposing.enumerated() {
                 let position = LogPosition(term: change.term, index: change.first.advanced(by: offset))
                 write.entries.append(LogEntry(position: position, kind: .data, payload: proposal.payload))
-                replica.proposed.append((position, proposal.completion))
+                replica.proposed.append(
+                    Proposed(
+                        position: position, byteCount: proposal.payload.count, completion: proposal.completion))
             }
             replica.proposing.removeAll(keepingCapacity: true)
         }
