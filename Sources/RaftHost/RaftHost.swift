@@ -114,7 +114,10 @@ public final class RaftHost: @unchecked Sendable {
     var evaluations: [Evaluation] = []
     var isEvaluating = false
 
-    var isDiskFull = false
+    /// The log could not write for want of room, and tries again.
+    var isLogFull = false
+    /// Less is free than proposals need.
+    var hasLittleRoom = false
     var freeSpaceChecked = Instant.distantPast
     var isCheckingFreeSpace = false
     var stopping: Stopping?
@@ -258,7 +261,7 @@ public final class RaftHost: @unchecked Sendable {
     public var logBytes: Int { log.totalBytes }
 
     /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isDiskFull }
+    public var refusesWrites: Bool { isLogFull || hasLittleRoom }
 
     // MARK: what others ask for
 
@@ -273,9 +276,9 @@ public final class RaftHost: @unchecked Sendable {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
-        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
-        if isDiskFull { return later { completion(.refused(.diskFull)) } }
+        if refusesWrites { return later { completion(.refused(.diskFull)) } }
+        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }
