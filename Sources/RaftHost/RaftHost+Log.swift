@@ -61,6 +61,8 @@ extension RaftHost {
             // nothing was written; the batch waits until there is room, and new proposals are refused meanwhile
             if !isLogFull { logger.log(.error, "the disk is full: writes are refused", [("path", path)]) }
             isLogFull = true
+            // others may commit what this node cannot apply: its clients would wait for the disk
+            handOverLeaderships()
             batchRetry = now + .milliseconds(500)
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
@@ -137,6 +139,10 @@ extension RaftHost {
     public func stop(patience: Interval, completion: @escaping () -> Void) {
         precondition(stopping == nil, "a node stops once")
         stopping = Stopping(deadline: lane.clock.now + patience, completion: completion)
+        handOverLeaderships()
+    }
+
+    private func handOverLeaderships() {
         for replica in replicas where leadsOthers(replica) { inbox.append((replica, .transferRequested(nil))) }
         lane.requestTurn()
     }
