@@ -77,6 +77,12 @@ extension RaftHost {
     }
 
     private func propose(_ replica: Replica) {
+        if replica.problem != nil {
+            for proposal in replica.proposing { deferred.append { proposal.completion(.refused(.damaged)) } }
+            replica.proposing.removeAll()
+            replica.proposedBytes = 0
+            return
+        }
         guard replica.raft.acceptsProposals else {
             let leader = replica.raft.isLeader ? nil : replica.raft.leader
             for proposal in replica.proposing {
@@ -231,6 +237,8 @@ extension RaftHost {
             replica.proposing.removeAll()
             replica.proposedBytes = 0
             for outlet in replica.outlets { outlet.clear() }
+        } else if replica.problem != nil {
+            inbox.append((replica, .transferRequested(nil)))
         }
         let group = replica.group
         deferred.append { [self] in onLeadership(group, isLeader) }
@@ -250,7 +258,9 @@ extension RaftHost {
             lane.requestTurn()
             return
         }
-        if index <= replica.applied {
+        if replica.problem != nil {
+            for completion in first.completions { deferred.append { completion(.refused(.damaged)) } }
+        } else if index <= replica.applied {
             for completion in first.completions { deferred.append { completion(.ready) } }
         } else {
             replica.awaitingApply.append((index, first.completions))
