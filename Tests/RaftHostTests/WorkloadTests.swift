@@ -69,19 +69,27 @@ struct WorkloadTests {
         #expect(cluster.allViolations == [])
     }
 
-    @Test("A value of 8 MiB is committed, applied everywhere, and sent again to who missed it") func largeValues() throws {
-        let cluster = try cluster(seed: 13) { $0.log.segmentBytes = 1 << 20 }
+    @Test("A value of 8 MiB is committed, applied and answered, and sent from the disk to who missed it")
+    func largeValue() throws {
+        let cluster = try cluster(seed: 13) {
+            $0.log.segmentBytes = 1 << 20
+            $0.settings.tailBytes = 1 << 20
+        }
         let leader = try #require(cluster.leader(of: 0))
         let late = try #require(cluster.nodes.first { $0 !== leader })
-        write(1, bytes: 8 << 20, from: 1, on: leader, cluster)
         late.crash()
-        write(2, bytes: 8 << 20, from: 2, on: leader, cluster)
+        leader.machines[0].repeatsPayload = true
+        let value = Command.payload(tag: 1, byteCount: 8 << 20)
+        guard case .applied(value, _) = cluster.propose(value, on: leader) else {
+            Issue.record("not applied, or the reply is another")
+            return
+        }
         try late.start()
         #expect(cluster.run(limit: 30_000) {
             cluster.nodes.allSatisfy { $0.machines[0].appliedPosition.index == cluster.histories[0].lastIndex }
         })
-        #expect(cluster.histories[0].entries.count { $0.byteCount == 8 << 20 } == 3)
-        #expect(cluster.leader(of: 0) === leader, "large values do not cost the leadership")
+        #expect(cluster.histories[0].entries.contains { $0.byteCount == 8 << 20 })
+        #expect(cluster.leader(of: 0) === leader, "a large value does not cost the leadership")
         #expect(cluster.allViolations == [])
     }
 
@@ -185,9 +193,10 @@ struct StopTests {
         leader.stop()
         #expect(cluster.run(limit: 2500) { leader.hasStopped })
         let others = cluster.nodes.filter { $0 !== leader }
-        for position in 0..<3 { #expect(others.contains { $0.leads(position) }, "group \(position)") }
-        #expect(leader.failure == nil)
         leader.crash()
+        // sooner than the promises to the node that is gone lapse
+        let isTaken = cluster.run(limit: 500) { (0..<3).allSatisfy { group in others.contains { $0.leads(group) } } }
+        #expect(isTaken && leader.failure == nil)
         let successor = try #require(others.first { $0.leads(0) })
         #expect(cluster.propose(Command.payload(tag: 1, byteCount: 8), on: successor)?.position != nil)
         #expect(cluster.allViolations == [])
