@@ -109,12 +109,12 @@ extension RaftHost {
             guard let first = replica.proposed.first, first.position.index <= index else { continue }
             precondition(first.position.index == index, "\(replica.group): a proposal was passed over")
             _ = replica.proposed.popFirst()
+            replica.proposedBytes -= first.byteCount
             // still leader of the term it was proposed in, or the queue would have been emptied
             deferred.append { first.completion(.applied(reply, first.position)) }
         }
         replica.applied = result.from.advanced(by: result.replies.count - 1)
         replica.applyOrdered = replica.applied
-        if replica.proposed.isEmpty && replica.proposing.isEmpty { replica.proposedBytes = 0 }
         while let waiting = replica.awaitingApply.first, waiting.index <= replica.applied {
             replica.awaitingApply.removeFirst()
             for completion in waiting.completions { deferred.append { completion(.ready) } }

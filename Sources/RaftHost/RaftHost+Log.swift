@@ -20,7 +20,8 @@ struct LogBatch {
 extension RaftHost {
     /// Hands the gathered batch to the log, unless one is under way.
     func submitLogBatch() {
-        guard batchUnderWay == nil, !batch.isEmpty else { return }
+        // a closed log takes nothing more, and nothing more is promised
+        guard batchUnderWay == nil, !batch.isEmpty, stopping?.isClosing != true else { return }
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -52,16 +53,16 @@ extension RaftHost {
         case nil:
             guard let written = batchUnderWay else { preconditionFailure("a batch completed that was not under way") }
             batchUnderWay = nil
-            if isDiskFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
-            isDiskFull = false
+            if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
+            isLogFull = false
             perform(written.duties)
             sealAt = now + settings.sealDelay
         case .disk(.full(let path)):
             // nothing was written; the batch waits until there is room, and new proposals are refused meanwhile
-            if !isDiskFull {
-                logger.log(.error, "the disk is full: writes are refused, reads go on", [("path", path)])
-            }
-            isDiskFull = true
+            if !isLogFull { logger.log(.error, "the disk is full: writes are refused", [("path", path)]) }
+            isLogFull = true
+            // others may commit what this node cannot apply: its clients would wait for the disk
+            handOverLeaderships()
             batchRetry = now + .milliseconds(500)
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
@@ -99,9 +100,11 @@ extension RaftHost {
 
     /// Looks at the free space at most once a second, and only while somebody proposes.
     func checkFreeSpace() {
-        guard !isCheckingFreeSpace, freeSpaceChecked + .milliseconds(1000) < now else { return }
+        // called between turns: the turn's time may be long ago
+        let time = lane.clock.now
+        guard !isCheckingFreeSpace, freeSpaceChecked + .milliseconds(1000) < time else { return }
         isCheckingFreeSpace = true
-        freeSpaceChecked = now
+        freeSpaceChecked = time
         let disk = self.disk
         let free = Box<Int?>(nil)
         workers.reader.submit {
@@ -110,12 +113,12 @@ extension RaftHost {
             isCheckingFreeSpace = false
             guard let bytes = free.value else { return }
             let isFull = bytes < settings.minimumFreeBytes
-            if isFull != isDiskFull, batchRetry == nil {
+            if isFull != hasLittleRoom {
                 logger.log(
                     isFull ? .error : .info,
                     isFull ? "too little room on the disk: writes are refused, reads go on" : "writes are accepted again",
                     [("path", disk.path), ("free_bytes", "\(bytes)")])
-                isDiskFull = isFull
+                hasLittleRoom = isFull
             }
         }
     }
@@ -123,6 +126,11 @@ extension RaftHost {
     /// Writes the node's own record; `done` is called when it is durable.
     func writeNodeState(then done: @escaping () -> Void) {
         batch.writes.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
+        whenDurable(done)
+    }
+
+    /// Calls `done` when everything written so far is durable.
+    func whenDurable(_ done: @escaping () -> Void) {
         batch.duties.append(.call(done))
         lane.requestTurn()
     }
@@ -133,6 +141,10 @@ extension RaftHost {
     public func stop(patience: Interval, completion: @escaping () -> Void) {
         precondition(stopping == nil, "a node stops once")
         stopping = Stopping(deadline: lane.clock.now + patience, completion: completion)
+        handOverLeaderships()
+    }
+
+    private func handOverLeaderships() {
         for replica in replicas where leadsOthers(replica) { inbox.append((replica, .transferRequested(nil))) }
         lane.requestTurn()
     }
@@ -143,9 +155,9 @@ extension RaftHost {
 
     /// Called every turn while stopping.
     func continueStopping(_ current: Stopping) {
-        guard !current.isClosing, hasFailed || now >= current.deadline || !replicas.contains(where: leadsOthers) else {
-            return
-        }
+        // the vote for a successor is in the last batch
+        let isDone = batchUnderWay == nil && batch.isEmpty && !replicas.contains(where: leadsOthers)
+        guard !current.isClosing, isDone || now >= current.deadline else { return }
         stopping?.isClosing = true
         let machines = replicas.map(\.stateMachine)
         let log = self.log

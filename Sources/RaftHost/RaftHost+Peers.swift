@@ -249,6 +249,9 @@ extension RaftHost {
         RpcChannel(address: node, network: network, clock: lane.clock)
     }
 
-    /// Whether the other side of `connection` is a node of this cluster that said who it is.
-    public func isKnownPeer(_ connection: any Connection) -> Bool { connection.context is KnownPeer }
+    /// Whether the other side of `connection` is a node of this cluster that said who it is, and no later run of that
+    /// node has done so since.
+    public func isKnownPeer(_ connection: any Connection) -> Bool {
+        (connection.context as? KnownPeer)?.isPresent == true
+    }
 }

@@ -4,10 +4,16 @@ import RaftStorage
 public import Transport
 import WireMessages
 
-/// Remembered on a connection whose other side said who it is.
+/// A process that said who it is; remembered on each of its connections.
 final class KnownPeer {
+    let run: NodeState.PeerRun
     let address: NodeAddress
-    init(address: NodeAddress) { self.address = address }
+    /// False once a later run of the same node was welcomed: an old copy of its directory is heard no more.
+    var isPresent = true
+    init(run: NodeState.PeerRun, address: NodeAddress) {
+        self.run = run
+        self.address = address
+    }
 }
 
 extension RaftHost {
@@ -45,7 +51,7 @@ extension RaftHost {
     private func addressed(
         _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
     ) throws(RaftWire.WireError) -> (Replica, PeerID) {
-        guard request.connection.context is KnownPeer else {
+        guard isKnownPeer(request.connection) else {
             throw RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
         }
         guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
@@ -93,7 +99,7 @@ extension RaftHost {
             )
         }
         guard let (message, from) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        guard let peer = request.connection.context as? KnownPeer, peer.address == from else {
+        guard let peer = request.connection.context as? KnownPeer, peer.isPresent, peer.address == from else {
             return request.responder.fail(1, "say hello first (flotilla.NodeService)")
         }
         now = lane.clock.now
@@ -138,10 +144,7 @@ extension RaftHost {
                 [("node", "\(parsed.run.nodeID)"), ("from", request.connection.peerDescription), ("problem", refusal)])
             return answerHello(request, error: 16, refusal)
         }
-        remember(parsed.run) { [self] in
-            request.connection.context = KnownPeer(address: parsed.from)
-            answerHello(request, error: 0, nil)
-        }
+        remember(parsed.run) { [self] in accept(parsed.run, at: parsed.from, request) }
     }
 
     /// Keeps the highest run of a peer; `done` is called when it is durable.
@@ -149,10 +152,8 @@ extension RaftHost {
         let position = nodeState.peers.firstIndex { $0.nodeID >= run.nodeID } ?? nodeState.peers.count
         let isKnown = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
         if isKnown, nodeState.peers[position] == run {
-            // known is not yet durable: the write that says so may still be under way
-            batch.duties.append(.call(done))
-            lane.requestTurn()
-            return
+            // the write that remembers it may be under way
+            return whenDurable(done)
         }
         if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
         writeNodeState(then: done)
@@ -172,6 +173,19 @@ extension RaftHost {
             return "another process already used run \(run.runNumber): a copied data directory"
         }
         return nil
+    }
+
+    private func accept(_ run: NodeState.PeerRun, at address: NodeAddress, _ request: RpcRequest) {
+        let peer: KnownPeer
+        if let known = welcomed[run.nodeID], known.run == run, known.address == address {
+            peer = known
+        } else {
+            welcomed[run.nodeID]?.isPresent = false
+            peer = KnownPeer(run: run, address: address)
+            welcomed[run.nodeID] = peer
+        }
+        request.connection.context = peer
+        answerHello(request, error: 0, nil)
     }
 
     private func answerHello(_ request: RpcRequest, error: UInt32, _ message: String?) {

@@ -54,6 +54,7 @@ extension RaftHost {
             _ = link.data.expire(now: now)
             _ = link.liveness.expire(now: now)
         }
+        guard stopping?.isClosing != true else { return }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
@@ -77,6 +78,12 @@ extension RaftHost {
     }
 
     private func propose(_ replica: Replica) {
+        if replica.problem != nil {
+            for proposal in replica.proposing { deferred.append { proposal.completion(.refused(.damaged)) } }
+            replica.proposing.removeAll()
+            replica.proposedBytes = 0
+            return
+        }
         guard replica.raft.acceptsProposals else {
             let leader = replica.raft.isLeader ? nil : replica.raft.leader
             for proposal in replica.proposing {
@@ -206,7 +213,9 @@ extension RaftHost {
             for (offset, proposal) in replica.proposing.enumerated() {
                 let position = LogPosition(term: change.term, index: change.first.advanced(by: offset))
                 write.entries.append(LogEntry(position: position, kind: .data, payload: proposal.payload))
-                replica.proposed.append((position, proposal.completion))
+                replica.proposed.append(
+                    Proposed(
+                        position: position, byteCount: proposal.payload.count, completion: proposal.completion))
             }
             replica.proposing.removeAll(keepingCapacity: true)
         }
@@ -229,6 +238,8 @@ extension RaftHost {
             replica.proposing.removeAll()
             replica.proposedBytes = 0
             for outlet in replica.outlets { outlet.clear() }
+        } else if replica.problem != nil {
+            inbox.append((replica, .transferRequested(nil)))
         }
         let group = replica.group
         deferred.append { [self] in onLeadership(group, isLeader) }
@@ -248,7 +259,9 @@ extension RaftHost {
             lane.requestTurn()
             return
         }
-        if index <= replica.applied {
+        if replica.problem != nil {
+            for completion in first.completions { deferred.append { completion(.refused(.damaged)) } }
+        } else if index <= replica.applied {
             for completion in first.completions { deferred.append { completion(.ready) } }
         } else {
             replica.awaitingApply.append((index, first.completions))

@@ -96,6 +96,8 @@ public final class RaftHost: @unchecked Sendable {
     var links: [PeerLink] = []
     var linkByNode: [NodeAddress: PeerLink] = [:]
     var nodeState: NodeState
+    /// The process heard last from each node, by node id.
+    var welcomed: [UInt64: KnownPeer] = [:]
     /// What the log held at the start; emptied as replicas are opened.
     var recovered: [LogGroup: RecoveredGroup]
     var damaged: [ReplicaStatus] = []
@@ -120,7 +122,10 @@ public final class RaftHost: @unchecked Sendable {
     var evaluations: [Evaluation] = []
     var isEvaluating = false
 
-    var isDiskFull = false
+    /// The log could not write for want of room, and tries again.
+    var isLogFull = false
+    /// Less is free than proposals need.
+    var hasLittleRoom = false
     var freeSpaceChecked = Instant.distantPast
     var isCheckingFreeSpace = false
     var stopping: Stopping?
@@ -209,9 +214,10 @@ public final class RaftHost: @unchecked Sendable {
         completion: @escaping (String?) -> Void
     ) {
         if let existing = nodeState.replicas.first(where: { $0.group == group }) {
-            deferred.append { completion(existing.peer == peer ? nil : "the node holds another replica of \(group)") }
-            lane.requestTurn()
-            return
+            // it may be on its way to the disk
+            return whenDurable {
+                completion(existing.peer == peer ? nil : "the node holds another replica of \(group)")
+            }
         }
         let record = ReplicaRecord(group: group, peer: peer, number: nodeState.takeNumber(), birth: birth, kind: kind)
         let stateMachine: any StateMachine
@@ -263,7 +269,7 @@ public final class RaftHost: @unchecked Sendable {
     public var logBytes: Int { log.totalBytes }
 
     /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isDiskFull }
+    public var refusesWrites: Bool { isLogFull || hasLittleRoom }
 
     // MARK: what others ask for
 
@@ -278,9 +284,9 @@ public final class RaftHost: @unchecked Sendable {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
-        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
-        if isDiskFull { return later { completion(.refused(.diskFull)) } }
+        if refusesWrites { return later { completion(.refused(.diskFull)) } }
+        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }

@@ -112,7 +112,8 @@ final class Replica {
 
     /// Proposals of this turn, not given to the core yet.
     var proposing: [(payload: Bytes, completion: (ProposalOutcome) -> Void)] = []
-    var proposed = FIFO<(position: LogPosition, completion: (ProposalOutcome) -> Void)>()
+    var proposed = FIFO<Proposed>()
+    /// Payload bytes of both.
     var proposedBytes = 0
 
     /// Reads of this turn; reads whose round is under way; reads that wait for their index to be applied.
@@ -156,6 +157,13 @@ final class Replica {
             appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
             configuration: raft.configuration, problem: problem)
     }
+}
+
+/// A proposal in the log, until it is applied.
+struct Proposed {
+    var position: LogPosition
+    var byteCount: Int
+    var completion: (ProposalOutcome) -> Void
 }
 
 /// The young end of a group's log in memory, contiguous.

@@ -6,25 +6,42 @@ import RaftHost
 /// A command's tag is used once: nobody repeats a command, so it is in the log once or not at all.
 final class ClientHistory {
     enum Outcome: Equatable {
-        /// Nobody will ever tell: its node died, or lost its leadership.
+        /// Its replica lost the leadership: nobody can tell.
         case unknown
         case applied(LogPosition)
         case notExecuted
     }
 
-    struct CommandRecord {
+    /// A node in one of its lives: an answer may fail to come only if that ended.
+    private struct Server {
+        let node: SimulatedNode
+        let life: Int
+
+        init(_ node: SimulatedNode) {
+            self.node = node
+            life = node.life
+        }
+
+        var lives: Bool { node.isRunning && node.life == life && node.failure == nil && !node.isStopping }
+    }
+
+    private struct CommandRecord {
         var position: Int
-        var outcome: Outcome
-        var invoked: Instant
-        var responded: Instant?
+        var server: Server
+        var outcome: Outcome?
+    }
+
+    private struct ReadRecord {
+        var server: Server
+        var answer: LogIndex?
+        var isOver = false
     }
 
     private let cluster: HostCluster
     /// By tag, from 1.
-    private(set) var commands: [CommandRecord] = []
-    private(set) var violations: [String] = []
-    private(set) var readsAnswered = 0
-    private(set) var readsRefused = 0
+    private var commands: [CommandRecord] = []
+    private var reads: [ReadRecord] = []
+    private var violations: [String] = []
     /// By group: the highest index that a client has learned to be applied, from a reply or from a read. Whatever
     /// begins later must see it.
     private var seen: [LogIndex]
@@ -40,9 +57,18 @@ final class ClientHistory {
         commands.count { if case .applied = $0.outcome { true } else { false } }
     }
 
-    /// Proposes a new command on `node`.
-    func propose(to position: Int, byteCount: Int, on node: SimulatedNode) {
-        commands.append(CommandRecord(position: position, outcome: .unknown, invoked: cluster.world.now))
+    var readsAnswered: Int { reads.count { $0.answer != nil } }
+
+    /// Nil while nobody has answered.
+    func outcome(ofCommand tag: UInt64) -> Outcome? { commands[Int(tag) - 1].outcome }
+
+    /// Nil while nobody has answered, or if it was refused.
+    func answer(ofRead number: Int) -> LogIndex? { reads[number].answer }
+
+    /// Proposes a new command on `node`; its tag.
+    @discardableResult
+    func propose(to position: Int, byteCount: Int, on node: SimulatedNode) -> UInt64 {
+        commands.append(CommandRecord(position: position, server: Server(node)))
         let tag = UInt64(commands.count)
         let group = cluster.histories[position].group
         let host = node.host!
@@ -50,12 +76,12 @@ final class ClientHistory {
             let payload = Command.payload(tag: tag, byteCount: byteCount)
             host.propose(payload, to: group) { [self] outcome in finish(tag, outcome) }
         }
+        return tag
     }
 
     private func finish(_ tag: UInt64, _ outcome: ProposalOutcome) {
         let number = Int(tag) - 1
-        if commands[number].responded != nil { violations.append("command \(tag) was answered twice") }
-        commands[number].responded = cluster.world.now
+        if commands[number].outcome != nil { violations.append("command \(tag) was answered twice") }
         mix(tag)
         switch outcome {
         case .applied(let reply, let position):
@@ -65,27 +91,33 @@ final class ClientHistory {
             seen[group] = max(seen[group], position.index)
             if reply.text != "\(tag)@\(position)" { violations.append("command \(tag) got the reply \(reply)") }
         case .notLeader, .refused: commands[number].outcome = .notExecuted
-        case .unknown: break
+        case .unknown: commands[number].outcome = .unknown
         }
     }
 
-    /// Reads on `node`; the answer must not be older than anything learned before now.
-    func read(_ position: Int, on node: SimulatedNode) {
+    /// Reads on `node`; the answer must not be older than anything learned before now. The read's number.
+    @discardableResult
+    func read(_ position: Int, on node: SimulatedNode) -> Int {
+        let number = reads.count
+        reads.append(ReadRecord(server: Server(node)))
         let least = seen[position]
         let group = cluster.histories[position].group
         let host = node.host!
         let machine = node.machines[position]
         node.lane.post { [self] in
             host.read(group) { [self] outcome in
-                guard case .ready = outcome else { return readsRefused += 1 }
+                if reads[number].isOver { violations.append("read \(number) was answered twice") }
+                reads[number].isOver = true
+                guard case .ready = outcome else { return }
                 host.evaluate { machine.appliedPosition.index } completion: { [self] index in
-                    readsAnswered += 1
+                    reads[number].answer = index
                     mix(UInt64(index.rawValue))
                     if index < least { violations.append("\(group): a read saw \(index), \(least) was known before") }
                     seen[position] = max(seen[position], index)
                 }
             }
         }
+        return number
     }
 
     private func mix(_ value: UInt64) {
@@ -117,8 +149,12 @@ final class ClientHistory {
                 found.append("command \(tag) was acknowledged at \(place) and is not there")
             case .notExecuted where places[tag] != nil:
                 found.append("command \(tag) was refused and applied all the same")
+            case nil where command.server.lives: found.append("command \(tag) was never answered")
             default: break
             }
+        }
+        for (number, read) in reads.enumerated() where !read.isOver && read.server.lives {
+            found.append("read \(number) was never answered")
         }
         return found
     }

@@ -59,6 +59,8 @@ final class RecordingMachine: StateMachine, @unchecked Sendable {
     private(set) var appliedPosition: LogPosition
     /// Applying this index fails, if set.
     var failsAt: LogIndex?
+    /// Answers a command with itself instead of its tag and position.
+    var repeatsPayload = false
 
     init(node: Int, history: AppliedHistory, store: MachineStore, seed: UInt64, flushesOneOf: Int64) {
         self.node = node
@@ -76,7 +78,7 @@ final class RecordingMachine: StateMachine, @unchecked Sendable {
             let tag = Command.tag(of: entry.payload)
             history.note(entry, tag: tag, after: appliedPosition, by: node)
             appliedPosition = entry.position
-            replies.append(Bytes("\(tag)@\(entry.position)"))
+            replies.append(repeatsPayload ? entry.payload : Bytes("\(tag)@\(entry.position)"))
         }
         if random.number(in: 0..<flushesOneOf) == 0 { store.durable = appliedPosition }
         return replies

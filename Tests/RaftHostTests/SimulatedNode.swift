@@ -28,11 +28,15 @@ final class SimulatedNode {
     private let world: SimulatedWorld
     private let histories: [AppliedHistory]
     private var random: SeededRandom
+    /// Asked for free space instead of the log's disk, if set.
+    private var freeSpaceDisk: (any Disk)?
 
     private(set) var host: RaftHost!
     private(set) var lane: SimulatedLane!
     private(set) var machines: [RecordingMachine] = []
     private(set) var isRunning = false
+    /// How often it was started.
+    private(set) var life = 0
     /// Why the host gave up, if it did.
     private(set) var failure: String?
     /// An orderly stop was asked for, and is done.
@@ -77,14 +81,15 @@ final class SimulatedNode {
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
-            workers: workers, disk: logDisk, log: log, recovered: recovered, logger: plan.logger)
+            workers: workers, disk: freeSpaceDisk ?? logDisk, log: log, recovered: recovered, logger: plan.logger)
         self.lane = lane
         self.host = host
         isRunning = true
+        life += 1
         isStopping = false
         hasStopped = false
         failure = nil
-        host.onFatal = { [unowned self] in failure = $0 }
+        host.onFatal = { [unowned self] in gaveUp($0) }
         host.onLeadership = { [unowned self] in leadershipNews.append(($0, $1)) }
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
@@ -112,6 +117,12 @@ final class SimulatedNode {
         }
     }
 
+    private func gaveUp(_ reason: String) {
+        if failure != nil { violations.append("node \(number) gave up twice") }
+        if !logDisk.failsSyncs { violations.append("node \(number) gave up on a sound disk: \(reason)") }
+        failure = reason
+    }
+
     /// Ends the process as a loss of power does.
     func crash() {
         guard isRunning else { return }
@@ -120,6 +131,9 @@ final class SimulatedNode {
         directoryDisk.crash()
         logDisk.crash()
     }
+
+    /// From the next start on the host asks `disk` how much room there is.
+    func useForFreeSpace(_ disk: any Disk) { freeSpaceDisk = disk }
 
     /// Stops in order; the process is gone some time after ``hasStopped``.
     func stop(patience: Interval = .milliseconds(2000)) {

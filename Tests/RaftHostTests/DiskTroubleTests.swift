@@ -1,0 +1,237 @@
+import RaftCore
+import RaftStorage
+import Testing
+
+@testable import RaftHost
+@testable import Transport
+
+/// A disk with as much room as the test says.
+private final class RoomyDisk: Disk, @unchecked Sendable {
+    let path = "roomy"
+    var free = 1 << 40
+    private let files = MemoryDisk(seed: 1)
+
+    func open(_ name: String) throws(DiskError) -> any DiskFile { try files.open(name) }
+    func create(_ name: String) throws(DiskError) -> any DiskFile { try files.create(name) }
+    func exists(_ name: String) -> Bool { files.exists(name) }
+    func list() throws(DiskError) -> [String] { try files.list() }
+    func rename(_ from: String, to: String) throws(DiskError) { try files.rename(from, to: to) }
+    func remove(_ name: String) throws(DiskError) { try files.remove(name) }
+    func syncDirectory() throws(DiskError) { try files.syncDirectory() }
+    func freeBytes() -> Int { free }
+}
+
+@Suite("Disks that are full, fail, or rot")
+struct DiskTroubleTests {
+    private func cluster(
+        seed: UInt64, size: Int = 3, groups: [String] = ["g0"], _ change: (inout SimulatedNode.Plan) -> Void = { _ in }
+    ) throws -> HostCluster {
+        var plan = SimulatedNode.Plan()
+        plan.size = size
+        plan.groups = groups
+        change(&plan)
+        let cluster = HostCluster(seed: seed, plan: plan)
+        try cluster.start()
+        cluster.awaitLeaders()
+        return cluster
+    }
+
+    private func command(_ tag: UInt64, bytes: Int = 100) -> Bytes { Command.payload(tag: tag, byteCount: bytes) }
+
+    @Test("While the disk is full proposals are refused; what was accepted before waits, and is done with room")
+    func fullDisk() throws {
+        let cluster = try cluster(seed: 1, size: 1)
+        let node = cluster.nodes[0]
+        #expect(cluster.propose(command(1), on: node)?.position != nil)
+        node.logDisk.isFull = true
+        var outcomes = [ProposalOutcome?](repeating: nil, count: 7)
+        for tag in 2...6 {
+            node.lane.post { node.host.propose(command(UInt64(tag)), to: "g0") { outcomes[tag] = $0 } }
+            cluster.run(.milliseconds(700))
+        }
+        #expect(node.host.refusesWrites)
+        #expect(outcomes[2] == nil && outcomes[6]?.refusal == .diskFull)
+        node.logDisk.isFull = false
+        cluster.run(.milliseconds(1500))
+        _ = cluster.propose(command(7), on: node)
+        cluster.run(.milliseconds(1500))
+        #expect(cluster.propose(command(8), on: node)?.position != nil)
+        let tags = cluster.histories[0].entries.map(\.tag)
+        for tag in 2...6 {
+            #expect(tags.contains(UInt64(tag)) == (outcomes[tag]?.position != nil), "\(tag)")
+            #expect(outcomes[tag] != nil)
+        }
+        #expect(node.failure == nil && cluster.allViolations == [])
+    }
+
+    @Test("A leader whose disk fills at once hands over: the group goes on without its disk") func fullLeader() throws {
+        let cluster = try cluster(seed: 1)
+        let leader = try #require(cluster.leader(of: 0))
+        let others = cluster.nodes.filter { $0 !== leader }
+        leader.logDisk.isFull = true
+        leader.lane.post { leader.host.propose(command(1), to: "g0") { _ in } }
+        #expect(cluster.run(limit: 2000) { others.contains { $0.leads(0) } })
+        let successor = try #require(others.first { $0.leads(0) })
+        #expect(cluster.propose(command(2), on: successor)?.position != nil)
+        #expect(cluster.read(on: successor)?.value == cluster.histories[0].lastIndex.description)
+        leader.logDisk.isFull = false
+        #expect(cluster.run(limit: 5000) {
+            leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+        })
+        #expect(leader.failure == nil && cluster.allViolations == [])
+    }
+
+    @Test("Too little room refuses proposals until there is enough, whatever the log still manages to write")
+    func littleRoom() throws {
+        let cluster = try cluster(seed: 2, size: 1)
+        let node = cluster.nodes[0]
+        let disk = RoomyDisk()
+        node.useForFreeSpace(disk)
+        node.crash()
+        try node.start()
+        cluster.awaitLeaders()
+        disk.free = 1 << 20
+        #expect(cluster.propose(command(1), on: node)?.position != nil, "nobody has looked yet")
+        cluster.run(.milliseconds(1500))
+        for tag in 2...8 as ClosedRange<UInt64> {
+            // the log writes something: a replica is born
+            var isDone = false
+            node.lane.post {
+                node.host.create(
+                    group: "new\(tag)", peer: node.peer, birth: Configuration(peers: [node.peer]), kind: "k"
+                ) { _ in
+                    RecordingMachine(
+                        node: 1, history: AppliedHistory(group: "new"), store: MachineStore(), seed: 1,
+                        flushesOneOf: .max)
+                } completion: { _ in isDone = true }
+            }
+            cluster.run(limit: 2000) { isDone }
+            let outcome = cluster.propose(command(tag), on: node)
+            #expect(tag == 2 || outcome?.refusal == .diskFull, "proposal \(tag): \(String(describing: outcome))")
+            #expect(cluster.read(on: node)?.value == cluster.histories[0].lastIndex.description, "reads go on")
+        }
+        disk.free = 1 << 40
+        _ = cluster.propose(command(9), on: node)
+        cluster.run(.milliseconds(1500))
+        _ = cluster.propose(command(10), on: node)
+        cluster.run(.milliseconds(1500))
+        let last = cluster.propose(command(11), on: node)
+        #expect(last?.position != nil, "\(String(describing: last))")
+    }
+
+    @Test("A sync that fails ends the node, once, and nothing is said that hangs on it") func failedSync() throws {
+        let cluster = try cluster(seed: 3)
+        let leader = try #require(cluster.leader(of: 0))
+        leader.logDisk.failsSyncs = true
+        var outcome: ProposalOutcome?
+        leader.lane.post { leader.host.propose(command(1), to: "g0") { outcome = $0 } }
+        cluster.run(limit: 5000) { leader.failure != nil }
+        let reason = try #require(leader.failure)
+        #expect(reason.contains("log"))
+        cluster.run(.milliseconds(500))
+        #expect(outcome == nil)
+        // it does not get back up
+        leader.logDisk.failsSyncs = false
+        #expect(cluster.propose(command(2), on: leader) == nil)
+        leader.crash()
+        let others = cluster.nodes.filter { $0 !== leader }
+        #expect(cluster.run(limit: 10_000) { others.contains { $0.leads(0) } })
+        let successor = try #require(others.first { $0.leads(0) })
+        #expect(cluster.propose(command(3), on: successor)?.position != nil)
+        try leader.start()
+        #expect(cluster.run(limit: 10_000) {
+            leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+        })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A group with a damaged log is shown and does not serve; the others serve") func damagedGroup() throws {
+        let cluster = try cluster(seed: 4, size: 1, groups: ["hurt", "well"]) { $0.log.segmentBytes = 1 << 20 }
+        let node = cluster.nodes[0]
+        #expect(cluster.propose(command(0x1122_3344_5566_7788), to: 0, on: node)?.position != nil)
+        cluster.run(.milliseconds(500))
+        for tag in 1...5 as ClosedRange<UInt64> {
+            #expect(cluster.propose(command(tag), to: 1, on: node)?.position != nil)
+        }
+        cluster.run(.milliseconds(500))
+        let known = cluster.histories[1].lastIndex
+        node.crash()
+        try rot(node.logDisk, at: command(0x1122_3344_5566_7788).array)
+        try node.start()
+        #expect(cluster.run(limit: 10_000) { node.leads(1) })
+
+        let status = try #require(node.host.status(of: "hurt"))
+        #expect(status.state == "damaged" && status.problem != nil)
+        #expect(node.host.status().map(\.group).sorted() == ["hurt", "well"])
+        #expect(cluster.propose(command(6), to: 0, on: node)?.refusal == .damaged)
+        guard case .refused(.refused(.damaged)) = cluster.read(0, on: node) else {
+            Issue.record("a damaged group was read")
+            return
+        }
+        #expect(cluster.propose(command(7), to: 1, on: node)?.position?.index ?? .zero > known)
+        #expect(cluster.read(1, on: node)?.value == cluster.histories[1].lastIndex.description)
+        #expect(cluster.allViolations == [])
+    }
+
+    /// Turns a bit in the middle of `payload`, wherever the log keeps it.
+    private func rot(_ disk: MemoryDisk, at payload: [UInt8]) throws {
+        for name in try disk.list() {
+            guard let content = disk.contents(name), content.count > payload.count else { continue }
+            let starts = content.indices.dropLast(payload.count)
+            guard let start = starts.first(where: { start in
+                content[start] == payload[0] && content[start..<start + payload.count].elementsEqual(payload)
+            }) else { continue }
+            return disk.flipBit(name, offset: start + payload.count / 2)
+        }
+        Issue.record("the log does not hold the payload")
+    }
+
+    @Test("A machine that fails stops its replica: everybody waiting is told, another replica leads")
+    func failedMachine() throws {
+        let cluster = try cluster(seed: 8)
+        let leader = try #require(cluster.leader(of: 0))
+        leader.machines[0].failsAt = cluster.histories[0].lastIndex.advanced(by: 2)
+        var outcomes: [String] = []
+        leader.lane.post {
+            for tag in 1...3 as ClosedRange<UInt64> {
+                leader.host.propose(command(tag), to: "g0") { outcomes.append("\($0)") }
+            }
+        }
+        cluster.run(limit: 5000) { leader.host.status(of: "g0")?.problem != nil }
+        // while it still leads: nobody may be left waiting
+        leader.lane.post {
+            leader.host.propose(command(4), to: "g0") { outcomes.append("\($0)") }
+            leader.host.read("g0") { outcomes.append("\($0)") }
+        }
+        cluster.run(.milliseconds(3000))
+        #expect(outcomes.count == 5, "\(outcomes)")
+        #expect(!leader.leads(0))
+        let successor = try #require(cluster.leader(of: 0))
+        #expect(cluster.propose(command(9), on: successor)?.position != nil)
+        // it never keeps the leadership it cannot serve
+        leader.lane.post {}
+        successor.lane.post { successor.host.transferLeadership(of: "g0", to: leader.peer) }
+        cluster.run(.milliseconds(5000))
+        #expect(!leader.leads(0))
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A read that is on its way when the machine fails is refused, not forgotten")
+    func readDuringFailure() throws {
+        let cluster = try cluster(seed: 9)
+        let node = try #require(cluster.leader(of: 0))
+        let last = cluster.histories[0].lastIndex
+        cluster.world.settings.linkDelay = 20_000_000..<30_000_000
+        node.machines[0].failsAt = last.advanced(by: 2)
+        var answers = 0
+        for tag in 1...8 as ClosedRange<UInt64> {
+            node.lane.post {
+                node.host.propose(command(tag), to: "g0") { _ in answers += 1 }
+                node.host.read("g0") { _ in answers += 1 }
+            }
+            cluster.run(.milliseconds(10))
+        }
+        cluster.run(.milliseconds(2000))
+        #expect(answers == 16)
+    }
+}
