@@ -43,7 +43,7 @@ public final class EmbeddedNode: @unchecked Sendable {
     private let loop: EventLoop
     private var thread = pthread_t()
     private let machines: [String: any StateMachine]
-    private var isClosed = false
+    private let gate = Gate()
 
     /// Starts a node.
     ///
@@ -107,6 +107,7 @@ public final class EmbeddedNode: @unchecked Sendable {
             throw .start(error.description)
         }
         let host = self.host
+        host.onFatal = { [gate] _ in gate.close(loop) }
         loop.setTurn { now in host.turn(now: now) }
         startReplicas(members, position)
     }
@@ -145,7 +146,11 @@ public final class EmbeddedNode: @unchecked Sendable {
     /// Proposes `command` to `group` and returns the state machine's reply once it is committed and applied.
     public func start(_ command: Bytes, on group: String) async throws(EmbeddedError) -> Bytes {
         let outcome = await withCheckedContinuation { continuation in
-            loop.post { [host] in host.propose(command, to: group) { continuation.resume(returning: $0) } }
+            gate.post(on: loop) { [host] in
+                host.propose(command, to: group) { continuation.resume(returning: $0) }
+            } otherwise: {
+                continuation.resume(returning: .refused(.stopping))
+            }
         }
         switch outcome {
         case .applied(let reply, _): return reply
@@ -159,20 +164,26 @@ public final class EmbeddedNode: @unchecked Sendable {
     public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
         guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
         let outcome = await withCheckedContinuation { continuation in
-            loop.post { [host] in host.read(group) { continuation.resume(returning: $0) } }
+            gate.post(on: loop) { [host] in
+                host.read(group) { continuation.resume(returning: $0) }
+            } otherwise: {
+                continuation.resume(returning: .refused(.stopping))
+            }
         }
         switch outcome {
         case .ready: break
         case .notLeader(let leader): throw .notLeader(leader?.address)
         case .refused(let reason): throw .refused(reason)
         }
-        let answer = await withCheckedContinuation { continuation in
-            loop.post { [host] in
+        let answer: Result<Bytes, StateMachineError> = await withCheckedContinuation { continuation in
+            gate.post(on: loop) { [host] in
                 host.evaluate { () -> Result<Bytes, StateMachineError> in
                     do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
                 } completion: {
                     continuation.resume(returning: $0)
                 }
+            } otherwise: {
+                continuation.resume(returning: .failure(StateMachineError("the node has stopped")))
             }
         }
         switch answer {
@@ -184,16 +195,49 @@ public final class EmbeddedNode: @unchecked Sendable {
     /// How this node's replica of `group` is doing; nil if there is none (yet).
     public func state(of group: String) async -> ReplicaStatus? {
         await withCheckedContinuation { continuation in
-            loop.post { [host] in continuation.resume(returning: host.status(of: group)) }
+            gate.post(on: loop) { [host] in
+                continuation.resume(returning: host.status(of: group))
+            } otherwise: {
+                continuation.resume(returning: nil)
+            }
         }
     }
 
     /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it once.
     public func stop() {
-        loop.post { [host, loop] in
-            host.stop(patience: .milliseconds(3000)) { loop.stop() }
+        gate.post(on: loop) { [host, loop, gate] in
+            host.stop(patience: .milliseconds(3000)) { gate.close(loop) }
+        } otherwise: {
         }
         pthread_join(thread, nil)
+    }
+}
+
+/// Lets work onto a lane for as long as the lane will run it.
+private final class Gate: @unchecked Sendable {
+    private var lock = pthread_mutex_t()
+    private var isOpen = true
+
+    init() { pthread_mutex_init(&lock, nil) }
+
+    deinit { pthread_mutex_destroy(&lock) }
+
+    func post(
+        on loop: EventLoop, _ work: @escaping @Sendable () -> Void, otherwise: () -> Void
+    ) {
+        pthread_mutex_lock(&lock)
+        let isOpen = self.isOpen
+        if isOpen { loop.post(work) }
+        pthread_mutex_unlock(&lock)
+        if !isOpen { otherwise() }
+    }
+
+    /// Closes the gate and ends the loop behind everything that was let through.
+    func close(_ loop: EventLoop) {
+        pthread_mutex_lock(&lock)
+        isOpen = false
+        loop.post { loop.stop() }
+        pthread_mutex_unlock(&lock)
     }
 }
 

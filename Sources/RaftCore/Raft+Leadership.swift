@@ -81,6 +81,8 @@ extension Raft {
             let peer = leadership!.peers[position]
             guard let due = retryDeadline(of: peer, around), due <= around.now else { continue }
             leadership!.peers[position].becomeProbe(now: around.now)
+            // whoever does not answer has trouble enough without the same entries once more
+            leadership!.peers[position].isSearching = true
             sendProbe(to: position, around, &effects)
         }
     }

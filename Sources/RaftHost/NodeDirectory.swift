@@ -76,19 +76,22 @@ public final class NodeDirectory {
             identity = NodeIdentity(
                 incarnation: freshIncarnation, runNumber: 1, address: address, clusterID: 0, nodeID: 0, bootstrap: nil)
         }
-        try write()
+        try write(identity)
     }
 
     /// Remembers durably which cluster the node belongs to, and the record it was formed by.
     public func join(clusterID: UInt64, nodeID: UInt64, bootstrap: Bytes?) throws(DirectoryError) {
         precondition(identity.clusterID == 0 || identity.clusterID == clusterID, "a node changes its cluster")
-        identity.clusterID = clusterID
-        if nodeID != 0 { identity.nodeID = nodeID }
-        if let bootstrap { identity.bootstrap = bootstrap }
-        try write()
+        var changed = identity
+        changed.clusterID = clusterID
+        if nodeID != 0 { changed.nodeID = nodeID }
+        if let bootstrap { changed.bootstrap = bootstrap }
+        // in memory only what is durable
+        try write(changed)
+        identity = changed
     }
 
-    private func write() throws(DirectoryError) {
+    private func write(_ identity: NodeIdentity) throws(DirectoryError) {
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__identity_file__init)
             message.pointee.format = NodeDirectory.format

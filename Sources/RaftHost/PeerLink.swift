@@ -44,6 +44,8 @@ final class PeerLink: @unchecked Sendable {
     let liveness: RpcChannel
     /// Outlets with something to send.
     var ready = FIFO<Outlet>()
+    /// Since when the node has not supported this one, although it once did.
+    var silentSince: Instant?
 
     init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel) {
         self.address = address
@@ -52,6 +54,12 @@ final class PeerLink: @unchecked Sendable {
     }
 
     func enqueue(_ order: AppendOrder, on outlet: Outlet) {
+        // the answer to a later probe of the same place serves for the earlier one as well
+        if order.ticket.count == 0, let last = outlet.orders.last, last.ticket.count == 0,
+            last.ticket.previous == order.ticket.previous, last.ticket.term == order.ticket.term
+        {
+            _ = outlet.orders.popLast()
+        }
         outlet.orders.append(order)
         makeReady(outlet)
     }

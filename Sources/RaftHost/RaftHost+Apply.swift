@@ -117,7 +117,7 @@ extension RaftHost {
         replica.applyOrdered = replica.applied
         while let waiting = replica.awaitingApply.first, waiting.index <= replica.applied {
             replica.awaitingApply.removeFirst()
-            for completion in waiting.completions { deferred.append { completion(.ready) } }
+            finish(waiting.completions, of: replica, .ready)
         }
         replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
@@ -136,40 +136,53 @@ extension RaftHost {
         replica.applyRetry = now + settings.applyRetryInterval
         stalled.append(replica)
         for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
-        for waiting in replica.awaitingApply {
-            for completion in waiting.completions { deferred.append { completion(.refused(.damaged)) } }
-        }
+        let waiting = replica.awaitingApply
         replica.awaitingApply.removeAll()
+        for read in waiting { finish(read.completions, of: replica, .refused(.damaged)) }
         replica.proposedBytes = 0
         inbox.append((replica, .transferRequested(nil)))
     }
 
-    /// Makes the state machines anew whose time has come; returns when the next one's comes.
+    /// Has the state machines made anew whose time has come; returns when the next one's comes.
     func retryStalled() -> Instant? {
         guard !stalled.isEmpty, !isApplying else { return nil }
         let waiting = stalled
         stalled.removeAll(keepingCapacity: true)
         for replica in waiting {
             guard let retry = replica.applyRetry else { continue }
-            guard retry <= now else {
-                stalled.append(replica)
-                continue
+            if retry <= now { remake(replica) } else { stalled.append(replica) }
+        }
+        return stalled.compactMap(\.applyRetry).min()
+    }
+
+    /// On the worker, for it reads the store; the replica's order comes after.
+    private func remake(_ replica: Replica) {
+        let make = Box(remakeStateMachine)
+        let record = replica.record
+        let slot = replica.slot
+        let result = Box<Result<(any StateMachine)?, StateMachineError>>(.success(nil))
+        workers.apply.submit {
+            do throws(StateMachineError) { result.value = .success(try make.value(record)) } catch {
+                result.value = .failure(error)
             }
-            do throws(StateMachineError) {
-                guard let machine = try remakeStateMachine(replica.record) else { continue }
-                replica.stateMachine = machine
-            } catch {
+        } completion: { [self] in
+            let replica = replicas[slot]
+            switch result.value {
+            case .success(nil): return
+            case .failure(let error):
                 replica.applyProblem = error.description
                 replica.applyRetry = now + settings.applyRetryInterval
                 stalled.append(replica)
-                continue
+            case .success(.some(let machine)):
+                onStateMachine(record, machine)
+                replica.stateMachine = machine
+                replica.applyRetry = nil
+                replica.applied = machine.appliedPosition.index
+                replica.applyOrdered = replica.applied
+                if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
             }
-            replica.applyRetry = nil
-            replica.applied = replica.stateMachine.appliedPosition.index
-            replica.applyOrdered = replica.applied
-            if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+            lane.requestTurn()
         }
-        return stalled.compactMap(\.applyRetry).min()
     }
 
     private func servesAgain(_ replica: Replica) {

@@ -11,8 +11,15 @@ struct LogBatch {
         case call(() -> Void)
     }
 
-    var writes: [LogWrite] = []
+    private(set) var writes: [LogWrite] = []
     var duties: [Duty] = []
+    /// Payload bytes of the writes.
+    private(set) var byteCount = 0
+
+    mutating func append(_ write: LogWrite) {
+        writes.append(write)
+        byteCount += write.entries.reduce(write.note?.count ?? 0) { $0 + $1.payload.count }
+    }
 
     var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
 }
@@ -62,7 +69,9 @@ extension RaftHost {
             if !isLogFull { logger.log(.error, "the disk is full: writes are refused", [("path", path)]) }
             isLogFull = true
             // others may commit what this node cannot apply: its clients would wait for the disk
-            handOverLeaderships()
+            for replica in replicas where leadsOthers(replica) && replica.raft.commitIndex > replica.raft.durableIndex {
+                inbox.append((replica, .transferRequested(nil)))
+            }
             batchRetry = now + .milliseconds(500)
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
@@ -73,6 +82,7 @@ extension RaftHost {
     func fail(_ reason: String) {
         guard !hasFailed else { return }
         hasFailed = true
+        abandon()
         logger.log(.error, "the node stops", [("problem", reason)])
         onFatal(reason)
     }
@@ -125,7 +135,7 @@ extension RaftHost {
 
     /// Writes the node's own record; `done` is called when it is durable.
     func writeNodeState(then done: @escaping () -> Void) {
-        batch.writes.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
+        batch.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
         whenDurable(done)
     }
 
@@ -159,6 +169,7 @@ extension RaftHost {
         let isDone = batchUnderWay == nil && batch.isEmpty && !replicas.contains(where: leadsOthers)
         guard !current.isClosing, isDone || now >= current.deadline else { return }
         stopping?.isClosing = true
+        abandon()
         let machines = replicas.map(\.stateMachine)
         let log = self.log
         let logger = self.logger
@@ -170,14 +181,32 @@ extension RaftHost {
                 }
             }
         } completion: { [self] in
-            workers.log.submit {
-                do throws(StorageError) { try log.close() } catch {
-                    logger.log(.error, "the log could not be closed", [("problem", error.description)])
+            // whoever still reads the log does so before it is closed
+            workers.reader.submit {
+            } completion: { [self] in
+                workers.log.submit {
+                    do throws(StorageError) { try log.close() } catch {
+                        logger.log(.error, "the log could not be closed", [("problem", error.description)])
+                    }
+                } completion: {
+                    completion.value()
                 }
-            } completion: {
-                completion.value()
             }
         }
+    }
+
+    /// Answers everybody who waits: nothing will come of it any more here. A proposal may still be applied elsewhere.
+    private func abandon() {
+        for replica in replicas {
+            for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
+            for proposal in replica.proposing { deferred.append { proposal.completion(.refused(.stopping)) } }
+            replica.proposing.removeAll()
+            replica.proposedBytes = 0
+            failReads(of: replica, .refused(.stopping))
+        }
+        let waiting = deferred
+        deferred.removeAll()
+        for completion in waiting { completion() }
     }
 }
 

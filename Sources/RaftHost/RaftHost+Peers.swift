@@ -30,6 +30,16 @@ extension RaftHost {
         links.append(link)
     }
 
+    /// A connection that is open and answers nothing, while its node supports nobody: every call on it would wait for
+    /// ever and take memory. It is opened anew when the node comes back.
+    func resetIfHung(_ link: PeerLink) {
+        guard let since = link.silentSince, link.data.isConnected, link.data.pendingCalls > 0,
+            settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
+        else { return }
+        link.silentSince = now
+        link.data.reset(reason: "the node is silent")
+    }
+
     // MARK: sending
 
     func send(_ message: Outbound, from replica: Replica) {
@@ -185,7 +195,13 @@ extension RaftHost {
             switch result.value {
             case .success(let entries):
                 // entries read under another term may have been replaced since
-                if entries.isEmpty || outlet.replica.raft.term != term { outlet.clear() } else { outlet.loaded = entries }
+                if outlet.replica.raft.term != term {
+                    outlet.loaded = []
+                } else if entries.isEmpty {
+                    outlet.clear()
+                } else {
+                    outlet.loaded = entries
+                }
             case .failure(let error):
                 outlet.clear()
                 outlet.replica.logProblem = error.description

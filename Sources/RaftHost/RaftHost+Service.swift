@@ -47,13 +47,13 @@ extension RaftHost {
 
     // MARK: braft.RaftService
 
+    private static let stranger = RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
+
     /// Finds the replica addressed, with braft's error numbers for what is wrong.
     private func addressed(
         _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
     ) throws(RaftWire.WireError) -> (Replica, PeerID) {
-        guard isKnownPeer(request.connection) else {
-            throw RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
-        }
+        guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
         guard let replica = byGroup[addressing.group], replica.id == to else {
             throw RaftWire.WireError(code: 2, text: "peer_id not exist")
@@ -71,6 +71,11 @@ extension RaftHost {
     }
 
     private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
+        guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
+        // the leader comes back with it later; memory must not fill up behind a log that stands still
+        guard request.attachment.isEmpty || batch.byteCount < settings.batchBytes else {
+            throw RaftWire.WireError(code: 16, text: "too much waits for the log")
+        }
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
         let (replica, from) = try addressed(addressing, request, badSender: 1003)
         step(
@@ -151,12 +156,17 @@ extension RaftHost {
     private func remember(_ run: NodeState.PeerRun, then done: @escaping () -> Void) {
         let position = nodeState.peers.firstIndex { $0.nodeID >= run.nodeID } ?? nodeState.peers.count
         let isKnown = position < nodeState.peers.count && nodeState.peers[position].nodeID == run.nodeID
+        // answered at once if nothing is left to write, for a full disk must not keep nodes apart that know each other
+        if durableRuns[run.nodeID] == run { return done() }
         if isKnown, nodeState.peers[position] == run {
-            // the write that remembers it may be under way
+            // the write that remembers it is under way
             return whenDurable(done)
         }
         if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
-        writeNodeState(then: done)
+        writeNodeState { [self] in
+            durableRuns[run.nodeID] = run
+            done()
+        }
     }
 
     private func refusal(of run: NodeState.PeerRun, cluster: UInt64, format: UInt32) -> String? {

@@ -6,21 +6,30 @@ extension RaftHost {
     /// One turn of the lane. Returns when the next one is due at the latest.
     public func turn(now: Instant) -> Instant? {
         self.now = now
-        guard !hasFailed else { return nil }
+        guard !hasFailed else {
+            // whoever waits gets an answer; nothing else is done any more
+            submitEvaluations()
+            runDeferred()
+            return nil
+        }
         // what is done at the end of a round may bring work for another; a bound keeps the turn short
         for _ in 0..<8 {
             drainInboxes()
             fireDeadlines()
             stepDirty()
             submitLogBatch()
-            stalledRetry = retryStalled()
-            submitApply()
+            if !isOver {
+                stalledRetry = retryStalled()
+                submitApply()
+            }
             guard !deferred.isEmpty else { break }
             runDeferred()
         }
         submitEvaluations()
         if let stopping { continueStopping(stopping) }
-        for link in links { pump(link) }
+        if !isOver {
+            for link in links { pump(link) }
+        }
         if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
         return nextDeadline()
     }
@@ -53,6 +62,7 @@ extension RaftHost {
         for link in links {
             _ = link.data.expire(now: now)
             _ = link.liveness.expire(now: now)
+            resetIfHung(link)
         }
         guard stopping?.isClosing != true else { return }
         if let at = sealAt, at <= now, batchUnderWay == nil {
@@ -159,7 +169,7 @@ extension RaftHost {
         if effects.hardState != nil || effects.logChange != nil {
             var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
-            batch.writes.append(write)
+            batch.append(write)
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
             if effects.logChange?.truncateFrom != nil || write.entries.contains(where: { $0.configuration != nil }) {
                 membershipChanged(replica)
@@ -238,6 +248,9 @@ extension RaftHost {
             replica.proposing.removeAll()
             replica.proposedBytes = 0
             for outlet in replica.outlets { outlet.clear() }
+            let waiting = replica.awaitingApply
+            replica.awaitingApply.removeAll()
+            for read in waiting { finish(read.completions, of: replica, .notLeader(leader)) }
         } else if replica.problem != nil {
             inbox.append((replica, .transferRequested(nil)))
         }
@@ -249,23 +262,39 @@ extension RaftHost {
     // MARK: reads
 
     private func finishRead(_ replica: Replica, _ read: UInt64, at index: LogIndex?) {
+        // everybody has been answered already
+        guard !isOver else { return }
         // rounds end in their order, except that a leader that steps down fails them all
         guard let first = replica.readRounds.popFirst(), first.read == read else {
             preconditionFailure("read \(read) finished out of order")
         }
         guard let index else {
-            let leader = replica.raft.leader
-            for completion in first.completions { deferred.append { completion(.notLeader(leader)) } }
-            lane.requestTurn()
-            return
+            return finish(first.completions, of: replica, .notLeader(replica.raft.leader))
         }
         if replica.problem != nil {
-            for completion in first.completions { deferred.append { completion(.refused(.damaged)) } }
+            finish(first.completions, of: replica, .refused(.damaged))
         } else if index <= replica.applied {
-            for completion in first.completions { deferred.append { completion(.ready) } }
+            finish(first.completions, of: replica, .ready)
         } else {
             replica.awaitingApply.append((index, first.completions))
         }
+    }
+
+    /// Answers reads, in the turn's end.
+    func finish(_ completions: [(ReadOutcome) -> Void], of replica: Replica, _ outcome: ReadOutcome) {
+        replica.readsWaiting -= completions.count
+        for completion in completions { deferred.append { completion(outcome) } }
+        lane.requestTurn()
+    }
+
+    /// Answers all reads that the core has nothing to say about any more, or will never say.
+    func failReads(of replica: Replica, _ outcome: ReadOutcome) {
+        var completions = replica.reading
+        replica.reading.removeAll()
+        for waiting in replica.awaitingApply { completions += waiting.completions }
+        replica.awaitingApply.removeAll()
+        for round in replica.readRounds.removeAll() { completions += round.completions }
+        finish(completions, of: replica, outcome)
     }
 
     // MARK: liveness
@@ -277,6 +306,7 @@ extension RaftHost {
         let changed = livenessEffects.changed
         for (to, request) in requests { sendSupportRequest(request, to: to) }
         for node in changed {
+            linkByNode[node]?.silentSince = liveness.supportStands(from: node, now: now) ? nil : now
             logger.log(
                 .info, "liveness changed",
                 [

@@ -35,6 +35,13 @@ public final class RaftHost: @unchecked Sendable {
         public var proposalBytes = 64 << 20
         /// Proposals not applied per replica above which further ones are refused as busy.
         public var proposals = 65_536
+        /// Reads waiting per replica above which further ones are refused as busy.
+        public var reads = 65_536
+        /// Largest payload of an entry; with what surrounds it, it must fit a frame.
+        public var payloadBytes = 32 << 20
+        /// Payload bytes waiting for the log above which proposals are refused as busy and appends with an error that a
+        /// leader repeats later.
+        public var batchBytes = 256 << 20
         /// Free bytes on the log's device below which proposals are refused.
         public var minimumFreeBytes = 256 << 20
         /// How long a batch may stay last in the log before a seal proves it.
@@ -78,10 +85,13 @@ public final class RaftHost: @unchecked Sendable {
     public var recordedIncarnation: (_ nodeID: UInt64) -> UInt64? = { _ in nil }
     /// Called once when the node cannot go on: a failed sync, for one. The process must end.
     public var onFatal: (String) -> Void = { _ in }
-    /// Makes the state machine of a replica anew from what the store holds, after it has failed; nil: never.
-    public var remakeStateMachine: (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
+    /// Makes the state machine of a replica anew from what the store holds, after it has failed; nil: never. Called on
+    /// the state machines' worker.
+    public var remakeStateMachine: @Sendable (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
         (_) throws(StateMachineError) in nil
     }
+    /// Called on the lane with the state machine that took a failed one's place.
+    public var onStateMachine: (ReplicaRecord, any StateMachine) -> Void = { _, _ in }
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 
@@ -96,6 +106,8 @@ public final class RaftHost: @unchecked Sendable {
     var links: [PeerLink] = []
     var linkByNode: [NodeAddress: PeerLink] = [:]
     var nodeState: NodeState
+    /// Of the runs in it those that are known to be durable, by node id.
+    var durableRuns: [UInt64: NodeState.PeerRun] = [:]
     /// The process heard last from each node, by node id.
     var welcomed: [UInt64: KnownPeer] = [:]
     /// What the log held at the start; emptied as replicas are opened.
@@ -150,6 +162,7 @@ public final class RaftHost: @unchecked Sendable {
         self.logger = logger
         self.now = lane.clock.now
         self.nodeState = NodeState(recovered[0]?.note) ?? NodeState()
+        for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
@@ -250,14 +263,14 @@ public final class RaftHost: @unchecked Sendable {
     /// majority is known.
     public func medianWallClock(of group: String) -> Int64? {
         guard let replica = byGroup[group] else { return nil }
-        let monotonic = now.nanoseconds / 1_000_000
+        let monotonic = lane.clock.now.nanoseconds / 1_000_000
         var clocks: [Int64] = []
         let members = replica.raft.configuration.members
         for member in members {
             if member == replica.id {
                 clocks.append(lane.clock.wallClockMilliseconds)
             } else if let offset = liveness.wallClockOffset(of: member.address) {
-                clocks.append(monotonic + offset)
+                clocks.append(monotonic &+ offset)
             }
         }
         guard clocks.count > members.count / 2 else { return nil }
@@ -286,7 +299,9 @@ public final class RaftHost: @unchecked Sendable {
         }
         checkFreeSpace()
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
-        if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
+        guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
+        guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
+        if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }
@@ -307,6 +322,11 @@ public final class RaftHost: @unchecked Sendable {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
+        if isOver { return later { completion(.refused(.stopping)) } }
+        guard replica.readsWaiting < settings.reads, evaluations.count < settings.reads else {
+            return later { completion(.refused(.busy)) }
+        }
+        replica.readsWaiting += 1
         replica.reading.append(completion)
         markDirty(replica)
     }
@@ -333,7 +353,12 @@ public final class RaftHost: @unchecked Sendable {
         lane.requestTurn()
     }
 
+    /// Nothing more will be proposed, read or applied: the host closes or has failed.
+    var isOver: Bool { hasFailed || stopping?.isClosing == true }
+
     func later(_ work: @escaping () -> Void) {
+        // there may be no other turn
+        guard !isOver else { return work() }
         deferred.append(work)
         lane.requestTurn()
     }

@@ -139,7 +139,7 @@ struct RaftWire {
             var offset = 0
             for position in 0..<message.n_entries {
                 guard let meta = message.entries[position]?.pointee,
-                    let kind = EntryKind(rawValue: UInt8(truncatingIfNeeded: meta.type.rawValue))
+                    let number = UInt8(exactly: meta.type.rawValue), let kind = EntryKind(rawValue: number)
                 else { throw WireError(code: 1003, text: "entry \(position) has an unknown type") }
                 let index = LogIndex(message.prev_log_index + 1 + Int64(position))
                 let length = meta.has_data_len != 0 ? meta.data_len : 0

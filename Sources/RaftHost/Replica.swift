@@ -22,6 +22,8 @@ public enum ProposalRefusal: Sendable, Equatable {
     case diskFull
     /// The replica's log or state is damaged.
     case damaged
+    /// The payload is larger than an entry may be.
+    case tooLarge
     /// The node is stopping, or leadership is being handed over.
     case stopping
     /// There is no such group here.
@@ -120,6 +122,8 @@ final class Replica {
     var reading: [(ReadOutcome) -> Void] = []
     var readRounds = FIFO<(read: UInt64, completions: [(ReadOutcome) -> Void])>()
     var awaitingApply: [(index: LogIndex, completions: [(ReadOutcome) -> Void])] = []
+    /// Reads in the three of them.
+    var readsWaiting = 0
 
     /// The deadline last given to the heap.
     var armed: Instant?
@@ -244,6 +248,18 @@ struct FIFO<Element> {
             head = 0
         }
         return element
+    }
+
+    var last: Element? { isEmpty ? nil : items[items.count - 1] }
+
+    mutating func popLast() -> Element? {
+        guard let last, !isEmpty else { return nil }
+        items.removeLast()
+        if head == items.count {
+            items.removeAll(keepingCapacity: true)
+            head = 0
+        }
+        return last
     }
 
     mutating func prepend(_ element: Element) {

@@ -121,6 +121,10 @@ extension ControllerStateMachine {
         }
     }
 
+    /// Nodes of a cluster at most, against strangers that announce themselves under ever new addresses. Replicated
+    /// behaviour: changing it needs a new format.
+    private static let nodesMax = 4096
+
     private func initialize(_ record: BootstrapRecord) -> ControllerReply {
         if let current { return ControllerReply(version: current.version) }
         guard record.hasAscendingBoundaries else {
@@ -139,6 +143,11 @@ extension ControllerStateMachine {
                     version: map.version)
             }
             return ControllerReply(nodeID: node.id, version: map.version)
+        }
+        guard map.nodes.count < ControllerStateMachine.nodesMax else {
+            return ControllerReply(
+                error: .refused, message: "the cluster has \(map.nodes.count) nodes, the most it takes",
+                version: map.version)
         }
         let id = (map.nodes.last?.id ?? 0) + 1
         map.nodes.append(Node(id: id, address: address, incarnation: incarnation))

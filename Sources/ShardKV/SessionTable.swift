@@ -48,8 +48,11 @@ struct Session: Sendable {
         if let answer = answer(to: write.sequence) {
             return answer.hash == hash ? .answered : .refuse(.sequenceReused)
         }
-        let isInWindow = write.sequence - max(floor, write.floor) < UInt64(limits.windowPerSession)
-        guard isInWindow, answerBytes < limits.replyBytesPerSession else { return .refuse(.windowExceeded) }
+        let present = max(floor, write.floor)
+        let isInWindow = write.sequence - present < UInt64(limits.windowPerSession)
+        // answers that the client says have arrived take no room any more, or the session could never get on
+        let kept = answerBytes - answers[..<position(of: present)].reduce(0) { $0 + $1.bytes }
+        guard isInWindow, kept < limits.replyBytesPerSession else { return .refuse(.windowExceeded) }
         return .execute
     }
 

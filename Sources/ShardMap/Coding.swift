@@ -426,7 +426,9 @@ extension BootstrapRecord {
     public init?(_ message: Flotilla__BootstrapRecord) {
         guard message.format <= MessageFormat.current, let nodes = Node.decoded(message.nodes, count: message.n_nodes),
             let peers = PeerID.decoded(message.controller_peers, count: message.n_controller_peers), !nodes.isEmpty,
-            message.replicas >= 1, message.replicas <= nodes.count, message.groups >= 1, message.groups <= 1 << 20
+            message.replicas >= 1, message.replicas <= nodes.count, message.groups >= 1, message.groups <= 1 << 20,
+            // as they are given out; a stranger's number must not make the next one overflow
+            nodes.enumerated().allSatisfy({ $0.element.id == UInt64($0.offset + 1) })
         else { return nil }
         self.init(
             clusterID: message.cluster_id, nodes: nodes, controllerPeers: peers, groups: Int(message.groups),

@@ -16,6 +16,10 @@ public struct CommandPeek: Equatable, Sendable {
     public var kind: Kind
     /// Whether an operation in it sets an expiry, so that the group's time should be fresh when it is applied.
     public var setsExpiry: Bool
+    /// Its format. One that is newer than this version must never be proposed: no replica could apply it.
+    public var format: UInt64
+    /// How many operations it carries.
+    public var operationCount: Int
 
     /// Looks at `command`; nil if it is not a well-formed message.
     public init?(_ command: Bytes) {
@@ -29,15 +33,19 @@ public struct CommandPeek: Equatable, Sendable {
     private init?(reading start: ProtobufCursor) {
         kind = .other
         setsExpiry = false
+        operationCount = 0
+        var formatFound: UInt64?
         var kinds = 0
         var cursor = start
         while let field = cursor.nextField() {
             switch (field.number, field.content) {
+            case (1, nil): formatFound = field.value
             case (2, let content?):
                 kind = .write
                 kinds += 1
-                guard let sets = CommandPeek.writeSetsExpiry(content) else { return nil }
-                setsExpiry = sets
+                guard let write = CommandPeek.look(atWrite: content) else { return nil }
+                setsExpiry = write.setsExpiry
+                operationCount = write.operationCount
             case (3, .some):
                 kind = .openSession
                 kinds += 1
@@ -47,17 +55,19 @@ public struct CommandPeek: Equatable, Sendable {
             default: break
             }
         }
-        guard cursor.isAtEnd, kinds == 1 else { return nil }
+        guard cursor.isAtEnd, kinds == 1, let formatFound else { return nil }
+        format = formatFound
     }
 
-    private static func writeSetsExpiry(_ write: ProtobufCursor) -> Bool? {
+    private static func look(atWrite write: ProtobufCursor) -> (setsExpiry: Bool, operationCount: Int)? {
         var cursor = write
-        var result = false
+        var result = (setsExpiry: false, operationCount: 0)
         while let field = cursor.nextField() {
             guard field.number == 6, var operation = field.content else { continue }
+            result.operationCount += 1
             while let part = operation.nextField() {
                 if part.number == 6 || (part.number == 1 && part.value == UInt64(KeyOperation.Code.expire.rawValue)) {
-                    result = true
+                    result.setsExpiry = true
                 }
             }
             guard operation.isAtEnd else { return nil }

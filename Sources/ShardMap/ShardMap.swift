@@ -119,4 +119,8 @@ public enum KeyLimits {
     public static let keyBytes = 64 << 10
     /// Longest value in bytes.
     public static let valueBytes = 8 << 20
+    /// Largest packed command in bytes: it must fit an append's frame with room to spare.
+    public static let commandBytes = 16 << 20
+    /// Most operations of one request.
+    public static let operations = 16_384
 }

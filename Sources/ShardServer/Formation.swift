@@ -210,7 +210,9 @@ extension ShardServer {
         guard replicas >= 1, replicas <= present.count else {
             return "--replicas must be 1 to \(present.count), the number of nodes heard of"
         }
-        for (left, right) in zip(boundaries, boundaries.dropFirst()) where !(left < right) {
+        guard groups <= 20_000 || !boundaries.isEmpty else { return "more than 20000 groups need --boundaries" }
+        let keys = boundaries.isEmpty ? BootstrapRecord.evenBoundaries(groups: groups) : boundaries
+        for (left, right) in zip(keys, keys.dropFirst()) where !(left < right) {
             return "the boundaries must ascend: \(left) is not below \(right)"
         }
         if boundaries.first?.isEmpty == true { return "a boundary must not be empty" }
@@ -228,7 +230,7 @@ extension ShardServer {
         let record = BootstrapRecord(
             clusterID: random.next() | 1, nodes: nodes,
             controllerPeers: settings.controllers.map { PeerID(address: $0) }, groups: groups, replicas: replicas,
-            boundaries: boundaries.isEmpty ? BootstrapRecord.evenBoundaries(groups: groups) : boundaries)
+            boundaries: keys)
         guard let own = nodes.first(where: { $0.address == address }) else {
             return "this node, \(address), is not among its own --controllers"
         }

@@ -19,9 +19,11 @@ extension ShardServer {
     // MARK: writes
 
     private func write(_ command: Bytes, _ request: ExecuteRequest, _ completion: @escaping (Bytes) -> Void) {
-        guard let peek = CommandPeek(command), peek.kind != .other else {
-            return fail(.badRequest, completion)
-        }
+        guard command.count <= KeyLimits.commandBytes, let peek = CommandPeek(command), peek.kind != .other,
+            peek.operationCount <= KeyLimits.operations
+        else { return fail(.badRequest, completion) }
+        // what no replica can apply must never be committed: it would stop the group for good
+        guard peek.format <= UInt64(MessageFormat.current) else { return fail(.unknownFormat, completion) }
         let group = request.group
         guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
         if host.leads(group) {
@@ -58,11 +60,13 @@ extension ShardServer {
 
     private func read(_ request: ExecuteRequest, _ completion: @escaping (Bytes) -> Void) {
         guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
-        guard request.reads.allSatisfy(\.isRead) else { return fail(.badRequest, completion) }
+        guard request.reads.count <= KeyLimits.operations, request.reads.allSatisfy(\.isRead) else {
+            return fail(.badRequest, completion)
+        }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
         host.read(request.group) { [self] outcome in
             switch outcome {
-            case .ready: evaluate(request, on: machine, completion)
+            case .ready: evaluate(request, on: machine, at: groupClocks[request.group]?.time(at: lane.clock.now) ?? 0, completion)
             case .notLeader(let leader):
                 completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
             case .refused(let refusal): fail(refusal.namedError, completion)
@@ -71,9 +75,9 @@ extension ShardServer {
     }
 
     private func evaluate(
-        _ request: ExecuteRequest, on machine: KeyValueStateMachine, _ completion: @escaping (Bytes) -> Void
+        _ request: ExecuteRequest, on machine: KeyValueStateMachine, at wallClock: Int64,
+        _ completion: @escaping (Bytes) -> Void
     ) {
-        let wallClock = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
         host.evaluate { () -> Result<KeyValueStateMachine.ReadOutcome, StateMachineError> in
             do throws(StateMachineError) {
                 return .success(try machine.read(request, wallClock: wallClock))
@@ -87,7 +91,8 @@ extension ShardServer {
                 // a key is due: the group's time must pass it before anybody is told that it is gone
                 proposeTime(time, to: request.group) { [self] outcome in
                     if case .applied = outcome {
-                        evaluate(request, on: machine, completion)
+                        // at the moment that is committed: what falls due meanwhile is for the next read
+                        evaluate(request, on: machine, at: time, completion)
                     } else if case .unknown = outcome {
                         fail(.notLeader, completion)
                     } else {
@@ -114,7 +119,12 @@ extension ShardServer {
                 continue
             }
             groupClocks[group]?.isStarted = true
-            proposeTime(max(median, machine.replicatedTime), to: group) { _ in }
+            proposeTime(max(median, machine.replicatedTime), to: group) { [self] outcome in
+                if case .applied = outcome { return }
+                // without it nothing would expire in this term, and everything early in the next
+                groupClocks[group]?.isStarted = false
+                if host.leads(group) { startingClocks.append(group) }
+            }
         }
     }
 
@@ -135,6 +145,7 @@ extension ProposalRefusal {
         case .busy: .busy
         case .diskFull: .diskFull
         case .damaged: .damaged
+        case .tooLarge: .badRequest
         // leadership is on its way to another node, which will serve
         case .stopping: .noLeader
         case .noSuchGroup: .noSuchGroup

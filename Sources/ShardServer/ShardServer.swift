@@ -34,7 +34,7 @@ public final class ShardServer {
     let settings: Settings
     let host: RaftHost
     let directory: NodeDirectory
-    let engine: any KeyValueEngine
+    let factory: StateMachineFactory
     let lane: any LaneDriver
     let logger: Logger
     let arena = Arena()
@@ -81,7 +81,7 @@ public final class ShardServer {
         self.settings = settings
         self.host = host
         self.directory = directory
-        self.engine = engine
+        self.factory = StateMachineFactory(engine: engine, appliedMap: appliedMap)
         self.lane = lane
         self.logger = logger
         self.startedAt = lane.clock.now
@@ -95,9 +95,11 @@ public final class ShardServer {
         }
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
-        host.remakeStateMachine = { [unowned self] record throws(StateMachineError) in
-            try makeStateMachine(record.group, record.kind, record.number)
+        let factory = self.factory
+        host.remakeStateMachine = { record throws(StateMachineError) in
+            try factory.make(record.group, record.kind, record.number)
         }
+        host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
             host.open(record, stateMachine: try makeStateMachine(record.group, record.kind, record.number))
         }
@@ -124,21 +126,14 @@ public final class ShardServer {
     func makeStateMachine(
         _ group: String, _ kind: String, _ number: UInt64
     ) throws(StateMachineError) -> any StateMachine {
-        switch kind {
-        case ReplicaKind.controller:
-            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number)
-            let applied = appliedMap
-            machine.onChange = { applied.set($0) }
-            controller = machine
-            return machine
-        case ReplicaKind.keyValue:
-            let machine = try KeyValueStateMachine(
-                engine: engine, replicaNumber: number, limits: KeyValueStateMachine.Limits())
-            machines[group] = machine
-            return machine
-        default:
-            throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
-        }
+        let machine = try factory.make(group, kind, number)
+        keep(machine, of: group)
+        return machine
+    }
+
+    private func keep(_ machine: any StateMachine, of group: String) {
+        if let machine = machine as? KeyValueStateMachine { machines[group] = machine }
+        if let machine = machine as? ControllerStateMachine { controller = machine }
     }
 
     func incarnation(of node: UInt64) -> UInt64? {
@@ -211,6 +206,28 @@ public final class ShardServer {
 enum Services {
     static let cluster = "flotilla.ClusterService"
     static let keyValue = "flotilla.KvService"
+}
+
+/// Makes the state machines of a node's replicas on its one engine; any thread.
+struct StateMachineFactory: Sendable {
+    let engine: any KeyValueEngine
+    /// Where the controller's state machine leaves every newer map.
+    let appliedMap: LockedValue<ClusterMap?>
+
+    func make(_ group: String, _ kind: String, _ number: UInt64) throws(StateMachineError) -> any StateMachine {
+        switch kind {
+        case ShardServer.ReplicaKind.controller:
+            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number)
+            let applied = appliedMap
+            machine.onChange = { applied.set($0) }
+            return machine
+        case ShardServer.ReplicaKind.keyValue:
+            return try KeyValueStateMachine(
+                engine: engine, replicaNumber: number, limits: KeyValueStateMachine.Limits())
+        default:
+            throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
+        }
+    }
 }
 
 /// A value behind a lock, for what a worker hands to the lane.

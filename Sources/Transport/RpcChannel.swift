@@ -180,6 +180,12 @@ public final class RpcChannel {
         link = .waiting(until: clock.now)
     }
 
+    /// Breaks the connection, so that every call under way fails; another attempt follows.
+    public func reset(reason: String) {
+        guard isConnected else { return }
+        giveUp(reason)
+    }
+
     /// Closes for good; every call without an outcome fails.
     public func close() {
         guard !isClosed else { return }
