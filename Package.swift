@@ -45,7 +45,12 @@ let package = Package(
             "ShardServer",
             ["RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "WireMessages", "CMessages", "CProtobufC"]),
         module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
-        module("FlotillaTestSupport", ["RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime"]),
+        module(
+            "FlotillaTestSupport",
+            [
+                "RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "WireMessages", "CMessages",
+                "CProtobufC",
+            ]),
         // 5: one running node
         module(
             "NodeRuntime",
@@ -68,6 +73,10 @@ let package = Package(
         suite(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
+        suite(
+            "ClusterTests",
+            ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"]),
+        suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]

@@ -41,9 +41,9 @@ public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
 public final class EmbeddedNode: @unchecked Sendable {
     private let host: RaftHost
     private let loop: EventLoop
+    private let workers: [ThreadWorker]
     private var thread = pthread_t()
     private let machines: [String: any StateMachine]
-    private var isClosed = false
 
     /// Starts a node.
     ///
@@ -90,12 +90,10 @@ public final class EmbeddedNode: @unchecked Sendable {
         } catch {
             throw .start(error.description)
         }
+        workers = ["log", "reader", "apply"].map(loop.makeWorker)
         host = RaftHost(
             settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
-            workers: RaftHost.Workers(
-                log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
-                apply: loop.makeWorker(name: "apply")),
-            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+            workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]), disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         do throws(TransportError) {
@@ -122,8 +120,13 @@ public final class EmbeddedNode: @unchecked Sendable {
     }
 
     private func runInThread() {
-        let loop = self.loop
-        let body = Unmanaged.passRetained(ThreadBody { loop.run() })
+        let (loop, workers, host) = (self.loop, self.workers, self.host)
+        let body = Unmanaged.passRetained(
+            ThreadBody {
+                loop.run()
+                for worker in workers { worker.finish() }
+                host.dismiss()
+            })
         let status = pthread_create(&thread, nil, { argument in
             guard let argument else { return nil }
             Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue().run()
@@ -141,8 +144,8 @@ public final class EmbeddedNode: @unchecked Sendable {
 
     /// Proposes `command` to `group` and returns the state machine's reply once it is committed and applied.
     public func start(_ command: Bytes, on group: String) async throws(EmbeddedError) -> Bytes {
-        let outcome = await withCheckedContinuation { continuation in
-            loop.post { [host] in host.propose(command, to: group) { continuation.resume(returning: $0) } }
+        let outcome = await ask(ProposalOutcome.refused(.stopping)) { host, answer in
+            host.propose(command, to: group) { answer.give($0) }
         }
         switch outcome {
         case .applied(let reply, _): return reply
@@ -155,42 +158,79 @@ public final class EmbeddedNode: @unchecked Sendable {
     /// Asks the state machine of `group`, linearizably: it has everything that was answered before the call.
     public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
         guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
-        let outcome = await withCheckedContinuation { continuation in
-            loop.post { [host] in host.read(group) { continuation.resume(returning: $0) } }
+        let outcome = await ask(ReadOutcome.refused(.stopping)) { host, answer in
+            host.read(group) { answer.give($0) }
         }
         switch outcome {
         case .ready: break
         case .notLeader(let leader): throw .notLeader(leader?.address)
         case .refused(let reason): throw .refused(reason)
         }
-        let answer = await withCheckedContinuation { continuation in
-            loop.post { [host] in
-                host.evaluate { () -> Result<Bytes, StateMachineError> in
-                    do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
-                } completion: {
-                    continuation.resume(returning: $0)
-                }
+        let reply = await ask(Result<Bytes, StateMachineError>?.none) { host, answer in
+            host.evaluate { () -> Result<Bytes, StateMachineError> in
+                do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
+            } completion: {
+                answer.give($0)
             }
         }
-        switch answer {
+        switch reply {
         case .success(let bytes): return bytes
         case .failure(let error): throw .stateMachine(error.description)
+        case nil: throw .refused(.stopping)
         }
     }
 
     /// How this node's replica of `group` is doing; nil if there is none (yet).
     public func state(of group: String) async -> ReplicaStatus? {
+        await ask(nil) { host, answer in answer.give(host.status(of: group)) }
+    }
+
+    /// Runs `start` on the lane and waits for its answer; `unanswered` if the node ends first.
+    private func ask<Value: Sendable>(
+        _ unanswered: Value, _ start: @escaping @Sendable (RaftHost, Answer<Value>) -> Void
+    ) async -> Value {
         await withCheckedContinuation { continuation in
-            loop.post { [host] in continuation.resume(returning: host.status(of: group)) }
+            let answer = Answer(continuation, unanswered: unanswered)
+            loop.post { [host] in start(host, answer) }
         }
     }
 
-    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it once.
+    // MARK: end
+
+    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it or ``kill()``,
+    /// once. The data directory is free when the node is released.
     public func stop() {
         loop.post { [host, loop] in
             host.stop(patience: .milliseconds(3000)) { loop.stop() }
         }
         pthread_join(thread, nil)
+    }
+
+    /// Ends the node without a farewell, much as a crash would; for tests. Instead of ``stop()``.
+    public func kill() {
+        loop.post { [loop] in loop.stop() }
+        pthread_join(thread, nil)
+    }
+}
+
+/// Whoever waits for a value from the lane. An answer that is dropped, because the node has ended, gives the value set
+/// aside for that.
+private final class Answer<Value: Sendable>: @unchecked Sendable {
+    private let continuation: CheckedContinuation<Value, Never>
+    private let unanswered: Value
+    // on the lane, or where the last reference dies
+    private var isGiven = false
+
+    init(_ continuation: CheckedContinuation<Value, Never>, unanswered: Value) {
+        self.continuation = continuation
+        self.unanswered = unanswered
+    }
+
+    deinit { if !isGiven { continuation.resume(returning: unanswered) } }
+
+    func give(_ value: Value) {
+        isGiven = true
+        continuation.resume(returning: value)
     }
 }
 

@@ -169,6 +169,23 @@ extension RaftHost {
     }
 }
 
+extension RaftHost {
+    /// After the lane and the workers have ended: answers everybody who still waits, and lets go of replicas and
+    /// connections, so that the data directory is free once the host is released. No other call may follow.
+    public func dismiss() {
+        let left = replicas
+        let waiting = deferred
+        (replicas, byGroup, replicasByNode) = ([], [:], [:])
+        (links, linkByNode) = ([], [:])
+        (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
+        (batch, batchUnderWay, stopping) = (LogBatch(), nil, nil)
+        for work in waiting { work() }
+        for replica in left { replica.dismiss() }
+        // whoever was answered may have asked for more
+        deferred = []
+    }
+}
+
 /// A stop under way.
 struct Stopping {
     var deadline: Instant
