@@ -8,8 +8,11 @@ func module(_ name: String, _ dependencies: [Target.Dependency], exclude: [Strin
     .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: strict)
 }
 
-func suite(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
-    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: strict)
+func suite(
+    _ name: String, _ dependencies: [Target.Dependency], exclude: [String] = [], resources: [Resource] = []
+) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, exclude: exclude, resources: resources, swiftSettings: strict)
 }
 
 let package = Package(
@@ -75,7 +78,8 @@ let package = Package(
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",
-            ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"]),
+            ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"],
+            exclude: ["Scripts"]),
         suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],

@@ -77,15 +77,20 @@ public final class TestCluster: Sendable {
     /// Ends a node in order: it hands its leaderships over first.
     public func stop(_ node: Int) { take(node)?.stop() }
 
-    /// Starts a node that does not run, on its own directory; returns when it listens.
-    public func restart(_ node: Int) throws(TestClusterError) {
+    /// Starts a node that does not run, on its own directory; returns when it listens. `configure` changes what it is
+    /// started with, this time only.
+    public func restart(
+        _ node: Int, configure: (inout NodeConfiguration) -> Void = { _ in }
+    ) throws(TestClusterError) {
+        var configuration = configurations[node]
+        configure(&configuration)
         let cut = state.withLock { state in
             precondition(state.running[node] == nil, "node \(node) runs")
             return state.cuts[node].map { addresses[$0] }
         }
         let started: NodeThread
         do throws(NodeError) {
-            started = try NodeThread(configurations[node], logger: logger, cut: cut)
+            started = try NodeThread(configuration, logger: logger, cut: cut)
         } catch {
             throw .start(addresses[node], error.description)
         }
