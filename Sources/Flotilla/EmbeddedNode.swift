@@ -31,8 +31,8 @@ public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
 
 /// Hosts state machines of your own in a fixed set of nodes: the four ideas of MIT's lab interface.
 ///
-/// - *make*: ``init(address:peers:dataDirectory:cluster:groups:logger:settings:)`` joins the nodes `peers`, every group on
-///   each of them;
+/// - *make*: ``init(address:peers:dataDirectory:cluster:groups:logger:settings:)`` joins the nodes `peers`, every group
+///   on each of them;
 /// - *start*: ``start(_:on:)`` proposes a command and returns the state machine's reply once it is applied here;
 /// - *state*: ``state(of:)`` says term, leader and how far the replica is;
 /// - *apply*: your `StateMachine` gets the committed commands of its group, in order, each once.
@@ -52,8 +52,8 @@ public final class EmbeddedNode: @unchecked Sendable {
     ///   - peers: all nodes; the same list on each, and the same at every start.
     ///   - dataDirectory: its identity and its log; created if missing.
     ///   - cluster: a name that keeps clusters apart which meet by mistake.
-    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied position
-    ///     of zero; it gets its whole log again.
+    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied
+    ///     position of zero; it gets its whole log again.
     public convenience init(
         address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
         groups: [String: any StateMachine], logger: Logger = .silent, settings: RaftHost.Settings = RaftHost.Settings()
@@ -93,7 +93,8 @@ public final class EmbeddedNode: @unchecked Sendable {
         workers = ["log", "reader", "apply"].map(loop.makeWorker)
         host = RaftHost(
             settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
-            workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]), disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+            workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]),
+            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         do throws(TransportError) {
@@ -168,7 +169,11 @@ public final class EmbeddedNode: @unchecked Sendable {
         }
         let reply = await ask(Result<Bytes, StateMachineError>?.none) { host, answer in
             host.evaluate { () -> Result<Bytes, StateMachineError> in
-                do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
+                do throws(StateMachineError) {
+                    return .success(try machine.read(query))
+                } catch {
+                    return .failure(error)
+                }
             } completion: {
                 answer.give($0)
             }
@@ -197,8 +202,8 @@ public final class EmbeddedNode: @unchecked Sendable {
 
     // MARK: end
 
-    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it or ``kill()``,
-    /// once. The data directory is free when the node is released.
+    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it or
+    /// ``kill()``, once. The data directory is free when the node is released.
     public func stop() {
         loop.post { [host, loop] in
             host.stop(patience: .milliseconds(3000)) { loop.stop() }

@@ -156,7 +156,9 @@ public struct ClusterProbe: Sendable {
 
     private func summary() async -> String {
         let lines = await statuses().map { status in
-            let replicas = status.replicas.map { "\($0.group)=\($0.state)@\($0.term) \($0.appliedIndex)/\($0.lastIndex)" }
+            let replicas = status.replicas.map {
+                "\($0.group)=\($0.state)@\($0.term) \($0.appliedIndex)/\($0.lastIndex)"
+            }
             return "node \(status.id) is \(status.state): " + replicas.joined(separator: ", ")
         }
         return lines.isEmpty ? "nobody answers" : lines.joined(separator: "; ")

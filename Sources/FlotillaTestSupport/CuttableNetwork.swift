@@ -3,8 +3,8 @@ import Transport
 
 /// A node's way out, with cuts: connections to certain addresses are closed, and new ones fail.
 ///
-/// Requests travel on outgoing connections only, so two nodes that are cut from each other on both sides exchange nothing.
-/// Lane-confined, like what it stands before.
+/// Requests travel on outgoing connections only, so two nodes that are cut from each other on both sides exchange
+/// nothing. Lane-confined, like what it stands before.
 final class CuttableNetwork: Network, @unchecked Sendable {
     private let inner: any Network
     private unowned let loop: EventLoop

@@ -8,9 +8,9 @@ import Transport
 /// A multi-group cluster of real nodes in this process, for tests: real sockets on free loopback ports, real disks in a
 /// temporary directory, RocksDB, a thread for each node.
 ///
-/// Nodes are numbered from 0. Nodes that are killed keep their directories, so that they can be restarted; everything goes
-/// when the cluster is closed or released. Any task may use it; ``kill(_:)``, ``stop(_:)`` and ``close()`` block until
-/// the node's thread has ended.
+/// Nodes are numbered from 0. Nodes that are killed keep their directories, so that they can be restarted; everything
+/// goes when the cluster is closed or released. Any task may use it; ``kill(_:)``, ``stop(_:)`` and ``close()`` block
+/// until the node's thread has ended.
 ///
 /// ```swift
 /// let cluster = try await TestCluster(groups: 4)
@@ -36,11 +36,12 @@ public final class TestCluster: Sendable {
     private let directory = TemporaryDirectory()
     private let state: Mutex<State>
 
-    /// Starts `nodes` nodes, forms a cluster of `groups` data groups with `replicas` members each, and returns when every
-    /// group is led. Every node is a member of the controller's group, up to five.
+    /// Starts `nodes` nodes, forms a cluster of `groups` data groups with `replicas` members each, and returns when
+    /// every group is led. Every node is a member of the controller's group, up to five.
     ///
     /// - Parameters:
-    ///   - boundaries: the first keys of the shards but the first; without them the first bytes 0x21…0x7e are split evenly.
+    ///   - boundaries: the first keys of the shards but the first; without them the first bytes 0x21…0x7e are split
+    ///     evenly.
     ///   - configure: changes what a node is started with.
     public init(
         nodes: Int = 3, groups: Int = 4, replicas: Int = 3, boundaries: [Bytes] = [], logger: Logger = .silent,

@@ -52,16 +52,16 @@ extension RaftHost {
         case nil:
             guard let written = batchUnderWay else { preconditionFailure("a batch completed that was not under way") }
             batchUnderWay = nil
-            if isDiskFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
-            isDiskFull = false
+            if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
+            isLogFull = false
             perform(written.duties)
             sealAt = now + settings.sealDelay
         case .disk(.full(let path)):
             // nothing was written; the batch waits until there is room, and new proposals are refused meanwhile
-            if !isDiskFull {
+            if !isLogFull {
                 logger.log(.error, "the disk is full: writes are refused, reads go on", [("path", path)])
             }
-            isDiskFull = true
+            isLogFull = true
             batchRetry = now + .milliseconds(500)
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
@@ -110,12 +110,12 @@ extension RaftHost {
             isCheckingFreeSpace = false
             guard let bytes = free.value else { return }
             let isFull = bytes < settings.minimumFreeBytes
-            if isFull != isDiskFull, batchRetry == nil {
+            if isFull != isRoomShort {
                 logger.log(
                     isFull ? .error : .info,
                     isFull ? "too little room on the disk: writes are refused, reads go on" : "writes are accepted again",
                     [("path", disk.path), ("free_bytes", "\(bytes)")])
-                isDiskFull = isFull
+                isRoomShort = isFull
             }
         }
     }

@@ -112,7 +112,10 @@ public final class RaftHost: @unchecked Sendable {
     var evaluations: [Evaluation] = []
     var isEvaluating = false
 
-    var isDiskFull = false
+    /// The log refused a batch, which waits for room.
+    var isLogFull = false
+    /// The last look at the device found less than the reserve.
+    var isRoomShort = false
     var freeSpaceChecked = Instant.distantPast
     var isCheckingFreeSpace = false
     var stopping: Stopping?
@@ -255,7 +258,7 @@ public final class RaftHost: @unchecked Sendable {
     public var logBytes: Int { log.totalBytes }
 
     /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isDiskFull }
+    public var refusesWrites: Bool { isLogFull || isRoomShort }
 
     // MARK: what others ask for
 
@@ -272,7 +275,7 @@ public final class RaftHost: @unchecked Sendable {
         }
         if stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
-        if isDiskFull { return later { completion(.refused(.diskFull)) } }
+        if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }

@@ -13,6 +13,8 @@ extension Clusters {
         ) async throws {
             let isOver = Flag()
             try await withThrowingTaskGroup(of: Void.self) { group in
+                // however it ends
+                defer { isOver.set() }
                 for task in 0..<count {
                     group.addTask {
                         var step = 0

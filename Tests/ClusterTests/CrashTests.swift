@@ -16,6 +16,7 @@ extension Clusters {
                 let client = try cluster.makeClient(settings)
                 let written = try await withThrowingTaskGroup(of: Int.self) { group in
                     let isOver = Flag()
+                    defer { isOver.set() }
                     for writer in 0..<6 {
                         group.addTask { await ledger.write(through: client, as: writer, round, until: isOver) }
                     }
@@ -43,6 +44,7 @@ extension Clusters {
             let failures = Guarded<[ClientError]>([])
             let isOver = Flag()
             try await withThrowingTaskGroup(of: Void.self) { group in
+                defer { isOver.set() }
                 for number in 0..<4 {
                     group.addTask {
                         // one key for each group

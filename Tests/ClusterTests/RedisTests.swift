@@ -17,7 +17,7 @@ extension Clusters {
         @Test(.enabled("redis-py is not installed: apt-get install python3-redis") { try await hasRedisPy() })
         func everyCommandThroughRedisPy() async throws {
             let cluster = try await ProcessCluster(nodes: 3, groups: 4, replicas: 3)
-            let script = "\(#filePath)".split(separator: "/").dropLast().map { "/\($0)" }.joined() + "/Scripts/redis_face.py"
+            let script = Tools.sources + "/Scripts/redis_face.py"
             let ports = cluster.addresses.map { "\($0.port)" }
             let outcome = try await Tools.run(try #require(Self.python), [script, "127.0.0.1", ports[0], ports[1]])
             #expect(outcome.status == 0 && outcome.output.hasSuffix("redis-py: done\n"), "\(outcome.output)")

@@ -59,7 +59,8 @@ import Testing
         try await stop(try await start(arguments("a")))
         let other = LoopbackPorts.take(1)[0]
         try await expectRefusal(
-            arguments("a", at: other), status: 1, "belongs to the node \(address), not \(other)", "--advertise \(address)")
+            arguments("a", at: other), status: 1, "belongs to the node \(address), not \(other)",
+            "--advertise \(address)")
         // the way out that it names
         try await stop(try await start(arguments("a", at: other) + ["--advertise", address.description]))
     }

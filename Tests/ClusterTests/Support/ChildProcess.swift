@@ -14,10 +14,20 @@ final class ChildProcess: Sendable {
         posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND, 0o644)
         posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        // the threads of Swift's tasks block most signals, and a child inherits that
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        sigaddset(&signals, SIGPIPE)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
         var words = ([executable] + arguments).map { strdup($0) } + [nil]
         defer { for word in words { free(word) } }
         var pid = pid_t()
-        let result = posix_spawn(&pid, executable, &actions, nil, &words, environ)
+        let result = posix_spawn(&pid, executable, &actions, &attributes, &words, environ)
         guard result == 0 else { throw Failed("\(executable) cannot be started (errno \(result))") }
         self.pid = pid
     }
@@ -80,7 +90,8 @@ enum Files {
     static func write(_ content: [UInt8], to path: String) throws {
         guard let file = fopen(path, "w") else { throw Failed("\(path) cannot be written (errno \(errno))") }
         defer { fclose(file) }
-        guard fwrite(content, 1, content.count, file) == content.count else { throw Failed("\(path) cannot be written") }
+        let count = fwrite(content, 1, content.count, file)
+        guard count == content.count else { throw Failed("\(path) cannot be written (errno \(errno))") }
     }
 
     /// Replaces bytes in the middle of a file.

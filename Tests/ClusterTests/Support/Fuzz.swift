@@ -27,7 +27,8 @@ enum Fuzz {
         case 4: bytes.remove(at: position)
         default:
             // a length that lies
-            for offset in position..<min(position + 4, bytes.count) { bytes[offset] = random.number(in: 0..<2) == 0 ? 0xff : 0 }
+            let lie: UInt8 = random.number(in: 0..<2) == 0 ? 0xff : 0
+            for offset in position..<min(position + 4, bytes.count) { bytes[offset] = lie }
         }
     }
 
@@ -41,10 +42,15 @@ enum Fuzz {
 
     // MARK: requests that are right
 
-    private static let commands: [[UInt8]] = [
-        ["PING"], ["ECHO", "hello"], ["GET", "k"], ["MGET", "a", "b", "c"], ["SCAN", "0", "COUNT", "10"], ["DBSIZE"],
-        ["SET", "fuzz", "v", "PX", "1000"], ["HELLO", "3"], ["CLIENT", "SETNAME", "me"], ["EXPIRE", "fuzz", "1"],
-    ].map { RawConnection.encoded($0.map { Array($0.utf8) }) } + [Array("GET k\r\n".utf8), Array("*-1\r\n".utf8)]
+    private static let commands: [[UInt8]] = {
+        let texts = [
+            ["PING"], ["ECHO", "hello"], ["GET", "k"], ["MGET", "a", "b", "c"], ["SCAN", "0", "COUNT", "10"],
+            ["DBSIZE"], ["SET", "fuzz", "v", "PX", "1000"], ["HELLO", "3"], ["CLIENT", "SETNAME", "me"],
+            ["EXPIRE", "fuzz", "1"],
+        ]
+        let inline = ["GET k\r\n", "*-1\r\n"].map { Array($0.utf8) }
+        return texts.map { RawConnection.encoded($0.map { Array($0.utf8) }) } + inline
+    }()
 
     private static let frames: [[UInt8]] = [
         ("flotilla.ClusterService", "status"), ("flotilla.ClusterService", "get_map"),

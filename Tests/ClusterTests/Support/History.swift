@@ -21,11 +21,11 @@ struct History: Sendable {
 
     /// Why no order of the operations explains them, or nil if one does.
     ///
-    /// With values that are written once it is known which write a read saw, so every value has a cluster: its write and
-    /// its reads. A cluster in which one operation ends before another begins needs the time between them for itself (a
-    /// forward zone); one whose operations all overlap needs only a moment of the time they share (a backward zone).
-    /// Gibbons and Korach, Testing Shared Memories, 1997, theorem 4.2: an order exists if no two forward zones overlap and
-    /// no backward zone lies within a forward one.
+    /// With values that are written once it is known which write a read saw, so every value has a cluster: its write
+    /// and its reads. A cluster in which one operation ends before another begins needs the time between them for itself
+    /// (a forward zone); one whose operations all overlap needs only a moment of the time they share (a backward zone).
+    /// An order exists if no two forward zones overlap and no backward zone lies within a forward one (Gibbons and
+    /// Korach, Testing Shared Memories, 1997).
     func contradiction() -> String? {
         var writes: [String?: Operation] = [:]
         var zones: [String?: Zone] = [:]
@@ -57,6 +57,10 @@ struct History: Sendable {
         }
         return nil
     }
+}
+
+extension History.Operation: CustomStringConvertible {
+    var description: String { "\(kind) \(value ?? "nothing")\(ended == nil ? "?" : "")" }
 }
 
 /// The time that a value needs for itself.

@@ -28,10 +28,15 @@ enum Tools {
         ["/usr/bin/", "/usr/local/bin/", "/bin/"].map { $0 + name }.first { access($0, X_OK) == 0 }
     }
 
+    /// The directory of these tests' sources.
+    static let sources = String(#filePath.dropLast("/Support/Tools.swift".count))
+
     private static func besideTheTests(_ name: String) -> String {
         var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
         let count = buffer.withUnsafeMutableBytes { memory in
-            memory.baseAddress.map { readlink("/proc/self/exe", $0.assumingMemoryBound(to: CChar.self), memory.count) } ?? 0
+            memory.withMemoryRebound(to: CChar.self) { text in
+                text.baseAddress.map { readlink("/proc/self/exe", $0, text.count) } ?? 0
+            }
         }
         precondition(count > 0, "nobody knows where the tests are (errno \(errno))")
         var directory = String(decoding: buffer[0..<count], as: UTF8.self)
