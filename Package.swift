@@ -8,8 +8,11 @@ func module(_ name: String, _ dependencies: [Target.Dependency], exclude: [Strin
     .target(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: strict)
 }
 
-func suite(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
-    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: strict)
+func suite(
+    _ name: String, _ dependencies: [Target.Dependency], exclude: [String] = [], resources: [Resource] = []
+) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, exclude: exclude, resources: resources, swiftSettings: strict)
 }
 
 let package = Package(
@@ -45,7 +48,12 @@ let package = Package(
             "ShardServer",
             ["RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "WireMessages", "CMessages", "CProtobufC"]),
         module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
-        module("FlotillaTestSupport", ["RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime"]),
+        module(
+            "FlotillaTestSupport",
+            [
+                "RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "WireMessages", "CMessages",
+                "CProtobufC",
+            ]),
         // 5: one running node
         module(
             "NodeRuntime",
@@ -70,6 +78,11 @@ let package = Package(
         suite(
             "RaftHostTests", ["RaftCore", "RaftStorage", "Transport", "RaftHost", "WireMessages", "CMessages"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
+        suite(
+            "ClusterTests",
+            ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"],
+            exclude: ["Scripts"]),
+        suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]

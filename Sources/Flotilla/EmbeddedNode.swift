@@ -31,8 +31,8 @@ public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
 
 /// Hosts state machines of your own in a fixed set of nodes: the four ideas of MIT's lab interface.
 ///
-/// - *make*: ``init(address:peers:dataDirectory:cluster:groups:logger:settings:)`` joins the nodes `peers`, every group on
-///   each of them;
+/// - *make*: ``init(address:peers:dataDirectory:cluster:groups:logger:settings:)`` joins the nodes `peers`, every group
+///   on each of them;
 /// - *start*: ``start(_:on:)`` proposes a command and returns the state machine's reply once it is applied here;
 /// - *state*: ``state(of:)`` says term, leader and how far the replica is;
 /// - *apply*: your `StateMachine` gets the committed commands of its group, in order, each once.
@@ -41,9 +41,9 @@ public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
 public final class EmbeddedNode: @unchecked Sendable {
     private let host: RaftHost
     private let loop: EventLoop
+    private let workers: [ThreadWorker]
     private var thread = pthread_t()
     private let machines: [String: any StateMachine]
-    private let gate = Gate()
 
     /// Starts a node.
     ///
@@ -52,8 +52,8 @@ public final class EmbeddedNode: @unchecked Sendable {
     ///   - peers: all nodes; the same list on each, and the same at every start.
     ///   - dataDirectory: its identity and its log; created if missing.
     ///   - cluster: a name that keeps clusters apart which meet by mistake.
-    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied position
-    ///     of zero; it gets its whole log again.
+    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied
+    ///     position of zero; it gets its whole log again.
     public convenience init(
         address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
         groups: [String: any StateMachine], logger: Logger = .silent, settings: RaftHost.Settings = RaftHost.Settings()
@@ -90,11 +90,10 @@ public final class EmbeddedNode: @unchecked Sendable {
         } catch {
             throw .start(error.description)
         }
+        workers = ["log", "reader", "apply"].map(loop.makeWorker)
         host = RaftHost(
             settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
-            workers: RaftHost.Workers(
-                log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
-                apply: loop.makeWorker(name: "apply")),
+            workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]),
             disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw .start("the node's own record in the log is damaged (\(damage)); start it with an empty directory")
@@ -107,7 +106,7 @@ public final class EmbeddedNode: @unchecked Sendable {
             throw .start(error.description)
         }
         let host = self.host
-        host.onFatal = { [gate] _ in gate.close(loop) }
+        host.onFatal = { [loop] _ in loop.stop() }
         loop.setTurn { now in host.turn(now: now) }
         startReplicas(members, position)
     }
@@ -126,8 +125,13 @@ public final class EmbeddedNode: @unchecked Sendable {
     }
 
     private func runInThread() {
-        let loop = self.loop
-        let body = Unmanaged.passRetained(ThreadBody { loop.run() })
+        let (loop, workers, host) = (self.loop, self.workers, self.host)
+        let body = Unmanaged.passRetained(
+            ThreadBody {
+                loop.run()
+                for worker in workers { worker.finish() }
+                host.dismiss()
+            })
         let status = pthread_create(&thread, nil, { argument in
             guard let argument else { return nil }
             Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue().run()
@@ -145,12 +149,8 @@ public final class EmbeddedNode: @unchecked Sendable {
 
     /// Proposes `command` to `group` and returns the state machine's reply once it is committed and applied.
     public func start(_ command: Bytes, on group: String) async throws(EmbeddedError) -> Bytes {
-        let outcome = await withCheckedContinuation { continuation in
-            gate.post(on: loop) { [host] in
-                host.propose(command, to: group) { continuation.resume(returning: $0) }
-            } otherwise: {
-                continuation.resume(returning: .refused(.stopping))
-            }
+        let outcome = await ask(ProposalOutcome.refused(.stopping)) { host, answer in
+            host.propose(command, to: group) { answer.give($0) }
         }
         switch outcome {
         case .applied(let reply, _): return reply
@@ -163,81 +163,83 @@ public final class EmbeddedNode: @unchecked Sendable {
     /// Asks the state machine of `group`, linearizably: it has everything that was answered before the call.
     public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
         guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
-        let outcome = await withCheckedContinuation { continuation in
-            gate.post(on: loop) { [host] in
-                host.read(group) { continuation.resume(returning: $0) }
-            } otherwise: {
-                continuation.resume(returning: .refused(.stopping))
-            }
+        let outcome = await ask(ReadOutcome.refused(.stopping)) { host, answer in
+            host.read(group) { answer.give($0) }
         }
         switch outcome {
         case .ready: break
         case .notLeader(let leader): throw .notLeader(leader?.address)
         case .refused(let reason): throw .refused(reason)
         }
-        let answer: Result<Bytes, StateMachineError> = await withCheckedContinuation { continuation in
-            gate.post(on: loop) { [host] in
-                host.evaluate { () -> Result<Bytes, StateMachineError> in
-                    do throws(StateMachineError) { return .success(try machine.read(query)) } catch { return .failure(error) }
-                } completion: {
-                    continuation.resume(returning: $0)
+        let reply = await ask(Result<Bytes, StateMachineError>?.none) { host, answer in
+            host.evaluate { () -> Result<Bytes, StateMachineError> in
+                do throws(StateMachineError) {
+                    return .success(try machine.read(query))
+                } catch {
+                    return .failure(error)
                 }
-            } otherwise: {
-                continuation.resume(returning: .failure(StateMachineError("the node has stopped")))
+            } completion: {
+                answer.give($0)
             }
         }
-        switch answer {
+        switch reply {
         case .success(let bytes): return bytes
         case .failure(let error): throw .stateMachine(error.description)
+        case nil: throw .refused(.stopping)
         }
     }
 
     /// How this node's replica of `group` is doing; nil if there is none (yet).
     public func state(of group: String) async -> ReplicaStatus? {
+        await ask(nil) { host, answer in answer.give(host.status(of: group)) }
+    }
+
+    /// Runs `start` on the lane and waits for its answer; `unanswered` if the node ends first.
+    private func ask<Value: Sendable>(
+        _ unanswered: Value, _ start: @escaping @Sendable (RaftHost, Answer<Value>) -> Void
+    ) async -> Value {
         await withCheckedContinuation { continuation in
-            gate.post(on: loop) { [host] in
-                continuation.resume(returning: host.status(of: group))
-            } otherwise: {
-                continuation.resume(returning: nil)
-            }
+            let answer = Answer(continuation, unanswered: unanswered)
+            loop.post { [host] in start(host, answer) }
         }
     }
 
-    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it once.
+    // MARK: end
+
+    /// Hands leaderships over, makes everything durable and ends the node. Returns when it is done; call it or
+    /// ``kill()``, once. The data directory is free when the node is released.
     public func stop() {
-        gate.post(on: loop) { [host, loop, gate] in
-            host.stop(patience: .milliseconds(3000)) { gate.close(loop) }
-        } otherwise: {
+        loop.post { [host, loop] in
+            host.stop(patience: .milliseconds(3000)) { loop.stop() }
         }
+        pthread_join(thread, nil)
+    }
+
+    /// Ends the node without a farewell, much as a crash would; for tests. Instead of ``stop()``.
+    public func kill() {
+        loop.post { [loop] in loop.stop() }
         pthread_join(thread, nil)
     }
 }
 
-/// Lets work onto a lane for as long as the lane will run it.
-private final class Gate: @unchecked Sendable {
-    private var lock = pthread_mutex_t()
-    private var isOpen = true
+/// Whoever waits for a value from the lane. An answer that is dropped, because the node has ended, gives the value set
+/// aside for that.
+private final class Answer<Value: Sendable>: @unchecked Sendable {
+    private let continuation: CheckedContinuation<Value, Never>
+    private let unanswered: Value
+    // on the lane, or where the last reference dies
+    private var isGiven = false
 
-    init() { pthread_mutex_init(&lock, nil) }
-
-    deinit { pthread_mutex_destroy(&lock) }
-
-    func post(
-        on loop: EventLoop, _ work: @escaping @Sendable () -> Void, otherwise: () -> Void
-    ) {
-        pthread_mutex_lock(&lock)
-        let isOpen = self.isOpen
-        if isOpen { loop.post(work) }
-        pthread_mutex_unlock(&lock)
-        if !isOpen { otherwise() }
+    init(_ continuation: CheckedContinuation<Value, Never>, unanswered: Value) {
+        self.continuation = continuation
+        self.unanswered = unanswered
     }
 
-    /// Closes the gate and ends the loop behind everything that was let through.
-    func close(_ loop: EventLoop) {
-        pthread_mutex_lock(&lock)
-        isOpen = false
-        loop.post { loop.stop() }
-        pthread_mutex_unlock(&lock)
+    deinit { if !isGiven { continuation.resume(returning: unanswered) } }
+
+    func give(_ value: Value) {
+        isGiven = true
+        continuation.resume(returning: value)
     }
 }
 

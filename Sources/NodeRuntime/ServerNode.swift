@@ -67,6 +67,7 @@ public struct NodeConfiguration: Sendable {
 public final class ServerNode: @unchecked Sendable {
     private let configuration: NodeConfiguration
     private let loop: EventLoop
+    private let workers: [ThreadWorker]
     private let network: any Network
     private let host: RaftHost
     private let server: ShardServer
@@ -96,15 +97,13 @@ public final class ServerNode: @unchecked Sendable {
         var generator = SystemRandomNumberGenerator()
         let opened = try OpenedDirectory(configuration, incarnation: generator.next() | 1, logger)
         data = opened.data
-        let workers = RaftHost.Workers(
-            log: loop.makeWorker(name: "log"), reader: loop.makeWorker(name: "reader"),
-            apply: loop.makeWorker(name: "apply"))
+        workers = ["log", "reader", "apply"].map(loop.makeWorker)
         var hostSettings = configuration.host
         hostSettings.seed = generator.next()
         host = RaftHost(
             settings: hostSettings, identity: data.node.identity, nonce: generator.next(), lane: loop,
-            network: network, workers: workers, disk: data.logDisk, log: data.log, recovered: data.recovered,
-            logger: logger)
+            network: network, workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]),
+            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw NodeError(
                 "the node's own record in the log is damaged (\(damage)); start it with an empty --data-dir and let it "
@@ -130,7 +129,12 @@ public final class ServerNode: @unchecked Sendable {
         let info = NodeInfo(host: host, server: server, configuration: configuration, clock: loop.clock)
         redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
         connect()
-        try listen()
+        do throws(NodeError) {
+            try listen()
+        } catch {
+            end()
+            throw error
+        }
     }
 
     private func connect() {
@@ -183,8 +187,20 @@ public final class ServerNode: @unchecked Sendable {
             ])
     }
 
-    /// Serves until the node is stopped; on the thread that made it.
-    public func run() { loop.run() }
+    /// Serves until the node is stopped; on the thread that made it. Once the node is released after this returns,
+    /// its data directory is free.
+    public func run() {
+        loop.run()
+        end()
+    }
+
+    /// Nobody who waits for the workers, the host or the router keeps them alive any longer.
+    private func end() {
+        for worker in workers { worker.finish() }
+        router.close()
+        remote.close()
+        host.dismiss()
+    }
 
     /// Calls `handler` on the lane when one of `signals` comes.
     public func onSignals(_ signals: [Int32], _ handler: @escaping (Int32) -> Void) { loop.onSignals(signals, handler) }
@@ -206,7 +222,8 @@ public final class ServerNode: @unchecked Sendable {
     /// Runs `work` on the lane. Any thread.
     public func onLane(_ work: @escaping @Sendable () -> Void) { loop.post(work) }
 
-    /// Ends ``run()`` as a crash would: nothing is handed over, flushed or closed in order. Any thread.
+    /// Ends ``run()`` without a farewell, much as a crash would: nothing is handed over, and the log is not closed in
+    /// order. Any thread.
     public func kill() {
         loop.post { [self] in loop.stop() }
     }

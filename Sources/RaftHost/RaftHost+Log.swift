@@ -197,16 +197,27 @@ extension RaftHost {
 
     /// Answers everybody who waits: nothing will come of it any more here. A proposal may still be applied elsewhere.
     private func abandon() {
-        for replica in replicas {
-            for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
-            for proposal in replica.proposing { deferred.append { proposal.completion(.refused(.stopping)) } }
-            replica.proposing.removeAll()
-            replica.proposedBytes = 0
-            failReads(of: replica, .refused(.stopping))
-        }
         let waiting = deferred
-        deferred.removeAll()
-        for completion in waiting { completion() }
+        deferred = []
+        for work in waiting { work() }
+        for replica in replicas { replica.dismiss() }
+    }
+}
+
+extension RaftHost {
+    /// After the lane and the workers have ended: answers everybody who still waits, and lets go of replicas and
+    /// connections, so that the data directory is free once the host is released. No other call may follow.
+    public func dismiss() {
+        let left = replicas
+        let waiting = deferred
+        (replicas, byGroup, replicasByNode) = ([], [:], [:])
+        (links, linkByNode) = ([], [:])
+        (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
+        (batch, batchUnderWay, stopping) = (LogBatch(), nil, nil)
+        for work in waiting { work() }
+        for replica in left { replica.dismiss() }
+        // whoever was answered may have asked for more
+        deferred = []
     }
 }
 

@@ -287,16 +287,6 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    /// Answers all reads that the core has nothing to say about any more, or will never say.
-    func failReads(of replica: Replica, _ outcome: ReadOutcome) {
-        var completions = replica.reading
-        replica.reading.removeAll()
-        for waiting in replica.awaitingApply { completions += waiting.completions }
-        replica.awaitingApply.removeAll()
-        for round in replica.readRounds.removeAll() { completions += round.completions }
-        finish(completions, of: replica, outcome)
-    }
-
     // MARK: liveness
 
     func stepLiveness(_ event: NodeLiveness.Event) {

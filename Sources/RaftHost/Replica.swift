@@ -145,6 +145,17 @@ final class Replica {
     var group: String { record.group }
     var id: PeerID { record.peer }
 
+    /// Answers everybody who waits: what was accepted may be executed by others, the rest is not.
+    func dismiss() {
+        let accepted = proposed.removeAll()
+        let refused = proposing
+        let rounds = readRounds.removeAll().map(\.completions) + awaitingApply.map(\.completions) + [reading]
+        (proposing, awaitingApply, reading) = ([], [], [])
+        for proposal in accepted { proposal.completion(.unknown) }
+        for proposal in refused { proposal.completion(.refused(.stopping)) }
+        for completion in rounds.joined() { completion(.refused(.stopping)) }
+    }
+
     func status() -> ReplicaStatus {
         let state =
             if problem != nil {

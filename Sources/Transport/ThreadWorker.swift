@@ -8,6 +8,7 @@ internal import Glibc
 public final class ThreadWorker: Worker, @unchecked Sendable {
     private let queue: JobQueue
     private let thread: pthread_t
+    private var hasEnded = false
 
     init(name: String, mailbox: Mailbox) {
         let queue = JobQueue(name: name, mailbox: mailbox)
@@ -25,6 +26,7 @@ public final class ThreadWorker: Worker, @unchecked Sendable {
 
     /// Waits until every submitted job has run.
     deinit {
+        guard !hasEnded else { return }
         queue.finish()
         // The last reference may die inside a job of this very worker.
         if pthread_equal(thread, pthread_self()) != 0 {
@@ -32,6 +34,14 @@ public final class ThreadWorker: Worker, @unchecked Sendable {
         } else {
             pthread_join(thread, nil)
         }
+    }
+
+    /// Returns when every submitted job has run and the thread has ended. The owner's last call, from outside the jobs.
+    public func finish() {
+        guard !hasEnded else { return }
+        hasEnded = true
+        queue.finish()
+        pthread_join(thread, nil)
     }
 
     /// Runs `job` on the worker's thread after all earlier ones, then `completion` on the lane. Any thread.

@@ -1,0 +1,110 @@
+import FlotillaTestSupport
+import RaftCore
+import ShardClient
+import ShardMap
+import Testing
+
+extension Clusters {
+    @Suite("A log that was hurt") struct DamageTests {
+        /// A value that is found again in a file of the log.
+        private static let marker = "a value that nobody else would write"
+        /// One on each of two groups.
+        private static let keys = [Bytes("!k"), Bytes("~k")]
+
+        /// The file and the offset at which the marker stands in a log.
+        private static func findMarker(in segments: [String]) throws -> (file: String, offset: Int)? {
+            let bytes = Array(marker.utf8)
+            for file in segments {
+                let content = try Files.read(file)
+                let place = content.withUnsafeBufferPointer { content in
+                    (0..<max(0, content.count - bytes.count)).first { offset in
+                        content[offset] == bytes[0] && content[offset..<offset + bytes.count].elementsEqual(bytes)
+                    }
+                }
+                if let place { return (file, place) }
+            }
+            return nil
+        }
+
+        @Test func aFlippedBitCostsItsGroupAndNothingElse() async throws {
+            let cluster = try await ProcessCluster(nodes: 3, groups: 2, replicas: 3)
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            for key in Self.keys { try await client.put(key, Bytes("before")) }
+            try await client.put(Self.keys[0], Bytes(Self.marker))
+            // what stands behind it proves that it was whole once
+            for key in Self.keys { for value in 0..<5 { try await client.put(key, Bytes("\(value)")) } }
+            let map = try await client.clusterMap()
+            let group = try #require(map.shard(owning: Self.keys[0])?.group)
+            let other = try #require(map.shard(owning: Self.keys[1])?.group)
+            let victim = 1
+            try await Task.sleep(for: .milliseconds(500))
+            try await cluster.kill(victim)
+
+            let found = try #require(try Self.findMarker(in: cluster.segments(of: victim)))
+            try Files.overwrite(found.file, at: found.offset, with: [UInt8(ascii: "a") ^ 0x10])
+            try cluster.start(victim)
+            try await cluster.probe.wait(for: "the victim serves again") {
+                await cluster.probe.status(of: cluster.addresses[victim])?.state == "serving"
+            }
+
+            let name = try #require(found.file.split(separator: "/").last)
+            let log = try cluster.log(of: victim)
+            let line = try #require(
+                log.split(separator: "\n").first { $0.contains("replica is damaged and does not serve") }, "\(log)")
+            #expect(line.contains("group=\(group)") && line.contains(name) && line.contains("offset"), "\(line)")
+
+            try await cluster.probe.waitUntilLed()
+            let status = try #require(await cluster.probe.status(of: cluster.addresses[victim]))
+            let damaged = try #require(status.replica(of: group))
+            #expect(damaged.state == "damaged" && damaged.problem?.contains(name) == true)
+            for whole in [other, ClusterMap.controllerGroup] {
+                #expect(["leader", "follower"].contains(status.replica(of: whole)?.state))
+            }
+
+            // the other members serve the group, whoever is asked
+            let through = try Client(seeds: [cluster.addresses[victim]])
+            defer { through.close() }
+            for key in Self.keys {
+                #expect(try await through.get(key) == Bytes("4"))
+                try await through.put(key, Bytes("after"))
+                #expect(try await client.get(key) == Bytes("after"))
+            }
+        }
+
+        @Test func aTornLastRecordIsCut() async throws {
+            let cluster = try await ProcessCluster(nodes: 3, groups: 1, replicas: 3)
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            for value in 0..<5 { try await client.put(Self.keys[0], Bytes("\(value)")) }
+            let victim = 2
+            try await cluster.kill(victim)
+
+            // the last batch of the log loses its second half
+            let file = try #require(try cluster.segments(of: victim).last)
+            let content = try Files.read(file)
+            let magic = Array("FLOTBTCH".utf8)
+            let batch = try #require(
+                stride(from: content.count / 8 * 8 - 8, through: 0, by: -8).first {
+                    content[$0] == magic[0] && content[$0..<$0 + 8].elementsEqual(magic)
+                })
+            let end = try #require(content.lastIndex { $0 != 0 }) + 1
+            let middle = batch + (end - batch) / 2
+            try Files.overwrite(file, at: middle, with: [UInt8](repeating: 0, count: end - middle))
+
+            try cluster.start(victim)
+            try await cluster.probe.wait(for: "the victim has caught up") {
+                let replicas = await cluster.probe.statuses().compactMap { $0.replica(of: "g1") }
+                guard replicas.count == 3, let newest = replicas.map(\.commitIndex).max() else { return false }
+                return replicas.allSatisfy { $0.appliedIndex >= newest }
+            }
+            let name = try #require(file.split(separator: "/").last)
+            let lines = try cluster.log(of: victim).split(separator: "\n")
+            #expect(
+                lines.contains {
+                    $0.contains("event=tail-cut") && $0.contains(name) && $0.contains("offset=\(batch)")
+                }, "\(lines)")
+            #expect(try await client.get(Self.keys[0]) == Bytes("4"))
+        }
+    }
+}

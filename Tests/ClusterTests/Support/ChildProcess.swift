@@ -1,0 +1,119 @@
+import Glibc
+import Synchronization
+
+/// A process that a test starts; killed, by its own number, when this object goes.
+final class ChildProcess: Sendable {
+    let pid: pid_t
+    private let ended = Mutex<Int32?>(nil)
+
+    /// Starts `executable`; what it prints is appended to the file `output`.
+    init(_ executable: String, _ arguments: [String], output: String) throws {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND, 0o644)
+        posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        // the threads of Swift's tasks block most signals, and a child inherits that
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        sigaddset(&signals, SIGPIPE)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+        var words = ([executable] + arguments).map { strdup($0) } + [nil]
+        defer { for word in words { free(word) } }
+        var pid = pid_t()
+        let result = posix_spawn(&pid, executable, &actions, &attributes, &words, environ)
+        guard result == 0 else { throw Failed("\(executable) cannot be started (errno \(result))") }
+        self.pid = pid
+    }
+
+    deinit {
+        guard ended.withLock({ $0 }) == nil else { return }
+        Glibc.kill(pid, SIGKILL)
+        waitpid(pid, nil, 0)
+    }
+
+    /// Sends a signal, unless the process has ended.
+    func signal(_ number: Int32) {
+        ended.withLock { ended in
+            // until it is waited for, the number is nobody else's
+            if ended == nil { Glibc.kill(pid, number) }
+        }
+    }
+
+    /// The exit status once the process has ended, or minus the signal that ended it; nil if it still runs.
+    var exitStatus: Int32? {
+        ended.withLock { ended in
+            var status: Int32 = 0
+            if ended == nil, waitpid(pid, &status, WNOHANG) == pid {
+                ended = status & 0x7f == 0 ? status >> 8 & 0xff : -(status & 0x7f)
+            }
+            return ended
+        }
+    }
+
+    /// Waits for the end; one that takes longer than `timeout` fails the test.
+    func waitForExit(timeout: Duration = .seconds(60)) async throws -> Int32 {
+        let end = ContinuousClock.now + timeout
+        while ContinuousClock.now < end {
+            if let exitStatus { return exitStatus }
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        throw Failed("process \(pid) still runs after \(timeout)")
+    }
+}
+
+/// Why a test cannot go on.
+struct Failed: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// Files, without much ado.
+enum Files {
+    static func read(_ path: String) throws -> [UInt8] {
+        guard let file = fopen(path, "r") else { throw Failed("\(path) cannot be read (errno \(errno))") }
+        defer { fclose(file) }
+        var content: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        while case let count = fread(&buffer, 1, buffer.count, file), count > 0 { content += buffer[0..<count] }
+        return content
+    }
+
+    static func text(_ path: String) throws -> String { String(decoding: try read(path), as: UTF8.self) }
+
+    static func write(_ content: [UInt8], to path: String) throws {
+        guard let file = fopen(path, "w") else { throw Failed("\(path) cannot be written (errno \(errno))") }
+        defer { fclose(file) }
+        let count = fwrite(content, 1, content.count, file)
+        guard count == content.count else { throw Failed("\(path) cannot be written (errno \(errno))") }
+    }
+
+    /// Replaces bytes in the middle of a file.
+    static func overwrite(_ path: String, at offset: Int, with bytes: [UInt8]) throws {
+        let descriptor = open(path, O_WRONLY)
+        guard descriptor >= 0 else { throw Failed("\(path) cannot be opened (errno \(errno))") }
+        defer { close(descriptor) }
+        guard pwrite(descriptor, bytes, bytes.count, off_t(offset)) == bytes.count else {
+            throw Failed("\(path) cannot be written (errno \(errno))")
+        }
+    }
+
+    static func list(_ directory: String) throws -> [String] {
+        guard let stream = opendir(directory) else { throw Failed("\(directory) cannot be listed (errno \(errno))") }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if !name.hasPrefix(".") { names.append(name) }
+        }
+        return names.sorted()
+    }
+}

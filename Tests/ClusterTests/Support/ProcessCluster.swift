@@ -1,0 +1,77 @@
+import FlotillaTestSupport
+import Glibc
+import RaftCore
+import ShardClient
+import Synchronization
+
+/// A cluster of `raftd` processes. Like ``TestCluster``, with SIGKILL for a crash; everything goes with this object.
+final class ProcessCluster: Sendable {
+    let addresses: [NodeAddress]
+    let probe: ClusterProbe
+    private let directory = TemporaryDirectory()
+    private let processes: Mutex<[ChildProcess?]>
+
+    /// Starts the nodes, forms the cluster, and returns when every group is led.
+    init(nodes: Int = 3, groups: Int = 4, replicas: Int = 3) async throws {
+        addresses = LoopbackPorts.take(nodes)
+        probe = try ClusterProbe(nodes: addresses)
+        processes = Mutex([ChildProcess?](repeating: nil, count: nodes))
+        for node in 0..<nodes { try start(node) }
+        try await probe.form(groups: groups, replicas: replicas)
+    }
+
+    deinit { probe.close() }
+
+    /// Starts a node that does not run; it may not listen yet.
+    func start(_ node: Int, _ flags: [String] = []) throws {
+        let arguments = [
+            "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
+            "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
+        ]
+        let process = try ChildProcess(Tools.raftd, arguments + flags, output: logFile(node))
+        processes.withLock { $0[node] = process }
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    func kill(_ nodes: Int...) async throws {
+        for node in nodes { process(node)?.signal(SIGKILL) }
+        for node in nodes { try await ended(node, -SIGKILL) }
+    }
+
+    /// SIGTERM; returns the time until the process has ended with status 0.
+    func terminate(_ node: Int) async throws -> Duration {
+        let start = ContinuousClock.now
+        process(node)?.signal(SIGTERM)
+        try await ended(node, 0)
+        return start.duration(to: .now)
+    }
+
+    private func ended(_ node: Int, _ expected: Int32) async throws {
+        guard let process = process(node) else { return }
+        let status = try await process.waitForExit()
+        processes.withLock { $0[node] = nil }
+        guard status == expected else { throw Failed("node \(node) ended with \(status):\n\(try log(of: node))") }
+    }
+
+    private func process(_ node: Int) -> ChildProcess? { processes.withLock { $0[node] } }
+
+    /// Whether the node's process is there.
+    func runs(_ node: Int) -> Bool { process(node).map { $0.exitStatus == nil } ?? false }
+
+    func dataDirectory(_ node: Int) -> String { "\(directory.path)/node\(node)" }
+
+    private func logFile(_ node: Int) -> String { "\(directory.path)/node\(node).log" }
+
+    /// Everything the node has printed, over all its runs.
+    func log(of node: Int) throws -> String { try Files.text(logFile(node)) }
+
+    /// Its segments, in order.
+    func segments(of node: Int) throws -> [String] {
+        let log = dataDirectory(node) + "/log"
+        return try Files.list(log).filter { $0.hasSuffix(".log") }.map { "\(log)/\($0)" }
+    }
+
+    func makeClient(_ settings: Client.Settings = Client.Settings()) throws -> Client {
+        try Client(seeds: addresses, settings: settings)
+    }
+}
