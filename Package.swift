@@ -46,12 +46,16 @@ let package = Package(
         // 4: the service and its faces
         module(
             "ShardServer",
-            ["RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "WireMessages", "CMessages", "CProtobufC"]),
+            [
+                "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient",
+                "WireMessages", "CMessages", "CProtobufC",
+            ]),
         module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
         module(
             "FlotillaTestSupport",
             [
-                "RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "WireMessages", "CMessages",
+                "RaftCore", "RaftHost", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "WireMessages",
+                "CMessages",
                 "CProtobufC",
             ]),
         // 5: one running node
@@ -67,7 +71,10 @@ let package = Package(
         .executableTarget(
             name: "raftd", dependencies: ["RaftCore", "RaftHost", "NodeRuntime"], swiftSettings: strict),
         .executableTarget(
-            name: "raftctl", dependencies: ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
+            name: "raftctl",
+            dependencies: [
+                "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
+            ],
             swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),

@@ -43,7 +43,8 @@ final class Counter: StateMachine, @unchecked Sendable {
                 do throws(EmbeddedError) {
                     let reply =
                         line.isEmpty
-                        ? try await node.read(Bytes(), from: "counter") : try await node.start(Bytes(line), on: "counter")
+                        ? try await node.read(Bytes(), from: "counter")
+                        : try await node.start(Bytes(line), on: "counter")
                     print(reply.text)
                 } catch {
                     print("error: \(error)")

@@ -132,11 +132,13 @@ public final class EmbeddedNode: @unchecked Sendable {
                 for worker in workers { worker.finish() }
                 host.dismiss()
             })
-        let status = pthread_create(&thread, nil, { argument in
-            guard let argument else { return nil }
-            Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue().run()
-            return nil
-        }, body.toOpaque())
+        let status = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                Unmanaged<ThreadBody>.fromOpaque(argument).takeRetainedValue().run()
+                return nil
+            }, body.toOpaque())
         precondition(status == 0, "no thread can be created")
     }
 

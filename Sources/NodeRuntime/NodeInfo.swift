@@ -26,7 +26,8 @@ final class NodeInfo {
             (
                 "Server",
                 [
-                    ("redis_version", "7.0.0"), ("flotilla_version", configuration.version), ("redis_mode", "standalone"),
+                    ("redis_version", "7.0.0"), ("flotilla_version", configuration.version),
+                    ("redis_mode", "standalone"),
                     ("process_id", "\(getpid())"), ("tcp_port", "\(configuration.listen.port)"),
                     ("uptime_in_seconds", "\(uptime)"),
                 ]

@@ -85,7 +85,8 @@ public final class ServerNode: @unchecked Sendable {
     ///
     /// - Parameter wrap: puts something between the node and its sockets; tests cut connections there.
     public init(
-        _ configuration: NodeConfiguration, logger: Logger, wrap: (any Network, EventLoop) -> any Network = { network, _ in network }
+        _ configuration: NodeConfiguration, logger: Logger,
+        wrap: (any Network, EventLoop) -> any Network = { network, _ in network }
     ) throws(NodeError) {
         self.configuration = configuration
         self.logger = logger
@@ -173,7 +174,8 @@ public final class ServerNode: @unchecked Sendable {
         do throws(TransportError) {
             try network.listen(on: configuration.listen) { _ in
                 ProtocolSniffer(choices: [
-                    (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }), (isRedis, { redis.makeHandler() }),
+                    (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
+                    (isRedis, { redis.makeHandler() }),
                 ])
             }
         } catch {

@@ -134,9 +134,10 @@ extension Raft {
         let previous = reply.ticket.previous
         let isCurrent = peer.state == .probe ? previous == peer.next.previous : previous >= peer.match
         guard isCurrent else { return }
-        // it denies what it acknowledged; the retry timer asks again, in no hurry
-        guard peer.state == .replicate || previous > peer.match else {
-            return effects.refusal = .unexpectedReply
+        if previous <= peer.match, peer.state == .probe {
+            // it denies what it acknowledged: a part of its log that was durable is lost. Nothing is less committed for
+            // that, and it gets everything again
+            peer.match = min(peer.match, reply.lastIndex ?? .zero, previous.previous)
         }
         peer.becomeProbe(now: around.now)
         peer.isSearching = true

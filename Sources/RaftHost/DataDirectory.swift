@@ -18,7 +18,8 @@ public struct DataDirectory {
 
     /// Opens `path`, which is created if missing, for the node at `address`.
     public init(
-        path: String, address: NodeAddress, freshIncarnation: UInt64, log settings: WriteAheadLog.Settings, logger: Logger
+        path: String, address: NodeAddress, freshIncarnation: UInt64, log settings: WriteAheadLog.Settings,
+        logger: Logger
     ) throws(DirectoryError) {
         do throws(DiskError) {
             disk = try PosixDisk(directory: path, lockName: "LOCK")

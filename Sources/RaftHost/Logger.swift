@@ -45,7 +45,9 @@ public struct Logger: Sendable {
     public static let silent = Logger(level: .error) { _ in }
 
     /// Prints a line if `level` is enabled. Values with spaces are quoted.
-    public func log(_ level: LogLevel, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [(String, String)] = []) {
+    public func log(
+        _ level: LogLevel, _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [(String, String)] = []
+    ) {
         guard level >= self.level else { return }
         var line = level.name + " " + message()
         for (name, value) in fields() {

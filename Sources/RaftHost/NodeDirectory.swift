@@ -42,7 +42,8 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
         case .log(let error): error.description
         case .damaged(let path, let reason):
             "\(path) is damaged (\(reason)); start the node with an empty --data-dir and let it join anew"
-        case .newerFormat(let path, let found): "\(path) has format \(found), newer than this version reads; upgrade raftd"
+        case .newerFormat(let path, let found):
+            "\(path) has format \(found), newer than this version reads; upgrade raftd"
         case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another data directory"
         case .otherAddress(let path, let recorded, let asked):
             "\(path) belongs to the node \(recorded), not \(asked); "
@@ -153,7 +154,9 @@ public final class NodeDirectory {
         let length = Int(number(at: 8))
         guard content.count == 16 + length else { throw .damaged(path: path, reason: "its length is wrong") }
         let body = Bytes(Array(content[16...]))
-        guard CRC32C.checksum(body) == number(at: 12) else { throw .damaged(path: path, reason: "its checksum is wrong") }
+        guard CRC32C.checksum(body) == number(at: 12) else {
+            throw .damaged(path: path, reason: "its checksum is wrong")
+        }
         let arena = Arena()
         return try arena.scope { (arena) throws(DirectoryError) -> NodeIdentity in
             guard let message = arena.unpack(flotilla__identity_file__init, body)?.pointee,

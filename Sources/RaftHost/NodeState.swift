@@ -38,10 +38,12 @@ struct NodeState: Equatable {
                 guard let peer = message.peers[position]?.pointee else { return nil }
                 state.peers.append(
                     PeerRun(
-                        nodeID: peer.node_id, incarnation: peer.incarnation, runNumber: peer.run_number, nonce: peer.nonce))
+                        nodeID: peer.node_id, incarnation: peer.incarnation, runNumber: peer.run_number,
+                        nonce: peer.nonce))
             }
             for position in 0..<message.n_replicas {
-                guard let record = message.replicas[position]?.pointee, let peer = PeerID(String(field: record.peer)) else {
+                guard let record = message.replicas[position]?.pointee, let peer = PeerID(String(field: record.peer))
+                else {
                     return nil
                 }
                 let birth = (0..<record.n_birth_peers).compactMap { PeerID(String(field: record.birth_peers[$0])) }

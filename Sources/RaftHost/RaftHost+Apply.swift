@@ -83,7 +83,8 @@ extension RaftHost {
         var entries = order.entries
         if entries.isEmpty {
             do throws(StorageError) {
-                let read = try log.entries(of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
+                let read = try log.entries(
+                    of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
                 entries = read.map { CommittedEntry(position: $0.position, kind: $0.kind, payload: $0.payload) }
             } catch {
                 return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)

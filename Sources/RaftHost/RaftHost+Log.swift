@@ -126,7 +126,8 @@ extension RaftHost {
             if isFull != hasLittleRoom {
                 logger.log(
                     isFull ? .error : .info,
-                    isFull ? "too little room on the disk: writes are refused, reads go on" : "writes are accepted again",
+                    isFull
+                        ? "too little room on the disk: writes are refused, reads go on" : "writes are accepted again",
                     [("path", disk.path), ("free_bytes", "\(bytes)")])
                 hasLittleRoom = isFull
             }

@@ -54,10 +54,12 @@ extension RaftHost {
             wire.arena.scope { arena in
                 let body = wire.voteRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
                 link.data.call(
-                    service: RaftHost.raftService, method: request.isPreVote ? "pre_vote" : "request_vote", message: body,
+                    service: RaftHost.raftService, method: request.isPreVote ? "pre_vote" : "request_vote",
+                    message: body,
                     attachment: [], deadline: now + settings.raft.electionTimeout
                 ) { [self] result in
-                    guard case .reply(let reply) = result, let answer = wire.decodeVoteReply(reply.body, to: request) else {
+                    guard case .reply(let reply) = result, let answer = wire.decodeVoteReply(reply.body, to: request)
+                    else {
                         return
                     }
                     receive(.received(.voteReply(answer), from: peer), replica)
@@ -65,12 +67,15 @@ extension RaftHost {
             }
         case .timeoutNow(let request):
             wire.arena.scope { arena in
-                let body = wire.timeoutNowRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
+                let body = wire.timeoutNowRequest(
+                    request, group: replica.group, from: replica.id, to: peer, arena: arena)
                 link.data.call(
                     service: RaftHost.raftService, method: "timeout_now", message: body, attachment: [],
                     deadline: now + settings.raft.electionTimeout
                 ) { [self] result in
-                    guard case .reply(let reply) = result, let answer = wire.decodeTimeoutNowReply(reply.body) else { return }
+                    guard case .reply(let reply) = result, let answer = wire.decodeTimeoutNowReply(reply.body) else {
+                        return
+                    }
                     receive(.received(.timeoutNowReply(answer), from: peer), replica)
                 }
             }

@@ -103,7 +103,9 @@ extension RaftHost {
                     runNumber: message.run_number, sequence: message.sequence, asks: message.asks != 0), from
             )
         }
-        guard let (message, from) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
+        guard let (message, from) = parsed else {
+            return request.responder.fail(RpcCode.badRequest, "malformed request")
+        }
         guard let peer = request.connection.context as? KnownPeer, peer.isPresent, peer.address == from else {
             return request.responder.fail(1, "say hello first (flotilla.NodeService)")
         }
@@ -133,7 +135,8 @@ extension RaftHost {
     /// Refuses another cluster, another incarnation than the recorded one, and an older run or a second process of the
     /// present one: an old copy of a directory cannot take part. What is accepted is durable before it is answered.
     private func hello(_ request: RpcRequest) {
-        let parsed = wire.arena.scope { arena -> (run: NodeState.PeerRun, cluster: UInt64, format: UInt32, from: NodeAddress)? in
+        let parsed = wire.arena.scope {
+            arena -> (run: NodeState.PeerRun, cluster: UInt64, format: UInt32, from: NodeAddress)? in
             guard let message = arena.unpack(flotilla__hello_request__init, request.body)?.pointee,
                 let address = NodeAddress(String(field: message.address))
             else { return nil }
@@ -177,8 +180,12 @@ extension RaftHost {
             return "its data directory is not the one recorded for node \(run.nodeID)"
         }
         guard let known = nodeState.peers.first(where: { $0.nodeID == run.nodeID }) else { return nil }
-        if known.incarnation != run.incarnation { return "its data directory is not the one known for node \(run.nodeID)" }
-        if run.runNumber < known.runNumber { return "run \(run.runNumber) is older than run \(known.runNumber), heard before" }
+        if known.incarnation != run.incarnation {
+            return "its data directory is not the one known for node \(run.nodeID)"
+        }
+        if run.runNumber < known.runNumber {
+            return "run \(run.runNumber) is older than run \(known.runNumber), heard before"
+        }
         if run.runNumber == known.runNumber, run.nonce != known.nonce {
             return "another process already used run \(run.runNumber): a copied data directory"
         }

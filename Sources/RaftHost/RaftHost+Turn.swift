@@ -207,7 +207,8 @@ extension RaftHost {
         if let from = change.truncateFrom {
             replica.tail.truncate(from: from)
             logger.log(
-                .info, "log cut", [("group", replica.group), ("index", from.description), ("term", change.term.description)])
+                .info, "log cut",
+                [("group", replica.group), ("index", from.description), ("term", change.term.description)])
         }
         switch change.source {
         case .message(let offset):

@@ -201,12 +201,15 @@ public final class RaftHost: @unchecked Sendable {
                 ReplicaStatus(
                     group: record.group, peer: record.peer, state: "damaged", term: state.hardState.term, leader: nil,
                     commitIndex: .zero, appliedIndex: applied, lastIndex: state.lastIndex,
-                    durableIndex: state.lastIndex, configuration: state.configurations.last?.configuration ?? record.birth,
+                    durableIndex: state.lastIndex,
+                    configuration: state.configurations.last?.configuration ?? record.birth,
                     problem: damage))
             return
         }
         var configurations = state.configurations
-        if !record.birth.isEmpty { configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0) }
+        if !record.birth.isEmpty {
+            configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0)
+        }
         let raft = Raft(
             id: record.peer, hardState: state.hardState, termRuns: state.termRuns, lastIndex: state.lastIndex,
             configurations: configurations, applied: applied, settings: settings.raft,
@@ -340,7 +343,9 @@ public final class RaftHost: @unchecked Sendable {
             Evaluation(
                 job: { result.value = body() },
                 completion: {
-                    guard let value = result.value else { preconditionFailure("an evaluation completed without running") }
+                    guard let value = result.value else {
+                        preconditionFailure("an evaluation completed without running")
+                    }
                     completion(value)
                 }))
         lane.requestTurn()

@@ -432,6 +432,7 @@ extension BootstrapRecord {
         else { return nil }
         self.init(
             clusterID: message.cluster_id, nodes: nodes, controllerPeers: peers, groups: Int(message.groups),
-            replicas: Int(message.replicas), boundaries: (0..<message.n_boundaries).map { Bytes(message.boundaries[$0]) })
+            replicas: Int(message.replicas),
+            boundaries: (0..<message.n_boundaries).map { Bytes(message.boundaries[$0]) })
     }
 }

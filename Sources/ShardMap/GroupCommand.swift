@@ -130,7 +130,8 @@ public struct BootstrapRecord: Equatable, Sendable {
         for (number, start) in starts.enumerated() {
             let end = number + 1 < starts.count ? starts[number + 1] : Bytes()
             let group = "g\(number * self.groups / starts.count + 1)"
-            shards.append(Shard(id: UInt64(number + 1), range: KeyRange(start: start, end: end), group: group, epoch: 1))
+            shards.append(
+                Shard(id: UInt64(number + 1), range: KeyRange(start: start, end: end), group: group, epoch: 1))
         }
         return ClusterMap(clusterID: clusterID, version: 1, nodes: nodes, groups: groups, shards: shards)
     }

@@ -166,7 +166,8 @@ extension ShardServer {
 
     private func recordBirth(of group: String) {
         guard driver.birthsProposed.insert(group).inserted else { return }
-        host.propose(ControllerCommand.groupBorn(group).encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+        host.propose(ControllerCommand.groupBorn(group).encoded(arena), to: ClusterMap.controllerGroup) {
+            [self] outcome in
             if case .applied = outcome { return }
             driver.birthsProposed.remove(group)
         }

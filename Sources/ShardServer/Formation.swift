@@ -59,7 +59,8 @@ extension ShardServer {
             return arena.pack(message)
         }
         strangerChannel(to: target).call(
-            service: Services.cluster, method: "announce", body: body, attachment: [], deadline: now + .milliseconds(2000)
+            service: Services.cluster, method: "announce", body: body, attachment: [],
+            deadline: now + .milliseconds(2000)
         ) { [self] result in
             guard case .reply(let reply) = result, directory.identity.clusterID == 0 else { return }
             let received = arena.scope { arena -> (UInt64, BootstrapRecord)? in
@@ -204,7 +205,8 @@ extension ShardServer {
             return "the controller \(controller) has not been heard of; start it and repeat init"
         }
         guard present.count >= parameters.nodes else {
-            return "only \(present.count) of \(parameters.nodes) nodes have been heard of; start the others and repeat init"
+            return
+                "only \(present.count) of \(parameters.nodes) nodes have been heard of; start the others and repeat init"
         }
         guard groups >= 1, groups <= 100_000 else { return "--groups must be 1 to 100000" }
         guard replicas >= 1, replicas <= present.count else {
@@ -216,7 +218,9 @@ extension ShardServer {
             return "the boundaries must ascend: \(left) is not below \(right)"
         }
         if boundaries.first?.isEmpty == true { return "a boundary must not be empty" }
-        guard boundaries.allSatisfy({ $0.count <= KeyLimits.keyBytes }) else { return "a boundary is longer than a key" }
+        guard boundaries.allSatisfy({ $0.count <= KeyLimits.keyBytes }) else {
+            return "a boundary is longer than a key"
+        }
         guard boundaries.isEmpty || boundaries.count >= groups - 1 else {
             return "\(groups) groups need at least \(groups - 1) boundaries, or none"
         }

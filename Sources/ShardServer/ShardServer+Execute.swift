@@ -66,7 +66,9 @@ extension ShardServer {
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
         host.read(request.group) { [self] outcome in
             switch outcome {
-            case .ready: evaluate(request, on: machine, at: groupClocks[request.group]?.time(at: lane.clock.now) ?? 0, completion)
+            case .ready:
+                evaluate(
+                    request, on: machine, at: groupClocks[request.group]?.time(at: lane.clock.now) ?? 0, completion)
             case .notLeader(let leader):
                 completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
             case .refused(let refusal): fail(refusal.namedError, completion)

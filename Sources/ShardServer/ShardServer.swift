@@ -188,7 +188,8 @@ public final class ShardServer {
             return arena.pack(message)
         }
         channel(to: seed).call(
-            service: Services.cluster, method: "get_map", body: body, attachment: [], deadline: now + .milliseconds(2000)
+            service: Services.cluster, method: "get_map", body: body, attachment: [],
+            deadline: now + .milliseconds(2000)
         ) { [self] result in
             isPollingMap = false
             guard case .reply(let reply) = result else { return }

@@ -29,7 +29,8 @@ struct Options: Sendable {
 
     /// Every flag, in the order of `--help`.
     static let flags: [Flag] = [
-        Flag(name: "listen", value: "HOST:PORT", help: "IPv4 address to accept connections on (default 127.0.0.1:8101)") {
+        Flag(name: "listen", value: "HOST:PORT", help: "IPv4 address to accept connections on (default 127.0.0.1:8101)")
+        {
             guard let address = NodeAddress(resolved($0)) else { return false }
             $1.listen = address
             return true
@@ -41,7 +42,9 @@ struct Options: Sendable {
             $1.advertise = NodeAddress(resolved($0))
             return $1.advertise != nil
         },
-        Flag(name: "data-dir", value: "DIR", help: "directory of identity, log and store; created if missing (required)") {
+        Flag(
+            name: "data-dir", value: "DIR", help: "directory of identity, log and store; created if missing (required)"
+        ) {
             $1.dataDirectory = $0
             return !$0.isEmpty
         },
@@ -59,7 +62,8 @@ struct Options: Sendable {
             $1.logLevel = level
             return true
         },
-        Flag(name: "engine", value: "NAME", help: "rocksdb, or memory: rebuilt from the log at start (default rocksdb)") {
+        Flag(name: "engine", value: "NAME", help: "rocksdb, or memory: rebuilt from the log at start (default rocksdb)")
+        {
             guard let engine = NodeConfiguration.Engine(rawValue: $0) else { return false }
             $1.engine = engine
             return true
@@ -68,7 +72,8 @@ struct Options: Sendable {
             number($0, 1...1024, &$1.segmentMegabytes)
         },
         Flag(
-            name: "reserve-mb", value: "MIB", help: "free disk space in MiB below which writes are refused (default 256)"
+            name: "reserve-mb", value: "MIB",
+            help: "free disk space in MiB below which writes are refused (default 256)"
         ) {
             number($0, 0...1 << 20, &$1.reserveMegabytes)
         },
@@ -82,7 +87,8 @@ struct Options: Sendable {
             number($0, 100...60_000, &$1.electionMilliseconds)
         },
         Flag(
-            name: "request-timeout-ms", value: "MS", help: "how long a Redis command may take, retries included (default 10000)"
+            name: "request-timeout-ms", value: "MS",
+            help: "how long a Redis command may take, retries included (default 10000)"
         ) {
             number($0, 100...600_000, &$1.requestMilliseconds)
         },

@@ -87,19 +87,24 @@ struct ReplicationTests {
         #expect(effects.appends(to: b).map(\.previous) == [.zero])
     }
 
-    @Test("a peer that denies what it acknowledged is asked again, but in no hurry")
-    func noHotLoop() {
+    @Test("a peer that denies what it acknowledged has lost it, and gets it again")
+    func denial() throws {
         var stage = Stage(terms: [1, 1, 1])
         stage.lead()
         stage.gainSupport(from: [b, c])
         stage.answer(stage.ticket(after: 3, count: 1), from: b)
+        #expect(stage.raft.progress(of: b)?.match == index(4))
         var ticket = stage.ticket(after: 4, count: 0)
         var sent = 0
-        while let next = stage.answer(ticket, from: b, success: false, hint: 0).appends(to: b).first, sent < 9 {
+        while let next = stage.answer(ticket, from: b, success: false, hint: 2).appends(to: b).first, sent < 9 {
             ticket = next
             sent += 1
+            if next.previous == index(2) { break }
         }
-        #expect(sent <= 1 && stage.raft.deadline != nil)
+        #expect(sent <= 2 && ticket.previous == index(2) && ticket.count == 2)
+        #expect(stage.raft.progress(of: b)?.match == index(2))
+        stage.answer(ticket, from: b)
+        #expect(stage.raft.progress(of: b)?.match == index(4))
     }
 
     @Test("an append twice changes nothing the second time")

@@ -109,7 +109,9 @@ final class ClientHistory {
                 if reads[number].isOver { violations.append("read \(number) was answered twice") }
                 reads[number].isOver = true
                 guard case .ready = outcome else { return }
-                host.evaluate { machine.appliedPosition.index } completion: { [self] index in
+                host.evaluate {
+                    machine.appliedPosition.index
+                } completion: { [self] index in
                     reads[number].answer = index
                     mix(UInt64(index.rawValue))
                     if index < least { violations.append("\(group): a read saw \(index), \(least) was known before") }

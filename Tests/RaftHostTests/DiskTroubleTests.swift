@@ -75,9 +75,10 @@ struct DiskTroubleTests {
         #expect(cluster.propose(command(2), on: successor)?.position != nil)
         #expect(cluster.read(on: successor)?.value == cluster.histories[0].lastIndex.description)
         leader.logDisk.isFull = false
-        #expect(cluster.run(limit: 5000) {
-            leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
-        })
+        #expect(
+            cluster.run(limit: 5000) {
+                leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+            })
         #expect(leader.failure == nil && cluster.allViolations == [])
     }
 
@@ -103,7 +104,9 @@ struct DiskTroubleTests {
                     RecordingMachine(
                         node: 1, history: AppliedHistory(group: "new"), store: MachineStore(), seed: 1,
                         flushesOneOf: .max)
-                } completion: { _ in isDone = true }
+                } completion: { _ in
+                    isDone = true
+                }
             }
             cluster.run(limit: 2000) { isDone }
             let outcome = cluster.propose(command(tag), on: node)
@@ -142,9 +145,10 @@ struct DiskTroubleTests {
         let successor = try #require(others.first { $0.leads(0) })
         #expect(cluster.propose(command(3), on: successor)?.position != nil)
         try leader.start()
-        #expect(cluster.run(limit: 10_000) {
-            leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
-        })
+        #expect(
+            cluster.run(limit: 10_000) {
+                leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+            })
         #expect(cluster.allViolations == [])
     }
 
@@ -181,9 +185,11 @@ struct DiskTroubleTests {
         for name in try disk.list() {
             guard let content = disk.contents(name), content.count > payload.count else { continue }
             let starts = content.indices.dropLast(payload.count)
-            guard let start = starts.first(where: { start in
-                content[start] == payload[0] && content[start..<start + payload.count].elementsEqual(payload)
-            }) else { continue }
+            guard
+                let start = starts.first(where: { start in
+                    content[start] == payload[0] && content[start..<start + payload.count].elementsEqual(payload)
+                })
+            else { continue }
             return disk.flipBit(name, offset: start + payload.count / 2)
         }
         Issue.record("the log does not hold the payload")

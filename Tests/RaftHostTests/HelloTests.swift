@@ -271,8 +271,11 @@ struct CreateTests {
         let host = node.host!
         node.lane.post {
             host.create(group: "bad", peer: node.peer, birth: Configuration(peers: [node.peer]), kind: "k") {
-                (number) throws(StateMachineError) in throw StateMachineError("no store \(number)")
-            } completion: { problem = $0 }
+                (number) throws(StateMachineError) in
+                throw StateMachineError("no store \(number)")
+            } completion: {
+                problem = $0
+            }
         }
         cluster.run(limit: 2000) { problem != nil }
         #expect(problem == "no store 2")

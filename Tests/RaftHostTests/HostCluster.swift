@@ -96,7 +96,11 @@ extension HostCluster {
         node.lane.post { [group = histories[position].group] in
             host.read(group) { outcome in
                 guard case .ready = outcome else { return result = .refused(outcome) }
-                host.evaluate { machine.read(Bytes()) } completion: { result = .value($0.text) }
+                host.evaluate {
+                    machine.read(Bytes())
+                } completion: {
+                    result = .value($0.text)
+                }
             }
         }
         run(limit: 10_000) { result != nil }

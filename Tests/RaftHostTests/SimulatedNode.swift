@@ -109,7 +109,9 @@ final class SimulatedNode {
             if let record = host.records.first(where: { $0.group == group }) {
                 host.open(record, stateMachine: machine)
             } else {
-                host.create(group: group, peer: peer, birth: birth, kind: "recording") { _ in machine } completion: {
+                host.create(group: group, peer: peer, birth: birth, kind: "recording") { _ in
+                    machine
+                } completion: {
                     [unowned self] problem in
                     if let problem { violations.append("node \(number) cannot create \(group): \(problem)") }
                 }

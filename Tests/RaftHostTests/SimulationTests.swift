@@ -66,7 +66,9 @@ struct SimulationTests {
         for position in 0..<cluster.groupCount { expectAgreement(cluster, clients, position, seed) }
         #expect(cluster.allViolations == [], "seed \(seed)")
         #expect(clients.judge() == [], "seed \(seed)")
-        print("SEED", seed, clients.acknowledged, clients.readsAnswered, cluster.histories.map(\.entries.count), troubles.counts, cluster.world.now, cluster.world.eventCount) // TEMP
+        print(
+            "SEED", seed, clients.acknowledged, clients.readsAnswered, cluster.histories.map(\.entries.count),
+            troubles.counts, cluster.world.now, cluster.world.eventCount)  // TEMP
         return Summary(
             worldDigest: cluster.world.digest, clientDigest: clients.digest, acknowledged: clients.acknowledged,
             reads: clients.readsAnswered, entries: cluster.histories.map(\.entries.count), faults: troubles.counts)

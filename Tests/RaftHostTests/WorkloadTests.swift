@@ -47,9 +47,10 @@ struct WorkloadTests {
             write(100, bytes: 500, from: 1 + round * 100, on: leader, cluster)
         }
         try late.start()
-        #expect(cluster.run(limit: 20_000) {
-            late.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
-        })
+        #expect(
+            cluster.run(limit: 20_000) {
+                late.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+            })
         #expect(cluster.histories[0].entries.count > 1000)
         #expect(cluster.allViolations == [])
     }
@@ -85,9 +86,10 @@ struct WorkloadTests {
             return
         }
         try late.start()
-        #expect(cluster.run(limit: 30_000) {
-            cluster.nodes.allSatisfy { $0.machines[0].appliedPosition.index == cluster.histories[0].lastIndex }
-        })
+        #expect(
+            cluster.run(limit: 30_000) {
+                cluster.nodes.allSatisfy { $0.machines[0].appliedPosition.index == cluster.histories[0].lastIndex }
+            })
         #expect(cluster.histories[0].entries.contains { $0.byteCount == 8 << 20 })
         #expect(cluster.leader(of: 0) === leader, "a large value does not cost the leadership")
         #expect(cluster.allViolations == [])
@@ -221,7 +223,9 @@ struct StopTests {
         #expect(leader.failure == nil)
     }
 
-    @Test("Traffic that goes on while it stops, and after, is no reason to fail", arguments: 31...40 as ClosedRange<UInt64>)
+    @Test(
+        "Traffic that goes on while it stops, and after, is no reason to fail",
+        arguments: 31...40 as ClosedRange<UInt64>)
     func traffic(seed: UInt64) throws {
         let cluster = try cluster(seed: seed)
         let leader = try #require(cluster.leader(of: 0))
