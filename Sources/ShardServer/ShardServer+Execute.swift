@@ -64,11 +64,13 @@ extension ShardServer {
             return fail(.badRequest, completion)
         }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
+        let patience = Int(min(request.deadlineMilliseconds ?? ShardServer.patienceMilliseconds, 1 << 32))
+        let deadline = lane.clock.now + .milliseconds(patience)
         host.read(request.group) { [self] outcome in
             switch outcome {
             case .ready:
-                evaluate(
-                    request, on: machine, at: groupClocks[request.group]?.time(at: lane.clock.now) ?? 0, completion)
+                let time = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
+                evaluate(request, on: machine, at: time, until: deadline, completion)
             case .notLeader(let leader):
                 completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
             case .refused(let refusal): fail(refusal.namedError, completion)
@@ -76,10 +78,15 @@ extension ShardServer {
         }
     }
 
+    /// For a request that names no deadline.
+    private static let patienceMilliseconds: UInt64 = 60_000
+
     private func evaluate(
-        _ request: ExecuteRequest, on machine: KeyValueStateMachine, at wallClock: Int64,
+        _ request: ExecuteRequest, on machine: KeyValueStateMachine, at wallClock: Int64, until deadline: Instant,
         _ completion: @escaping (Bytes) -> Void
     ) {
+        // nobody waits for it any more
+        guard lane.clock.now <= deadline else { return fail(.deadlineExceeded, completion) }
         host.evaluate { () -> Result<KeyValueStateMachine.ReadOutcome, StateMachineError> in
             do throws(StateMachineError) {
                 return .success(try machine.read(request, wallClock: wallClock))
@@ -94,7 +101,7 @@ extension ShardServer {
                 proposeTime(time, to: request.group) { [self] outcome in
                     if case .applied = outcome {
                         // at the moment that is committed: what falls due meanwhile is for the next read
-                        evaluate(request, on: machine, at: time, completion)
+                        evaluate(request, on: machine, at: time, until: deadline, completion)
                     } else if case .unknown = outcome {
                         fail(.notLeader, completion)
                     } else {
