@@ -111,17 +111,18 @@ struct DiskTroubleTests {
             #expect(cluster.read(on: node)?.value == cluster.histories[0].lastIndex.description, "reads go on")
         }
         disk.free = 1 << 40
-        _ = cluster.propose(command(9), on: node)
-        cluster.run(.milliseconds(1500))
-        _ = cluster.propose(command(10), on: node)
-        cluster.run(.milliseconds(1500))
-        #expect(cluster.propose(command(11), on: node)?.position != nil)
+        // whoever is refused makes the host look again, once a second
+        for tag in 9...11 as ClosedRange<UInt64> {
+            _ = cluster.propose(command(tag), on: node)
+            cluster.run(.milliseconds(1500))
+        }
+        #expect(cluster.propose(command(12), on: node)?.position != nil)
     }
 
     @Test("A sync that fails ends the node, once, and nothing is said that hangs on it") func failedSync() throws {
         let cluster = try cluster(seed: 3)
         let leader = try #require(cluster.leader(of: 0))
-        leader.logDisk.failsSyncs = true
+        leader.failSyncs(after: 0)
         var outcome: ProposalOutcome?
         leader.lane.post { leader.host.propose(command(1), to: "g0") { outcome = $0 } }
         cluster.run(limit: 5000) { leader.failure != nil }

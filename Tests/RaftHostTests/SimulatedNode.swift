@@ -39,6 +39,8 @@ final class SimulatedNode {
     private(set) var life = 0
     /// Why the host gave up, if it did.
     private(set) var failure: String?
+    /// Its log's syncs fail, or will.
+    private(set) var mayFail = false
     /// An orderly stop was asked for, and is done.
     private(set) var isStopping = false
     private(set) var hasStopped = false
@@ -66,6 +68,8 @@ final class SimulatedNode {
     /// Starts a process on the node's disks.
     func start(driftPartsPerMillion: Int64 = 0) throws {
         precondition(!isRunning)
+        logDisk.failsSyncs = false
+        mayFail = false
         let directory = try NodeDirectory(disk: directoryDisk, address: address, freshIncarnation: random.next())
         if directory.identity.clusterID == 0 {
             try directory.join(clusterID: plan.clusterID, nodeID: UInt64(number), bootstrap: nil)
@@ -119,7 +123,7 @@ final class SimulatedNode {
 
     private func gaveUp(_ reason: String) {
         if failure != nil { violations.append("node \(number) gave up twice") }
-        if !logDisk.failsSyncs { violations.append("node \(number) gave up on a sound disk: \(reason)") }
+        if !mayFail { violations.append("node \(number) gave up on a sound disk: \(reason)") }
         failure = reason
     }
 
@@ -134,6 +138,12 @@ final class SimulatedNode {
 
     /// From the next start on the host asks `disk` how much room there is.
     func useForFreeSpace(_ disk: any Disk) { freeSpaceDisk = disk }
+
+    /// Lets `count` more syncs of this life's log succeed, and no more: the host must give up.
+    func failSyncs(after count: Int) {
+        mayFail = true
+        logDisk.failSyncs(after: count)
+    }
 
     /// Stops in order; the process is gone some time after ``hasStopped``.
     func stop(patience: Interval = .milliseconds(2000)) {
