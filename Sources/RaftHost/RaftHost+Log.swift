@@ -98,9 +98,11 @@ extension RaftHost {
         }
     }
 
-    /// Looks at the free space at most once a second, and only while somebody proposes.
+    static let freeSpacePace = Interval.milliseconds(1000)
+
+    /// Looks at the free space at most once a second: when somebody proposes, and while there is too little.
     func checkFreeSpace() {
-        guard !isCheckingFreeSpace, freeSpaceChecked + .milliseconds(1000) < now else { return }
+        guard !isCheckingFreeSpace, freeSpaceChecked + RaftHost.freeSpacePace <= now else { return }
         isCheckingFreeSpace = true
         freeSpaceChecked = now
         let disk = self.disk
@@ -118,6 +120,7 @@ extension RaftHost {
                     [("path", disk.path), ("free_bytes", "\(bytes)")])
                 hasLittleRoom = isFull
             }
+            lane.requestTurn()
         }
     }
 

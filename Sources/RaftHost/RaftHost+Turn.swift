@@ -54,6 +54,7 @@ extension RaftHost {
             _ = link.liveness.expire(now: now)
         }
         guard stopping?.isClosing != true else { return }
+        if hasLittleRoom { checkFreeSpace() }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
@@ -112,7 +113,8 @@ extension RaftHost {
     private func nextDeadline() -> Instant? {
         guard stopping?.isClosing != true else { return nil }
         var earliest = heap.earliest ?? .distantFuture
-        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline] {
+        let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
+        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, nextLook] {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {

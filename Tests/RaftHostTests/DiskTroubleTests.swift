@@ -53,9 +53,7 @@ struct DiskTroubleTests {
         #expect(outcomes[2] == nil && outcomes[6]?.refusal == .diskFull)
         node.logDisk.isFull = false
         cluster.run(.milliseconds(1500))
-        _ = cluster.propose(command(7), on: node)
-        cluster.run(.milliseconds(1500))
-        #expect(cluster.propose(command(8), on: node)?.position != nil)
+        #expect(cluster.propose(command(7), on: node)?.position != nil)
         let tags = cluster.histories[0].entries.map(\.tag)
         for tag in 2...6 {
             #expect(tags.contains(UInt64(tag)) == (outcomes[tag]?.position != nil), "\(tag)")
@@ -111,12 +109,8 @@ struct DiskTroubleTests {
             #expect(cluster.read(on: node)?.value == cluster.histories[0].lastIndex.description, "reads go on")
         }
         disk.free = 1 << 40
-        // whoever is refused makes the host look again, once a second
-        for tag in 9...11 as ClosedRange<UInt64> {
-            _ = cluster.propose(command(tag), on: node)
-            cluster.run(.milliseconds(1500))
-        }
-        #expect(cluster.propose(command(12), on: node)?.position != nil)
+        cluster.run(.milliseconds(1500))
+        #expect(cluster.propose(command(9), on: node)?.position != nil, "nobody has to be refused first")
     }
 
     @Test("A sync that fails ends the node, once, and nothing is said that hangs on it") func failedSync() throws {
