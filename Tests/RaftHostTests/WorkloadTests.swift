@@ -221,7 +221,9 @@ struct StopTests {
         #expect(leader.failure == nil)
     }
 
-    @Test("Traffic that goes on while it stops, and after, is no reason to fail", arguments: 31...40 as ClosedRange<UInt64>)
+    @Test(
+        "Traffic that goes on while it stops, and after, is no reason to fail",
+        arguments: 31...40 as ClosedRange<UInt64>)
     func traffic(seed: UInt64) throws {
         let cluster = try cluster(seed: seed)
         let leader = try #require(cluster.leader(of: 0))
