@@ -46,8 +46,6 @@ final class SimulatedNode {
     private(set) var hasStopped = false
     /// What must not happen and did.
     private(set) var violations: [String] = []
-    /// The group's leadership as the host told it, by group.
-    private(set) var leadershipNews: [(group: String, isLeader: Bool)] = []
 
     init(number: Int, world: SimulatedWorld, plan: Plan, histories: [AppliedHistory], seed: UInt64) {
         self.number = number
@@ -94,7 +92,6 @@ final class SimulatedNode {
         hasStopped = false
         failure = nil
         host.onFatal = { [unowned self] in gaveUp($0) }
-        host.onLeadership = { [unowned self] in leadershipNews.append(($0, $1)) }
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         try lane.listen(on: address) { _ in rpc.makeHandler() }
