@@ -83,7 +83,11 @@ let package = Package(
         suite(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite(
-            "RaftHostTests", ["RaftCore", "RaftStorage", "Transport", "RaftHost", "WireMessages", "CMessages"]),
+            "RaftHostTests",
+            [
+                "RaftCore", "RaftStorage", "Transport", "RaftHost", "ShardMap", "ShardKV", "ShardClient", "ShardServer",
+                "WireMessages", "CMessages",
+            ]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",

@@ -108,11 +108,13 @@ extension RaftHost {
         }
     }
 
-    /// Looks at the free space at most once a second, and only while somebody proposes.
+    static let freeSpacePace = Interval.milliseconds(1000)
+
+    /// Looks at the free space at most once a second: when somebody proposes, and while there is too little.
     func checkFreeSpace() {
         // called between turns: the turn's time may be long ago
         let time = lane.clock.now
-        guard !isCheckingFreeSpace, freeSpaceChecked + .milliseconds(1000) < time else { return }
+        guard !isCheckingFreeSpace, freeSpaceChecked + RaftHost.freeSpacePace <= time else { return }
         isCheckingFreeSpace = true
         freeSpaceChecked = time
         let disk = self.disk
@@ -131,6 +133,7 @@ extension RaftHost {
                     [("path", disk.path), ("free_bytes", "\(bytes)")])
                 hasLittleRoom = isFull
             }
+            lane.requestTurn()
         }
     }
 

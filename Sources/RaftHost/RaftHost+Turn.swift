@@ -65,6 +65,7 @@ extension RaftHost {
             resetIfHung(link)
         }
         guard stopping?.isClosing != true else { return }
+        if hasLittleRoom { checkFreeSpace() }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
@@ -123,7 +124,8 @@ extension RaftHost {
     private func nextDeadline() -> Instant? {
         guard stopping?.isClosing != true else { return nil }
         var earliest = heap.earliest ?? .distantFuture
-        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry] {
+        let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
+        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, nextLook] {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {

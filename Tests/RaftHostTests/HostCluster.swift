@@ -74,6 +74,16 @@ final class HostCluster {
         }
     }
 
+    /// Who is what in the group at `position`, for messages of failed tests.
+    func summary(of position: Int) -> String {
+        nodes.map { node in
+            guard let status = node.status(position) else { return "\(node.number): nothing" }
+            return "\(node.number): \(status.state) in \(status.term), log to \(status.lastIndex), durable to "
+                + "\(status.durableIndex), committed \(status.commitIndex), applied \(status.appliedIndex)"
+                + (node.host.refusesWrites ? ", refuses writes" : "")
+        }.joined(separator: "; ")
+    }
+
     /// Everything that must not happen and did, so far.
     var allViolations: [String] { violations + histories.flatMap(\.violations) + nodes.flatMap(\.violations) }
 }

@@ -39,13 +39,13 @@ final class SimulatedNode {
     private(set) var life = 0
     /// Why the host gave up, if it did.
     private(set) var failure: String?
+    /// Its log's syncs fail, or will.
+    private(set) var mayFail = false
     /// An orderly stop was asked for, and is done.
     private(set) var isStopping = false
     private(set) var hasStopped = false
     /// What must not happen and did.
     private(set) var violations: [String] = []
-    /// The group's leadership as the host told it, by group.
-    private(set) var leadershipNews: [(group: String, isLeader: Bool)] = []
 
     init(number: Int, world: SimulatedWorld, plan: Plan, histories: [AppliedHistory], seed: UInt64) {
         self.number = number
@@ -66,6 +66,8 @@ final class SimulatedNode {
     /// Starts a process on the node's disks.
     func start(driftPartsPerMillion: Int64 = 0) throws {
         precondition(!isRunning)
+        logDisk.failsSyncs = false
+        mayFail = false
         let directory = try NodeDirectory(disk: directoryDisk, address: address, freshIncarnation: random.next())
         if directory.identity.clusterID == 0 {
             try directory.join(clusterID: plan.clusterID, nodeID: UInt64(number), bootstrap: nil)
@@ -90,7 +92,6 @@ final class SimulatedNode {
         hasStopped = false
         failure = nil
         host.onFatal = { [unowned self] in gaveUp($0) }
-        host.onLeadership = { [unowned self] in leadershipNews.append(($0, $1)) }
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         try lane.listen(on: address) { _ in rpc.makeHandler() }
@@ -121,7 +122,7 @@ final class SimulatedNode {
 
     private func gaveUp(_ reason: String) {
         if failure != nil { violations.append("node \(number) gave up twice") }
-        if !logDisk.failsSyncs { violations.append("node \(number) gave up on a sound disk: \(reason)") }
+        if !mayFail { violations.append("node \(number) gave up on a sound disk: \(reason)") }
         failure = reason
     }
 
@@ -136,6 +137,12 @@ final class SimulatedNode {
 
     /// From the next start on the host asks `disk` how much room there is.
     func useForFreeSpace(_ disk: any Disk) { freeSpaceDisk = disk }
+
+    /// Lets `count` more syncs of this life's log succeed, and no more: the host must give up.
+    func failSyncs(after count: Int) {
+        mayFail = true
+        logDisk.failSyncs(after: count)
+    }
 
     /// Stops in order; the process is gone some time after ``hasStopped``.
     func stop(patience: Interval = .milliseconds(2000)) {

@@ -43,8 +43,7 @@ final class Troubles {
         cluster.world.settings.jobDelay = SimulatedWorld.Settings().jobDelay
         for node in cluster.nodes {
             node.logDisk.isFull = false
-            if node.isRunning, node.failure != nil || node.logDisk.failsSyncs || node.isStopping { node.crash() }
-            node.logDisk.failsSyncs = false
+            if node.isRunning, node.mayFail || node.isStopping { node.crash() }
         }
         down = []
         for node in cluster.nodes where !node.isRunning { try node.start(driftPartsPerMillion: drift()) }
@@ -91,7 +90,7 @@ final class Troubles {
         case .fastDisks: world.settings.jobDelay = SimulatedWorld.Settings().jobDelay
         case .fullDisk: node.logDisk.isFull = true
         case .roomOnDisk: for node in cluster.nodes { node.logDisk.isFull = false }
-        case .failedSync: if node.isRunning { node.logDisk.failSyncs(after: number(5)) }
+        case .failedSync: if node.isRunning { node.failSyncs(after: number(5)) }
         case .transfer:
             let group = cluster.histories[number(cluster.groupCount)].group
             guard node.isRunning else { return }
@@ -114,7 +113,6 @@ final class Troubles {
         let due = down.filter { $0.until <= cluster.world.now }
         down.removeAll { $0.until <= cluster.world.now }
         for (node, _) in due {
-            node.logDisk.failsSyncs = false
             // what is full cannot be opened for writing its tail again
             node.logDisk.isFull = false
             try node.start(driftPartsPerMillion: drift())

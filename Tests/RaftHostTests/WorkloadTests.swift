@@ -129,7 +129,7 @@ struct WorkloadTests {
                 proposeNext()
             }
         }
-        // two chains half a job apart: the queue is never empty
+        // chains a few milliseconds apart: the queue is hardly ever empty
         for _ in 0..<3 {
             node.lane.post { proposeNext() }
             cluster.run(.milliseconds(3))

@@ -1,0 +1,75 @@
+import RaftCore
+import RaftHost
+import RaftStorage
+import ShardKV
+import ShardServer
+import Transport
+
+/// A node of a simulated key-value cluster: composed as `raftd` is, over disks and an engine that forget.
+final class ShardedNode {
+    let address: NodeAddress
+    private let world: SimulatedWorld
+    private let controllers: [NodeAddress]
+    private let directoryDisk: MemoryDisk
+    let logDisk: MemoryDisk
+    private let engine = MemoryEngine()
+    private var random: SeededRandom
+    private(set) var isRunning = false
+    private(set) var lane: SimulatedLane!
+    private(set) var host: RaftHost!
+    private var server: ShardServer!
+    /// Why the host gave up, if it did.
+    private(set) var failure: String?
+
+    init(number: Int, world: SimulatedWorld, controllers: [NodeAddress], seed: UInt64) {
+        address = SimulatedNode.address(number)
+        self.world = world
+        self.controllers = controllers
+        random = SeededRandom(seed: seed)
+        directoryDisk = MemoryDisk(seed: random.next())
+        logDisk = MemoryDisk(seed: random.next())
+    }
+
+    func start() throws {
+        let directory = try NodeDirectory(
+            disk: directoryDisk, address: address, freshIncarnation: random.next() | 1)
+        let (log, recovered) = try WriteAheadLog.open(
+            disk: logDisk, settings: .init(segmentBytes: 64 << 10, reserveBytes: 1, identity: random.next())
+        ) { _ in }
+        let lane = world.addNode(at: address)
+        let workers = RaftHost.Workers(
+            log: lane.makeWorker(name: "log"), reader: lane.makeWorker(name: "reader"),
+            apply: lane.makeWorker(name: "apply"))
+        var settings = RaftHost.Settings()
+        settings.seed = random.next()
+        let host = RaftHost(
+            settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
+            workers: workers, disk: logDisk, log: log, recovered: recovered, logger: .silent)
+        let server = try ShardServer(
+            settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
+            engine: engine, lane: lane, logger: .silent, seed: random.next())
+        let rpc = RpcServer(address: address)
+        host.register(on: rpc)
+        server.register(on: rpc)
+        host.onFatal = { [unowned self] in failure = $0 }
+        lane.setTurn { now in
+            [server.turn(now: now), host.turn(now: now)].lazy.compactMap { $0 }.min()
+        }
+        try lane.listen(on: address) { _ in rpc.makeHandler() }
+        self.lane = lane
+        self.host = host
+        self.server = server
+        failure = nil
+        isRunning = true
+    }
+
+    /// Ends the process as a loss of power does.
+    func crash() {
+        guard isRunning else { return }
+        isRunning = false
+        world.crash(address)
+        directoryDisk.crash()
+        logDisk.crash()
+        engine.crash()
+    }
+}
