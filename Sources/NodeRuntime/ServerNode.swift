@@ -107,7 +107,7 @@ public final class ServerNode: @unchecked Sendable {
             disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw NodeError(
-                "the node's own record in the log is damaged (\(damage)); start it with an empty --data-dir and let it "
+                "the node's own record in the log cannot be used (\(damage)); start it with an empty --data-dir and let it "
                     + "join anew")
         }
         var settings = ShardServer.Settings(controllers: configuration.controllers)

@@ -26,9 +26,8 @@ struct NodeState: Equatable {
         return nextNumber
     }
 
-    /// What is remembered of a note; nil if there is none. A note that was durable and does not parse is our own bug.
-    init?(_ note: Bytes?) {
-        guard let note else { return nil }
+    /// What a note says; nil if it does not parse, or was written by a newer version.
+    init?(_ note: Bytes) {
         let state = Arena().scope { arena -> NodeState? in
             guard let message = arena.unpack(flotilla__node_state__init, note)?.pointee,
                 message.format <= NodeState.format
@@ -55,7 +54,7 @@ struct NodeState: Equatable {
             state.nextNumber = message.has_next_replica_number != 0 ? message.next_replica_number : 1
             return state
         }
-        guard let state else { preconditionFailure("the node's own record does not parse") }
+        guard let state else { return nil }
         self = state
     }
 

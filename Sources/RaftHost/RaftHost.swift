@@ -161,7 +161,11 @@ public final class RaftHost: @unchecked Sendable {
         self.recovered = recovered
         self.logger = logger
         self.now = lane.clock.now
-        self.nodeState = NodeState(recovered[0]?.note) ?? NodeState()
+        let note = recovered[0]?.note
+        let state = note.map { NodeState($0) } ?? NodeState()
+        self.nodeState = state ?? NodeState()
+        self.nodeRecordDamage =
+            recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
         // nothing was ever promised in an earlier life if there was none
@@ -174,7 +178,7 @@ public final class RaftHost: @unchecked Sendable {
     public var records: [ReplicaRecord] { nodeState.replicas }
 
     /// Whether the node's own record is readable: if not, nobody knows what it promised.
-    public var nodeRecordDamage: String? { recovered[0]?.damage }
+    public let nodeRecordDamage: String?
 
     /// The node has joined a cluster: from now on it says who it is.
     public func join(clusterID: UInt64, nodeID: UInt64) {
