@@ -56,8 +56,10 @@ public struct CommandPeek: Equatable, Sendable {
         while let field = cursor.nextField() {
             guard field.number == 6, var operation = field.content else { continue }
             while let part = operation.nextField() {
-                if part.number == 6 || (part.number == 1 && part.value == UInt64(KeyOperation.Code.expire.rawValue)) {
-                    result = true
+                switch part.number {
+                case 1 where part.value == UInt64(KeyOperation.Code.expire.rawValue): result = true
+                case 6, 9: result = true  // expire_in_ms, expires_at_ms
+                default: break
                 }
             }
             guard operation.isAtEnd else { return nil }
