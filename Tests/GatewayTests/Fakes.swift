@@ -202,6 +202,8 @@ final class Harness {
         present()
     }
 
+    var owesAnswers: Bool { handler.owesAnswers }
+
     func close() { handler.closed(connection, reason: "test") }
 
     /// Presents what is unread, as a transport does when bytes have come or reading resumes.
