@@ -3751,7 +3751,7 @@ const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor =
   (ProtobufCMessageInit) flotilla__controller_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__operation__field_descriptors[8] =
+static const ProtobufCFieldDescriptor flotilla__operation__field_descriptors[9] =
 {
   {
     "code",
@@ -3849,11 +3849,24 @@ static const ProtobufCFieldDescriptor flotilla__operation__field_descriptors[8] 
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "expires_at_ms",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__Operation, has_expires_at_ms),
+    offsetof(Flotilla__Operation, expires_at_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__operation__field_indices_by_name[] = {
   0,   /* field[0] = code */
   3,   /* field[3] = condition */
   5,   /* field[5] = expire_in_ms */
+  8,   /* field[8] = expires_at_ms */
   4,   /* field[4] = get_old */
   7,   /* field[7] = keep_ttl */
   1,   /* field[1] = key */
@@ -3863,7 +3876,7 @@ static const unsigned flotilla__operation__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__operation__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 8 }
+  { 0, 9 }
 };
 const ProtobufCMessageDescriptor flotilla__operation__descriptor =
 {
@@ -3873,7 +3886,7 @@ const ProtobufCMessageDescriptor flotilla__operation__descriptor =
   "Flotilla__Operation",
   "flotilla",
   sizeof(Flotilla__Operation),
-  8,
+  9,
   flotilla__operation__field_descriptors,
   flotilla__operation__field_indices_by_name,
   1,  flotilla__operation__number_ranges,

@@ -8,14 +8,12 @@ internal import ShardMap
 /// shards: another client may see some keys of an MSET set and others not yet, and if the reply is an error, some of
 /// the keys may have been written. A command that is malformed or exceeds a limit executes none of its operations.
 enum KeyCommands {
-    /// Furthest expiry: so far away that a group's own time can be added to it.
-    private static let expiryMillisecondsMax = Int64.max / 2
+    /// Longest time to live, 146 million years. Redis refuses one that its clock's range does not hold; no clock is
+    /// asked here, so the limit is one to which every clock's time can be added.
+    private static let durationMillisecondsMax = Int64.max / 2
 
-    /// What `arguments`, the name first and as many as the command admits, come to. `wallClock` is read only to
-    /// set an expiry.
-    static func plan(
-        _ name: CommandName, _ arguments: [Bytes], wallClock: () -> Int64
-    ) throws(Refusal) -> ([KeyOperation], ReplyForm) {
+    /// What `arguments`, the name first and as many as the command admits, come to.
+    static func plan(_ name: CommandName, _ arguments: [Bytes]) throws(Refusal) -> ([KeyOperation], ReplyForm) {
         let key = arguments[1]
         let command = name.rawValue
         switch name {
@@ -29,11 +27,9 @@ enum KeyCommands {
         case .getdel: return ([KeyOperation(.delete, key: key, returnsOldValue: true)], .value)
         case .getset: return ([KeyOperation(.set, key: key, value: arguments[2], returnsOldValue: true)], .value)
         case .setnx: return ([KeyOperation(.set, key: key, value: arguments[2], condition: .ifAbsent)], .applied)
-        case .set: return try set(arguments, wallClock)
-        case .setex, .psetex:
-            let unit: ExpiryUnit = name == .setex ? .seconds : .milliseconds
-            let expiry = try timeToLive(arguments[2], unit, command, wallClock)
-            return ([KeyOperation(.set, key: key, value: arguments[3], expiresInMilliseconds: expiry)], .ok)
+        case .set: return try set(arguments)
+        case .setex: return try setExpiring(arguments, .seconds, command)
+        case .psetex: return try setExpiring(arguments, .milliseconds, command)
         case .mset: return try (setPairs(arguments), .ok)
         case .incr: return ([KeyOperation(.increment, key: key, number: 1)], .integer)
         case .decr: return ([KeyOperation(.increment, key: key, number: -1)], .integer)
@@ -45,10 +41,10 @@ enum KeyCommands {
         case .ttl: return ([KeyOperation(.timeToLive, key: key)], .seconds)
         case .pttl: return ([KeyOperation(.timeToLive, key: key)], .integer)
         case .persist: return ([KeyOperation(.persist, key: key)], .integer)
-        case .expire: return try expire(arguments, .seconds, command, wallClock)
-        case .pexpire: return try expire(arguments, .milliseconds, command, wallClock)
-        case .expireat: return try expire(arguments, .secondsSince1970, command, wallClock)
-        case .pexpireat: return try expire(arguments, .millisecondsSince1970, command, wallClock)
+        case .expire: return try expire(arguments, .seconds, command)
+        case .pexpire: return try expire(arguments, .milliseconds, command)
+        case .expireat: return try expire(arguments, .secondsSince1970, command)
+        case .pexpireat: return try expire(arguments, .millisecondsSince1970, command)
         case .dbsize, .scan, .client, .command, .config, .echo, .hello, .info, .ping, .quit, .reset, .select, .time:
             preconditionFailure("\(command) is no command on keys")
         }
@@ -74,9 +70,7 @@ enum KeyCommands {
 // MARK: SET and its options
 
 extension KeyCommands {
-    private static func set(
-        _ arguments: [Bytes], _ wallClock: () -> Int64
-    ) throws(Refusal) -> ([KeyOperation], ReplyForm) {
+    private static func set(_ arguments: [Bytes]) throws(Refusal) -> ([KeyOperation], ReplyForm) {
         var operation = KeyOperation(.set, key: arguments[1], value: arguments[2])
         var expiry: (unit: ExpiryUnit, number: Bytes)?
         var index = 3
@@ -100,9 +94,7 @@ extension KeyCommands {
             }
             index += 1
         }
-        if let expiry {
-            operation.expiresInMilliseconds = try timeToLive(expiry.number, expiry.unit, "set", wallClock)
-        }
+        if let expiry { try set(expiry: expiry.number, expiry.unit, of: &operation, "set") }
         return ([operation], operation.returnsOldValue ? .value : operation.condition == .always ? .ok : .okIfApplied)
     }
 }
@@ -132,7 +124,7 @@ extension KeyCommands {
     }
 
     private static func expire(
-        _ arguments: [Bytes], _ unit: ExpiryUnit, _ command: String, _ wallClock: () -> Int64
+        _ arguments: [Bytes], _ unit: ExpiryUnit, _ command: String
     ) throws(Refusal) -> ([KeyOperation], ReplyForm) {
         for option in arguments.dropFirst(3) {
             switch option.shortName {
@@ -141,33 +133,42 @@ extension KeyCommands {
             default: throw Refusal("ERR Unsupported option \(option.quotable(limit: 128))")
             }
         }
-        let number = try milliseconds(integer(arguments[2]), unit, command, wallClock)
-        return ([KeyOperation(.expire, key: arguments[1], number: number)], .integer)
+        var operation = KeyOperation(.expire, key: arguments[1])
+        let number = try milliseconds(integer(arguments[2]), unit, command)
+        if unit.isMoment { operation.expiresAtMilliseconds = number } else { operation.number = number }
+        return ([operation], .integer)
     }
 
-    /// Milliseconds that a value now set has to live. A moment that has passed leaves it one: the set must take place,
-    /// for its conditions and its reply, and nothing shorter can be stored.
-    private static func timeToLive(
-        _ argument: Bytes, _ unit: ExpiryUnit, _ command: String, _ wallClock: () -> Int64
-    ) throws(Refusal) -> Int64 {
+    /// A set as `arguments` of SETEX and PSETEX say.
+    private static func setExpiring(
+        _ arguments: [Bytes], _ unit: ExpiryUnit, _ command: String
+    ) throws(Refusal) -> ([KeyOperation], ReplyForm) {
+        var operation = KeyOperation(.set, key: arguments[1], value: arguments[3])
+        try set(expiry: arguments[2], unit, of: &operation, command)
+        return ([operation], .ok)
+    }
+
+    private static func set(
+        expiry argument: Bytes, _ unit: ExpiryUnit, of operation: inout KeyOperation, _ command: String
+    ) throws(Refusal) {
         let number = try integer(argument)
         guard number > 0 else { throw .invalidExpiry(command) }
-        return max(1, try milliseconds(number, unit, command, wallClock))
+        let milliseconds = try milliseconds(number, unit, command)
+        if unit.isMoment {
+            operation.expiresAtMilliseconds = milliseconds
+        } else {
+            operation.expiresInMilliseconds = milliseconds
+        }
     }
 
-    /// `number` in milliseconds from now; not positive if that has passed.
+    /// `number` in milliseconds. A moment stays one, and a duration stays one: what time it is only the group knows.
     private static func milliseconds(
-        _ number: Int64, _ unit: ExpiryUnit, _ command: String, _ wallClock: () -> Int64
+        _ number: Int64, _ unit: ExpiryUnit, _ command: String
     ) throws(Refusal) -> Int64 {
         let (milliseconds, overflows) = number.multipliedReportingOverflow(by: unit.isSeconds ? 1000 : 1)
-        if overflows { throw .invalidExpiry(command) }
-        let now = wallClock()
-        guard unit.isMoment else {
-            // Redis computes the moment, and refuses one that its clock cannot show.
-            guard milliseconds <= Int64.max - now else { throw .invalidExpiry(command) }
-            return min(milliseconds, expiryMillisecondsMax)
+        guard !overflows, unit.isMoment || milliseconds <= durationMillisecondsMax else {
+            throw .invalidExpiry(command)
         }
-        let (left, underflows) = milliseconds.subtractingReportingOverflow(now)
-        return underflows ? -1 : min(left, expiryMillisecondsMax)
+        return milliseconds
     }
 }

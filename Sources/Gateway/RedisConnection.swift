@@ -12,6 +12,7 @@ public import Transport
 /// 3. Reading is paused exactly while the queue is full or too much is unsent; what then stays unconsumed is presented
 ///    again when it resumes.
 /// 4. After QUIT or a protocol error nothing is executed any more; the connection closes once the replies have left.
+/// 5. A client that closes its sending direction gets the replies to all that it has sent.
 public final class RedisConnection: ConnectionHandler {
     private let server: RedisServer
     private var parser: RequestParser
@@ -74,6 +75,9 @@ public final class RedisConnection: ConnectionHandler {
         startRounds()
         settlePause()
     }
+
+    /// A round runs, or commands wait for theirs.
+    public var owesAnswers: Bool { isRoundRunning || !queue.isEmpty }
 }
 
 // MARK: the queue

@@ -11,7 +11,9 @@ public import Transport
 /// 1. A command on several keys is atomic for each key, not for all of them together (see `KeyCommands`).
 /// 2. Commands of one connection are executed in rounds. Within a round, operations on the same key happen in their
 ///    order; those on different keys are concurrent. A command sent after the reply to another happens after it.
-/// 3. Errors of the store have the first word of ``ShardMap/NamedError/redisPrefix``: `TRYAGAIN` and `BUSY` were not
+/// 3. No command asks this node what time it is: a time to live, and a moment as of EXPIREAT or SET's EXAT, are both
+///    judged by the replicated time of the key's group.
+/// 4. Errors of the store have the first word of ``ShardMap/NamedError/redisPrefix``: `TRYAGAIN` and `BUSY` were not
 ///    executed, `UNKNOWN` may have been.
 public final class RedisServer {
     /// Limits; each is a connection's unless it says otherwise.
@@ -129,7 +131,7 @@ extension RedisServer {
         case .time: return .reply(ServerCommands.time(clock.wallClockMilliseconds))
         case .append, .decr, .decrby, .del, .exists, .expire, .expireat, .get, .getdel, .getset, .incr, .incrby, .mget,
             .mset, .persist, .pexpire, .pexpireat, .psetex, .pttl, .set, .setex, .setnx, .strlen, .ttl, .type, .unlink:
-            let (operations, form) = try KeyCommands.plan(name, arguments) { clock.wallClockMilliseconds }
+            let (operations, form) = try KeyCommands.plan(name, arguments)
             for operation in operations {
                 if let violation = operation.limitViolation { throw Refusal(violation) }
             }

@@ -148,6 +148,17 @@ extension Keyspace {
         return overflow ? .max : sum
     }
 
+    /// Stores `value` until `expiry`, or removes what there was if that moment has come.
+    private mutating func put(
+        _ key: Bytes, _ value: Bytes, until expiry: Int64?, replacing old: StoredValue?
+    ) {
+        if expiry.map({ $0 > replicatedTime }) ?? true {
+            put(key, StoredValue(value, expiry: expiry), replacing: old)
+        } else if let old {
+            delete(key, old)
+        }
+    }
+
     private mutating func setBlindly(_ operation: KeyOperation) throws(StateMachineError) -> KeyResult {
         put(operation.key, StoredValue(operation.value), replacing: try replaced(operation.key))
         return KeyResult()
@@ -156,9 +167,7 @@ extension Keyspace {
     private mutating func set(
         _ operation: KeyOperation, _ old: StoredValue?, _ live: StoredValue?, _ budget: inout ReplyBudget
     ) -> KeyResult {
-        if let milliseconds = operation.expiresInMilliseconds, milliseconds <= 0 || operation.keepsExpiry {
-            return .failure(.badRequest)
-        }
+        guard operation.hasOneExpiry else { return .failure(.badRequest) }
         let holds =
             switch operation.condition {
             case .always: true
@@ -169,8 +178,8 @@ extension Keyspace {
         budget.spend(returned?.count ?? 0)
         if holds {
             let kept = operation.keepsExpiry ? live?.expiry : nil
-            let expiry = operation.expiresInMilliseconds.map { moment(after: $0) } ?? kept
-            put(operation.key, StoredValue(operation.value, expiry: expiry), replacing: old)
+            let asked = operation.expiresAtMilliseconds ?? operation.expiresInMilliseconds.map { moment(after: $0) }
+            put(operation.key, operation.value, until: asked ?? kept, replacing: old)
         }
         return KeyResult(value: returned, applied: holds)
     }
@@ -210,12 +219,8 @@ extension Keyspace {
 
     private mutating func expire(_ operation: KeyOperation, _ live: StoredValue?) -> KeyResult {
         guard let live else { return KeyResult(integer: 0) }
-        if operation.number <= 0 {
-            delete(operation.key, live)
-        } else {
-            let expiry = moment(after: operation.number)
-            put(operation.key, StoredValue(live.payload, expiry: expiry), replacing: live)
-        }
+        let expiry = operation.expiresAtMilliseconds ?? moment(after: operation.number)
+        put(operation.key, live.payload, until: expiry, replacing: live)
         return KeyResult(integer: 1)
     }
 
@@ -230,6 +235,16 @@ extension KeyOperation {
     /// Whether a set's outcome depends on nothing that is stored.
     fileprivate var isBlind: Bool {
         condition == .always && !returnsOldValue && !keepsExpiry && expiresInMilliseconds == nil
+            && expiresAtMilliseconds == nil
+    }
+
+    /// Whether a set says in at most one way when its value expires, and means something by it.
+    fileprivate var hasOneExpiry: Bool {
+        if let expiresInMilliseconds {
+            expiresInMilliseconds > 0 && expiresAtMilliseconds == nil && !keepsExpiry
+        } else {
+            expiresAtMilliseconds == nil || !keepsExpiry
+        }
     }
 }
 

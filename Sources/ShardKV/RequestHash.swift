@@ -21,7 +21,15 @@ struct RequestHash {
         combine(operation.expiresInMilliseconds == nil ? 0 : 1)
         combine(UInt64(bitPattern: operation.expiresInMilliseconds ?? 0))
         combine(UInt64(bitPattern: operation.number))
+        // Only where there is one: hashes stored before there were moments stay valid.
+        if let moment = operation.expiresAtMilliseconds {
+            combine(RequestHash.momentMark)
+            combine(UInt64(bitPattern: moment))
+        }
     }
+
+    /// No operation's code, so that a moment cannot pass for the operation that follows.
+    private static let momentMark: UInt64 = 1 << 32
 
     private mutating func combine(_ word: UInt64) {
         state = (state ^ word) &* 0x0000_0100_0000_01b3

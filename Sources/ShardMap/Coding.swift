@@ -34,6 +34,10 @@ extension KeyOperation {
             message.pointee.has_expire_in_ms = 1
             message.pointee.expire_in_ms = expiresInMilliseconds
         }
+        if let expiresAtMilliseconds {
+            message.pointee.has_expires_at_ms = 1
+            message.pointee.expires_at_ms = expiresAtMilliseconds
+        }
         if keepsExpiry {
             message.pointee.has_keep_ttl = 1
             message.pointee.keep_ttl = 1
@@ -53,6 +57,7 @@ extension KeyOperation {
             code, key: Bytes(message.key), value: message.has_value != 0 ? Bytes(message.value) : Bytes(),
             condition: condition, returnsOldValue: message.has_get_old != 0 && message.get_old != 0,
             expiresInMilliseconds: message.has_expire_in_ms != 0 ? message.expire_in_ms : nil,
+            expiresAtMilliseconds: message.has_expires_at_ms != 0 ? message.expires_at_ms : nil,
             keepsExpiry: message.has_keep_ttl != 0 && message.keep_ttl != 0,
             number: message.has_number != 0 ? message.number : 0)
     }

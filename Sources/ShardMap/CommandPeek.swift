@@ -66,8 +66,10 @@ public struct CommandPeek: Equatable, Sendable {
             guard field.number == 6, var operation = field.content else { continue }
             result.operationCount += 1
             while let part = operation.nextField() {
-                if part.number == 6 || (part.number == 1 && part.value == UInt64(KeyOperation.Code.expire.rawValue)) {
-                    result.setsExpiry = true
+                switch part.number {
+                case 1 where part.value == UInt64(KeyOperation.Code.expire.rawValue): result.setsExpiry = true
+                case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
+                default: break
                 }
             }
             guard operation.isAtEnd else { return nil }

@@ -20,7 +20,8 @@ public struct KeyOperation: Equatable, Sendable {
         case stringLength = 7
         /// Integer: milliseconds to live, -1 without expiry, -2 without key.
         case timeToLive = 8
-        /// Expires the key ``KeyOperation/number`` ms from now (deletes it if not positive); integer 1 if it exists.
+        /// Expires the key ``KeyOperation/number`` ms from now, or at ``KeyOperation/expiresAtMilliseconds``; deletes it
+        /// if that is not in the future. Integer 1 if the key exists.
         case expire = 9
         /// Removes the expiry; integer 1 if there was one.
         case persist = 10
@@ -50,8 +51,11 @@ public struct KeyOperation: Equatable, Sendable {
     public var condition: Condition
     /// Whether a set or a delete returns the value before it.
     public var returnsOldValue: Bool
-    /// Milliseconds until a set value expires.
+    /// Milliseconds until a set value expires; positive.
     public var expiresInMilliseconds: Int64?
+    /// When a set value, or the key of an ``Code/expire``, expires: milliseconds since 1970, judged by the group's
+    /// replicated time and no node's clock. A set whose moment is not in the future takes place and leaves no key.
+    public var expiresAtMilliseconds: Int64?
     /// Whether a set keeps the expiry that is there.
     public var keepsExpiry: Bool
     /// Increment, time to live, or limit.
@@ -60,7 +64,8 @@ public struct KeyOperation: Equatable, Sendable {
     /// An operation.
     public init(
         _ code: Code, key: Bytes, value: Bytes = Bytes(), condition: Condition = .always, returnsOldValue: Bool = false,
-        expiresInMilliseconds: Int64? = nil, keepsExpiry: Bool = false, number: Int64 = 0
+        expiresInMilliseconds: Int64? = nil, expiresAtMilliseconds: Int64? = nil, keepsExpiry: Bool = false,
+        number: Int64 = 0
     ) {
         self.code = code
         self.key = key
@@ -68,6 +73,7 @@ public struct KeyOperation: Equatable, Sendable {
         self.condition = condition
         self.returnsOldValue = returnsOldValue
         self.expiresInMilliseconds = expiresInMilliseconds
+        self.expiresAtMilliseconds = expiresAtMilliseconds
         self.keepsExpiry = keepsExpiry
         self.number = number
     }

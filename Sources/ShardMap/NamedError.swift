@@ -73,7 +73,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// First word of the Redis error, as clients match on it.
     public var redisPrefix: String {
         switch self {
-        case .notLeader, .wrongShard, .noLeader, .sessionExpired: "TRYAGAIN"
+        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded: "TRYAGAIN"
         case .busy, .windowExceeded: "BUSY"
         case .notInitialized, .unreachable, .noSuchGroup, .stopping: "CLUSTERDOWN"
         case .diskFull: "MISCONF"

@@ -81,7 +81,7 @@ public final class EventLoop: LaneDriver, @unchecked Sendable {
 
     /// The sockets of this lane.
     public func makeNetwork() -> UVNetwork {
-        let network = UVNetwork(core)
+        let network = UVNetwork(core, clock)
         networks.append(network)
         return network
     }
@@ -111,8 +111,11 @@ public final class EventLoop: LaneDriver, @unchecked Sendable {
 extension EventLoop {
     private func takeTurn() {
         core.turnBegins()
-        let deadline = turn?(clock.now)
-        for network in networks { network.flush() }
+        var deadline = turn?(clock.now)
+        for network in networks {
+            network.flush()
+            if let next = network.nextDeadline { deadline = min(deadline ?? next, next) }
+        }
         arm(for: deadline)
     }
 

@@ -68,4 +68,7 @@ public final class ProtocolSniffer: ConnectionHandler {
 
     /// Passed on.
     public func drained(_ connection: any Connection) { chosen?.drained(connection) }
+
+    /// Passed on; who is undecided owes nothing.
+    public var owesAnswers: Bool { chosen?.owesAnswers ?? false }
 }

@@ -80,8 +80,10 @@ extension RpcServer {
         switch demand {
         case nil: return false
         case .refused(let correlationID, let error):
+            served.unanswered += 1
             RpcResponder(served, correlationID).fail(error.code, error.text)
         case .call(let service, let request):
+            served.unanswered += 1
             if !service.serve(request.method, request) {
                 request.responder.fail(RpcCode.noMethod, "\(service.name) has no method \(request.method)")
             }
@@ -150,6 +152,8 @@ final class ServedConnection: ConnectionHandler {
     private let server: RpcServer
     /// Nil before the first bytes and after the end.
     private var connection: (any Connection)?
+    /// Requests taken from this connection whose answers are still to come.
+    fileprivate var unanswered = 0
 
     init(_ server: RpcServer) { self.server = server }
 
@@ -177,6 +181,8 @@ final class ServedConnection: ConnectionHandler {
 
     func drained(_ connection: any Connection) { connection.isReadingPaused = false }
 
+    var owesAnswers: Bool { unanswered > 0 }
+
     private func giveUp(_ connection: any Connection, _ bytes: Bytes, _ reason: String) -> Consumption {
         connection.close(reason: reason)
         return Consumption(consumed: bytes.count)
@@ -188,6 +194,7 @@ final class ServedConnection: ConnectionHandler {
         switch server.encode(correlationID, body, attachmentBytes) {
         case .tooLarge(let bytes): fail(correlationID, RpcCode.internalError, "the answer has \(bytes) bytes")
         case .pieces(let head, let body):
+            noteAnswer()
             connection.send(head)
             connection.send(body)
             for piece in attachment { connection.send(piece) }
@@ -196,8 +203,14 @@ final class ServedConnection: ConnectionHandler {
 
     fileprivate func fail(_ correlationID: Int64, _ code: Int32, _ text: String) {
         guard let connection else { return }
+        noteAnswer()
         guard case .pieces(let head, _) = server.encodeFailure(correlationID, code, text) else { return }
         connection.send(head)
+    }
+
+    private func noteAnswer() {
+        precondition(unanswered > 0, "a request is answered once")
+        unanswered -= 1
     }
 }
 

@@ -31,7 +31,10 @@ final class UVConnection: Connection {
     private var closesWhenSent = false
 
     private var buffer = ReadBuffer()
+    /// Whether bytes are presented as they come; stays true after the last of them.
     private var isReading = false
+    /// The other side has sent its last byte. It may have closed that direction only.
+    private var hasInputEnded = false
     private var isUnsettled = false
 
     private var outbox: [Bytes] = []
@@ -103,6 +106,7 @@ final class UVConnection: Connection {
         guard state == .open || state == .connecting else { return }
         if let closeReason, !closesWhenSent { return abandon(reason: closeReason) }
         guard state == .open else { return }
+        if hasInputEnded, !isAnswerToCome { endInput() }
         writeOut()
         guard state == .open else { return }
         if let closeReason, outbox.isEmpty, inFlight.isEmpty { return abandon(reason: closeReason) }
@@ -205,6 +209,7 @@ extension UVConnection {
     private func startReading() {
         guard !isReading else { return }
         isReading = true
+        guard !hasInputEnded else { return }
         uv_read_start(
             stream,
             { handle, _, result in
@@ -225,6 +230,8 @@ extension UVConnection {
         guard !isReading, closeReason == nil else { return }
         if buffer.unreadCount > 0 {
             present()
+            // It may have been the last, and nothing in it to be answered.
+            if hasInputEnded { settleSoon() }
             network.core.requestTurn()
         }
         if state == .open, !isReadingPaused, closeReason == nil { startReading() }
@@ -241,13 +248,21 @@ extension UVConnection {
             buffer.append(count)
             present()
         } else if count == Int(UV_EOF.rawValue) {
-            // What this turn still answers may find a reader: the other side may have closed one direction only.
-            stopReading()
-            closeAfterSending(reason: "closed by the other side")
+            hasInputEnded = true
+            network.limitWait(of: self)
+            settleSoon()
         } else if count < 0 {
             abandon(reason: "read: " + String(cString: uv_strerror(Int32(count))))
         }
     }
+
+    /// Whether the handler owes something for what has come, or has left some of it for later.
+    private var isAnswerToCome: Bool {
+        (handler?.owesAnswers ?? false) || (isReadingPaused && buffer.unreadCount > 0)
+    }
+
+    /// The other side has sent its last byte, and no answer is waited for any more.
+    func endInput() { closeAfterSending(reason: "closed by the other side") }
 
     private func present() {
         guard closeReason == nil, let handler else {

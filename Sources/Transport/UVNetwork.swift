@@ -11,10 +11,13 @@ public final class UVNetwork: Network {
     public var connectionsMax = 10_000
     /// A connection whose handler leaves more unread bytes than this lying is closed.
     public var unreadBytesMax = 128 << 20
+    /// How long answers are waited for after the other side has sent its last byte. What is queued then still leaves.
+    public var answersTimeMax = Interval.milliseconds(30_000)
     /// Where this network listens, in the order of ``listen(on:accept:)``; an asked port 0 is the port that was given.
     public private(set) var listeningAddresses: [NodeAddress] = []
 
     let core: LoopCore
+    private let clock: any NodeClock
     /// Unwritten rest of the slab that was read into last.
     var spare: ReadBuffer.Spare?
     /// Filled anew for each write.
@@ -26,10 +29,15 @@ public final class UVNetwork: Network {
     private var connections: [UVConnection] = []
     private var unsettled: [UVConnection] = []
     private var settling: [UVConnection] = []
+    /// Connections whose other side has sent its last byte, in that order, and until when they may stay.
+    private var ending: [(connection: UVConnection, deadline: Instant)] = []
     private var listeners: [Listener] = []
     private var lastID: UInt64 = 0
 
-    init(_ core: LoopCore) { self.core = core }
+    init(_ core: LoopCore, _ clock: any NodeClock) {
+        self.core = core
+        self.clock = clock
+    }
 
     deinit { vector.deallocate() }
 
@@ -108,10 +116,25 @@ extension UVNetwork {
 
     /// Sends, closes and resumes what the turn asked for. What handlers ask for meanwhile waits for the next turn.
     func flush() {
+        endOverdue()
         guard !unsettled.isEmpty else { return }
         swap(&unsettled, &settling)
         for connection in settling { connection.settle() }
         settling.removeAll(keepingCapacity: true)
+    }
+
+    /// Answers to `connection`, whose other side has sent its last byte, are not waited for for ever.
+    func limitWait(of connection: UVConnection) { ending.append((connection, clock.now + answersTimeMax)) }
+
+    /// When ``flush()`` has to be called again at the latest.
+    var nextDeadline: Instant? { ending.first?.deadline }
+
+    private func endOverdue() {
+        guard !ending.isEmpty else { return }
+        let now = clock.now
+        let overdue = ending.prefix { $0.deadline <= now }
+        ending.removeFirst(overdue.count)
+        for (connection, _) in overdue { connection.endInput() }
     }
 
     private func register(_ connection: UVConnection) {
@@ -121,6 +144,7 @@ extension UVNetwork {
 
     /// The connection's handle is closed.
     func forget(_ connection: UVConnection) {
+        if let place = ending.firstIndex(where: { $0.connection === connection }) { ending.remove(at: place) }
         let last = connections.removeLast()
         guard last !== connection else { return }
         connections[connection.slot] = last
@@ -133,6 +157,7 @@ extension UVNetwork {
         for connection in connections { connection.abandon(reason: "this process stops") }
         listeners = []
         unsettled = []
+        ending = []
     }
 }
 

@@ -86,8 +86,9 @@ final class DictionaryRouter: KeyValueRouter {
         case .timeToLive: return KeyResult(integer: entry.map { $0.expiresAt.map { $0 - now } ?? -1 } ?? -2)
         case .expire:
             guard entry != nil else { return KeyResult(integer: 0) }
-            entries[operation.key]?.expiresAt = now + operation.number
-            if operation.number <= 0 { entries[operation.key] = nil }
+            let expiry = operation.expiresAtMilliseconds ?? now + operation.number
+            entries[operation.key]?.expiresAt = expiry
+            if expiry <= now { entries[operation.key] = nil }
             return KeyResult(integer: 1)
         case .persist:
             entries[operation.key]?.expiresAt = nil
@@ -105,8 +106,10 @@ final class DictionaryRouter: KeyValueRouter {
             }
         if applies {
             let kept = operation.keepsExpiry ? entry?.expiresAt : nil
-            let expiry = operation.expiresInMilliseconds.map { clock.wallClockMilliseconds + $0 }
-            entries[operation.key] = Entry(value: operation.value, expiresAt: expiry ?? kept)
+            let now = clock.wallClockMilliseconds
+            let expiry = operation.expiresAtMilliseconds ?? operation.expiresInMilliseconds.map { now + $0 } ?? kept
+            let isPast = expiry.map { $0 <= now } ?? false
+            entries[operation.key] = isPast ? nil : Entry(value: operation.value, expiresAt: expiry)
         }
         return KeyResult(value: operation.returnsOldValue ? entry?.value : nil, applied: applies)
     }
@@ -139,7 +142,10 @@ final class FakeConnection: Connection {
 
 /// A server, one connection to it, and the part of a transport that presents what is not consumed.
 final class Harness {
+    /// The gateway's.
     let clock = ManualClock()
+    /// The store's: what replicated time is to a group.
+    let storeClock = ManualClock()
     let router: DictionaryRouter
     let server: RedisServer
     var connection = FakeConnection()
@@ -150,7 +156,7 @@ final class Harness {
     private(set) var needed = 0
 
     init(_ settings: RedisServer.Settings = RedisServer.Settings()) {
-        router = DictionaryRouter(clock: clock)
+        router = DictionaryRouter(clock: storeClock)
         server = RedisServer(router: router, clock: clock, settings: settings) {
             [("Server", [("flotilla_version", "1"), ("mode", "test")]), ("Clients", [("connected_clients", "1")])]
         }
@@ -195,6 +201,8 @@ final class Harness {
         handler.drained(connection)
         present()
     }
+
+    var owesAnswers: Bool { handler.owesAnswers }
 
     func close() { handler.closed(connection, reason: "test") }
 

@@ -84,15 +84,26 @@ struct CommandTests {
         #expect(harness.run("MULTI") == "-ERR unknown command 'MULTI', with args beginning with: \r\n")
     }
 
-    @Test func expiriesBecomeMillisecondsFromNow() {
+    @Test(arguments: [0, 3_600_000, -3_600_000] as [Int64])
+    func expiriesDoNotDependOnTheGatewaysClock(_ error: Int64) {
         let harness = Harness()
+        harness.clock.wallClockMilliseconds += error
         #expect(
             harness.run("SET a 1 PXAT 1700000005123 ; PTTL a ; SET a 1 EXAT 1700000001 ; PTTL a")
                 == "+OK\r\n:5000\r\n+OK\r\n:877\r\n")
-        #expect(harness.run("SET a 1 PXAT 5 ; PTTL a") == "+OK\r\n:1\r\n")
+        #expect(harness.run("SET a 1 ; SET a 2 PXAT 5 GET ; PTTL a") == "+OK\r\n$1\r\n1\r\n:-2\r\n")
+        #expect(harness.run("SET a 1 ; SET a 2 PXAT 5 NX ; PTTL a") == "+OK\r\n$-1\r\n:-1\r\n")
         #expect(
             harness.run("EXPIREAT a 1700000002 ; PTTL a ; PEXPIREAT a 1 ; EXISTS a") == ":1\r\n:1877\r\n:1\r\n:0\r\n")
         #expect(harness.run("SET a 1 PX 1499 ; TTL a ; PEXPIRE a 1500 ; TTL a") == "+OK\r\n:1\r\n:1\r\n:2\r\n")
+    }
+
+    @Test func aMomentIsPassedOnAsItIs() {
+        let harness = Harness()
+        _ = harness.run("SET a 1 EXAT 2 ; SET a 1 PXAT 3 ; EXPIREAT a -4 ; PEXPIREAT a 9223372036854775807")
+        let operations = harness.router.rounds[0]
+        #expect(operations.map(\.expiresAtMilliseconds) == [2000, 3, -4000, .max])
+        #expect(operations.allSatisfy { $0.expiresInMilliseconds == nil && $0.number == 0 })
     }
 
     @Test func keysThatCannotBeAreRefusedAndNothingIsExecuted() {
@@ -117,6 +128,8 @@ struct StoreErrorTests {
         harness.router.failure = NamedErrorThrown(.noLeader)
         let reply = "-TRYAGAIN the group has no leader at the moment; try again\r\n"
         #expect(harness.run("GET a ; SCAN 0 ; DBSIZE") == reply * 3)
+        harness.router.failure = NamedErrorThrown(.deadlineExceeded, "no leader in time")
+        #expect(harness.run("SET a 1 ; DBSIZE") == "-TRYAGAIN no leader in time\r\n" * 2)
         harness.router.failure = NamedErrorThrown(.notAnInteger, "of no interest")
         #expect(harness.run("INCR a") == "-ERR value is not an integer or out of range\r\n")
     }

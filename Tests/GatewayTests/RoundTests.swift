@@ -112,6 +112,25 @@ struct RoundTests {
         #expect(harness.router.entries.count == 2)
     }
 
+    @Test func answersAreOwedUntilTheLastRoundHasHadIts() {
+        let harness = Harness(RedisServer.Settings(roundSize: 1))
+        #expect(!harness.owesAnswers)
+        harness.router.holdsAnswers = true
+        harness.feed(Harness.encoded("SET a 1 ; GET a") + Array("*1\r\n$4\r\nPI".utf8))
+        var owed = [harness.owesAnswers]
+        while harness.router.heldCount > 0 {
+            harness.release()
+            owed.append(harness.owesAnswers)
+        }
+        #expect(owed == [true, true, false], "what is incomplete gets no answer")
+        #expect(harness.sent() == "+OK\r\n$1\r\n1\r\n")
+        harness.connection.unsentBytes = .max
+        harness.feed("NG\r\n")
+        #expect(harness.owesAnswers, "a command that waits for room in the connection")
+        harness.drain()
+        #expect(!harness.owesAnswers)
+    }
+
     @Test func anAnswerAfterTheEndIsDropped() {
         let harness = Harness()
         harness.router.holdsAnswers = true

@@ -125,6 +125,7 @@ struct SessionTests {
         // computed by an independent implementation
         #expect(RequestHash.of([]) == 0xefd0_1f60_ba99_2926)
         #expect(RequestHash.of(operations) == 0xf5af_e344_aa32_ff5b)
+        #expect(RequestHash.of([.set("key", "v", at: 1500), .expire("b", at: -1)]) == 0x3aa5_f819_493a_c313)
     }
 
     @Test func theHashSeesEveryField() {
@@ -135,6 +136,8 @@ struct SessionTests {
             [KeyOperation(.set, key: Bytes("ab"), value: Bytes("c"), returnsOldValue: true)],
             [KeyOperation(.set, key: Bytes("ab"), value: Bytes("c"), keepsExpiry: true)],
             [KeyOperation(.set, key: Bytes("ab"), value: Bytes("c"), number: 1)],
+            [.set("ab", "c", at: 1)], [.set("ab", "c", at: 0)], [.set("ab", "c", at: 1), .set("ab", "c")],
+            [.set("ab", "c"), .set("ab", "c", at: 1)],
             [.set("ab", "12345678")], [.set("ab", "12345679")], [.set("ab", "12345678\u{0}")],
         ]
         #expect(Set(variants.map { RequestHash.of($0) }).count == variants.count)

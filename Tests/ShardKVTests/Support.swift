@@ -95,6 +95,9 @@ extension KeyOperation {
     static func set(_ key: String, _ value: String, expiresIn: Int64? = nil) -> KeyOperation {
         KeyOperation(.set, key: Bytes(key), value: Bytes(value), expiresInMilliseconds: expiresIn)
     }
+    static func set(_ key: String, _ value: String, at moment: Int64) -> KeyOperation {
+        KeyOperation(.set, key: Bytes(key), value: Bytes(value), expiresAtMilliseconds: moment)
+    }
     static func delete(_ key: String) -> KeyOperation { KeyOperation(.delete, key: Bytes(key)) }
     static func increment(_ key: String, by number: Int64) -> KeyOperation {
         KeyOperation(.increment, key: Bytes(key), number: number)
@@ -104,6 +107,9 @@ extension KeyOperation {
     }
     static func expire(_ key: String, in milliseconds: Int64) -> KeyOperation {
         KeyOperation(.expire, key: Bytes(key), number: milliseconds)
+    }
+    static func expire(_ key: String, at moment: Int64) -> KeyOperation {
+        KeyOperation(.expire, key: Bytes(key), expiresAtMilliseconds: moment)
     }
     static func persist(_ key: String) -> KeyOperation { KeyOperation(.persist, key: Bytes(key)) }
     static func exists(_ key: String) -> KeyOperation { KeyOperation(.exists, key: Bytes(key)) }

@@ -544,10 +544,15 @@ struct  Flotilla__Operation
   int64_t number;
   protobuf_c_boolean has_keep_ttl;
   protobuf_c_boolean keep_ttl;
+  /*
+   * SET, EXPIRE: the moment itself, ms since 1970; judged by replicated time
+   */
+  protobuf_c_boolean has_expires_at_ms;
+  int64_t expires_at_ms;
 };
 #define FLOTILLA__OPERATION__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__operation__descriptor) \
-    , FLOTILLA__OP_CODE__OP_GET, {0,NULL}, 0, {0,NULL}, 0, FLOTILLA__SET_CONDITION__SET_ALWAYS, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , FLOTILLA__OP_CODE__OP_GET, {0,NULL}, 0, {0,NULL}, 0, FLOTILLA__SET_CONDITION__SET_ALWAYS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*
