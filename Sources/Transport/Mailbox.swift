@@ -1,5 +1,4 @@
 internal import CUV
-internal import Synchronization
 
 /// Work for a lane from other threads. The only thing that crosses threads; its lock is held for a few instructions.
 final class Mailbox: @unchecked Sendable {
@@ -10,7 +9,7 @@ final class Mailbox: @unchecked Sendable {
         var isOpen = true
     }
 
-    private let state = Mutex(State())
+    private let state = PosixLock(State())
     /// Closed under the lock, so that nobody wakes a freed handle.
     private let wake: UnsafeMutablePointer<uv_async_t>
     /// Emptied by the lane and swapped back in, so that a steady flow allocates nothing.
