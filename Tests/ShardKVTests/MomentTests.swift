@@ -95,7 +95,8 @@ struct MomentTests {
     @Test func whatHasPassedIsNotStored() throws {
         let replica = try ExpiryTests.replica(at: MomentTests.now)
         _ = try replica.execute(.set("a", "1", at: 5000), .set("a", "2", at: 500), .set("b", "1", at: 1000))
-        #expect(try contents(replica.engine).allSatisfy { ![KeyKind.data, .expiry].map(\.rawValue).contains($0[0][8]) })
+        #expect(
+            try contents(replica.engine).allSatisfy { ![KeyKind.data, .expiry].map(\.rawValue).contains($0[0][8]) })
         #expect(!replica.machine.mayHoldExpiringKeys)
     }
 
