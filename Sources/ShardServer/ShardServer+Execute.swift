@@ -27,6 +27,8 @@ extension ShardServer {
         let group = request.group
         guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
         if host.leads(group) {
+            // before the clock, which cannot start without room either
+            if host.refusesWrites, host.status(of: group)?.problem == nil { return fail(.diskFull, completion) }
             guard var clock = groupClocks[group], clock.isStarted else {
                 return fail(.noLeader, completion)
             }
@@ -118,8 +120,11 @@ extension ShardServer {
     // MARK: the groups' time
 
     /// Starts the clocks of the groups that this node has begun to lead, as soon as enough wall clocks are known.
-    func proposeFirstTimes() {
-        guard !startingClocks.isEmpty else { return }
+    /// Returns when to come back.
+    func proposeFirstTimes(_ now: Instant) -> Instant? {
+        guard !startingClocks.isEmpty else { return nil }
+        guard now >= nextClockStart else { return nextClockStart }
+        nextClockStart = now + settings.pace
         let waiting = startingClocks
         startingClocks.removeAll(keepingCapacity: true)
         for group in waiting where groupClocks[group]?.isStarted == false {
@@ -135,6 +140,7 @@ extension ShardServer {
                 if host.leads(group) { startingClocks.append(group) }
             }
         }
+        return startingClocks.isEmpty ? nil : nextClockStart
     }
 
     private func proposeTime(_ time: Int64, to group: String, _ done: @escaping (ProposalOutcome) -> Void) {

@@ -53,6 +53,7 @@ public final class ShardServer {
     var groupClocks: [String: GroupClock] = [:]
     /// Groups led here whose clock waits to be started.
     var startingClocks: [String] = []
+    var nextClockStart = Instant.distantPast
     var channels: [NodeAddress: RpcChannel] = [:]
     var channelOrder: [NodeAddress] = []
     /// Connections without hello, between nodes that share no cluster yet.
@@ -111,9 +112,8 @@ public final class ShardServer {
     public func turn(now: Instant) -> Instant? {
         if let applied = appliedMap.take() { adoptMap(applied) }
         guard !isStopping else { return nil }
-        proposeFirstTimes()
         var next = formationTurn(now)
-        for deadline in [driveGroups(now), pollMap(now)] {
+        for deadline in [proposeFirstTimes(now), driveGroups(now), pollMap(now)] {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
         }
         let open = channelOrder.compactMap { channels[$0] } + strangerOrder.compactMap { strangers[$0] }
@@ -166,6 +166,7 @@ public final class ShardServer {
         if isLeader, machines[group] != nil {
             groupClocks[group] = GroupClock()
             startingClocks.append(group)
+            nextClockStart = .distantPast
         }
         if group == ClusterMap.controllerGroup { driver = ControllerDriver() }
         lane.requestTurn()
