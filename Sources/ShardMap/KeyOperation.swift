@@ -20,8 +20,8 @@ public struct KeyOperation: Equatable, Sendable {
         case stringLength = 7
         /// Integer: milliseconds to live, -1 without expiry, -2 without key.
         case timeToLive = 8
-        /// Expires the key ``KeyOperation/number`` ms from now, or at ``KeyOperation/expiresAtMilliseconds``; deletes it
-        /// if that is not in the future. Integer 1 if the key exists.
+        /// Expires the key ``KeyOperation/number`` ms from now, or at ``KeyOperation/expiresAtMilliseconds``; deletes
+        /// it if that is not in the future. Integer 1 if the key exists.
         case expire = 9
         /// Removes the expiry; integer 1 if there was one.
         case persist = 10
