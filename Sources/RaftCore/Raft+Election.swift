@@ -38,7 +38,14 @@ extension Raft {
         role = .follower
         candidacy = nil
         leader = newLeader
-        if around.hasPromised(newLeader) { electionDeadline = nil } else { waitAwake(around) }
+        leaderRun = around.liveness.runNumber(of: newLeader.address)
+        if standsBy(newLeader, around) { electionDeadline = nil } else { waitAwake(around) }
+    }
+
+    /// Whether this node's promise stands to the very run of the leader's node that led: one that was restarted leads
+    /// nothing.
+    private func standsBy(_ leader: PeerID, _ around: Surroundings) -> Bool {
+        around.hasPromised(leader) && around.liveness.runNumber(of: leader.address) == leaderRun
     }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
@@ -64,7 +71,7 @@ extension Raft {
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
         guard let leader, leader.address == node else { return }
-        if around.hasPromised(leader) {
+        if standsBy(leader, around) {
             electionDeadline = nil
         } else if electionDeadline == nil {
             wake(from: around.now)
@@ -79,7 +86,7 @@ extension Raft {
         guard let due = electionDeadline, due <= around.now else { return }
         guard configuration.contains(id) else { return electionDeadline = nil }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
-        if let leader, around.hasPromised(leader) { return electionDeadline = nil }
+        if let leader, standsBy(leader, around) { return electionDeadline = nil }
         preVote(around, &effects)
     }
 
@@ -191,7 +198,7 @@ extension Raft {
     private func isLoyal(against asker: PeerID, _ request: VoteRequest, _ around: Surroundings) -> Bool {
         guard let leader, leader != asker else { return false }
         if request.handOver == TermLeader(leader: leader, term: term) { return false }
-        guard role == .leader else { return around.hasPromised(leader) }
+        guard role == .leader else { return standsBy(leader, around) }
         return leadership?.transfer?.target != asker && hasSupport(around)
     }
 

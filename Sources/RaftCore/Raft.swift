@@ -39,6 +39,8 @@ public struct Raft: Sendable {
     public internal(set) var vote: PeerID?
     /// Whom it accepts as leader of ``term``; itself if it leads.
     public internal(set) var leader: PeerID?
+    /// The run of the leader's node at its last message: a promise to another run is none to this leader.
+    var leaderRun: UInt64?
     /// Everything up to here is committed as far as it knows.
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.
