@@ -39,6 +39,8 @@ public enum EmbeddedError: Error, Sendable, CustomStringConvertible {
 ///
 /// Any thread; the state machines are called on a worker of the node, one at a time.
 public final class EmbeddedNode: @unchecked Sendable {
+    /// Holds the directory's lock for as long as the node lives.
+    private let data: DataDirectory
     private let host: RaftHost
     private let loop: EventLoop
     private let workers: [ThreadWorker]
@@ -77,7 +79,6 @@ public final class EmbeddedNode: @unchecked Sendable {
         let clusterID = EmbeddedNode.clusterID(of: cluster)
         var generator = SystemRandomNumberGenerator()
         let network = loop.makeNetwork()
-        let data: DataDirectory
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: dataDirectory, address: address, freshIncarnation: generator.next() | 1,
