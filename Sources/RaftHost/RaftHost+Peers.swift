@@ -10,12 +10,7 @@ extension RaftHost {
     static let nodeService = "flotilla.NodeService"
 
     func makeLink(to node: NodeAddress) {
-        let link = PeerLink(
-            address: node, data: RpcChannel(address: node, network: network, clock: lane.clock),
-            liveness: RpcChannel(address: node, network: network, clock: lane.clock))
-        for channel in [link.data, link.liveness] {
-            channel.greeting = { [self] channel, done in sayHello(on: channel, to: node, done) }
-        }
+        let link = PeerLink(address: node, data: makeChannel(to: node), liveness: makeChannel(to: node))
         link.data.onStateChange = { [self] isConnected in
             let event = isConnected ? Event.livenessChanged(node) : Event.connectionLost(node)
             for replica in replicasByNode[node] ?? [] { inbox.append((replica, event)) }
