@@ -49,8 +49,10 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public enum Role: Int32, Sendable {
         /// Log and state.
         case replica = 0
-        /// A voter without payloads (braft's witness).
+        /// A voter without payloads (braft's witness): it never campaigns.
         case witness = 1
+        /// Log and state, but no vote. braft knows no such member.
+        case learner = 2
     }
 
     /// The node.
@@ -103,17 +105,24 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "\(address):\(idx):\(role.rawValue)" }
 }
 
-/// A group's members: the voters and, while a change is in its joint stage, the voters before it (§6).
+/// A group's members: the voters, the voters before them while a change is in its joint stage (§6), and the learners.
 public struct Configuration: Equatable, Sendable, CustomStringConvertible {
     /// Voters, ascending.
     public let peers: [PeerID]
     /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
     public let oldPeers: [PeerID]
+    /// Members without a vote (dissertation §4.2.1), ascending; in the joint stage some may still be old voters.
+    public let learners: [PeerID]
 
-    /// A configuration; order and duplicates of the arguments do not matter.
-    public init(peers: [PeerID], oldPeers: [PeerID] = []) {
-        self.peers = Configuration.normalized(peers)
+    /// A configuration; order and duplicates of the arguments do not matter. Whoever stands in `peers` under the role
+    /// of a learner is one; whoever is voter and learner is a voter.
+    public init(peers: [PeerID], oldPeers: [PeerID] = [], learners: [PeerID] = []) {
+        let voters = Configuration.normalized(peers.filter { $0.role != .learner })
+        let others = (peers.filter { $0.role == .learner } + learners).filter { !voters.contains($0) }
+        self.peers = voters
         self.oldPeers = Configuration.normalized(oldPeers)
+        self.learners = Configuration.normalized(
+            others.map { PeerID(address: $0.address, idx: $0.idx, role: .learner) })
     }
 
     /// Nobody: the configuration of a replica that has not heard of any.
@@ -130,9 +139,21 @@ public struct Configuration: Equatable, Sendable, CustomStringConvertible {
     /// Whether both majorities count.
     public var isJoint: Bool { !oldPeers.isEmpty }
     /// Whether `peer` votes.
-    public func contains(_ peer: PeerID) -> Bool { peers.contains(peer) || oldPeers.contains(peer) }
+    public func isVoter(_ peer: PeerID) -> Bool { peers.contains(peer) || oldPeers.contains(peer) }
+    /// Whether `peer` gets the log.
+    public func contains(_ peer: PeerID) -> Bool { isVoter(peer) || learners.contains(peer) }
+    /// Whether `peer` votes without holding payloads.
+    public func isWitness(_ peer: PeerID) -> Bool {
+        (peers.first { $0 == peer } ?? oldPeers.first { $0 == peer })?.role == .witness
+    }
     /// Everybody who votes, ascending, each once.
-    public var members: [PeerID] { isJoint ? Configuration.normalized(peers + oldPeers) : peers }
+    public var voters: [PeerID] { isJoint ? Configuration.normalized(peers + oldPeers) : peers }
+    /// Everybody who gets the log, ascending, each once.
+    public var members: [PeerID] {
+        isJoint || !learners.isEmpty ? Configuration.normalized(voters + learners) : peers
+    }
+    /// Voters and learners as they stand in an entry's one list; their roles tell them apart.
+    public var listed: [PeerID] { peers + learners }
 
     /// Whether those for whom `holds` is true are a majority, of both configurations while joint (§6).
     @inlinable public func hasMajority(where holds: (PeerID) -> Bool) -> Bool {
@@ -144,9 +165,9 @@ public struct Configuration: Equatable, Sendable, CustomStringConvertible {
         return !peers.isEmpty && majority(of: peers) && (oldPeers.isEmpty || majority(of: oldPeers))
     }
 
-    /// `a,b,c` or `a,b,c|old`.
+    /// `a,b,c` or `a,b,c|old`; learners among the first by their role.
     public var description: String {
-        let new = peers.map(\.description).joined(separator: ",")
+        let new = listed.map(\.description).joined(separator: ",")
         return isJoint ? new + "|" + oldPeers.map(\.description).joined(separator: ",") : new
     }
 }
