@@ -13,100 +13,6 @@
 ///    pair that hears each other in one direction only never counts on a promise.
 /// 6. At most one request per node is unanswered; after one promise duration it has failed.
 public struct NodeLiveness: Sendable {
-    /// The same on all nodes of a cluster.
-    public struct Settings: Sendable {
-        /// How long a promise lasts.
-        public var promise = Interval.milliseconds(1000)
-        /// From one request to the next.
-        public var interval = Interval.milliseconds(200)
-        /// By how much one node's clock may run faster than another's, in percent.
-        public var maxClockDriftPercent = 5
-        /// Whether a starting node is quiet; only tests do without.
-        public var startupQuiet = true
-        /// The defaults.
-        public init() {}
-    }
-
-    /// Asks for support, or pings.
-    public struct Request: Equatable, Sendable {
-        /// The asker's run.
-        public var runNumber: UInt64
-        /// Tells requests of a run apart.
-        public var sequence: UInt64
-        /// Whether support is asked for.
-        public var asks: Bool
-        /// A request.
-        public init(runNumber: UInt64, sequence: UInt64, asks: Bool) {
-            self.runNumber = runNumber
-            self.sequence = sequence
-            self.asks = asks
-        }
-    }
-
-    /// The answer to a ``Request``.
-    public struct Reply: Equatable, Sendable {
-        /// Of the request.
-        public var sequence: UInt64
-        /// Whether support is promised from the request's receipt on.
-        public var granted: Bool
-        /// The supporter's latest epoch for the asker.
-        public var epoch: UInt64
-        /// The supporter's run.
-        public var runNumber: UInt64
-        /// The supporter's wall clock, milliseconds since 1970.
-        public var wallClockMilliseconds: Int64
-        /// An answer.
-        public init(
-            sequence: UInt64, granted: Bool, epoch: UInt64, runNumber: UInt64, wallClockMilliseconds: Int64
-        ) {
-            self.sequence = sequence
-            self.granted = granted
-            self.epoch = epoch
-            self.runNumber = runNumber
-            self.wallClockMilliseconds = wallClockMilliseconds
-        }
-    }
-
-    /// What happened.
-    public enum Event: Sendable {
-        /// ``NodeLiveness/deadline`` has come.
-        case deadlineReached
-        /// A node asked; `wallClock` is this node's own in milliseconds since 1970, for the answer.
-        case received(Request, from: NodeAddress, wallClock: Int64)
-        /// A node answered.
-        case answered(Reply, from: NodeAddress)
-        /// The request to a node failed, or the connection broke.
-        case failed(NodeAddress)
-        /// The nodes to ask from now on, ascending: those with which groups are shared, this one left out.
-        case track([NodeAddress])
-    }
-
-    /// What to do.
-    public struct Effects: Sendable {
-        /// To send.
-        public var requests: [(to: NodeAddress, request: Request)] = []
-        /// Answers the received request.
-        public var reply: Reply?
-        /// Nodes to or from which a promise was gained or lapsed, or that run anew, ascending: every replica that
-        /// shares a group with one gets ``RaftCore/Event/livenessChanged(_:)``.
-        public var changed: [NodeAddress] = []
-
-        /// An empty buffer.
-        public init() {}
-
-        /// Empties the buffer and keeps its memory.
-        public mutating func removeAll() {
-            requests.removeAll(keepingCapacity: true)
-            reply = nil
-            changed.removeAll(keepingCapacity: true)
-        }
-
-        fileprivate mutating func noteChange(of node: NodeAddress) {
-            let position = changed.firstIndex { $0 >= node } ?? changed.count
-            if position == changed.count || changed[position] != node { changed.insert(node, at: position) }
-        }
-    }
-
     /// The settings in force.
     public let settings: Settings
     /// Until then the node neither votes nor campaigns.
@@ -117,6 +23,8 @@ public struct NodeLiveness: Sendable {
     private var sequence: UInt64 = 0
     /// The latest epoch given to anybody; one count for all, so that it outlives what is known of a node.
     private var epochs: UInt64 = 0
+    /// When the latest check of this node's vitals that ended well was started.
+    private var vitalsConfirmed: Instant?
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -151,6 +59,29 @@ public struct NodeLiveness: Sendable {
         node == self.node || now < peer(node)?.supportEnd ?? .distantPast
     }
 
+    /// This node's promise to `node`, by name, if it stands at `now`; nil otherwise, and for this node itself.
+    public func promiseStamp(to node: NodeAddress, now: Instant) -> SupportStamp? {
+        guard let peer = peer(node), let end = peer.promiseEnd, now < end, let run = peer.run else { return nil }
+        return SupportStamp(epoch: peer.epoch, supporterRun: ownRun, askerRun: run)
+    }
+
+    /// `node`'s promise to this one, by name, if it stands as counted by this node; nil otherwise, and for this node
+    /// itself.
+    public func supportStamp(from node: NodeAddress, now: Instant) -> SupportStamp? {
+        guard let peer = peer(node), let end = peer.supportEnd, now < end, let run = peer.run else { return nil }
+        return SupportStamp(epoch: peer.supportEpoch, supporterRun: run, askerRun: ownRun)
+    }
+
+    /// Whether `node` answered the last message sent to it, or is this node, or is foreign: worth asking for a vote.
+    public func isReachable(_ node: NodeAddress) -> Bool {
+        guard node != self.node else { return true }
+        guard let peer = peer(node) else { return false }
+        return peer.hasAnswered || peer.isForeign
+    }
+
+    /// Whether `node` has shown that it does not speak our services.
+    public func isForeign(_ node: NodeAddress) -> Bool { peer(node)?.isForeign ?? false }
+
     /// Whether this node has just started and so neither votes nor campaigns.
     public func isQuiet(now: Instant) -> Bool { now < quietUntil }
 
@@ -169,7 +100,9 @@ public struct NodeLiveness: Sendable {
         case .received(let request, let asker, let wallClock): answer(request, of: asker, wallClock, now, &effects)
         case .answered(let reply, let supporter): note(reply, from: supporter, now, &effects)
         case .failed(let node):
-            if let position = find(node) { peers[position].fail(now: now, settings) }
+            if let position = find(node) { fail(position, now: now, &effects) }
+        case .foreign(let node): noteForeign(node, &effects)
+        case .vitalsConfirmed(let startedAt): noteVitals(startedAt, now: now)
         case .track(let nodes): track(nodes, now: now)
         }
         sendDue(now: now, &effects)
@@ -195,18 +128,13 @@ extension NodeLiveness {
         var nextSend: Instant
         /// Whether it answered our previous message.
         var hasAnswered = false
+        /// Whether it does not speak our services.
+        var isForeign = false
         var wallClockOffset: Int64?
 
         init(node: NodeAddress, now: Instant) {
             self.node = node
             self.nextSend = now
-        }
-
-        mutating func fail(now: Instant, _ settings: Settings) {
-            guard unanswered != nil else { return }
-            unanswered = nil
-            hasAnswered = false
-            nextSend = now + settings.interval
         }
     }
 
@@ -254,7 +182,7 @@ extension NodeLiveness {
         var lapsed = false
         for position in peers.indices {
             if let unanswered = peers[position].unanswered, unanswered.sentAt + settings.promise <= now {
-                peers[position].fail(now: now, settings)
+                fail(position, now: now, &effects)
             }
             if let end = peers[position].promiseEnd, end <= now {
                 peers[position].promiseEnd = nil
@@ -268,6 +196,28 @@ extension NodeLiveness {
             }
         }
         if lapsed { forgetStrangers() }
+    }
+
+    /// The request under way to a node, if there is one, has failed.
+    private mutating func fail(_ position: Int, now: Instant, _ effects: inout Effects) {
+        guard peers[position].unanswered != nil else { return }
+        if peers[position].hasAnswered { effects.noteChange(of: peers[position].node) }
+        peers[position].unanswered = nil
+        peers[position].hasAnswered = false
+        peers[position].nextSend = now + settings.interval
+    }
+
+    /// A foreign node keeps no promise, whoever gave it at that address.
+    private mutating func noteForeign(_ node: NodeAddress, _ effects: inout Effects) {
+        guard let position = find(node), !peers[position].isForeign else { return }
+        peers[position].isForeign = true
+        peers[position].supportEnd = nil
+        effects.noteChange(of: node)
+    }
+
+    private mutating func noteVitals(_ startedAt: Instant, now: Instant) {
+        precondition(startedAt <= now, "vitals confirmed from \(startedAt) on at \(now)")
+        vitalsConfirmed = max(vitalsConfirmed ?? startedAt, startedAt)
     }
 
     private mutating func sendDue(now: Instant, _ effects: inout Effects) {
@@ -303,6 +253,10 @@ extension NodeLiveness {
         if position == peers.count || peers[position].node != asker {
             peers.insert(Peer(node: asker, now: now), at: position)
         }
+        if peers[position].isForeign {
+            peers[position].isForeign = false
+            effects.noteChange(of: asker)
+        }
         let isPresent = admit(run: request.runNumber, of: position, &effects)
         let granted = isPresent && request.asks
         if granted {
@@ -326,10 +280,12 @@ extension NodeLiveness {
             request.sequence == reply.sequence
         else { return }
         guard admit(run: reply.runNumber, of: position, &effects) else {
-            return peers[position].fail(now: now, settings)
+            return fail(position, now: now, &effects)
         }
         peers[position].unanswered = nil
+        if !peers[position].hasAnswered || peers[position].isForeign { effects.noteChange(of: supporter) }
         peers[position].hasAnswered = true
+        peers[position].isForeign = false
         peers[position].wallClockOffset = reply.wallClockMilliseconds &- now.nanoseconds / 1_000_000
         // an answered ping reopens asking at once
         peers[position].nextSend = request.asks ? request.sentAt + settings.interval : now
@@ -341,12 +297,5 @@ extension NodeLiveness {
         }
         peers[position].supportEnd = end
         peers[position].supportEpoch = reply.epoch
-    }
-}
-
-extension NodeLiveness.Settings {
-    /// How long the asker counts a promise.
-    fileprivate var counted: Interval {
-        Interval(nanoseconds: promise.nanoseconds / 100 * Int64(100 - maxClockDriftPercent))
     }
 }
