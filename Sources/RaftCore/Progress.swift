@@ -69,6 +69,12 @@ struct Progress: Sendable {
         if waitingSince == nil { waitingSince = now }
     }
 
+    /// Notes under which promise it accepts this leader. Answers come in any order, promises are numbered.
+    mutating func note(_ named: SupportStamp) {
+        if let known = support, (named.supporterRun, named.epoch) < (known.supporterRun, known.epoch) { return }
+        support = named
+    }
+
     /// Notes that it holds everything up to `index`. Answers may come in any order and more than once.
     mutating func noteSuccess(through index: LogIndex) {
         match = max(match, index)

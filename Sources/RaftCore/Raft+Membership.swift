@@ -106,7 +106,8 @@ extension Raft {
 
     private mutating func insertProgress(of peer: PeerID) {
         let position = leadership!.peers.firstIndex { peer < $0.peer } ?? leadership!.peers.count
-        leadership!.peers.insert(Progress(peer: peer, next: log.lastIndex.next), at: position)
+        let next = max(log.lastIndex, log.base.index.next)
+        leadership!.peers.insert(Progress(peer: peer, next: next), at: position)
     }
 
     /// Leavers get the log until the configuration without them is committed, and that they are told of once more.

@@ -115,9 +115,7 @@ extension Raft {
         if reply.term == term {
             leadership!.peers[position].answeredRound = max(before.answeredRound, reply.ticket.round)
             leadership!.peers[position].answeredAt = around.now
-            if let support = reply.support, support.isNotOlder(than: before.support) {
-                leadership!.peers[position].support = support
-            }
+            if let support = reply.support { leadership!.peers[position].note(support) }
         }
         if reply.success {
             noteSuccess(reply.ticket, of: position)

@@ -85,7 +85,7 @@ struct ElectionTests {
 
     @Test("while joint, both majorities must grant (§6)")
     func jointMajorities() {
-        var stage = Stage()
+        var stage = Stage(members: [a, b, c, d, e])
         let joint = Configuration(peers: [a, d, e], oldPeers: [a, b, c])
         stage.raft.adopt(PlacedConfiguration(index: .zero, configuration: joint))
         stage.reachDeadline()

@@ -16,6 +16,7 @@ struct SimulatedCluster {
         case arrival(Packet)
         case written(node: Int, incarnation: UInt64)
         case livenessFailed(node: Int, incarnation: UInt64, peer: NodeAddress)
+        case vitalsFine(node: Int, incarnation: UInt64, startedAt: Instant)
         case appendFailed(node: Int, incarnation: UInt64, peer: Int, AppendTicket)
         case restart(Int)
     }
@@ -101,6 +102,8 @@ struct SimulatedCluster {
             finishWrite(node)
         case .livenessFailed(let node, let incarnation, let peer):
             if isPresent(node, incarnation) { stepLiveness(node, .failed(peer)) }
+        case .vitalsFine(let node, let incarnation, let startedAt):
+            if isPresent(node, incarnation) { stepLiveness(node, .vitalsConfirmed(startedAt: startedAt)) }
         case .appendFailed(let node, let incarnation, let peer, let ticket):
             if isPresent(node, incarnation) { step(node, .appendFailed(ticket, peer: nodes[peer].id)) }
         case .restart(let node): start(node)
@@ -153,6 +156,11 @@ struct SimulatedCluster {
         for (to, request) in drained.requests {
             let peer = configuration.members.firstIndex { $0.address == to }!
             post(packet(node, peer, .livenessRequest(request)))
+        }
+        if drained.checksVitals {
+            let happening = Happening.vitalsFine(
+                node: node, incarnation: nodes[node].incarnation, startedAt: nodes[node].localTime(time))
+            queue.push(happening, at: time + random.number(in: 1..<20) * 1_000_000)
         }
         for changed in drained.changed { step(node, .livenessChanged(changed)) }
     }
@@ -241,6 +249,8 @@ extension SimulatedCluster {
         switch outbound.body {
         case .vote(let request): return packet(from, to, .vote(request))
         case .timeoutNow(let request): return packet(from, to, .timeoutNow(request))
+        case .release(let request): return packet(from, to, .release(request))
+        case .readIndex, .snapshot: preconditionFailure("nobody asks for that here")
         case .append(let ticket, let previousTerm, let commit):
             let first = Int(ticket.previous.rawValue)
             let entries = Array(nodes[from].entries[first..<first + ticket.count])
@@ -309,6 +319,8 @@ extension SimulatedCluster {
                 packet.to, .received(.appendRequest(request), from: sender), entries: entries, answering: packet)
         case .timeoutNow(let request):
             step(packet.to, .received(.timeoutNowRequest(request), from: sender), answering: packet)
+        case .release(let request):
+            step(packet.to, .received(.releaseRequest(request), from: sender), answering: packet)
         case .reply(let message):
             guard packet.incarnation == nodes[packet.to].incarnation else { return }
             step(packet.to, .received(message, from: sender))
@@ -362,7 +374,7 @@ extension SimulatedCluster {
 
     mutating func readSomewhere() {
         for node in nodes.indices where nodes[node].isUp && nodes[node].raft.isLeader {
-            step(node, .readRequested(judge.beginRead()))
+            step(node, .readRequested(judge.beginRead(), lease: false))
         }
     }
 

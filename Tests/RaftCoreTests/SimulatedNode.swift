@@ -24,6 +24,7 @@ struct Packet {
         case vote(VoteRequest)
         case append(AppendRequest, entries: [SimulatedEntry], ticket: AppendTicket)
         case timeoutNow(TimeoutNowRequest)
+        case release(ReleaseRequest)
         case reply(Message)
         case livenessRequest(NodeLiveness.Request)
         case livenessReply(NodeLiveness.Reply)

@@ -12,6 +12,10 @@ struct Stage {
     var liveness: NodeLiveness
     var now = Instant(nanoseconds: 1_000_000_000_000)
     var effects = Effects()
+    /// The nodes of the other members; all of them can be reached.
+    let others: [NodeAddress]
+    /// Requests of the node that wait for an answer.
+    private var pings: [(to: NodeAddress, request: NodeLiveness.Request)] = []
 
     /// A replica whose log holds entries of these terms.
     init(
@@ -30,6 +34,8 @@ struct Stage {
         var livenessSettings = NodeLiveness.Settings()
         livenessSettings.startupQuiet = isQuiet
         liveness = NodeLiveness(node: id.address, runNumber: 1, settings: livenessSettings, startedAt: now)
+        others = members.filter { $0 != id }.map(\.address)
+        exchange(with: others, granting: false)
         if starts { step(.started) }
     }
 
@@ -65,19 +71,31 @@ struct Stage {
 
     /// The nodes of `supporters` promise their support to this one; the replica hears of it.
     mutating func gainSupport(from supporters: [PeerID], tells: Bool = true) {
+        exchange(with: supporters.map(\.address), granting: true)
+        if tells { for supporter in supporters { step(.livenessChanged(supporter.address)) } }
+    }
+
+    /// The nodes answer what they are asked, up to a promise or without one.
+    private mutating func exchange(with nodes: [NodeAddress], granting: Bool) {
         var drained = NodeLiveness.Effects()
-        liveness.step(.track(supporters.map(\.address)), now: now, into: &drained)
-        while !drained.requests.isEmpty {
-            let requests = drained.requests
+        liveness.step(.vitalsConfirmed(startedAt: now), now: now, into: &drained)
+        liveness.step(.track(others), now: now, into: &drained)
+        for _ in 0..<4 {
+            let requests = drained.requests + pings
+            pings = []
             drained.removeAll()
             for (node, request) in requests {
+                guard nodes.contains(node), granting || !request.asks else {
+                    pings.append((node, request))
+                    continue
+                }
                 let reply = NodeLiveness.Reply(
                     sequence: request.sequence, granted: request.asks, epoch: 1, runNumber: 1,
                     wallClockMilliseconds: 0)
                 liveness.step(.answered(reply, from: node), now: now, into: &drained)
             }
+            liveness.step(.vitalsConfirmed(startedAt: now), now: now, into: &drained)
         }
-        if tells { for supporter in supporters { step(.livenessChanged(supporter.address)) } }
     }
 
     /// Wins the next election with these votes; returns what the leader says first.
