@@ -187,6 +187,186 @@ void   flotilla__support_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__support_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__release_request__init
+                     (Flotilla__ReleaseRequest         *message)
+{
+  static const Flotilla__ReleaseRequest init_value = FLOTILLA__RELEASE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__release_request__get_packed_size
+                     (const Flotilla__ReleaseRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__release_request__pack
+                     (const Flotilla__ReleaseRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__release_request__pack_to_buffer
+                     (const Flotilla__ReleaseRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReleaseRequest *
+       flotilla__release_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReleaseRequest *)
+     protobuf_c_message_unpack (&flotilla__release_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__release_request__free_unpacked
+                     (Flotilla__ReleaseRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__release_reply__init
+                     (Flotilla__ReleaseReply         *message)
+{
+  static const Flotilla__ReleaseReply init_value = FLOTILLA__RELEASE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__release_reply__get_packed_size
+                     (const Flotilla__ReleaseReply *message)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__release_reply__pack
+                     (const Flotilla__ReleaseReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__release_reply__pack_to_buffer
+                     (const Flotilla__ReleaseReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReleaseReply *
+       flotilla__release_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReleaseReply *)
+     protobuf_c_message_unpack (&flotilla__release_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__release_reply__free_unpacked
+                     (Flotilla__ReleaseReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_index_request__init
+                     (Flotilla__ReadIndexRequest         *message)
+{
+  static const Flotilla__ReadIndexRequest init_value = FLOTILLA__READ_INDEX_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_index_request__get_packed_size
+                     (const Flotilla__ReadIndexRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_index_request__pack
+                     (const Flotilla__ReadIndexRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_index_request__pack_to_buffer
+                     (const Flotilla__ReadIndexRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadIndexRequest *
+       flotilla__read_index_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadIndexRequest *)
+     protobuf_c_message_unpack (&flotilla__read_index_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_index_request__free_unpacked
+                     (Flotilla__ReadIndexRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_index_reply__init
+                     (Flotilla__ReadIndexReply         *message)
+{
+  static const Flotilla__ReadIndexReply init_value = FLOTILLA__READ_INDEX_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_index_reply__get_packed_size
+                     (const Flotilla__ReadIndexReply *message)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_index_reply__pack
+                     (const Flotilla__ReadIndexReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_index_reply__pack_to_buffer
+                     (const Flotilla__ReadIndexReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadIndexReply *
+       flotilla__read_index_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadIndexReply *)
+     protobuf_c_message_unpack (&flotilla__read_index_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_index_reply__free_unpacked
+                     (Flotilla__ReadIndexReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__bootstrap_record__init
                      (Flotilla__BootstrapRecord         *message)
 {
@@ -2114,6 +2294,236 @@ const ProtobufCMessageDescriptor flotilla__support_reply__descriptor =
   flotilla__support_reply__field_indices_by_name,
   1,  flotilla__support_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__support_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__release_request__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__release_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = term */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__release_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__release_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReleaseRequest",
+  "ReleaseRequest",
+  "Flotilla__ReleaseRequest",
+  "flotilla",
+  sizeof(Flotilla__ReleaseRequest),
+  4,
+  flotilla__release_request__field_descriptors,
+  flotilla__release_request__field_indices_by_name,
+  1,  flotilla__release_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__release_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__release_reply__field_descriptors[1] =
+{
+  {
+    "term",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseReply, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__release_reply__field_indices_by_name[] = {
+  0,   /* field[0] = term */
+};
+static const ProtobufCIntRange flotilla__release_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__release_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReleaseReply",
+  "ReleaseReply",
+  "Flotilla__ReleaseReply",
+  "flotilla",
+  sizeof(Flotilla__ReleaseReply),
+  1,
+  flotilla__release_reply__field_descriptors,
+  flotilla__release_reply__field_indices_by_name,
+  1,  flotilla__release_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__release_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_index_request__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_index_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = term */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__read_index_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadIndexRequest",
+  "ReadIndexRequest",
+  "Flotilla__ReadIndexRequest",
+  "flotilla",
+  sizeof(Flotilla__ReadIndexRequest),
+  4,
+  flotilla__read_index_request__field_descriptors,
+  flotilla__read_index_request__field_indices_by_name,
+  1,  flotilla__read_index_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_index_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_index_reply__field_descriptors[1] =
+{
+  {
+    "index",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ReadIndexReply, has_index),
+    offsetof(Flotilla__ReadIndexReply, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_index_reply__field_indices_by_name[] = {
+  0,   /* field[0] = index */
+};
+static const ProtobufCIntRange flotilla__read_index_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadIndexReply",
+  "ReadIndexReply",
+  "Flotilla__ReadIndexReply",
+  "flotilla",
+  sizeof(Flotilla__ReadIndexReply),
+  1,
+  flotilla__read_index_reply__field_descriptors,
+  flotilla__read_index_reply__field_indices_by_name,
+  1,  flotilla__read_index_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_index_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__bootstrap_record__field_descriptors[7] =

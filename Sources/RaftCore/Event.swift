@@ -232,6 +232,8 @@ public struct Effects: Sendable {
     public var finishedChanges: [(change: UInt64, outcome: ChangeOutcome)] = []
     /// Whether role, term or leader changed.
     public var statusChanged = false
+    /// Whether ``Raft/peers`` may have changed.
+    public var peersChanged = false
     /// Why the received message was not acted upon.
     public var refusal: Refusal?
 
@@ -254,6 +256,7 @@ public struct Effects: Sendable {
         readIndexReplies.removeAll(keepingCapacity: true)
         finishedChanges.removeAll(keepingCapacity: true)
         statusChanged = false
+        peersChanged = false
         refusal = nil
     }
 }

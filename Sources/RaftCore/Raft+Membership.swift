@@ -108,12 +108,14 @@ extension Raft {
         let position = leadership!.peers.firstIndex { peer < $0.peer } ?? leadership!.peers.count
         let next = max(log.lastIndex, log.base.index.next)
         leadership!.peers.insert(Progress(peer: peer, next: next), at: position)
+        membershipVersion += 1
     }
 
     /// Leavers get the log until the configuration without them is committed, and that they are told of once more.
     mutating func forgetLeavers() {
         guard configurations.count == 1 else { return }
         leadership!.hasLeavers = false
+        membershipVersion += 1
         let newcomers = leadership!.change?.target
         leadership!.peers.removeAll {
             !configuration.contains($0.peer) && newcomers?.contains($0.peer) != true
@@ -172,6 +174,7 @@ extension Raft {
         pledge = nil
         configurations = [PlacedConfiguration(index: commitIndex, configuration: target)]
         configuration = target
+        membershipVersion += 1
         wake(from: max(around.now, around.liveness.quietUntil))
         effects.finishedChanges.append((change, .done(commitIndex)))
     }

@@ -75,6 +75,7 @@ extension Raft {
         }
         configurations.insert(PlacedConfiguration(index: meta.last.index, configuration: meta.configuration), at: 0)
         configuration = configurations[configurations.count - 1].configuration
+        membershipVersion += 1
         commitIndex = meta.last.index
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)

@@ -55,6 +55,8 @@ public struct Raft: Sendable {
     var log: TermLog
     /// Memberships along the log, ascending: the last committed one and all after it.
     var configurations: [PlacedConfiguration]
+    /// Grows whenever ``peers`` may have changed.
+    var membershipVersion = 0
     /// Term of the leader under which the log changed last.
     var logTerm: Term
     /// A term that is known to be durable.
@@ -136,6 +138,14 @@ public struct Raft: Sendable {
     /// The term of the entry at `index`: zero for index zero, nil if it is not in the log, or not any more.
     public func term(at index: LogIndex) -> Term? { log.term(at: index) }
 
+    /// Everybody this replica may have to talk to, ascending: the other members, and on a leader also newcomers that
+    /// catch up and leavers that are yet to be told.
+    public var peers: [PeerID] {
+        let members = configuration.members.filter { $0 != id }
+        guard let leadership else { return members }
+        return (members + leadership.peers.map(\.peer).filter { !members.contains($0) }).sorted()
+    }
+
     /// What a leader knows of another member.
     public struct MemberProgress: Equatable, Sendable {
         /// The member.
@@ -161,6 +171,7 @@ public struct Raft: Sendable {
     /// `now` never goes back between calls. `liveness` is the node's, as it stands at `now`.
     public mutating func step(_ event: Event, now: Instant, liveness: NodeLiveness, into effects: inout Effects) {
         let before = (role: role, hardState: HardState(term: term, vote: vote), leader: leader)
+        let circle = membershipVersion
         let around = Surroundings(now: now, liveness: liveness)
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
@@ -170,6 +181,7 @@ public struct Raft: Sendable {
         if before.role != role || before.hardState.term != term || before.leader != leader {
             effects.statusChanged = true
         }
+        if membershipVersion != circle { effects.peersChanged = true }
         checkInvariants()
     }
 }
@@ -304,12 +316,14 @@ extension Raft {
         durableIndex = min(durableIndex, log.lastIndex)
         while let last = configurations.last, last.index >= index { configurations.removeLast() }
         configuration = configurations.last?.configuration ?? .empty
+        membershipVersion += 1
     }
 
     /// Puts a configuration in force.
     mutating func adopt(_ placed: PlacedConfiguration) {
         configurations.append(placed)
         configuration = placed.configuration
+        membershipVersion += 1
     }
 
     /// Whether this replica stands for election of its own accord.

@@ -43,6 +43,12 @@ extension RaftHost {
         for replica in ready {
             replica.isReadyToApply = false
             guard replica.applyRetry == nil, replica.applyOrdered < replica.applicable else { continue }
+            guard replica.id.role != .witness else {
+                // it has no payloads, and no state
+                replica.applyOrdered = replica.applicable
+                replica.applied = replica.applicable
+                continue
+            }
             let from = replica.applyOrdered.next
             let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
             var entries: [CommittedEntry] = []
@@ -118,7 +124,7 @@ extension RaftHost {
         replica.applyOrdered = replica.applied
         while let waiting = replica.awaitingApply.first, waiting.index <= replica.applied {
             replica.awaitingApply.removeFirst()
-            finish(waiting.completions, of: replica, .ready)
+            finish(waiting.completions, of: replica, .ready(waiting.moment))
         }
         replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }

@@ -164,7 +164,7 @@ extension RaftHost {
     }
 
     private func leadsOthers(_ replica: Replica) -> Bool {
-        replica.raft.isLeader && replica.raft.configuration.members.count > 1
+        replica.raft.isLeader && replica.raft.configuration.voters.count > 1
     }
 
     /// Called every turn while stopping.

@@ -29,6 +29,18 @@ extension RaftHost {
             support(request)
             return true
         }
+        server.register(RaftHost.groupService) { [self] method, request in
+            do throws(RaftWire.WireError) {
+                switch method {
+                case "release": try release(request)
+                case "read_index": try readIndex(request)
+                default: return false
+                }
+            } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            return true
+        }
         server.register(RaftHost.raftService) { [self] method, request in
             do throws(RaftWire.WireError) {
                 switch method {
@@ -89,6 +101,33 @@ extension RaftHost {
         let (replica, from) = try addressed(addressing, request, badSender: nil)
         step(replica, .received(.timeoutNowRequest(message), from: from), StepContext(responder: request.responder))
         lane.requestTurn()
+    }
+
+    // MARK: flotilla.GroupService
+
+    private func release(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let (addressing, message) = try wire.decodeReleaseRequest(request.body)
+        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        step(replica, .received(.releaseRequest(message), from: from), StepContext(responder: request.responder))
+        lane.requestTurn()
+    }
+
+    private func readIndex(_ request: RpcRequest) throws(RaftWire.WireError) {
+        nextRead += 1
+        let (addressing, message) = try wire.decodeReadIndexRequest(request.body, sequence: nextRead)
+        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        guard replica.questions.count < settings.reads else {
+            throw RaftWire.WireError(code: 16, text: "too many reads wait")
+        }
+        replica.questions[message.sequence] = request.responder
+        step(replica, .received(.readIndexRequest(message), from: from))
+        if let reply = effects.reply { answerQuestion(message.sequence, of: replica, reply) }
+        lane.requestTurn()
+    }
+
+    /// Answers a follower that asked for the read index.
+    func answerQuestion(_ sequence: UInt64, of replica: Replica, _ reply: Message) {
+        replica.questions.removeValue(forKey: sequence)?.reply(body: wire.packReply(reply))
     }
 
     // MARK: flotilla.LivenessService

@@ -84,6 +84,7 @@ extension RaftHost {
                 replica.isDirty = false
                 if !replica.proposing.isEmpty { propose(replica) }
                 if !replica.reading.isEmpty { startRead(replica) }
+                if !replica.asking.isEmpty { startQuorumRead(replica) }
             }
         }
     }
@@ -107,12 +108,22 @@ extension RaftHost {
         step(replica, .proposed(count: replica.proposing.count))
     }
 
+    /// Reads of this turn share one number; a lease may spare them the question to a majority.
     private func startRead(_ replica: Replica) {
         nextRead += 1
         let completions = replica.reading
         replica.reading.removeAll(keepingCapacity: true)
         replica.readRounds.append((nextRead, completions))
-        step(replica, .readRequested(nextRead))
+        step(replica, .readRequested(nextRead, lease: true))
+    }
+
+    /// Those whose lease lapsed meanwhile.
+    private func startQuorumRead(_ replica: Replica) {
+        nextRead += 1
+        let completions = replica.asking
+        replica.asking.removeAll(keepingCapacity: true)
+        replica.readRounds.append((nextRead, completions))
+        step(replica, .readRequested(nextRead, lease: false))
     }
 
     private func runDeferred() {
@@ -164,6 +175,7 @@ extension RaftHost {
     }
 
     private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) {
+        if effects.peersChanged { membershipChanged(replica) }
         for message in effects.messages { send(message, from: replica) }
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
@@ -173,9 +185,6 @@ extension RaftHost {
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             batch.append(write)
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
-            if effects.logChange?.truncateFrom != nil || write.entries.contains(where: { $0.configuration != nil }) {
-                membershipChanged(replica)
-            }
         }
         if let acknowledgement = effects.acknowledgement, let responder = context.responder {
             batch.duties.append(.acknowledge(responder, acknowledgement))
@@ -185,8 +194,12 @@ extension RaftHost {
             replica.applicable = applicable
             readyToApply(replica)
         }
-        for ready in effects.readyReads { finishRead(replica, ready.read, at: ready.index) }
-        for read in effects.failedReads { finishRead(replica, read, at: nil) }
+        for ready in effects.readyReads { finishRead(replica, ready) }
+        for read in effects.failedReads { failRead(replica, read) }
+        for (_, reply) in effects.readIndexReplies {
+            answerQuestion(reply.sequence, of: replica, .readIndexReply(reply))
+        }
+        for (change, outcome) in effects.finishedChanges { finishChange(change, outcome, of: replica) }
         if let refusal = effects.refusal {
             refusals[refusal, default: 0] += 1
             logger.log(
@@ -264,22 +277,30 @@ extension RaftHost {
 
     // MARK: reads
 
-    private func finishRead(_ replica: Replica, _ read: UInt64, at index: LogIndex?) {
+    /// Rounds end in their order, a leader that steps down fails them all in it; only a lease may let the latest pass.
+    private func takeRound(_ read: UInt64, of replica: Replica) -> [(ReadOutcome) -> Void]? {
         // everybody has been answered already
-        guard !isOver else { return }
-        // rounds end in their order, except that a leader that steps down fails them all
-        guard let first = replica.readRounds.popFirst(), first.read == read else {
-            preconditionFailure("read \(read) finished out of order")
-        }
-        guard let index else {
-            return finish(first.completions, of: replica, .notLeader(replica.raft.leader))
-        }
+        guard !isOver else { return nil }
+        let isLatest = replica.readRounds.last?.read == read
+        guard let round = isLatest ? replica.readRounds.popLast() : replica.readRounds.popFirst(), round.read == read
+        else { preconditionFailure("read \(read) finished out of order") }
+        return round.completions
+    }
+
+    private func failRead(_ replica: Replica, _ read: UInt64) {
+        guard let completions = takeRound(read, of: replica) else { return }
+        finish(completions, of: replica, .notLeader(replica.raft.leader))
+    }
+
+    private func finishRead(_ replica: Replica, _ ready: ReadyRead) {
+        guard let completions = takeRound(ready.read, of: replica) else { return }
+        let moment = ReadMoment(group: replica.group, lease: ready.lease)
         if replica.problem != nil {
-            finish(first.completions, of: replica, .refused(.damaged))
-        } else if index <= replica.applied {
-            finish(first.completions, of: replica, .ready)
+            finish(completions, of: replica, .refused(.damaged))
+        } else if ready.index <= replica.applied {
+            finish(completions, of: replica, .ready(moment))
         } else {
-            replica.awaitingApply.append((index, first.completions))
+            replica.awaitingApply.append((ready.index, moment, completions))
         }
     }
 
@@ -311,17 +332,36 @@ extension RaftHost {
         if !changed.isEmpty { lane.requestTurn() }
     }
 
-    /// Rebuilds what hangs on who shares groups with whom.
+    /// Brings up to date what hangs on who shares groups with whom.
     func membershipChanged(_ replica: Replica) {
-        let members = replica.raft.configuration.members.map(\.address).filter { $0 != identity.address }
-        var isNewNode = false
-        for node in members where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
+        let peers = replica.raft.peers.map(\.address).filter { $0 != identity.address }
+        var isOtherCircle = false
+        for node in peers where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
             replicasByNode[node, default: []].append(replica)
             if linkByNode[node] == nil {
                 makeLink(to: node)
-                isNewNode = true
+                isOtherCircle = true
             }
         }
-        if isNewNode { livenessInbox.append(.track(links.map(\.address).sorted())) }
+        for link in links where !peers.contains(link.address) {
+            replicasByNode[link.address]?.removeAll { $0 === replica }
+            guard replicasByNode[link.address]?.isEmpty == true else { continue }
+            closeLink(to: link.address)
+            isOtherCircle = true
+        }
+        for outlet in replica.outlets where !peers.contains(outlet.peer.address) { outlet.clear() }
+        replica.outlets.removeAll { !peers.contains($0.peer.address) }
+        if isOtherCircle { livenessInbox.append(.track(links.map(\.address).sorted())) }
+    }
+
+    /// Nothing is shared with `node` any more.
+    private func closeLink(to node: NodeAddress) {
+        replicasByNode.removeValue(forKey: node)
+        guard let link = linkByNode.removeValue(forKey: node) else { return }
+        links.removeAll { $0 === link }
+        link.data.onStateChange = nil
+        link.liveness.onStateChange = nil
+        link.data.close()
+        link.liveness.close()
     }
 }

@@ -108,10 +108,12 @@ final class ClientHistory {
             host.read(group) { [self] outcome in
                 if reads[number].isOver { violations.append("read \(number) was answered twice") }
                 reads[number].isOver = true
-                guard case .ready = outcome else { return }
-                host.evaluate {
+                guard case .ready(let moment) = outcome else { return }
+                host.evaluate(at: moment) {
                     machine.appliedPosition.index
                 } completion: { [self] index in
+                    // a lease that lapsed is no answer
+                    guard let index else { return }
                     reads[number].answer = index
                     mix(UInt64(index.rawValue))
                     if index < least { violations.append("\(group): a read saw \(index), \(least) was known before") }

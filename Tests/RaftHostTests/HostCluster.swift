@@ -105,11 +105,11 @@ extension HostCluster {
         let machine = node.machines[position]
         node.lane.post { [group = histories[position].group] in
             host.read(group) { outcome in
-                guard case .ready = outcome else { return result = .refused(outcome) }
-                host.evaluate {
+                guard case .ready(let moment) = outcome else { return result = .refused(outcome) }
+                host.evaluate(at: moment) {
                     machine.read(Bytes())
                 } completion: {
-                    result = .value($0.text)
+                    result = .value($0!.text)
                 }
             }
         }
