@@ -8,7 +8,7 @@ import WireMessages
 final class KnownPeer {
     let run: NodeState.PeerRun
     let address: NodeAddress
-    /// False once a later run of the same node was welcomed: an old copy of its directory is heard no more.
+    /// False once a later run of the same node was heard of: an old copy of its directory is heard no more.
     var isPresent = true
     init(run: NodeState.PeerRun, address: NodeAddress) {
         self.run = run
@@ -165,6 +165,7 @@ extension RaftHost {
             // the write that remembers it is under way
             return whenDurable(done)
         }
+        welcomed[run.nodeID]?.isPresent = false
         if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
         writeNodeState { [self] in
             durableRuns[run.nodeID] = run
