@@ -299,7 +299,9 @@ extension RaftHost {
         let changed = livenessEffects.changed
         for (to, request) in requests { sendSupportRequest(request, to: to) }
         for node in changed {
-            linkByNode[node]?.silentSince = liveness.supportStands(from: node, now: now) ? nil : now
+            if let link = linkByNode[node] {
+                link.silentSince = liveness.supportStands(from: node, now: now) ? nil : link.silentSince ?? now
+            }
             logger.log(
                 .info, "liveness changed",
                 [
