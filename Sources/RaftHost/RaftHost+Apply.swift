@@ -141,7 +141,7 @@ extension RaftHost {
         replica.awaitingApply.removeAll()
         for read in waiting { finish(read.completions, of: replica, .refused(.damaged)) }
         replica.proposedBytes = 0
-        inbox.append((replica, .transferRequested(nil)))
+        handOver(replica)
     }
 
     /// Has the state machines made anew whose time has come; returns when the next one's comes.
@@ -167,6 +167,7 @@ extension RaftHost {
                 result.value = .failure(error)
             }
         } completion: { [self] in
+            now = lane.clock.now
             let replica = replicas[slot]
             switch result.value {
             case .success(nil): return

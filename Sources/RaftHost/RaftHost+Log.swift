@@ -163,7 +163,7 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    private func leadsOthers(_ replica: Replica) -> Bool {
+    func leadsOthers(_ replica: Replica) -> Bool {
         replica.raft.isLeader && replica.raft.configuration.members.count > 1
     }
 

@@ -209,7 +209,7 @@ extension RaftHost {
                 logger.log(
                     .error, "old entries cannot be read",
                     [("group", outlet.replica.group), ("index", from.description), ("problem", error.description)])
-                inbox.append((outlet.replica, .transferRequested(nil)))
+                handOver(outlet.replica)
             }
             link.makeReady(outlet)
             lane.requestTurn()

@@ -87,6 +87,11 @@ extension RaftHost {
     private func timeoutNow(_ request: RpcRequest) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeTimeoutNowRequest(request.body)
         let (replica, from) = try addressed(addressing, request, badSender: nil)
+        // leadership would only move from one who cannot serve to another
+        guard canServe(replica) else {
+            let refusal = TimeoutNowReply(term: replica.raft.term, success: false)
+            return request.responder.reply(body: wire.packReply(.timeoutNowReply(refusal)))
+        }
         step(replica, .received(.timeoutNowRequest(message), from: from), StepContext(responder: request.responder))
         lane.requestTurn()
     }

@@ -66,6 +66,7 @@ extension RaftHost {
         }
         guard stopping?.isClosing != true else { return }
         if hasLittleRoom { checkFreeSpace() }
+        if let due = handOverDue, due <= now { retryHandOvers() }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
@@ -125,7 +126,10 @@ extension RaftHost {
         guard stopping?.isClosing != true else { return nil }
         var earliest = heap.earliest ?? .distantFuture
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
-        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, nextLook] {
+        let candidates = [
+            liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
+        ]
+        for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {
@@ -255,7 +259,7 @@ extension RaftHost {
             replica.awaitingApply.removeAll()
             for read in waiting { finish(read.completions, of: replica, .notLeader(leader)) }
         } else if replica.problem != nil {
-            inbox.append((replica, .transferRequested(nil)))
+            handOver(replica)
         }
         let group = replica.group
         deferred.append { [self] in onLeadership(group, isLeader) }

@@ -121,6 +121,8 @@ public final class RaftHost: @unchecked Sendable {
     var applyReady: [Replica] = []
     var stalled: [Replica] = []
     var stalledRetry: Instant?
+    /// When leaders that cannot serve try again to hand over.
+    var handOverDue: Instant?
     var heap = DeadlineHeap()
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []

@@ -130,6 +130,8 @@ final class Replica {
     var isDirty = false
     var isReadyToApply = false
     var outlets: [Outlet] = []
+    /// How often it tried to hand over because it cannot serve.
+    var handOvers = 0
 
     init(record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex) {
         self.record = record
