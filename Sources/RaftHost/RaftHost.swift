@@ -306,11 +306,11 @@ public final class RaftHost: @unchecked Sendable {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
+        if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
         guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
-        if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }

@@ -223,6 +223,16 @@ struct StopTests {
         #expect(leader.failure == nil)
     }
 
+    @Test("Once it has stopped its workers are asked for nothing more") func afterwards() throws {
+        let cluster = try cluster(seed: 29)
+        let leader = try #require(cluster.leader(of: 0))
+        for node in cluster.nodes where node !== leader { node.crash() }
+        leader.stop(patience: .milliseconds(200))
+        #expect(cluster.run(limit: 500) { leader.hasStopped } && leader.leads(0))
+        #expect(cluster.propose(Command.payload(tag: 1, byteCount: 8), on: leader)?.refusal == .stopping)
+        #expect(leader.host.freeSpaceChecked == .distantPast)
+    }
+
     @Test(
         "Traffic that goes on while it stops, and after, is no reason to fail",
         arguments: 31...40 as ClosedRange<UInt64>)
