@@ -120,8 +120,16 @@ extension RaftHost {
             replica.awaitingApply.removeFirst()
             finish(waiting.completions, of: replica, .ready)
         }
-        replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
+        trimTail(of: replica)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+    }
+
+    /// Keeps young entries for the peers and for the state machine. One that falls far behind, or stands still, gets the
+    /// rest from the log.
+    func trimTail(of replica: Replica) {
+        let durable = replica.raft.durableIndex
+        replica.tail.trim(through: min(replica.applied, durable), budget: settings.tailBytes)
+        replica.tail.trim(through: durable, budget: settings.proposalBytes, count: settings.proposals)
     }
 
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no

@@ -42,6 +42,8 @@ public final class RaftHost: @unchecked Sendable {
         /// Payload bytes waiting for the log above which proposals are refused as busy and appends with an error that a
         /// leader repeats later.
         public var batchBytes = 256 << 20
+        /// Answers waiting for the log above which appends are refused in the same way.
+        public var batchAnswers = 65_536
         /// Free bytes on the log's device below which proposals are refused.
         public var minimumFreeBytes = 256 << 20
         /// How long a batch may stay last in the log before a seal proves it.
