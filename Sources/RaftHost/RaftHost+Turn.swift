@@ -30,8 +30,9 @@ extension RaftHost {
         if !isOver {
             for link in links { pump(link) }
         }
+        let next = nextDeadline()
         if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
-        return nextDeadline()
+        return next
     }
 
     private func drainInboxes() {
@@ -59,12 +60,7 @@ extension RaftHost {
                 arm(replica)
             }
         }
-        for link in links {
-            _ = link.data.expire(now: now)
-            _ = link.liveness.expire(now: now)
-            resetIfHung(link)
-        }
-        guard stopping?.isClosing != true else { return }
+        guard !isOver else { return }
         if hasLittleRoom { checkFreeSpace() }
         if let due = handOverDue, due <= now { retryHandOvers() }
         if let at = sealAt, at <= now, batchUnderWay == nil {
@@ -122,8 +118,9 @@ extension RaftHost {
         for item in work { item() }
     }
 
+    /// Looks after the connections and says when the next turn is due.
     private func nextDeadline() -> Instant? {
-        guard stopping?.isClosing != true else { return nil }
+        guard !isOver else { return nil }
         var earliest = heap.earliest ?? .distantFuture
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
@@ -133,6 +130,7 @@ extension RaftHost {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {
+            resetIfHung(link)
             if let at = link.data.expire(now: now), at < earliest { earliest = at }
             if let at = link.liveness.expire(now: now), at < earliest { earliest = at }
         }
