@@ -151,6 +151,11 @@ extension Raft {
         let previous = reply.ticket.previous
         let isCurrent = peer.state == .probe ? previous == peer.next.previous : previous >= peer.match
         guard isCurrent else { return }
+        guard previous > .zero else {
+            // every log has the place before it: there is nothing to step back to, and no sense in haste
+            effects.refusal = .unexpectedReply
+            return leadership!.peers[position].becomeProbe(now: around.now)
+        }
         if previous <= peer.match, peer.state == .probe {
             // it denies what it acknowledged: a part of its log that was durable is lost. Nothing is less committed for
             // that, and it gets everything again

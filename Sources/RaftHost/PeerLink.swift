@@ -44,13 +44,14 @@ final class PeerLink: @unchecked Sendable {
     let liveness: RpcChannel
     /// Outlets with something to send.
     var ready = FIFO<Outlet>()
-    /// Since when the node has not supported this one, although it once did.
+    /// Since when the node has not supported this one, or since the last measure against that.
     var silentSince: Instant?
 
-    init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel) {
+    init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel, silentSince: Instant) {
         self.address = address
         self.data = data
         self.liveness = liveness
+        self.silentSince = silentSince
     }
 
     func enqueue(_ order: AppendOrder, on outlet: Outlet) {

@@ -126,8 +126,16 @@ extension RaftHost {
             replica.awaitingApply.removeFirst()
             finish(waiting.completions, of: replica, .ready(waiting.moment))
         }
-        replica.tail.trim(through: min(replica.applied, replica.raft.durableIndex), budget: settings.tailBytes)
+        trimTail(of: replica)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+    }
+
+    /// Keeps young entries for the peers and for the state machine. One that falls far behind, or stands still, gets the
+    /// rest from the log.
+    func trimTail(of replica: Replica) {
+        let durable = replica.raft.durableIndex
+        replica.tail.trim(through: min(replica.applied, durable), budget: settings.tailBytes)
+        replica.tail.trim(through: durable, budget: settings.proposalBytes, count: settings.proposals)
     }
 
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no
@@ -147,7 +155,7 @@ extension RaftHost {
         replica.awaitingApply.removeAll()
         for read in waiting { finish(read.completions, of: replica, .refused(.damaged)) }
         replica.proposedBytes = 0
-        inbox.append((replica, .transferRequested(nil)))
+        handOver(replica)
     }
 
     /// Has the state machines made anew whose time has come; returns when the next one's comes.
@@ -173,6 +181,7 @@ extension RaftHost {
                 result.value = .failure(error)
             }
         } completion: { [self] in
+            now = lane.clock.now
             let replica = replicas[slot]
             switch result.value {
             case .success(nil): return

@@ -90,7 +90,9 @@ extension RaftHost {
     private func perform(_ duties: [LogBatch.Duty]) {
         for duty in duties {
             switch duty {
-            case .persisted(let replica, let mark): step(replica, .persisted(mark))
+            case .persisted(let replica, let mark):
+                step(replica, .persisted(mark))
+                trimTail(of: replica)
             case .acknowledge(let responder, let message): responder.reply(body: wire.packReply(message))
             case .send(let replica, let messages): for message in messages { send(message, from: replica) }
             case .call(let body): deferred.append(body)
@@ -163,7 +165,7 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    private func leadsOthers(_ replica: Replica) -> Bool {
+    func leadsOthers(_ replica: Replica) -> Bool {
         replica.raft.isLeader && replica.raft.configuration.voters.count > 1
     }
 

@@ -11,7 +11,8 @@ extension RaftHost {
     static let nodeService = "flotilla.NodeService"
 
     func makeLink(to node: NodeAddress) {
-        let link = PeerLink(address: node, data: makeChannel(to: node), liveness: makeChannel(to: node))
+        let link = PeerLink(
+            address: node, data: makeChannel(to: node), liveness: makeChannel(to: node), silentSince: now)
         link.data.onStateChange = { [self] isConnected in
             let event = isConnected ? Event.livenessChanged(node) : Event.connectionLost(node)
             for replica in replicasByNode[node] ?? [] { inbox.append((replica, event)) }
@@ -26,14 +27,14 @@ extension RaftHost {
         links.append(link)
     }
 
-    /// A connection that is open and answers nothing, while its node supports nobody: every call on it would wait for
-    /// ever and take memory. It is opened anew when the node comes back.
+    /// Connections that are open and bring nothing: every call on them would wait for ever and take memory, and what
+    /// was lost on the way is sent again ever more seldom. They are opened anew when the node comes back.
     func resetIfHung(_ link: PeerLink) {
-        guard let since = link.silentSince, link.data.isConnected, link.data.pendingCalls > 0,
-            settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
+        guard let since = link.silentSince, settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
         else { return }
         link.silentSince = now
-        link.data.reset(reason: "the node is silent")
+        if link.data.pendingCalls > 0 { link.data.reset(reason: "the node is silent") }
+        link.liveness.reset(reason: "the node is silent")
     }
 
     // MARK: sending
@@ -245,7 +246,7 @@ extension RaftHost {
                 logger.log(
                     .error, "old entries cannot be read",
                     [("group", outlet.replica.group), ("index", from.description), ("problem", error.description)])
-                inbox.append((outlet.replica, .transferRequested(nil)))
+                handOver(outlet.replica)
             }
             link.makeReady(outlet)
             lane.requestTurn()

@@ -8,7 +8,7 @@ import WireMessages
 final class KnownPeer {
     let run: NodeState.PeerRun
     let address: NodeAddress
-    /// False once a later run of the same node was welcomed: an old copy of its directory is heard no more.
+    /// False once a later run of the same node was heard of: an old copy of its directory is heard no more.
     var isPresent = true
     init(run: NodeState.PeerRun, address: NodeAddress) {
         self.run = run
@@ -85,7 +85,9 @@ extension RaftHost {
     private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         // the leader comes back with it later; memory must not fill up behind a log that stands still
-        guard request.attachment.isEmpty || batch.byteCount < settings.batchBytes else {
+        guard request.attachment.isEmpty || batch.byteCount < settings.batchBytes,
+            batch.duties.count < settings.batchAnswers
+        else {
             throw RaftWire.WireError(code: 16, text: "too much waits for the log")
         }
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
@@ -99,6 +101,11 @@ extension RaftHost {
     private func timeoutNow(_ request: RpcRequest) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeTimeoutNowRequest(request.body)
         let (replica, from) = try addressed(addressing, request, badSender: nil)
+        // leadership would only move from one who cannot serve to another
+        guard canServe(replica) else {
+            let refusal = TimeoutNowReply(term: replica.raft.term, success: false)
+            return request.responder.reply(body: wire.packReply(.timeoutNowReply(refusal)))
+        }
         step(replica, .received(.timeoutNowRequest(message), from: from), StepContext(responder: request.responder))
         lane.requestTurn()
     }
@@ -204,6 +211,7 @@ extension RaftHost {
             // the write that remembers it is under way
             return whenDurable(done)
         }
+        welcomed[run.nodeID]?.isPresent = false
         if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }
         writeNodeState { [self] in
             durableRuns[run.nodeID] = run

@@ -30,8 +30,9 @@ extension RaftHost {
         if !isOver {
             for link in links { pump(link) }
         }
+        let next = nextDeadline()
         if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
-        return nextDeadline()
+        return next
     }
 
     private func drainInboxes() {
@@ -59,13 +60,9 @@ extension RaftHost {
                 arm(replica)
             }
         }
-        for link in links {
-            _ = link.data.expire(now: now)
-            _ = link.liveness.expire(now: now)
-            resetIfHung(link)
-        }
-        guard stopping?.isClosing != true else { return }
+        guard !isOver else { return }
         if hasLittleRoom { checkFreeSpace() }
+        if let due = handOverDue, due <= now { retryHandOvers() }
         if let at = sealAt, at <= now, batchUnderWay == nil {
             sealAt = nil
             seal()
@@ -132,14 +129,19 @@ extension RaftHost {
         for item in work { item() }
     }
 
+    /// Looks after the connections and says when the next turn is due.
     private func nextDeadline() -> Instant? {
-        guard stopping?.isClosing != true else { return nil }
+        guard !isOver else { return nil }
         var earliest = heap.earliest ?? .distantFuture
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
-        for candidate in [liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, nextLook] {
+        let candidates = [
+            liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
+        ]
+        for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         for link in links {
+            resetIfHung(link)
             if let at = link.data.expire(now: now), at < earliest { earliest = at }
             if let at = link.liveness.expire(now: now), at < earliest { earliest = at }
         }
@@ -268,7 +270,7 @@ extension RaftHost {
             replica.awaitingApply.removeAll()
             for read in waiting { finish(read.completions, of: replica, .notLeader(leader)) }
         } else if replica.problem != nil {
-            inbox.append((replica, .transferRequested(nil)))
+            handOver(replica)
         }
         let group = replica.group
         deferred.append { [self] in onLeadership(group, isLeader) }
@@ -320,7 +322,9 @@ extension RaftHost {
         let changed = livenessEffects.changed
         for (to, request) in requests { sendSupportRequest(request, to: to) }
         for node in changed {
-            linkByNode[node]?.silentSince = liveness.supportStands(from: node, now: now) ? nil : now
+            if let link = linkByNode[node] {
+                link.silentSince = liveness.supportStands(from: node, now: now) ? nil : link.silentSince ?? now
+            }
             logger.log(
                 .info, "liveness changed",
                 [

@@ -42,6 +42,8 @@ public final class RaftHost: @unchecked Sendable {
         /// Payload bytes waiting for the log above which proposals are refused as busy and appends with an error that a
         /// leader repeats later.
         public var batchBytes = 256 << 20
+        /// Answers waiting for the log above which appends are refused in the same way.
+        public var batchAnswers = 65_536
         /// Free bytes on the log's device below which proposals are refused.
         public var minimumFreeBytes = 256 << 20
         /// How long a batch may stay last in the log before a seal proves it.
@@ -121,6 +123,8 @@ public final class RaftHost: @unchecked Sendable {
     var applyReady: [Replica] = []
     var stalled: [Replica] = []
     var stalledRetry: Instant?
+    /// When leaders that cannot serve try again to hand over.
+    var handOverDue: Instant?
     var heap = DeadlineHeap()
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []
@@ -305,11 +309,11 @@ public final class RaftHost: @unchecked Sendable {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
+        if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
         guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
-        if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }

@@ -103,7 +103,7 @@ final class Replica {
     let slot: Int
     var stateMachine: any StateMachine
     var raft: Raft
-    /// The log's young end; everything not durable or not applied yet is in it, and what still fits the budget.
+    /// The log's young end: everything not durable yet, and as much of the rest as its bounds allow.
     var tail = LogTail()
     /// Set for good when a part of the log that was durable cannot be read.
     var logProblem: String?
@@ -143,6 +143,8 @@ final class Replica {
     var isDirty = false
     var isReadyToApply = false
     var outlets: [Outlet] = []
+    /// How often it tried to hand over because it cannot serve.
+    var handOvers = 0
 
     init(record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex) {
         self.record = record
@@ -236,9 +238,9 @@ struct LogTail {
         return entries[start..<min(start + wanted, entries.count)]
     }
 
-    /// Forgets old entries up to and including `index` while more than `budget` bytes are held.
-    mutating func trim(through index: LogIndex, budget: Int) {
-        while count > 0, first <= index, bytes > budget || count > 16_384 {
+    /// Forgets old entries up to and including `index` while more than `budget` bytes or `limit` entries are held.
+    mutating func trim(through index: LogIndex, budget: Int, count limit: Int = 16_384) {
+        while count > 0, first <= index, bytes > budget || count > limit {
             bytes -= entries[head].payload.count
             entries[head].payload = Bytes()
             head += 1

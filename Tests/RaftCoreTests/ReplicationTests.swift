@@ -346,6 +346,25 @@ struct RefusalTests {
         #expect(stage.hear(from: a, term: 1).refusal == .malformed)
         #expect(stage.raft.isLeader)
     }
+
+    @Test("whoever denies even the place before the log is tried again later, and then gets everything")
+    func denialOfTheStart() throws {
+        var settings = RaftSettings()
+        settings.retryInterval = .milliseconds(500)
+        var stage = Stage(settings: settings)
+        stage.lead()
+        stage.gainSupport(from: [b, c])
+        for hint in [nil, 0, 7] as [Int64?] {
+            let effects = stage.answer(stage.ticket(after: 0, count: 1), from: b, success: false, hint: hint)
+            #expect(effects.refusal == .unexpectedReply)
+            #expect(effects.appends(to: b).isEmpty, "an answer at once would be a loop")
+            let progress = try #require(stage.raft.progress(of: b))
+            #expect(progress.match == .zero && progress.next == index(1))
+        }
+        #expect(stage.reachDeadline().appends(to: b).map(\.previous) == [.zero])
+        stage.answer(stage.ticket(after: 0, count: 1), from: b)
+        #expect(stage.raft.progress(of: b)?.match == index(1))
+    }
 }
 
 extension Stage {

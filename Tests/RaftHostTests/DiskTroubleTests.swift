@@ -237,4 +237,30 @@ struct DiskTroubleTests {
         cluster.run(.milliseconds(2000))
         #expect(answers == 16)
     }
+
+    @Test("With a healthy replica left, it leads in the end, whichever of the others are asked first")
+    func oneHealthyMachine() throws {
+        let cluster = try cluster(seed: 10)
+        let leader = try #require(cluster.leader(of: 0))
+        let healthy = try #require(cluster.nodes.last { $0 !== leader })
+        let last = cluster.histories[0].lastIndex
+        for node in cluster.nodes where node !== healthy { node.machines[0].failsAt = last.next }
+        leader.lane.post { leader.host.propose(command(1), to: "g0") { _ in } }
+        #expect(cluster.run(limit: 10_000) { healthy.leads(0) })
+        #expect(cluster.propose(command(2), on: healthy)?.position != nil)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("With no healthy replica left the leadership does not go in circles") func noHealthyMachine() throws {
+        let cluster = try cluster(seed: 11)
+        let leader = try #require(cluster.leader(of: 0))
+        for node in cluster.nodes { node.machines[0].failsAt = cluster.histories[0].lastIndex.next }
+        let before = try #require(leader.status(0)).term.rawValue
+        leader.lane.post { leader.host.propose(command(1), to: "g0") { _ in } }
+        cluster.run(.milliseconds(20_000))
+        let after = cluster.nodes.compactMap { $0.status(0)?.term.rawValue }.max() ?? .max
+        #expect(after - before < 5, "\(after - before) elections")
+        #expect(cluster.nodes.allSatisfy { $0.status(0)?.problem != nil })
+        #expect(cluster.allViolations == [])
+    }
 }

@@ -71,6 +71,28 @@ private final class Stranger {
         return answer ?? "no answer"
     }
 
+    /// Answers every hello from now on, as what it claims to be when it is asked.
+    func answer(as claim: @escaping () -> Claim) throws {
+        let server = RpcServer(address: lane.address)
+        server.register(RaftHost.nodeService) { _, request in
+            let claim = claim()
+            Arena().scope { arena in
+                let reply = arena.make(flotilla__hello_reply__init)
+                reply.pointee.has_node_id = 1
+                reply.pointee.node_id = claim.node
+                reply.pointee.has_incarnation = 1
+                reply.pointee.incarnation = claim.incarnation
+                reply.pointee.has_run_number = 1
+                reply.pointee.run_number = claim.run
+                reply.pointee.has_nonce = 1
+                reply.pointee.nonce = claim.nonce
+                request.responder.reply(reply)
+            }
+            return true
+        }
+        try lane.listen(on: lane.address) { _ in server.makeHandler() }
+    }
+
     /// Asks for a pre-vote; the error, or nil.
     func askForVote(of node: SimulatedNode, on channel: RpcChannel) -> String? {
         var answer: String?? = .none
@@ -185,6 +207,73 @@ struct HelloTests {
         #expect(stranger.askForVote(of: node, on: older) == nil)
         #expect(stranger.say(.init(run: 4, nonce: 40), to: node) == nil)
         #expect(stranger.askForVote(of: node, on: older) != nil)
+    }
+}
+
+@Suite("Identity: whom a host speaks to")
+struct AnswererTests {
+    private let cluster: HostCluster
+    private let node: SimulatedNode
+    private let stranger: Stranger
+
+    init() throws {
+        var plan = SimulatedNode.Plan()
+        plan.size = 1
+        cluster = HostCluster(seed: 7, plan: plan)
+        node = cluster.nodes[0]
+        stranger = Stranger(cluster.world)
+        try cluster.start()
+        cluster.awaitLeaders()
+    }
+
+    /// Whether a connection to the stranger opens, on which calls then leave.
+    private func opens() -> Bool {
+        let host = node.host!
+        let channel = host.makeChannel(to: stranger.lane.address)
+        node.lane.post { channel.call(service: "S", method: "m", body: Bytes()) { _ in } }
+        cluster.run(.milliseconds(500))
+        return channel.isConnected
+    }
+
+    @Test("Whoever answers an older run, or the present one in another process, is not spoken to") func runs() throws {
+        var claim = Stranger.Claim(run: 3, nonce: 30)
+        try stranger.answer { claim }
+        #expect(opens())
+        claim = .init(run: 2, nonce: 20)
+        #expect(!opens())
+        claim = .init(run: 3, nonce: 31)
+        #expect(!opens())
+        claim = .init(incarnation: 701, run: 4, nonce: 40)
+        #expect(!opens())
+        claim = .init(run: 4, nonce: 40)
+        #expect(opens())
+        claim = .init(run: 3, nonce: 30)
+        #expect(!opens())
+    }
+
+    @Test("The run of who answered is durable before anything is sent to it") func durable() throws {
+        try stranger.answer { .init(run: 3, nonce: 30) }
+        node.logDisk.isFull = true
+        #expect(!opens())
+        node.logDisk.isFull = false
+        cluster.run(.milliseconds(1000))
+        #expect(opens())
+        node.crash()
+        try node.start()
+        cluster.run(.milliseconds(100))
+        #expect(stranger.say(.init(run: 2, nonce: 20), to: node) != nil)
+    }
+
+    @Test("Who answers a newer run ends what connections of the older one have to say") func olderConnection() throws {
+        let older = stranger.connect(to: node)
+        stranger.say(.init(run: 3, nonce: 30), on: older) { #expect($0 == nil) }
+        cluster.run(.milliseconds(200))
+        #expect(stranger.askForVote(of: node, on: older) == nil)
+        try stranger.answer { .init(run: 4, nonce: 40) }
+        #expect(opens())
+        #expect(stranger.askForVote(of: node, on: older) != nil)
+        // the newer one has yet to say hello itself
+        #expect(stranger.say(.init(run: 4, nonce: 40), to: node) == nil)
     }
 }
 

@@ -114,6 +114,105 @@ struct WorkloadTests {
         #expect(cluster.propose(Command.payload(tag: 99, byteCount: 1000), on: node)?.position != nil)
     }
 
+    @Test("More reads than may wait are refused as busy, and served again when those that wait are")
+    func busyReads() throws {
+        let cluster = try cluster(seed: 16, size: 1) { $0.settings.reads = 10 }
+        let node = cluster.nodes[0]
+        func ask(_ count: Int) -> (ready: Int, busy: Int) {
+            var (ready, busy) = (0, 0)
+            node.lane.post {
+                for _ in 0..<count {
+                    node.host.read("g0") { outcome in
+                        if case .ready = outcome { ready += 1 }
+                        if case .refused(.busy) = outcome { busy += 1 }
+                    }
+                }
+            }
+            cluster.run(.milliseconds(500))
+            return (ready, busy)
+        }
+        #expect(ask(30) == (10, 20))
+        #expect(ask(10) == (10, 0))
+        // evaluations that wait for the worker count as well
+        var evaluated = 0
+        node.lane.post {
+            for _ in 0..<10 { node.host.evaluate({ 1 }, completion: { evaluated += $0 }) }
+            node.host.read("g0") { if case .refused(.busy) = $0 { evaluated += 100 } }
+        }
+        cluster.run(.milliseconds(500))
+        #expect(evaluated == 110)
+    }
+
+    @Test("Above its bound a log that stands still takes no more appends; the follower gets them when it goes on")
+    func busyFollower() throws {
+        let cluster = try cluster(seed: 17) {
+            $0.settings.batchBytes = 10_000
+            $0.settings.frameBytes = 4_000
+        }
+        let leader = try #require(cluster.leader(of: 0))
+        let late = try #require(cluster.nodes.first { $0 !== leader })
+        cluster.run(.milliseconds(500))
+        late.logDisk.isFull = true
+        var most = 0
+        for round in 0..<40 as Range<UInt64> {
+            write(5, bytes: 1000, from: 1 + round * 5, on: leader, cluster)
+            most = max(most, late.host.batch.byteCount)
+        }
+        #expect(most > 4_000 && most < 10_000 + 4_000, "\(most)")
+        late.logDisk.isFull = false
+        #expect(
+            cluster.run(limit: 20_000) {
+                late.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+            })
+        #expect(cluster.leader(of: 0) === leader && cluster.allViolations == [])
+    }
+
+    @Test("Answers that wait for a log that stands still are bounded, on both sides")
+    func waitingAnswers() throws {
+        let cluster = try cluster(seed: 18) { $0.settings.batchAnswers = 20 }
+        let old = try #require(cluster.leader(of: 0))
+        let late = try #require(cluster.nodes.first { $0 !== old })
+        let next = try #require(cluster.nodes.first { $0 !== old && $0 !== late })
+        late.logDisk.isFull = true
+        old.lane.post { old.host.transferLeadership(of: "g0", to: next.peer) }
+        #expect(cluster.run(limit: 5000) { next.leads(0) })
+        cluster.run(.milliseconds(60_000))
+        #expect(late.host.batch.duties.count <= 20, "\(late.host.batch.duties.count)")
+        #expect(next.host.linkByNode[late.address].map { $0.data.pendingCalls <= 25 } == true)
+        late.logDisk.isFull = false
+        write(5, bytes: 100, from: 1, on: next, cluster)
+        #expect(
+            cluster.run(limit: 20_000) {
+                late.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
+            })
+        #expect(next.leads(0) && cluster.allViolations == [])
+    }
+
+    @Test("A state machine that falls behind does not keep the log in memory; made anew it goes on from the disk")
+    func stalledMachine() throws {
+        let cluster = try cluster(seed: 19) {
+            $0.settings.tailBytes = 8_000
+            $0.settings.proposalBytes = 20_000
+        }
+        let leader = try #require(cluster.leader(of: 0))
+        let late = try #require(cluster.nodes.first { $0 !== leader })
+        let replacement = Box<RecordingMachine?>(nil)
+        late.host.remakeStateMachine = { (_) throws(StateMachineError) in
+            guard let machine = replacement.value else { throw StateMachineError("not yet") }
+            return machine
+        }
+        late.machines[0].failsAt = cluster.histories[0].lastIndex.next
+        for round in 0..<40 as Range<UInt64> { write(5, bytes: 1000, from: 1 + round * 5, on: leader, cluster) }
+        cluster.run(.milliseconds(1000))
+        #expect(late.status(0)?.problem != nil)
+        #expect(late.host.replicas[0].tail.bytes <= 20_000, "\(late.host.replicas[0].tail.bytes)")
+        let machine = RecordingMachine(
+            node: late.number, history: cluster.histories[0], store: late.stores[0], seed: 1, flushesOneOf: .max)
+        replacement.value = machine
+        #expect(cluster.run(limit: 5000) { late.status(0)?.problem == nil })
+        #expect(machine.appliedPosition.index == cluster.histories[0].lastIndex && cluster.allViolations == [])
+    }
+
     @Test("Who never has much waiting is never refused, however long there is always something waiting")
     func sustained() throws {
         let cluster = try cluster(seed: 15, size: 1) { $0.settings.proposalBytes = 20_000 }
@@ -221,6 +320,16 @@ struct StopTests {
         leader.stop(patience: .milliseconds(1000))
         #expect(cluster.run(limit: 1500) { leader.hasStopped })
         #expect(leader.failure == nil)
+    }
+
+    @Test("Once it has stopped its workers are asked for nothing more") func afterwards() throws {
+        let cluster = try cluster(seed: 29)
+        let leader = try #require(cluster.leader(of: 0))
+        for node in cluster.nodes where node !== leader { node.crash() }
+        leader.stop(patience: .milliseconds(200))
+        #expect(cluster.run(limit: 500) { leader.hasStopped } && leader.leads(0))
+        #expect(cluster.propose(Command.payload(tag: 1, byteCount: 8), on: leader)?.refusal == .stopping)
+        #expect(leader.host.freeSpaceChecked == .distantPast)
     }
 
     @Test(
