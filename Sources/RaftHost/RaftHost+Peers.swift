@@ -25,8 +25,8 @@ extension RaftHost {
         links.append(link)
     }
 
-    /// A connection that is open and answers nothing, while its node supports nobody: every call on it would wait for
-    /// ever and take memory. It is opened anew when the node comes back.
+    /// A connection that is open and answers nothing, while its node does not answer on the other one either: every call
+    /// on it would wait for ever and take memory. It is opened anew when the node comes back.
     func resetIfHung(_ link: PeerLink) {
         guard let since = link.silentSince, link.data.isConnected, link.data.pendingCalls > 0,
             settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds

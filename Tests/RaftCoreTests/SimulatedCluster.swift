@@ -16,6 +16,7 @@ struct SimulatedCluster {
         case arrival(Packet)
         case written(node: Int, incarnation: UInt64)
         case livenessFailed(node: Int, incarnation: UInt64, peer: NodeAddress)
+        case vitalsChecked(node: Int, incarnation: UInt64, startedAt: Instant)
         case appendFailed(node: Int, incarnation: UInt64, peer: Int, AppendTicket)
         case restart(Int)
     }
@@ -101,6 +102,8 @@ struct SimulatedCluster {
             finishWrite(node)
         case .livenessFailed(let node, let incarnation, let peer):
             if isPresent(node, incarnation) { stepLiveness(node, .failed(peer)) }
+        case .vitalsChecked(let node, let incarnation, let startedAt):
+            if isPresent(node, incarnation) { stepLiveness(node, .vitalsConfirmed(startedAt: startedAt)) }
         case .appendFailed(let node, let incarnation, let peer, let ticket):
             if isPresent(node, incarnation) { step(node, .appendFailed(ticket, peer: nodes[peer].id)) }
         case .restart(let node): start(node)
@@ -153,6 +156,11 @@ struct SimulatedCluster {
         for (to, request) in drained.requests {
             let peer = configuration.members.firstIndex { $0.address == to }!
             post(packet(node, peer, .livenessRequest(request)))
+        }
+        if drained.checksVitals {
+            let check = Happening.vitalsChecked(
+                node: node, incarnation: nodes[node].incarnation, startedAt: nodes[node].localTime(time))
+            queue.push(check, at: time + delay())
         }
         for changed in drained.changed { step(node, .livenessChanged(changed)) }
     }

@@ -67,9 +67,11 @@ struct Stage {
     mutating func gainSupport(from supporters: [PeerID], tells: Bool = true) {
         var drained = NodeLiveness.Effects()
         liveness.step(.track(supporters.map(\.address)), now: now, into: &drained)
-        while !drained.requests.isEmpty {
+        while !drained.requests.isEmpty || drained.checksVitals {
             let requests = drained.requests
+            let checksVitals = drained.checksVitals
             drained.removeAll()
+            if checksVitals { liveness.step(.vitalsConfirmed(startedAt: now), now: now, into: &drained) }
             for (node, request) in requests {
                 let reply = NodeLiveness.Reply(
                     sequence: request.sequence, granted: request.asks, epoch: 1, runNumber: 1,
