@@ -6,12 +6,17 @@
 ///
 /// 1. A promise is a duration. The supporter counts it on its own clock from the receipt of the request, the asker from
 ///    the sending of that request, shortened by the clocks' possible drift: so the asker never counts longer.
-/// 2. An epoch ends for ever when the supporter's count runs out; the next grant has a higher one.
+/// 2. An epoch ends for ever when the supporter's count runs out; the next grant has a higher one. Epochs are counted in
+///    memory; with the run numbers of both nodes, which are durable, one names a promise exactly (``SupportStamp``).
 /// 3. A new run number of a node voids what is counted for and from its earlier runs.
-/// 4. A starting node is quiet for one whole promise: it cannot know what it promised before.
-/// 5. Only a node that answered the previous message is asked; otherwise it gets a ping, which grants nothing. So a
-///    pair that hears each other in one direction only never counts on a promise.
-/// 6. At most one request per node is unanswered; after one promise duration it has failed.
+/// 4. A starting node is quiet for the longest promise it can have given: it cannot know what it promised before.
+/// 5. A node is asked only if it answered the previous message, and if a check of this node's own vitals that was
+///    started since that message left has ended well. Otherwise it gets a ping, which grants nothing; its answer reopens
+///    asking. So neither a pair that hears each other in one direction only, nor a node with a stalled disk, apply
+///    worker or lane, keeps a promise.
+/// 6. At most one request per node is unanswered; after one promise duration it has failed, and the node is unreachable
+///    until it answers. All nodes are asked on one beat, so that one check serves all; a message that waits for the check
+///    is held back for a promise at most. A node that does not speak our services is foreign and promises nothing.
 public struct NodeLiveness: Sendable {
     /// The settings in force.
     public let settings: Settings
@@ -20,11 +25,14 @@ public struct NodeLiveness: Sendable {
 
     private let node: NodeAddress
     private let ownRun: UInt64
+    private let firstBeat: Instant
     private var sequence: UInt64 = 0
     /// The latest epoch given to anybody; one count for all, so that it outlives what is known of a node.
     private var epochs: UInt64 = 0
     /// When the latest check of this node's vitals that ended well was started.
     private var vitalsConfirmed: Instant?
+    /// When the check under way was started.
+    private var checkStarted: Instant?
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -35,6 +43,7 @@ public struct NodeLiveness: Sendable {
         self.node = node
         self.ownRun = runNumber
         self.settings = settings
+        self.firstBeat = startedAt
         self.quietUntil = settings.startupQuiet ? startedAt + settings.promise : startedAt
     }
 
@@ -106,6 +115,7 @@ public struct NodeLiveness: Sendable {
         case .track(let nodes): track(nodes, now: now)
         }
         sendDue(now: now, &effects)
+        checkVitals(now: now, &effects)
     }
 }
 
@@ -123,7 +133,9 @@ extension NodeLiveness {
         var supportEnd: Instant?
         var supportEpoch: UInt64 = 0
         /// Our request under way.
-        var unanswered: (sequence: UInt64, sentAt: Instant, asks: Bool)?
+        var unanswered: (sequence: UInt64, asks: Bool)?
+        /// When our last request left.
+        var sentAt: Instant?
         /// When the next one is due.
         var nextSend: Instant
         /// Whether it answered our previous message.
@@ -157,8 +169,29 @@ extension NodeLiveness {
     }
 
     private func sendDeadline(of peer: Peer) -> Instant? {
-        if let unanswered = peer.unanswered { return unanswered.sentAt + settings.promise }
-        return peer.isTracked ? peer.nextSend : nil
+        if let failure = failure(of: peer) { return failure }
+        guard peer.isTracked else { return nil }
+        guard awaitsVitals(peer), let sentAt = peer.sentAt else { return peer.nextSend }
+        return max(peer.nextSend, sentAt + settings.promise)
+    }
+
+    /// When the request under way has failed.
+    private func failure(of peer: Peer) -> Instant? {
+        guard peer.unanswered != nil, let sentAt = peer.sentAt else { return nil }
+        return sentAt + settings.promise
+    }
+
+    /// Whether `peer` may be asked as soon as a check of this node's vitals that was started since the last message to it
+    /// has ended well.
+    private func awaitsVitals(_ peer: Peer) -> Bool {
+        guard peer.isTracked, peer.hasAnswered, peer.unanswered == nil, let sentAt = peer.sentAt else { return false }
+        return vitalsConfirmed ?? .distantPast < sentAt
+    }
+
+    /// The first moment after `instant` at which messages are due.
+    private func nextBeat(after instant: Instant) -> Instant {
+        let beats = (instant - firstBeat).nanoseconds / settings.interval.nanoseconds + 1
+        return firstBeat + Interval(nanoseconds: beats * settings.interval.nanoseconds)
     }
 
     private mutating func track(_ nodes: [NodeAddress], now: Instant) {
@@ -181,7 +214,7 @@ extension NodeLiveness {
     private mutating func expire(now: Instant, _ effects: inout Effects) {
         var lapsed = false
         for position in peers.indices {
-            if let unanswered = peers[position].unanswered, unanswered.sentAt + settings.promise <= now {
+            if let failure = failure(of: peers[position]), failure <= now {
                 fail(position, now: now, &effects)
             }
             if let end = peers[position].promiseEnd, end <= now {
@@ -204,7 +237,7 @@ extension NodeLiveness {
         if peers[position].hasAnswered { effects.noteChange(of: peers[position].node) }
         peers[position].unanswered = nil
         peers[position].hasAnswered = false
-        peers[position].nextSend = now + settings.interval
+        peers[position].nextSend = nextBeat(after: now)
     }
 
     /// A foreign node keeps no promise, whoever gave it at that address.
@@ -218,17 +251,27 @@ extension NodeLiveness {
     private mutating func noteVitals(_ startedAt: Instant, now: Instant) {
         precondition(startedAt <= now, "vitals confirmed from \(startedAt) on at \(now)")
         vitalsConfirmed = max(vitalsConfirmed ?? startedAt, startedAt)
+        if let checkStarted, checkStarted <= startedAt { self.checkStarted = nil }
     }
 
     private mutating func sendDue(now: Instant, _ effects: inout Effects) {
         for position in peers.indices {
             let peer = peers[position]
-            guard peer.isTracked, peer.unanswered == nil, peer.nextSend <= now else { continue }
+            guard peer.isTracked, peer.unanswered == nil, let due = sendDeadline(of: peer), due <= now else { continue }
             sequence += 1
-            peers[position].unanswered = (sequence, now, peer.hasAnswered)
-            let request = Request(runNumber: ownRun, sequence: sequence, asks: peer.hasAnswered)
+            let asks = peer.hasAnswered && !awaitsVitals(peer)
+            peers[position].unanswered = (sequence, asks)
+            peers[position].sentAt = now
+            let request = Request(runNumber: ownRun, sequence: sequence, asks: asks)
             effects.requests.append((to: peer.node, request: request))
         }
+    }
+
+    /// Nobody to ask, nothing to check.
+    private mutating func checkVitals(now: Instant, _ effects: inout Effects) {
+        guard checkStarted == nil, peers.contains(where: awaitsVitals) else { return }
+        checkStarted = now
+        effects.checksVitals = true
     }
 
     /// Whether `run` is the peer's present one; a higher one than was known voids what stood.
@@ -277,7 +320,7 @@ extension NodeLiveness {
         _ reply: Reply, from supporter: NodeAddress, _ now: Instant, _ effects: inout Effects
     ) {
         guard let position = find(supporter), let request = peers[position].unanswered,
-            request.sequence == reply.sequence
+            let sentAt = peers[position].sentAt, request.sequence == reply.sequence
         else { return }
         guard admit(run: reply.runNumber, of: position, &effects) else {
             return fail(position, now: now, &effects)
@@ -288,9 +331,9 @@ extension NodeLiveness {
         peers[position].isForeign = false
         peers[position].wallClockOffset = reply.wallClockMilliseconds &- now.nanoseconds / 1_000_000
         // an answered ping reopens asking at once
-        peers[position].nextSend = request.asks ? request.sentAt + settings.interval : now
+        peers[position].nextSend = request.asks ? nextBeat(after: sentAt) : now
         guard request.asks, reply.granted else { return }
-        let end = request.sentAt + settings.counted
+        let end = sentAt + settings.counted
         guard now < end else { return }
         if peers[position].supportEnd == nil || peers[position].supportEpoch != reply.epoch {
             effects.noteChange(of: supporter)

@@ -219,7 +219,7 @@ extension RaftHost {
         (replicas, byGroup, replicasByNode) = ([], [:], [:])
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
-        (batch, batchUnderWay, stopping) = (LogBatch(), nil, nil)
+        (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
         for work in waiting { work() }
         for replica in left { replica.dismiss() }
         // whoever was answered may have asked for more

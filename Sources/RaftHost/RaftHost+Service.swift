@@ -285,8 +285,15 @@ extension RaftHost {
                 service: RaftHost.nodeService, method: "hello", message: message, attachment: [],
                 deadline: lane.clock.now + .milliseconds(5000)
             ) { [self] result in
-                guard case .reply(let reply) = result else { return done(false) }
-                welcome(reply.body, from: node, done)
+                switch result {
+                case .reply(let reply): welcome(reply.body, from: node, done)
+                case .failed(let error):
+                    if error.code == RpcCode.noService || error.code == RpcCode.noMethod {
+                        livenessInbox.append(.foreign(node))
+                        lane.requestTurn()
+                    }
+                    done(false)
+                }
             }
         }
     }

@@ -30,6 +30,7 @@ extension RaftHost {
         if !isOver {
             for link in links { pump(link) }
         }
+        finishVitalsCheck()
         let next = nextDeadline()
         if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
         return next
@@ -321,15 +322,17 @@ extension RaftHost {
         let requests = livenessEffects.requests
         let changed = livenessEffects.changed
         for (to, request) in requests { sendSupportRequest(request, to: to) }
+        if livenessEffects.checksVitals { checkVitals() }
         for node in changed {
             if let link = linkByNode[node] {
-                link.silentSince = liveness.supportStands(from: node, now: now) ? nil : link.silentSince ?? now
+                link.silentSince = liveness.isReachable(node) ? nil : link.silentSince ?? now
             }
             logger.log(
                 .info, "liveness changed",
                 [
                     ("node", node.description), ("promised", "\(liveness.promiseStands(to: node, now: now))"),
                     ("supported", "\(liveness.supportStands(from: node, now: now))"),
+                    ("reachable", "\(liveness.isReachable(node))"),
                 ])
             for replica in replicasByNode[node] ?? [] { inbox.append((replica, .livenessChanged(node))) }
         }

@@ -119,6 +119,8 @@ public final class RaftHost: @unchecked Sendable {
     /// Answers that came in and wait for the turn.
     var inbox: [(Replica, Event)] = []
     var livenessInbox: [NodeLiveness.Event] = []
+    /// The check of this node's vitals under way.
+    var vitalsCheck: VitalsCheck?
     var dirty: [Replica] = []
     var applyReady: [Replica] = []
     var stalled: [Replica] = []

@@ -12,6 +12,9 @@ public final class SimulatedLane: LaneDriver, Network {
     /// Where this node listens, in the order of ``listen(on:accept:)``.
     public private(set) var listeningAddresses: [NodeAddress] = []
 
+    /// Handles nothing before then.
+    var stalledUntil = Instant.distantPast
+
     private let simulatedClock: SimulatedClock
     private unowned let world: SimulatedWorld
     private var turn: ((Instant) -> Instant?)?

@@ -89,6 +89,13 @@ public final class SimulatedWorld {
         connections.removeAll { $0.lane === lane }
     }
 
+    /// Takes a node's lane away for `interval`, as a loop that spins does, or a process that is suspended: what happens to
+    /// it waits. Its workers go on.
+    public func stall(_ address: NodeAddress, for interval: Interval) {
+        record("stall", address)
+        lane(at: address)?.stalledUntil = now + interval
+    }
+
     // MARK: the network's faults
 
     /// Lets nothing pass in one direction until healed.
@@ -155,6 +162,7 @@ public final class SimulatedWorld {
             return event.action()
         }
         guard lane.isAlive else { return }
+        if now < lane.stalledUntil { return schedule(at: lane.stalledUntil, event.kind, on: lane, event.action) }
         record(event.kind, lane.address)
         lane.handle(event.action)
     }

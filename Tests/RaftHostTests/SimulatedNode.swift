@@ -33,6 +33,8 @@ final class SimulatedNode {
 
     private(set) var host: RaftHost!
     private(set) var lane: SimulatedLane!
+    private(set) var logWorker: StallingWorker!
+    private(set) var applyWorker: StallingWorker!
     private(set) var machines: [RecordingMachine] = []
     private(set) var isRunning = false
     /// How often it was started.
@@ -76,15 +78,17 @@ final class SimulatedNode {
         logSettings.identity = random.next()
         let (log, recovered) = try WriteAheadLog.open(disk: logDisk, settings: logSettings) { _ in }
         let lane = world.addNode(at: address, driftPartsPerMillion: driftPartsPerMillion)
-        let workers = RaftHost.Workers(
-            log: lane.makeWorker(name: "log"), reader: lane.makeWorker(name: "reader"),
-            apply: lane.makeWorker(name: "apply"))
+        let logWorker = StallingWorker(lane.makeWorker(name: "log"))
+        let applyWorker = StallingWorker(lane.makeWorker(name: "apply"))
+        let workers = RaftHost.Workers(log: logWorker, reader: lane.makeWorker(name: "reader"), apply: applyWorker)
         var settings = plan.settings
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
             workers: workers, disk: freeSpaceDisk ?? logDisk, log: log, recovered: recovered, logger: plan.logger)
         self.lane = lane
+        self.logWorker = logWorker
+        self.applyWorker = applyWorker
         self.host = host
         isRunning = true
         life += 1
@@ -151,7 +155,33 @@ final class SimulatedNode {
         lane.post { [self] in host.stop(patience: patience) { [self] in hasStopped = true } }
     }
 
+    /// What the log holds on the disk, file by file.
+    var loggedBytes: [[UInt8]?] {
+        ((try? logDisk.list()) ?? []).filter { $0.hasSuffix(".log") }.map { logDisk.contents($0) }
+    }
+
     func status(_ position: Int) -> ReplicaStatus? { host.status(of: plan.groups[position]) }
 
     func leads(_ position: Int) -> Bool { isRunning && host.leads(plan.groups[position]) }
+}
+
+/// A worker that can be made to hang: it takes jobs and runs none until it goes on.
+final class StallingWorker: Worker, @unchecked Sendable {
+    private let worker: any Worker
+    private var held: [(job: @Sendable () -> Void, completion: @Sendable () -> Void)] = []
+
+    init(_ worker: any Worker) { self.worker = worker }
+
+    var hangs = false {
+        didSet {
+            guard !hangs else { return }
+            let waiting = held
+            held = []
+            for (job, completion) in waiting { worker.submit(job, completion: completion) }
+        }
+    }
+
+    func submit(_ job: @escaping @Sendable () -> Void, completion: @escaping @Sendable () -> Void) {
+        if hangs { held.append((job, completion)) } else { worker.submit(job, completion: completion) }
+    }
 }
