@@ -35,6 +35,8 @@ public final class Router: KeyValueRouter {
         public var maxQueuedBytes = 256 << 20
         /// How long one attempt waits for its answer.
         public var attemptTimeout = Interval.milliseconds(3000)
+        /// How long a node may owe its map before another one is asked too.
+        public var mapPatience = Interval.milliseconds(300)
         /// Pause after a request's first failed attempt; doubles with each further one.
         public var retryDelay = Interval.milliseconds(20)
         /// Longest such pause.
