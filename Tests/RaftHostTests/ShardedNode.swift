@@ -13,6 +13,8 @@ final class ShardedNode {
     private let directoryDisk: MemoryDisk
     let logDisk: MemoryDisk
     private let engine = MemoryEngine()
+    /// Asked for free space instead of the log's disk.
+    let room = RoomyDisk()
     private var random: SeededRandom
     private(set) var isRunning = false
     private(set) var lane: SimulatedLane!
@@ -44,7 +46,7 @@ final class ShardedNode {
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
-            workers: workers, disk: logDisk, log: log, recovered: recovered, logger: .silent)
+            workers: workers, disk: room, log: log, recovered: recovered, logger: .silent)
         let server = try ShardServer(
             settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
             engine: engine, lane: lane, logger: .silent, seed: random.next())
