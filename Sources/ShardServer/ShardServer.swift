@@ -193,12 +193,13 @@ public final class ShardServer {
             deadline: now + .milliseconds(2000)
         ) { [self] result in
             isPollingMap = false
+            // whatever came of it, the next one is due some time, and nothing else may wake this lane
+            lane.requestTurn()
             guard case .reply(let reply) = result else { return }
             let received = arena.scope { arena in
                 arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee.map.flatMap { ClusterMap($0.pointee) }
             }
             adoptMap(received)
-            lane.requestTurn()
         }
         return nextMapPoll
     }

@@ -60,4 +60,25 @@ struct FormationTests {
         // raftctl waits for 5 s
         #expect(world.now - start <= .milliseconds(4500))
     }
+
+    @Test("A latecomer hears of newer maps though one of the seeds is silent")
+    func silentSeed() throws {
+        let cluster = ShardedCluster(seed: 6)
+        #expect(try cluster.form())
+        let world = cluster.world
+        let controllers = cluster.nodes.map(\.address)
+        func join(_ number: Int) throws -> ShardedNode {
+            let node = ShardedNode(number: number, world: world, controllers: controllers, seed: UInt64(number))
+            try node.start()
+            #expect(world.runUntil(limit: .milliseconds(20_000)) { node.server.map?.node(at: node.address) != nil })
+            return node
+        }
+        let latecomer = try join(4)
+        // time to have asked each of them before
+        world.run(for: .milliseconds(20_000))
+        world.cut(from: controllers[0], to: latecomer.address)
+        world.run(for: .milliseconds(30_000))
+        let next = try join(5)
+        #expect(world.runUntil(limit: .milliseconds(30_000)) { latecomer.server.map?.node(at: next.address) != nil })
+    }
 }

@@ -19,7 +19,7 @@ final class ShardedNode {
     private(set) var isRunning = false
     private(set) var lane: SimulatedLane!
     private(set) var host: RaftHost!
-    private var server: ShardServer!
+    private(set) var server: ShardServer!
     /// Why the host gave up, if it did.
     private(set) var failure: String?
 
