@@ -280,8 +280,9 @@ extension ShardServer {
                 if error == 0 {
                     confirmed.insert(node)
                 } else {
-                    logger.log(
-                        .warning, "the bootstrap record was refused", [("node", node.description), ("problem", text)])
+                    complain(
+                        "the bootstrap record was refused", about: node.description,
+                        [("node", node.description), ("problem", text)])
                 }
             }
         }

@@ -69,6 +69,8 @@ public final class ShardServer {
     var announcements = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
+    /// When something that is tried again and again was last complained about.
+    private var complaints: [String: Instant] = [:]
     var nextMapPoll: Instant
     var isPollingMap = false
     /// Set by the process while it stops.
@@ -159,6 +161,15 @@ public final class ShardServer {
         channels[node] = channel
         channelOrder.append(node)
         return channel
+    }
+
+    /// Warns of something about `thing` that is tried again several times a second, at most every ten seconds.
+    func complain(_ message: String, about thing: String, _ fields: [(String, String)]) {
+        let now = lane.clock.now
+        let key = "\(message): \(thing)"
+        if let last = complaints[key], now < last + .milliseconds(10_000) { return }
+        complaints[key] = now
+        logger.log(.warning, message, fields)
     }
 
     private func leadershipChanged(_ group: String, _ isLeader: Bool) {

@@ -81,4 +81,20 @@ struct FormationTests {
         let next = try join(5)
         #expect(world.runUntil(limit: .milliseconds(30_000)) { latecomer.server.map?.node(at: next.address) != nil })
     }
+
+    @Test("An init that a node's death interrupts is complained about now and then, and done when the node is back")
+    func halfFinished() throws {
+        let cluster = ShardedCluster(seed: 7)
+        for node in cluster.nodes { try node.start() }
+        let (first, dead) = (cluster.nodes[0], cluster.nodes[2])
+        _ = cluster.initialize { cluster.nodes.allSatisfy { $0.host.identity.clusterID != 0 } }
+        dead.crash()
+        cluster.world.run(for: .milliseconds(20_000))
+        #expect(first.server.map?.groups.count == 3)
+        let complaints = cluster.nodes.map { $0.log.count(containing: "a replica could not be created") }
+        // two groups, every ten seconds, perhaps by two leaders of the controller
+        #expect((2...8).contains(complaints.reduce(0, +)), "\(complaints)")
+        try dead.start()
+        #expect(cluster.initialize())
+    }
 }

@@ -59,8 +59,13 @@ final class ShardedCluster {
     /// Starts the nodes and forms a cluster of two groups; false if it is not formed within a minute.
     func form() throws -> Bool {
         for node in nodes { try node.start() }
+        return initialize()
+    }
+
+    /// Repeats an init at the first node until the cluster stands, or `isEnough` holds.
+    func initialize(until isEnough: () -> Bool = { false }) -> Bool {
         var isDone = false
-        for _ in 0..<120 where !isDone {
+        for _ in 0..<120 where !isDone && !isEnough() {
             lane.post { [self] in
                 let body = Arena().scope { arena in
                     let message = arena.make(flotilla__init_request__init)
@@ -81,7 +86,7 @@ final class ShardedCluster {
                 }
                 lane.requestTurn()
             }
-            world.run(for: .milliseconds(500))
+            world.runUntil(limit: .milliseconds(500), isEnough)
         }
         return isDone
     }

@@ -3,6 +3,7 @@ import RaftHost
 import RaftStorage
 import ShardKV
 import ShardServer
+import Synchronization
 import Transport
 
 /// A node of a simulated key-value cluster: composed as `raftd` is, over disks and an engine that forget.
@@ -20,6 +21,8 @@ final class ShardedNode {
     private(set) var lane: SimulatedLane!
     private(set) var host: RaftHost!
     private(set) var server: ShardServer!
+    /// Lines that the server logged, of level warning and above.
+    let log = LockedLines()
     /// Why the host gave up, if it did.
     private(set) var failure: String?
 
@@ -49,7 +52,8 @@ final class ShardedNode {
             workers: workers, disk: room, log: log, recovered: recovered, logger: .silent)
         let server = try ShardServer(
             settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
-            engine: engine, lane: lane, logger: .silent, seed: random.next())
+            engine: engine, lane: lane, logger: Logger(level: .warning) { [log = self.log] in log.append($0) },
+            seed: random.next())
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         server.register(on: rpc)
@@ -74,4 +78,12 @@ final class ShardedNode {
         logDisk.crash()
         engine.crash()
     }
+}
+
+/// What a logger wrote; any thread.
+final class LockedLines: Sendable {
+    private let lines = Mutex<[String]>([])
+
+    func append(_ line: String) { lines.withLock { $0.append(line) } }
+    func count(containing text: String) -> Int { lines.withLock { $0.count { $0.contains(text) } } }
 }
