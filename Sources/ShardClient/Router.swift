@@ -31,7 +31,8 @@ public final class Router: KeyValueRouter {
         public var maxRequestsInFlightPerShard = 16
         /// Operations accepted and not answered; beyond, calls are answered ``NamedError/busy`` at once.
         public var maxQueuedOperations = 65_536
-        /// Bytes of keys and values of those operations; beyond, the same answer.
+        /// Bytes of keys and values of those operations, and of their results as far as they are there; beyond, the same
+        /// answer, also to operations whose turn comes because the answer to those before them became too large.
         public var maxQueuedBytes = 256 << 20
         /// How long one attempt waits for its answer.
         public var attemptTimeout = Interval.milliseconds(3000)
@@ -245,7 +246,9 @@ public final class Router: KeyValueRouter {
 
     /// `part`'s operations have the results that begin at `offset` of `results`.
     func answer(_ part: Part, from results: [KeyResult], at offset: Int) {
+        let heldBefore = part.call.resultBytes
         part.call.take(part, from: results, at: offset)
+        queuedBytes += part.call.resultBytes - heldBefore
         if part.call.unanswered == 0 { finish(part.call) }
     }
 
@@ -257,7 +260,7 @@ public final class Router: KeyValueRouter {
 
     private func finish(_ call: Call) {
         queuedOperations -= call.operations.count
-        queuedBytes -= call.bytes
+        queuedBytes -= call.bytes + call.resultBytes
         finished.append(call)
     }
 

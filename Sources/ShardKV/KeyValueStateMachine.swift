@@ -30,8 +30,8 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         public var scanLimit: Int
         /// Keys and values of one scan in bytes, exceeded by one pair at most.
         public var scanBytes: Int
-        /// Values returned by one request in bytes, exceeded by one value at most; operations that would return one
-        /// beyond it are `refused`.
+        /// What one request returns in bytes, exceeded by one value or scan at most; the operations behind that are not
+        /// executed but `refused`.
         public var replyBytes: Int
 
         /// Limits.

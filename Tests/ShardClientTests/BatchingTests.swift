@@ -206,4 +206,60 @@ import Testing
         for sent in sent where sent.keys == ["z"] { sent.answer([.done]) }
         #expect(script.take().isEmpty && other.count == 1)
     }
+
+    @Test(arguments: [false, true]) func whatDidNotFitIntoAnAnswerIsAskedForAgainInItsOrder(writes: Bool) {
+        let script = Script()
+        func operation(_ key: String) -> KeyOperation {
+            writes ? KeyOperation(.set, key: Bytes(key), value: Bytes("v"), returnsOldValue: true) : get(key)
+        }
+        let first = script.execute([operation("a"), operation("b"), operation("c")])
+        let second = script.execute([operation("d")])
+        let sent = script.takeOne()
+        let full = KeyResult.failure(.refused)
+        sent.answer([.text("A"), full, full, full])
+        let again = script.takeOne()
+        #expect(again.keys == ["b", "c", "d"])
+        if writes { #expect(again.write?.sequence == (sent.write?.sequence ?? 0) + 1) }
+        again.answer([.text("B"), .text("C"), full])
+        let last = script.takeOne()
+        #expect(last.keys == ["d"] && first.results == [.text("A"), .text("B"), .text("C")])
+        last.answer([.text("D")])
+        script.turn()
+        #expect(second.results == [.text("D")])
+    }
+
+    @Test func whatDidNotFitGoesBeforeTheRestOfItsCall() {
+        let script = Script(settings: Settings.with { $0.maxOperationsPerRequest = 2 })
+        let answer = script.execute([get("a"), get("b"), get("c")])
+        script.takeOne().answer([.text("A"), .failure(.refused)])
+        let again = script.takeOne()
+        #expect(again.keys == ["b", "c"])
+        again.answer([.text("B"), .text("C")])
+        script.turn()
+        #expect(answer.results == [.text("A"), .text("B"), .text("C")])
+    }
+
+    @Test func aRefusalThatIsNotTheEndOfAnAnswerIsAResult() {
+        for results in [[KeyResult.failure(.refused), .failure(.refused)], [.failure(.refused), .text("B")]] {
+            let script = Script()
+            let answer = script.execute([get("a"), get("b")])
+            script.takeOne().answer(results)
+            script.turn()
+            #expect(answer.results == results)
+        }
+    }
+
+    @Test func answersThatAreHeldAreBounded() {
+        let script = Script(settings: Settings.with { $0.maxQueuedBytes = 1000 })
+        let answer = script.execute([get("a"), get("b")])
+        let large = KeyResult(value: Bytes(count: 1000) { _ in })
+        script.takeOne().answer([large, .failure(.refused)])
+        script.turn()
+        #expect(answer.errors == [nil, .busy])
+        // and the room is free again
+        let next = script.execute([get("c")])
+        script.takeOne().answer([.text("C")])
+        script.turn()
+        #expect(next.results == [.text("C")])
+    }
 }
