@@ -144,8 +144,20 @@ import Testing
 
     @Test func beyondTheByteLimitToo() {
         let script = Script(settings: Settings.with { $0.maxQueuedBytes = 100 })
-        #expect(script.execute([set("a", String(repeating: "x", count: 100))]).errors == [.busy])
         #expect(script.execute([set("a", "x")]).results == nil)
+        #expect(script.execute([set("a", String(repeating: "x", count: 50))]).errors == [.busy])
+    }
+
+    @Test func aCallThatNoPatienceHelpsIsRefused() {
+        let script = Script(
+            settings: Settings.with {
+                $0.maxQueuedOperations = 2
+                $0.maxQueuedBytes = 100
+            })
+        let many = script.execute([get("a"), get("b"), get("c")])
+        #expect(many.errors == [.refused, .refused, .refused])
+        #expect(many.results?[0].message?.contains("2 operations") == true)
+        #expect(script.execute([set("a", String(repeating: "x", count: 100))]).errors == [.refused])
     }
 
     @Test func operationsThatBreakTheStoresLimitsAreNotSent() {
