@@ -1,8 +1,8 @@
 internal import RaftCore
 internal import ShardMap
 
-/// When to ask for the cluster's map, and whom: any node, and the next one too as long as the answer does not come, with
-/// doubling pauses while nothing new is learnt.
+/// When to ask for the cluster's map, and whom: any node, and the next one too as long as the answer does not come,
+/// with doubling pauses while nothing new is learnt.
 struct MapRefresh {
     /// Whether somebody waits for a look at the map.
     var isWanted = false

@@ -29,11 +29,11 @@ public final class Router: KeyValueRouter {
         public var maxBytesPerRequest = 1 << 20
         /// Requests to one shard that wait for an answer.
         public var maxRequestsInFlightPerShard = 16
-        /// Operations accepted and not answered; beyond, calls are answered ``NamedError/busy`` at once, and one that has
-        /// more alone ``NamedError/refused``.
+        /// Operations accepted and not answered; beyond, calls are answered ``NamedError/busy`` at once, and one that
+        /// has more alone ``NamedError/refused``.
         public var maxQueuedOperations = 65_536
-        /// Bytes of keys and values of those operations, and of their results as far as they are there; beyond, the same
-        /// answer, also to operations whose turn comes because the answer to those before them became too large.
+        /// Bytes of keys and values of those operations, and of their results as far as they are there; beyond, the
+        /// same answers, also to operations whose turn comes because the answer to those before them became too large.
         public var maxQueuedBytes = 256 << 20
         /// How long one attempt waits for its answer.
         public var attemptTimeout = Interval.milliseconds(3000)
