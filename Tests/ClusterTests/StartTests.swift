@@ -13,10 +13,10 @@ import Testing
     }
 
     /// Starts a node and waits until it listens.
-    private func start(_ arguments: [String]) async throws -> ChildProcess {
+    private func start(_ arguments: [String], blocked: [Int32] = []) async throws -> ChildProcess {
         let file = directory.path + "/output"
         TemporaryDirectory.remove(file)
-        let process = try ChildProcess(Tools.raftd, arguments, output: file)
+        let process = try ChildProcess(Tools.raftd, arguments, output: file, blocked: blocked)
         try await Wait.until("raftd listens") {
             if let status = process.exitStatus { throw Failed("raftd ended with \(status): \(try Files.text(file))") }
             return try Files.text(file).contains(" listens ")
@@ -44,6 +44,12 @@ import Testing
         let node = try await start(arguments("a"))
         try await expectRefusal(arguments("b"), status: 1, "\(address) is in use", "--listen")
         try await stop(node)
+    }
+
+    @Test(arguments: [SIGTERM, SIGINT]) func aParentThatBlocksSignals(signal: Int32) async throws {
+        let node = try await start(arguments("a"), blocked: [SIGTERM, SIGINT])
+        node.signal(signal)
+        #expect(try await node.waitForExit(timeout: .seconds(10)) == 0)
     }
 
     @Test func aDirectoryInUse() async throws {
