@@ -77,6 +77,18 @@ import Testing
         try await expectRefusal(arguments("a"), status: 1, "\(directory.path)/a/IDENTITY is damaged", "--data-dir")
     }
 
+    @Test func anIdentityThatIsMissing() async throws {
+        try await stop(try await start(arguments("a")))
+        #expect(unlink("\(directory.path)/a/IDENTITY") == 0)
+        try await expectRefusal(
+            arguments("a"), status: 1, "\(directory.path)/a/IDENTITY is damaged (it is missing", "--data-dir")
+    }
+
+    @Test func aDirectoryThatCannotBe() async throws {
+        try Files.write([], to: "\(directory.path)/file")
+        try await expectRefusal(arguments("file"), status: 1, "\(directory.path)/file: Not a directory")
+    }
+
     @Test(arguments: [
         (["--no-such-flag", "1"], "unknown flag --no-such-flag"), (["--data-dir"], "--data-dir needs a value"),
         (["--listen", "nowhere", "--data-dir", "x"], "--listen does not take \"nowhere\""),
