@@ -27,6 +27,10 @@ public struct DataDirectory {
         } catch {
             throw .disk(error)
         }
+        // the identity is older than the log: without it nobody knows whose votes and promises these are
+        guard disk.exists(NodeDirectory.file) || !WriteAheadLog.isKept(on: logDisk) else {
+            throw .damaged(path: "\(path)/\(NodeDirectory.file)", reason: "it is missing, though there is a log")
+        }
         node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation)
         var settings = settings
         // any number nobody can guess beforehand will do; the incarnation is one

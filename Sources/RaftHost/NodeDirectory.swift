@@ -58,7 +58,7 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
 public final class NodeDirectory {
     private static let magic = Array("FLOTILLA".utf8)
     private static let format: UInt32 = 1
-    private static let file = "IDENTITY"
+    static let file = "IDENTITY"
 
     private let disk: any Disk
     /// What the file says.

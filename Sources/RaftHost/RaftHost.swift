@@ -149,6 +149,8 @@ public final class RaftHost: @unchecked Sendable {
     var isCheckingFreeSpace = false
     var stopping: Stopping?
     var hasFailed = false
+    /// Nothing more will be proposed, read or applied: the host closes, has failed, or is dismissed.
+    var isOver = false
     /// Protocol violations met, by name.
     public internal(set) var refusals: [Refusal: Int] = [:]
 
@@ -416,9 +418,6 @@ public final class RaftHost: @unchecked Sendable {
         inbox.append((replica, .transferRequested(peer)))
         lane.requestTurn()
     }
-
-    /// Nothing more will be proposed, read or applied: the host closes or has failed.
-    var isOver: Bool { hasFailed || stopping?.isClosing == true }
 
     func later(_ work: @escaping () -> Void) {
         // there may be no other turn
