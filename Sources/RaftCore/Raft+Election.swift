@@ -107,7 +107,11 @@ extension Raft {
     mutating func followerDue(_ around: Surroundings, _ effects: inout Effects) {
         repeatRelease(around, &effects)
         guard let due = electionDeadline, due <= around.now else { return }
-        guard mayCampaign else { return electionDeadline = nil }
+        guard mayCampaign else {
+            // it was told to campaign, and has lost
+            if role == .follower { electionDeadline = nil } else { becomeFollower(around, &effects) }
+            return
+        }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
         if let leader, leader == pledge?.leader, isPledged(around) {
             if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }

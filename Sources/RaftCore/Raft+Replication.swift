@@ -13,6 +13,7 @@ extension Raft {
     /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
         guard leadership!.peers[position].state == .replicate else { return }
+        guard !needsSnapshot(leadership!.peers[position]) else { return sendSnapshot(to: position, around, &effects) }
         while leadership!.peers[position].next <= log.lastIndex {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight

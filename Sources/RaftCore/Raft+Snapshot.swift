@@ -62,6 +62,7 @@ extension Raft {
     /// it stay if they continue it (§7, rule 6 of InstallSnapshot), for others may count on them.
     mutating func install(_ meta: SnapshotMeta, _ around: Surroundings, _ effects: inout Effects) {
         guard role != .leader, meta.last.index > commitIndex, meta.last.term <= term else { return }
+        if role != .follower { becomeFollower(around, &effects) }
         let keepsSuffix = log.term(at: meta.last.index) == meta.last.term
         if keepsSuffix {
             configurations.removeAll { $0.index <= meta.last.index }
