@@ -177,6 +177,7 @@ public final class RaftHost: @unchecked Sendable {
             recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
+        livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
         self.liveness = NodeLiveness(
