@@ -64,9 +64,10 @@ extension Raft {
 
     /// Whether it owes loyalty to the leader that it accepted last.
     func isPledged(_ around: Surroundings) -> Bool {
-        guard let pledge else { return false }
+        guard let pledge, !planted("loyal-to-nobody") else { return false }
         if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
-        return around.hasPromised(pledge.leader) && around.liveness.runNumber(of: pledge.leader.address) == pledge.run
+        return around.hasPromised(pledge.leader)
+            && (around.liveness.runNumber(of: pledge.leader.address) == pledge.run || planted("loyal-to-any-run"))
     }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
@@ -87,6 +88,7 @@ extension Raft {
         becomeFollower(around, &effects)
         term = newTerm
         vote = nil
+        if planted("loyalty-ends-with-the-term") { pledge = nil }
     }
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
@@ -154,7 +156,12 @@ extension Raft {
         waitForVotes(around)
         let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
         for peer in configuration.voters where peer != id {
-            effects.durableMessages.append(Outbound(to: peer, body: .vote(request)))
+            let outbound = Outbound(to: peer, body: .vote(request))
+            if planted("candidate-asks-before-its-vote-is-durable") {
+                effects.messages.append(outbound)
+            } else {
+                effects.durableMessages.append(outbound)
+            }
         }
         if hasWon { becomeLeader(around, &effects) }
     }
@@ -177,8 +184,9 @@ extension Raft {
         let isCurrent =
             reply.isPreVote
             ? role == .preCandidate && reply.requestTerm == term.next
-            : role == .candidate && reply.requestTerm == term
-        guard isCurrent, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+            : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
+        let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
+        guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
         candidacy?.granted.append(voter)
         guard hasWon else { return }
         if role == .preCandidate {
@@ -214,7 +222,8 @@ extension Raft {
         let granted = grants(request, to: asker, around, &effects)
         let reply = Message.voteReply(
             VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted))
-        if granted, !request.isPreVote { effects.acknowledgement = reply } else { effects.reply = reply }
+        let mustBeDurable = granted && !request.isPreVote && !planted("vote-answered-before-durable")
+        if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }
 
     private mutating func grants(
@@ -228,14 +237,18 @@ extension Raft {
             return false
         }
         guard request.term >= term else { return false }
-        let isUpToDate = request.last >= log.last
+        let isUpToDate =
+            planted("vote-for-shorter-logs")
+            || (planted("logs-compared-by-length") ? request.last.index >= log.last.index : request.last >= log.last)
         guard !request.isPreVote else {
             if asker == leader, request.term > term { loseLeader(around) }
             return isUpToDate
         }
         if request.term > term { adopt(term: request.term, around, &effects) }
         // a term that has a leader has no use for another candidate
-        guard isUpToDate, vote == nil || vote == asker, leader == nil || leader == asker else { return false }
+        guard isUpToDate, vote == nil || vote == asker || planted("two-votes-in-a-term"),
+            leader == nil || leader == asker || planted("two-votes-in-a-term")
+        else { return false }
         vote = asker
         role = .follower
         candidacy = nil
@@ -248,7 +261,9 @@ extension Raft {
     private mutating func noteEnd(of asker: PeerID, _ request: VoteRequest) {
         guard let pledge, request.term > pledge.term else { return }
         let handsOver =
-            !request.isPreVote && request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
+            !request.isPreVote
+            && (request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
+                || (planted("any-hand-over-frees") && request.handOver != nil))
         if asker == pledge.leader || handsOver { self.pledge = nil }
     }
 

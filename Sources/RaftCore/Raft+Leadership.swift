@@ -96,6 +96,9 @@ extension Raft {
 
     /// Everything that ends with a leadership: nobody may be answered from here, and voters are set free.
     mutating func endLeadership(_ around: Surroundings, _ effects: inout Effects) {
+        #if MUTANTS
+            if planted("deposed-leader-answers-reads") { answerReadsAnyway(&effects) }
+        #endif
         failReads(&effects)
         failChange(.unknown, &effects)
         leadership = nil
@@ -191,6 +194,10 @@ extension Leadership {
             if peer.isVoter { (yes, all) = (yes + counts, all + 1) }
             if peer.isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
         }
+        if planted("half-is-a-majority") { return yes >= all / 2 && (oldAll == 0 || oldYes > oldAll / 2) }
+        if planted("joint-counts-the-new-only") { return yes > all / 2 }
+        if planted("joint-counts-the-old-only"), oldAll > 0 { return oldYes > oldAll / 2 }
+        if planted("joint-counted-as-one") { return yes + oldYes > (all + oldAll) / 2 }
         return yes > all / 2 && (oldAll == 0 || oldYes > oldAll / 2)
     }
 }
@@ -226,7 +233,7 @@ extension Raft {
             leadership!.peers[position].match == log.lastIndex
         else { return }
         leadership!.transfer!.isSent = true
-        leadership!.hasGivenUpLease = true
+        leadership!.hasGivenUpLease = !planted("lease-kept-while-handing-over")
         let request = TimeoutNowRequest(term: term, oldLeaderSteppedDown: false)
         effects.messages.append(Outbound(to: transfer.target, body: .timeoutNow(request)))
     }
@@ -255,7 +262,7 @@ struct Release: Sendable {
 extension Raft {
     private mutating func beginRelease(_ around: Surroundings, _ effects: inout Effects) {
         let voters = configuration.voters.filter { $0 != id && around.isSupported(by: $0) }
-        guard !voters.isEmpty else { return release = nil }
+        guard !voters.isEmpty, !planted("no-release") else { return release = nil }
         release = Release(term: term, unanswered: voters, retryAt: around.now + settings.retryInterval)
         sendRelease(&effects)
     }
@@ -290,7 +297,11 @@ extension Raft {
         _ request: ReleaseRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         effects.reply = .releaseReply(ReleaseReply(term: request.term))
-        if let pledge, pledge.leader == sender, pledge.term <= request.term { self.pledge = nil }
+        if let pledge, pledge.leader == sender || planted("anybody-releases"),
+            pledge.term <= request.term || planted("old-releases-count")
+        {
+            self.pledge = nil
+        }
         if leader == sender, request.term >= term { loseLeader(around) }
     }
 }

@@ -23,9 +23,13 @@ extension Raft {
         guard role == .leader else { return refuse(.notLeader) }
         // a change that overlaps another, or precedes the first entry of the term, could leave two majorities that do
         // not meet (dissertation §4.1 and its correction)
-        guard !isChangingMembership, leadership!.transfer == nil, let last = configurations.last,
-            last.index <= commitIndex, commitIndex >= leadership!.firstIndex
-        else { return refuse(.busy) }
+        let isSettled =
+            leadership!.transfer == nil
+            && (!isChangingMembership || planted("changes-overlap"))
+            && (commitIndex >= leadership!.firstIndex || planted("change-before-own-term"))
+            && (configurations.last.map { $0.index <= commitIndex } == true || planted("changes-overlap")
+                || planted("change-before-own-term"))
+        guard isSettled, let last = configurations.last else { return refuse(.busy) }
         guard !target.isJoint, target.peers.contains(where: { $0.role == .replica }) else { return refuse(.noVoters) }
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
@@ -41,8 +45,9 @@ extension Raft {
     /// Takes the next step that is due: out of catching up, out of the joint stage, out of the change, out of office.
     mutating func pursueMembership(_ around: Surroundings, _ effects: inout Effects) {
         noteCatchingUp(around)
-        guard let last = configurations.last, last.index <= commitIndex, commitIndex >= leadership!.firstIndex,
-            effects.logChange == nil
+        guard let last = configurations.last, effects.logChange == nil,
+            last.index <= commitIndex || planted("final-before-joint-is-committed"),
+            commitIndex >= leadership!.firstIndex || planted("change-before-own-term")
         else { return }
         if configuration.isJoint {
             append(Configuration(peers: configuration.peers, learners: configuration.learners), around, &effects)
@@ -66,7 +71,7 @@ extension Raft {
         let target = change.target
         let leaving = configuration.peers.filter { !target.peers.contains($0) }
         let joining = target.peers.filter { !configuration.peers.contains($0) }
-        if leaving.count + joining.count > 1 {
+        if leaving.count + joining.count > 1, !planted("joint-stage-skipped") {
             let joint = Configuration(peers: target.peers, oldPeers: configuration.peers, learners: target.learners)
             append(joint, around, &effects)
         } else {
@@ -99,7 +104,8 @@ extension Raft {
         leadership!.isOldVoter = configuration.oldPeers.contains(id)
         for position in leadership!.peers.indices {
             let peer = leadership!.peers[position].peer
-            leadership!.peers[position].isVoter = configuration.peers.contains(peer)
+            leadership!.peers[position].isVoter =
+                configuration.peers.contains(peer) || planted("learners-and-leavers-count")
             leadership!.peers[position].isOldVoter = configuration.oldPeers.contains(peer)
         }
     }

@@ -104,7 +104,7 @@ extension Raft {
     ) {
         if reply.term > term, !reply.success { return adopt(term: reply.term, around, &effects) }
         // an answer to a leadership that is over
-        guard role == .leader, reply.ticket.term == term else { return }
+        guard role == .leader, reply.ticket.term == term || planted("answers-to-older-terms-count") else { return }
         guard let position = leadership!.position(of: sender) else { return effects.refusal = .unknownPeer }
         guard reply.ticket.previous.advanced(by: reply.ticket.count) <= log.lastIndex else {
             return effects.refusal = .acknowledgedTooMuch
@@ -118,7 +118,7 @@ extension Raft {
             leadership!.peers[position].answeredAt = around.now
             if let support = reply.support { leadership!.peers[position].note(support) }
         }
-        if reply.success {
+        if reply.success || (planted("refusals-count-as-success") && reply.ticket.count > 0) {
             noteSuccess(reply.ticket, of: position)
         } else {
             noteMismatch(reply, of: position, around, &effects)
@@ -180,7 +180,9 @@ extension Raft {
     /// Commits what a majority holds durably, this replica's own disk being one vote among them; earlier terms' entries
     /// only along with one of this term (§5.4.2).
     mutating func commitByMajority() {
-        let least = max(commitIndex.next, leadership!.firstIndex)
+        let least =
+            planted("old-terms-committed-by-counting")
+            ? commitIndex.next : max(commitIndex.next, leadership!.firstIndex)
         guard log.lastIndex >= least, let committed = highestMajority(from: least) else { return }
         commit(through: committed)
         leadership!.round += 1
@@ -191,7 +193,8 @@ extension Raft {
     private func highestMajority(from least: LogIndex) -> LogIndex? {
         guard let leadership else { return nil }
         func isHeld(_ index: LogIndex) -> Bool {
-            leadership.hasMajority(itself: durableIndex >= index) { $0.match >= index }
+            let isHere = durableIndex >= index || planted("leader-counts-itself-before-durable")
+            return leadership.hasMajority(itself: isHere) { $0.match >= index }
         }
         var best: LogIndex?
         if durableIndex >= least, isHeld(durableIndex) { best = durableIndex }
@@ -209,13 +212,17 @@ extension Raft {
         _ request: AppendRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         if let flaw = request.flaw { return refuse(.appendRequest(request), because: flaw, &effects) }
-        guard request.term >= term else { return reject(request, &effects) }
-        guard accept(sender, term: request.term, around, &effects) else {
+        let isCurrent = request.term >= term || (planted("deposed-leaders-are-heard") && request.term >= log.last.term)
+        guard isCurrent else { return reject(request, &effects) }
+        guard accept(sender, term: max(term, request.term), around, &effects) else {
             return refuse(.appendRequest(request), because: .twoLeadersInOneTerm, &effects)
         }
         let previous = request.previous
         // what is compacted away is committed, and that matches every leader's log
-        guard previous.index < log.base.index || log.term(at: previous.index) == previous.term else {
+        let matches =
+            previous.index < log.base.index || log.term(at: previous.index) == previous.term
+            || (planted("previous-term-unchecked") && previous.index <= log.lastIndex && previous.term >= log.last.term)
+        guard matches else {
             return rejectMismatch(request, from: sender, around, &effects)
         }
         let membership = configuration
@@ -225,7 +232,10 @@ extension Raft {
         }
         // whether it may campaign depends on the membership
         if configuration != membership { follow(sender, around) }
-        commit(through: min(request.commit, previous.index.advanced(by: request.entries.count)))
+        let vouchedFor =
+            planted("commit-beyond-what-matches")
+            ? log.lastIndex : previous.index.advanced(by: request.entries.count)
+        commit(through: min(request.commit, vouchedFor))
         acknowledge(request, from: sender, around, &effects)
     }
 
@@ -275,7 +285,7 @@ extension Raft {
     private mutating func take(_ request: AppendRequest, _ effects: inout Effects) -> Bool {
         var index = request.previous.index.next
         var offset = 0
-        while offset < request.entries.count,
+        while offset < request.entries.count, !(planted("append-cuts-what-it-knows") && index > commitIndex),
             index <= log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
@@ -304,7 +314,11 @@ extension Raft {
             AppendReply(
                 ticket: request.ticket, term: term, success: true, lastIndex: isProbe ? log.lastIndex : nil,
                 support: around.liveness.promiseStamp(to: sender.address, now: around.now)))
-        if isProbe, request.previous.index <= durableIndex, durableTerm == term {
+        let isDurable = isProbe && request.previous.index <= durableIndex && durableTerm == term
+        let isHasty =
+            planted("acknowledge-before-durable")
+            || (planted("probe-vouches-for-what-is-not-durable") && isProbe)
+        if isDurable || isHasty {
             effects.reply = reply
         } else {
             effects.acknowledgement = reply

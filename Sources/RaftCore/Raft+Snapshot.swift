@@ -61,9 +61,13 @@ extension Raft {
     /// Lets the snapshot take the place of the log's beginning, unless the log has got there by itself. Entries behind
     /// it stay if they continue it (§7, rule 6 of InstallSnapshot), for others may count on them.
     mutating func install(_ meta: SnapshotMeta, _ around: Surroundings, _ effects: inout Effects) {
-        guard role != .leader, meta.last.index > commitIndex, meta.last.term <= term else { return }
+        guard role != .leader, meta.last.index > commitIndex || planted("snapshot-goes-back"), meta.last.term <= term
+        else { return }
         if role != .follower { becomeFollower(around, &effects) }
-        let keepsSuffix = log.term(at: meta.last.index) == meta.last.term
+        let isContinued = log.term(at: meta.last.index) == meta.last.term
+        let keepsSuffix =
+            (isContinued && !planted("snapshot-drops-what-continues-it"))
+            || (planted("snapshot-keeps-what-conflicts") && log.lastIndex > meta.last.index)
         if keepsSuffix {
             configurations.removeAll { $0.index <= meta.last.index }
             log.compact(through: meta.last.index)
@@ -72,7 +76,7 @@ extension Raft {
             log.reset(to: meta.last)
             logTerm = term
             // nothing that the disk held counts any more, and what comes instead is not there yet
-            durableIndex = .zero
+            durableIndex = planted("snapshot-durable-at-once") ? meta.last.index : .zero
         }
         configurations.insert(PlacedConfiguration(index: meta.last.index, configuration: meta.configuration), at: 0)
         configuration = configurations[configurations.count - 1].configuration
@@ -80,7 +84,12 @@ extension Raft {
         commitIndex = meta.last.index
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
-        effects.acknowledgement = .snapshotReply(SnapshotReply(term: term, success: true))
+        let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
+        if planted("snapshot-answered-before-durable") {
+            effects.reply = reply
+        } else {
+            effects.acknowledgement = reply
+        }
         // whether it may campaign depends on the membership
         if let leader { follow(leader, around) } else { wake(from: around.now) }
     }

@@ -176,8 +176,10 @@ public struct Raft: Sendable {
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
         reportApplicable(&effects)
-        let hardState = HardState(term: term, vote: vote)
-        if hardState != before.hardState { effects.hardState = hardState }
+        let hardState = HardState(term: term, vote: planted("vote-not-persisted") ? nil : vote)
+        if hardState != before.hardState, !(planted("term-not-persisted") && hardState.vote == before.hardState.vote) {
+            effects.hardState = hardState
+        }
         if before.role != role || before.hardState.term != term || before.leader != leader {
             effects.statusChanged = true
         }
@@ -283,7 +285,7 @@ extension Raft {
     /// A write is durable. Its mark vouches for the log as it is now only if the log has since grown under the same
     /// leader; the hard state of that leader's term was written before or with it.
     private mutating func notePersisted(_ mark: DurableMark) {
-        guard mark.term == logTerm else { return }
+        guard mark.term == logTerm || planted("marks-of-any-leader") else { return }
         durableIndex = max(durableIndex, min(mark.index, log.lastIndex))
         durableTerm = max(durableTerm, mark.term)
     }
@@ -297,7 +299,7 @@ extension Raft {
     }
 
     private mutating func reportApplicable(_ effects: inout Effects) {
-        let applicable = min(commitIndex, durableIndex)
+        let applicable = planted("apply-before-durable") ? commitIndex : min(commitIndex, durableIndex)
         guard applicable > reportedApplicable else { return }
         reportedApplicable = applicable
         effects.applicable = applicable
@@ -314,6 +316,7 @@ extension Raft {
         precondition(index > commitIndex, "committed entries stay")
         log.truncate(from: index)
         durableIndex = min(durableIndex, log.lastIndex)
+        if planted("membership-survives-truncation") { return }
         while let last = configurations.last, last.index >= index { configurations.removeLast() }
         configuration = configurations.last?.configuration ?? .empty
         membershipVersion += 1
@@ -328,7 +331,8 @@ extension Raft {
 
     /// Whether this replica stands for election of its own accord.
     var mayCampaign: Bool {
-        settings.electionPriority > 0 && configuration.isVoter(id) && !configuration.isWitness(id)
+        settings.electionPriority > 0 && configuration.isVoter(id)
+            && (!configuration.isWitness(id) || planted("witness-campaigns"))
     }
 
     /// Truncation cannot go back before the last committed configuration.
