@@ -38,6 +38,10 @@ extension RaftHost {
         }
         batchUnderWay = batch
         batch = LogBatch()
+        if planted("duties-before-the-write"), let duties = batchUnderWay?.duties {
+            batchUnderWay?.duties = []
+            perform(duties)
+        }
         writeBatch()
     }
 

@@ -261,7 +261,10 @@ extension RaftHost {
             ])
         if !isLeader {
             // the entries may still be committed by the next leader: nobody can tell yet
-            for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
+            let isHonest = !planted("unknown-outcomes-are-called-refused")
+            for proposal in replica.proposed.removeAll() {
+                deferred.append { proposal.completion(isHonest ? .unknown : .refused(.busy)) }
+            }
             let leader = replica.raft.leader
             for proposal in replica.proposing { deferred.append { proposal.completion(.notLeader(leader)) } }
             replica.proposing.removeAll()
@@ -300,7 +303,7 @@ extension RaftHost {
         let moment = ReadMoment(group: replica.group, lease: ready.lease)
         if replica.problem != nil {
             finish(completions, of: replica, .refused(.damaged))
-        } else if ready.index <= replica.applied {
+        } else if ready.index <= replica.applied || planted("read-before-applied") {
             finish(completions, of: replica, .ready(moment))
         } else {
             replica.awaitingApply.append((ready.index, moment, completions))

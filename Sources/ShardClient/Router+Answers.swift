@@ -23,6 +23,10 @@ extension Router {
     func lose(_ request: Request, _ text: String) {
         request.channel.problem = Problem(node: request.node, text: text)
         if request.kind == .write { request.mayHaveExecuted = true }
+        if planted("lost-writes-are-called-refused"), request.kind == .write {
+            request.mayHaveExecuted = false
+            return fail(request, .busy, text)
+        }
         retryElsewhere(request)
     }
 

@@ -11,14 +11,18 @@ extension KeyValueStateMachine {
         else { return refusal(.wrongShard) }
         let hash = RequestHash.of(write.operations)
         switch shards[position].sessions.verdict(on: write, hash: hash, limits) {
+        case .refuse(.sequenceTooOld) where planted("old-repetitions-are-executed"):
+            return try execute(write, shards[position].shard.range)
         case .refuse(let error):
             return refusal(error)
         case .answered:
+            if planted("repetitions-are-executed") { return try execute(write, shards[position].shard.range) }
             use(write, at: position)
             return try storedReply(to: write)
         case .execute:
             let reply = try execute(write, shards[position].shard.range)
             let answer = Answer(sequence: write.sequence, hash: hash, bytes: reply.count)
+            if planted("replies-are-not-remembered") { return reply }
             store.put(replyKey(write.shard, write.session, write.sequence), StoredReply(hash, reply).encoded)
             use(write, at: position, recording: answer)
             return reply
@@ -102,6 +106,7 @@ extension KeyValueStateMachine {
             }
             shards[position].sessions.insert(session)
         }
+        if planted("replies-are-lost-at-a-restart") { return }
         var loaded = shards
         try store.scan(.replies) { (key, value) throws(StateMachineError) in
             var place = ByteReader(key, from: KeyLayout.prefixBytes)
