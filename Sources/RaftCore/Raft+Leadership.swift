@@ -162,11 +162,12 @@ extension Raft {
     }
 
     /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
-    /// majority for two promises ends its leadership (Liveness, rule 4). While a member is sent a snapshot, another
-    /// leader would get no further, and the snapshot no faster.
+    /// majority for two promises ends its leadership (Liveness, rule 4). Not if nobody else could lead, and not while a
+    /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
     private mutating func watchForStall(_ around: Surroundings) {
         let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
-        guard isWaiting, !leadership!.peers.contains(where: { $0.state == .snapshot }) else {
+        let hasRivals = leadership!.peers.contains { $0.isVoter || $0.isOldVoter }
+        guard isWaiting, hasRivals, !leadership!.peers.contains(where: { $0.state == .snapshot }) else {
             return leadership!.stallDeadline = nil
         }
         let mark = (commit: commitIndex, round: leadership!.reads.round)

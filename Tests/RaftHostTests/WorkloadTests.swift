@@ -136,8 +136,11 @@ struct WorkloadTests {
         // evaluations that wait for the worker count as well
         var evaluated = 0
         node.lane.post {
-            for _ in 0..<10 { node.host.evaluate({ 1 }, completion: { evaluated += $0 }) }
-            node.host.read("g0") { if case .refused(.busy) = $0 { evaluated += 100 } }
+            node.host.read("g0") { outcome in
+                guard case .ready(let moment) = outcome else { return }
+                for _ in 0..<10 { node.host.evaluate(at: moment, { 1 }, completion: { evaluated += $0 ?? 0 }) }
+                node.host.read("g0") { if case .refused(.busy) = $0 { evaluated += 100 } }
+            }
         }
         cluster.run(.milliseconds(500))
         #expect(evaluated == 110)
