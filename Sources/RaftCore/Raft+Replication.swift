@@ -275,7 +275,7 @@ extension Raft {
         var index = request.previous.index.next
         var offset = 0
         while offset < request.entries.count,
-            index <= log.base.index || log.term(at: index) == request.entries[offset].term
+            index < log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
             offset += 1
