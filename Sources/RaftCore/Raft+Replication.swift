@@ -17,6 +17,8 @@ extension Raft {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
             guard room > 0 else { return }
+            // compaction overtook it while it was slow
+            guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
             let count = min(room, sendable(from: peer.next))
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
