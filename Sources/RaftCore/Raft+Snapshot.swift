@@ -80,7 +80,7 @@ extension Raft {
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
         effects.acknowledgement = .snapshotReply(SnapshotReply(term: term, success: true))
-        // whether it may campaign depends on the membership
-        if let leader { follow(leader, around) } else { wake(from: around.now) }
+        // whether it may campaign, or go on with it, depends on the membership
+        if let leader { follow(leader, around) } else { becomeFollower(around, &effects) }
     }
 }

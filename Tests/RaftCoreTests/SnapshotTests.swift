@@ -47,3 +47,18 @@ struct SnapshotLeaderTests {
         #expect(stage.answer(stage.ticket(after: 0, count: 1), from: b).snapshots == [b])
     }
 }
+
+@Suite("§7 Log compaction: the follower")
+struct SnapshotFollowerTests {
+    @Test("a snapshot without the replica in its membership ends a campaign", arguments: [false, true])
+    func endsCampaign(hasTerm: Bool) {
+        var stage = Stage()
+        let meta = SnapshotMeta(last: position(5, term: 1), configuration: Configuration(peers: [b, c]))
+        stage.receive(.snapshotRequest(SnapshotRequest(term: Term(1), meta: meta)), from: b)
+        stage.reachDeadline()
+        if hasTerm { stage.answerVotes([c]) }
+        #expect(stage.raft.role == (hasTerm ? .candidate : .preCandidate))
+        #expect(stage.step(.snapshotReceived(meta)).install?.meta == meta)
+        #expect(stage.raft.role == .follower && stage.raft.deadline == nil)
+    }
+}
