@@ -107,7 +107,11 @@ extension Raft {
     mutating func followerDue(_ around: Surroundings, _ effects: inout Effects) {
         repeatRelease(around, &effects)
         guard let due = electionDeadline, due <= around.now else { return }
-        guard mayCampaign else { return electionDeadline = nil }
+        guard mayCampaign else {
+            // one that was told to campaign gives up
+            if role != .follower { becomeFollower(around, &effects) }
+            return electionDeadline = nil
+        }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
         if let leader, leader == pledge?.leader, isPledged(around) {
             if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
