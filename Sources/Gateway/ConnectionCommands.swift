@@ -2,9 +2,6 @@ internal import RaftCore
 
 /// The commands about the connection itself: nothing of them reaches the store.
 enum ConnectionCommands {
-    /// The Redis version whose behaviour clients may expect.
-    static let compatibleVersion = "7.0.15"
-
     /// HELLO [version [AUTH user password] [SETNAME name]]. Changes nothing unless all of it is right.
     static func hello(_ arguments: [Bytes], _ client: inout ClientState) throws(Refusal) -> Reply {
         var version = client.version
@@ -32,7 +29,7 @@ enum ConnectionCommands {
         client.version = version
         client.name = name
         return .map([
-            .text("server"), .text("redis"), .text("version"), .text(compatibleVersion), .text("proto"),
+            .text("server"), .text("redis"), .text("version"), .text(RedisServer.compatibleVersion), .text("proto"),
             .integer(version.rawValue), .text("id"), .integer(Int64(truncatingIfNeeded: client.id)), .text("mode"),
             .text("standalone"), .text("role"), .text("master"), .text("modules"), .array([]),
         ])

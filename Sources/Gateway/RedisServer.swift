@@ -16,6 +16,9 @@ public import Transport
 /// 4. Errors of the store have the first word of ``ShardMap/NamedError/redisPrefix``: `TRYAGAIN` and `BUSY` were not
 ///    executed, `UNKNOWN` may have been.
 public final class RedisServer {
+    /// The Redis version whose behaviour clients may expect; `HELLO` and `INFO` name it.
+    public static let compatibleVersion = "7.0.15"
+
     /// Limits; each is a connection's unless it says otherwise.
     public struct Settings: Sendable {
         /// How long a command may take before it is answered with an error.

@@ -1,3 +1,4 @@
+import Gateway
 import Glibc
 import RaftCore
 import RaftHost
@@ -26,7 +27,7 @@ final class NodeInfo {
             (
                 "Server",
                 [
-                    ("redis_version", "7.0.0"), ("flotilla_version", configuration.version),
+                    ("redis_version", RedisServer.compatibleVersion), ("flotilla_version", configuration.version),
                     ("redis_mode", "standalone"),
                     ("process_id", "\(getpid())"), ("tcp_port", "\(configuration.listen.port)"),
                     ("uptime_in_seconds", "\(uptime)"),

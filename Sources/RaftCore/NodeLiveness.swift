@@ -44,7 +44,7 @@ public struct NodeLiveness: Sendable {
         self.ownRun = runNumber
         self.settings = settings
         self.firstBeat = startedAt
-        self.quietUntil = settings.startupQuiet ? startedAt + settings.promise : startedAt
+        self.quietUntil = settings.startupQuiet ? startedAt + max(settings.promise, settings.earlierPromise) : startedAt
     }
 
     /// When to send ``Event/deadlineReached``: the next request is due, a request has failed, or a promise ends.
@@ -312,7 +312,7 @@ extension NodeLiveness {
         }
         effects.reply = Reply(
             sequence: request.sequence, granted: granted, epoch: peers[position].epoch, runNumber: ownRun,
-            wallClockMilliseconds: wallClock)
+            wallClockMilliseconds: wallClock, promise: settings.promise)
         forgetStrangers()
     }
 
@@ -333,7 +333,7 @@ extension NodeLiveness {
         // an answered ping reopens asking at once
         peers[position].nextSend = request.asks ? nextBeat(after: sentAt) : now
         guard request.asks, reply.granted else { return }
-        let end = sentAt + settings.counted
+        let end = sentAt + settings.counted(of: reply.promise)
         guard now < end else { return }
         if peers[position].supportEnd == nil || peers[position].supportEpoch != reply.epoch {
             effects.noteChange(of: supporter)

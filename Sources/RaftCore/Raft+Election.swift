@@ -108,9 +108,9 @@ extension Raft {
         repeatRelease(around, &effects)
         guard let due = electionDeadline, due <= around.now else { return }
         guard mayCampaign else {
-            // one that was told to campaign gives up
-            if role != .follower { becomeFollower(around, &effects) }
-            return electionDeadline = nil
+            // it was told to campaign, and has lost
+            if role == .follower { electionDeadline = nil } else { becomeFollower(around, &effects) }
+            return
         }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
         if let leader, leader == pledge?.leader, isPledged(around) {

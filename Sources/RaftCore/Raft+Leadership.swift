@@ -162,7 +162,7 @@ extension Raft {
     }
 
     /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
-    /// majority for two promises ends its leadership (Liveness, rule 4). Not if nobody else could lead, and not while a
+    /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
     /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
     private mutating func watchForStall(_ around: Surroundings) {
         let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
@@ -240,7 +240,7 @@ extension Raft {
     }
 }
 
-// MARK: Releasing (Liveness, rule 4)
+// MARK: Releasing (Liveness, rule 8)
 
 /// A leadership that is over while the node lives on: as long as promises to it stand, voters would stand by nobody.
 struct Release: Sendable {

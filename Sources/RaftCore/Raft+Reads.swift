@@ -42,7 +42,7 @@ extension Raft {
         }
     }
 
-    /// Whether this replica leads `term` and nobody else can have been elected up to `now` (Liveness, rule 2): in each
+    /// Whether this replica leads `term` and nobody else can have been elected up to `now` (Liveness, rule 14): in each
     /// majority, voters have accepted it in this term under promises that still stand under exactly the numbers that
     /// they named.
     public func holdsLease(of term: Term, now: Instant, liveness: NodeLiveness) -> Bool {

@@ -13,12 +13,11 @@ extension Raft {
     /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
         guard leadership!.peers[position].state == .replicate else { return }
+        guard !needsSnapshot(leadership!.peers[position]) else { return sendSnapshot(to: position, around, &effects) }
         while leadership!.peers[position].next <= log.lastIndex {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
             guard room > 0 else { return }
-            // compaction overtook it while it was slow
-            guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
             let count = min(room, sendable(from: peer.next))
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)

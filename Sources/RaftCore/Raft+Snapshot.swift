@@ -62,6 +62,7 @@ extension Raft {
     /// it stay if they continue it (§7, rule 6 of InstallSnapshot), for others may count on them.
     mutating func install(_ meta: SnapshotMeta, _ around: Surroundings, _ effects: inout Effects) {
         guard role != .leader, meta.last.index > commitIndex, meta.last.term <= term else { return }
+        if role != .follower { becomeFollower(around, &effects) }
         let keepsSuffix = log.term(at: meta.last.index) == meta.last.term
         if keepsSuffix {
             configurations.removeAll { $0.index <= meta.last.index }
@@ -80,7 +81,7 @@ extension Raft {
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
         effects.acknowledgement = .snapshotReply(SnapshotReply(term: term, success: true))
-        // whether it may campaign, or go on with it, depends on the membership
-        if let leader { follow(leader, around) } else { becomeFollower(around, &effects) }
+        // whether it may campaign depends on the membership
+        if let leader { follow(leader, around) } else { wake(from: around.now) }
     }
 }

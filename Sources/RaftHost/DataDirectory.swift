@@ -16,10 +16,10 @@ public struct DataDirectory {
     /// What it holds.
     public let recovered: [LogGroup: RecoveredGroup]
 
-    /// Opens `path`, which is created if missing, for the node at `address`.
+    /// Opens `path`, which is created if missing, for the node at `address`, whose promises last `promise`.
     public init(
-        path: String, address: NodeAddress, freshIncarnation: UInt64, log settings: WriteAheadLog.Settings,
-        logger: Logger
+        path: String, address: NodeAddress, freshIncarnation: UInt64, promise: Interval,
+        log settings: WriteAheadLog.Settings, logger: Logger
     ) throws(DirectoryError) {
         do throws(DiskError) {
             disk = try PosixDisk(directory: path, lockName: "LOCK")
@@ -27,7 +27,11 @@ public struct DataDirectory {
         } catch {
             throw .disk(error)
         }
-        node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation)
+        // the identity is older than the log: without it nobody knows whose votes and promises these are
+        guard disk.exists(NodeDirectory.file) || !WriteAheadLog.isKept(on: logDisk) else {
+            throw .damaged(path: "\(path)/\(NodeDirectory.file)", reason: "it is missing, though there is a log")
+        }
+        node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation, promise: promise)
         var settings = settings
         // any number nobody can guess beforehand will do; the incarnation is one
         settings.identity = freshIncarnation

@@ -28,7 +28,7 @@ extension RaftHost {
     /// Hands the gathered batch to the log, unless one is under way.
     func submitLogBatch() {
         // a closed log takes nothing more, and nothing more is promised
-        guard batchUnderWay == nil, !batch.isEmpty, stopping?.isClosing != true else { return }
+        guard batchUnderWay == nil, !batch.isEmpty, !isOver else { return }
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -173,8 +173,7 @@ extension RaftHost {
     func continueStopping(_ current: Stopping) {
         // the vote for a successor is in the last batch
         let isDone = batchUnderWay == nil && batch.isEmpty && !replicas.contains(where: leadsOthers)
-        guard !current.isClosing, isDone || now >= current.deadline else { return }
-        stopping?.isClosing = true
+        guard !isOver, isDone || now >= current.deadline else { return }
         abandon()
         let machines = replicas.map(\.stateMachine)
         let log = self.log
@@ -202,28 +201,23 @@ extension RaftHost {
     }
 
     /// Answers everybody who waits: nothing will come of it any more here. A proposal may still be applied elsewhere.
+    /// From now on whoever asks is refused at once.
     private func abandon() {
+        isOver = true
         let waiting = deferred
         deferred = []
         for work in waiting { work() }
         for replica in replicas { replica.dismiss() }
     }
-}
 
-extension RaftHost {
     /// After the lane and the workers have ended: answers everybody who still waits, and lets go of replicas and
     /// connections, so that the data directory is free once the host is released. No other call may follow.
     public func dismiss() {
-        let left = replicas
-        let waiting = deferred
+        abandon()
         (replicas, byGroup, replicasByNode) = ([], [:], [:])
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
         (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
-        for work in waiting { work() }
-        for replica in left { replica.dismiss() }
-        // whoever was answered may have asked for more
-        deferred = []
     }
 }
 
@@ -231,5 +225,4 @@ extension RaftHost {
 struct Stopping {
     var deadline: Instant
     var completion: () -> Void
-    var isClosing = false
 }

@@ -149,6 +149,8 @@ public final class RaftHost: @unchecked Sendable {
     var isCheckingFreeSpace = false
     var stopping: Stopping?
     var hasFailed = false
+    /// Nothing more will be proposed, read or applied: the host closes, has failed, or is dismissed.
+    var isOver = false
     /// Protocol violations met, by name.
     public internal(set) var refusals: [Refusal: Int] = [:]
 
@@ -175,6 +177,7 @@ public final class RaftHost: @unchecked Sendable {
             recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
+        livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
         self.liveness = NodeLiveness(
@@ -416,9 +419,6 @@ public final class RaftHost: @unchecked Sendable {
         inbox.append((replica, .transferRequested(peer)))
         lane.requestTurn()
     }
-
-    /// Nothing more will be proposed, read or applied: the host closes or has failed.
-    var isOver: Bool { hasFailed || stopping?.isClosing == true }
 
     func later(_ work: @escaping () -> Void) {
         // there may be no other turn

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Why the disk did not do as asked.
 public enum DiskError: Error, Sendable, Equatable, CustomStringConvertible {
     /// No room left (ENOSPC, EDQUOT). Never damage.
@@ -11,7 +13,7 @@ public enum DiskError: Error, Sendable, Equatable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .full(let path): "no space left on the device that holds \(path)"
-        case .system(let call, let path, let errno): "\(call) \(path): errno \(errno)"
+        case .system(let call, let path, let errno): "\(call) \(path): \(String(cString: strerror(errno)))"
         case .locked(let path): "\(path) is locked by another process"
         }
     }

@@ -76,6 +76,9 @@ public final class WriteAheadLog: @unchecked Sendable {
         endOffset = recovery.end.offset
     }
 
+    /// Whether `disk` has a log, whatever its state.
+    public static func isKept(on disk: any Disk) -> Bool { disk.exists(LogFormat.manifestName) }
+
     /// Opens the log of `disk`, or creates it, and recovers what it holds. A torn tail is cut; what is not proven to
     /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so
     /// in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so, group 0 in any case.

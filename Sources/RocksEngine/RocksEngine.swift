@@ -120,6 +120,8 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
 extension RocksEngine {
     /// `ReadTier::kPersistedTier`: with RocksDB's log off it passes memtables by.
     private static let persistedTier: Int32 = 2
+    /// `InfoLogLevel::FATAL_LEVEL`: in practice the file `LOG` stays empty.
+    private static let fatalLevel: Int32 = 4
 
     private static func makeOptions(_ settings: Settings) -> OpaquePointer {
         guard let options = rocksdb_options_create(), let table = rocksdb_block_based_options_create() else {
@@ -132,8 +134,10 @@ extension RocksEngine {
         rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
         rocksdb_options_set_compression(options, settings.compression.number)
         rocksdb_options_set_bytes_per_sync(options, 1 << 20)
+        // A full disk must not end the process: after a failed write of a line to its diary RocksDB aborts at the next
+        // one if it was built with assertions, as Debian's is. Errors come to us anyway.
+        rocksdb_options_set_info_log_level(options, RocksEngine.fatalLevel)
         rocksdb_options_set_keep_log_file_num(options, 4)
-        rocksdb_options_set_max_log_file_size(options, 16 << 20)
 
         let cache = rocksdb_cache_create_lru(settings.blockCacheBytes)
         rocksdb_block_based_options_set_block_cache(table, cache)

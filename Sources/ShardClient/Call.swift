@@ -18,6 +18,8 @@ final class Call {
     /// Of range operations, by position: the range of the shard that was asked last.
     var ranges: [KeyRange]
     private(set) var unanswered: Int
+    /// Bytes of the results so far.
+    private(set) var resultBytes = 0
 
     init(
         _ operations: [KeyOperation], deadline: Instant, isOverRanges: Bool = false,
@@ -44,6 +46,7 @@ final class Call {
             for (number, slot) in part.slots.enumerated() { results[position(slot)] = answers[offset + number] }
         }
         unanswered -= part.operationCount
+        for answer in answers[offset..<offset + part.operationCount] { resultBytes += answer.weight }
     }
 
     /// Gives every operation of `part` the same `result`.
@@ -99,6 +102,14 @@ struct Part {
         slots.allSatisfy { range.contains(call.operations[call.position($0)].key) }
     }
 
+    /// Its first `count` operations and the others; nil where there are none.
+    func divided(after count: Int) -> (first: Part?, rest: Part?) {
+        if count == 0 { return (nil, self) }
+        if count == operationCount { return (self, nil) }
+        let border = slots.lowerBound + Int32(count)
+        return (Part(call, slots.lowerBound..<border), Part(call, border..<slots.upperBound))
+    }
+
     /// Cut before the first operation that goes beyond a limit; the first part has one operation at least.
     func cut(maxOperations: Int, maxBytes: Int) -> (first: Part, rest: Part) {
         var end = slots.lowerBound
@@ -115,4 +126,11 @@ struct Part {
 extension KeyOperation {
     /// Estimate of its size on the wire.
     var weight: Int { key.count + value.count + 32 }
+}
+
+extension KeyResult {
+    /// Estimate of the memory that what it returns takes.
+    fileprivate var weight: Int {
+        pairs.reduce(value?.count ?? 0) { $0 + $1.key.count + $1.value.count + 64 }
+    }
 }

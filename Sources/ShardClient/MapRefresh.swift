@@ -1,14 +1,14 @@
 internal import RaftCore
 internal import ShardMap
 
-/// When to ask for the cluster's map, and whom: one question at a time, any node, with doubling pauses while nothing
-/// new is learnt.
+/// When to ask for the cluster's map, and whom: any node, and the next one too as long as the answer does not come,
+/// with doubling pauses while nothing new is learnt.
 struct MapRefresh {
     /// Whether somebody waits for a look at the map.
     var isWanted = false
-    /// Number of the question under way.
-    private(set) var attempt: UInt64?
-    /// End of the question under way, or of the pause before the next.
+    /// Numbers of the first and the last question since a map came; the answer to any of them counts.
+    private var asked: ClosedRange<UInt64>?
+    /// When the next question may be put.
     private var due = Instant.distantPast
     private var failures = 0
     private let seeds: [NodeAddress]
@@ -21,22 +21,29 @@ struct MapRefresh {
     }
 
     /// When it has to be looked at again without an answer.
-    var nextDue: Instant { isWanted || attempt != nil ? due : .distantFuture }
+    var nextDue: Instant { isWanted ? due : .distantFuture }
 
-    /// Whether a question may be put now; true also ends an unanswered one.
+    /// Whether a question may be put now.
     func isDue(now: Instant) -> Bool { isWanted && !nodes.isEmpty && due <= now }
 
-    /// Puts the question `attempt`, to be answered before `due`; whom to ask.
-    mutating func ask(_ attempt: UInt64, until due: Instant) -> NodeAddress {
+    /// Puts the question `attempt`; another one may follow at `due`. Whom to ask.
+    mutating func ask(_ attempt: UInt64, next due: Instant) -> NodeAddress {
         defer { position = (position + 1) % nodes.count }
-        self.attempt = attempt
+        asked = (asked?.lowerBound ?? attempt)...attempt
         self.due = due
         return nodes[position]
     }
 
-    /// The question is over; the next one waits for a pause, longer each time that it brought nothing new.
-    mutating func answered(new: Bool, now: Instant, pause: Interval, longest: Interval) {
-        attempt = nil
+    /// Whether the answer to `attempt` says anything: a map does, and that the node asked last has none.
+    func counts(_ attempt: UInt64, hasMap: Bool) -> Bool {
+        guard let asked, asked.contains(attempt) else { return false }
+        return hasMap || attempt == asked.upperBound
+    }
+
+    /// An answer that counts has come; the next question waits for a pause, longer each time that it brought nothing
+    /// new. Without a map in it, questions to others are still open.
+    mutating func answered(hasMap: Bool, new: Bool, now: Instant, pause: Interval, longest: Interval) {
+        if hasMap { asked = nil }
         failures = new ? 0 : failures + 1
         due = now + Interval.backoff(failures, first: pause, longest: longest)
     }

@@ -38,7 +38,8 @@ final class Request {
     let sequence: UInt64
     /// Of a write: the session of the last attempt. Of an open: the token.
     var session: UInt64
-    /// Of a write or an open: the packed command of the last attempt, nil if it has to be packed anew.
+    /// Of a write: the packed command of the last attempt. Of an open: the one to be repeated, nil if it has to be
+    /// packed anew.
     var command: Bytes?
 
     var state = State.idle

@@ -37,13 +37,37 @@ extension Router {
         guard reply.results.count == expected else {
             return fail(request, .internalError, "\(reply.results.count) results for \(expected) operations")
         }
+        let executed = Router.executedCount(reply.results)
+        var left: [Part] = []
         var offset = 0
         for part in request.parts {
-            if !part.isAnswered { answer(part, from: reply.results, at: offset) }
+            let (done, rest) = part.divided(after: min(max(executed - offset, 0), part.operationCount))
+            if !part.isAnswered {
+                if let done { answer(done, from: reply.results, at: offset) }
+                if let rest { left.append(rest) }
+            }
             offset += part.operationCount
         }
         remove(request)
-        if let rest = request.rest { route(rest, atFront: true) }
+        askAgain(left, rest: request.rest)
+    }
+
+    /// How many of a request's operations were executed: where an answer has become too large, all that follow are
+    /// refused. A refusal that is not the end of an answer is a result like others.
+    private static func executedCount(_ results: [KeyResult]) -> Int {
+        guard let end = results.firstIndex(where: { $0.error == .refused }), end > 0,
+            results[end...].allSatisfy({ $0.error == .refused })
+        else { return results.count }
+        return end
+    }
+
+    /// Asks again for what did not fit into an answer, while there is room for further answers.
+    private func askAgain(_ parts: [Part], rest: Part?) {
+        guard !parts.isEmpty, queuedBytes > settings.maxQueuedBytes else {
+            return routeInFront(parts, followedBy: rest)
+        }
+        for part in parts { fail(part, .busy, "its answers take too much memory") }
+        if let rest { fail(rest, .busy, "its answers take too much memory") }
     }
 
     private func take(_ error: NamedError, _ reply: ExecuteReply, of request: Request) {

@@ -41,17 +41,17 @@ extension Router {
         }
         attempts += 1
         let attempt = attempts
-        let due = now + settings.attemptTimeout
-        let node = refresh.ask(attempt, until: due)
-        transport.fetchMap(at: node, deadline: due) { [weak self] map in
+        let node = refresh.ask(attempt, next: now + settings.mapPatience)
+        transport.fetchMap(at: node, deadline: now + settings.attemptTimeout) { [weak self] map in
             self?.arrived(.map(map, attempt: attempt))
         }
     }
 
     func takeMap(_ fetched: ClusterMap?, attempt: UInt64) {
-        guard refresh.attempt == attempt else { return }
+        guard refresh.counts(attempt, hasMap: fetched != nil) else { return }
         let isNew = fetched.map(isNewer) ?? false
-        refresh.answered(new: isNew, now: now, pause: settings.retryDelay, longest: settings.maxRetryDelay)
+        refresh.answered(
+            hasMap: fetched != nil, new: isNew, now: now, pause: settings.retryDelay, longest: settings.maxRetryDelay)
         guard let fetched, fetched.clusterID == map?.clusterID || map == nil else { return }
         if isNew { adopt(fetched) }
         lookedAtMap()

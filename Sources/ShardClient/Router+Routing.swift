@@ -104,13 +104,20 @@ extension Router {
 
     /// Routes the parts of a request that was certainly not executed again, in front of what is queued.
     private func dissolve(_ request: Request) {
-        let parts = request.parts
-        let rest = request.rest
+        let parts = request.parts.filter { !$0.isAnswered }
         remove(request)
-        for part in parts.reversed() where !part.isAnswered {
-            // a beginning and its rest are neighbours in the call's order: they become one again
-            let whole = rest.map { Part(part.call, part.slots.lowerBound..<$0.slots.upperBound) }
-            route(whole ?? part, atFront: true)
+        routeInFront(parts, followedBy: request.rest)
+    }
+
+    /// Routes `parts` in front of what is queued, in their order; `rest` follows the last of them in its call.
+    func routeInFront(_ parts: [Part], followedBy rest: Part?) {
+        guard let last = parts.last else {
+            if let rest { route(rest, atFront: true) }
+            return
         }
+        // a beginning and its rest are neighbours in the call's order: they become one again
+        let end = rest?.slots.upperBound ?? last.slots.upperBound
+        route(Part(last.call, last.slots.lowerBound..<end), atFront: true)
+        for part in parts.dropLast().reversed() { route(part, atFront: true) }
     }
 }

@@ -84,8 +84,7 @@ extension Router {
         ) { [weak self] outcome in self?.arrived(.outcome(outcome, request, attempt: attempt)) }
     }
 
-    /// Makes the request's command, unless the one of the last attempt must or can be repeated; false if it needs a
-    /// session first.
+    /// Makes the request's command; false if it needs a session first.
     private func prepare(_ request: Request) -> Bool {
         let channel = request.channel
         let shard = channel.shard
@@ -102,9 +101,8 @@ extension Router {
                 request.session = session
                 // told that they did not happen, those must not happen later
                 request.dropAnswered()
-                request.command = nil
             }
-            guard request.command == nil else { break }
+            // a repeated one says the present floor: the replies below it would take the room that it needs
             let write = SessionWrite(
                 shard: shard.id, epoch: shard.epoch, session: request.session, sequence: request.sequence,
                 floor: window.floor, operations: request.gatherOperations())

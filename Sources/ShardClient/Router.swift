@@ -29,12 +29,16 @@ public final class Router: KeyValueRouter {
         public var maxBytesPerRequest = 1 << 20
         /// Requests to one shard that wait for an answer.
         public var maxRequestsInFlightPerShard = 16
-        /// Operations accepted and not answered; beyond, calls are answered ``NamedError/busy`` at once.
+        /// Operations accepted and not answered; beyond, calls are answered ``NamedError/busy`` at once, and one that
+        /// has more alone ``NamedError/refused``.
         public var maxQueuedOperations = 65_536
-        /// Bytes of keys and values of those operations; beyond, the same answer.
+        /// Bytes of keys and values of those operations, and of their results as far as they are there; beyond, the
+        /// same answers, also to operations whose turn comes because the answer to those before them became too large.
         public var maxQueuedBytes = 256 << 20
         /// How long one attempt waits for its answer.
         public var attemptTimeout = Interval.milliseconds(3000)
+        /// How long a node may owe its map before another one is asked too.
+        public var mapPatience = Interval.milliseconds(300)
         /// Pause after a request's first failed attempt; doubles with each further one.
         public var retryDelay = Interval.milliseconds(20)
         /// Longest such pause.
@@ -124,7 +128,7 @@ public final class Router: KeyValueRouter {
     func submit(_ call: Call) {
         let count = call.operations.count
         if let refusal = refusal(of: call) {
-            call.completion([KeyResult](repeating: .failure(refusal), count: count))
+            call.completion([KeyResult](repeating: refusal, count: count))
             return
         }
         queuedOperations += count
@@ -136,11 +140,17 @@ public final class Router: KeyValueRouter {
         if !isInTurn { deliver() }
     }
 
-    private func refusal(of call: Call) -> NamedError? {
-        if isClosed { return .stopping }
-        if queuedOperations + call.operations.count > settings.maxQueuedOperations { return .busy }
-        if queuedBytes + call.bytes > settings.maxQueuedBytes { return .busy }
-        return call.deadline <= clock.now ? .deadlineExceeded : nil
+    private func refusal(of call: Call) -> KeyResult? {
+        if isClosed { return .failure(.stopping) }
+        let count = call.operations.count
+        // what will not fit later either
+        guard count <= settings.maxQueuedOperations, call.bytes <= settings.maxQueuedBytes else {
+            let limits = "\(settings.maxQueuedOperations) operations and \(settings.maxQueuedBytes) bytes"
+            return .failure(.refused, "a call may have at most \(limits)")
+        }
+        if queuedOperations + count > settings.maxQueuedOperations { return .failure(.busy) }
+        if queuedBytes + call.bytes > settings.maxQueuedBytes { return .failure(.busy) }
+        return call.deadline <= clock.now ? .failure(.deadlineExceeded) : nil
     }
 
     /// Answers the operations that may not be sent and makes an order of the others; how many there are.
@@ -243,7 +253,9 @@ public final class Router: KeyValueRouter {
 
     /// `part`'s operations have the results that begin at `offset` of `results`.
     func answer(_ part: Part, from results: [KeyResult], at offset: Int) {
+        let heldBefore = part.call.resultBytes
         part.call.take(part, from: results, at: offset)
+        queuedBytes += part.call.resultBytes - heldBefore
         if part.call.unanswered == 0 { finish(part.call) }
     }
 
@@ -255,7 +267,7 @@ public final class Router: KeyValueRouter {
 
     private func finish(_ call: Call) {
         queuedOperations -= call.operations.count
-        queuedBytes -= call.bytes
+        queuedBytes -= call.bytes + call.resultBytes
         finished.append(call)
     }
 

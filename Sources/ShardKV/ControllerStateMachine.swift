@@ -92,21 +92,14 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
     }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
-        guard entry.position.index > applied.index else { return Bytes() }
-        precondition(
-            entry.position.index == applied.index.next, "entry \(entry.position) is applied after \(applied)")
-        applied = entry.position
-        guard entry.kind == .data else { return Bytes() }
-        let command: ControllerCommand
-        do throws(NamedErrorThrown) {
-            command = try ControllerCommand.decoded(entry.payload, arena)
-        } catch {
-            guard error.error != .unknownFormat else {
-                throw StateMachineError("entry \(entry.position): \(error.error.sentence)")
-            }
-            return ControllerReply(error: error.error, version: current?.version).packed(arena)
+        let content = try applied.advance(to: entry) { (payload) throws(NamedErrorThrown) in
+            try ControllerCommand.decoded(payload, arena)
         }
-        return apply(command).packed(arena)
+        return switch content {
+        case .nothing: Bytes()
+        case .malformed(let error): ControllerReply(error: error, version: current?.version).packed(arena)
+        case .command(let command): apply(command).packed(arena)
+        }
     }
 }
 

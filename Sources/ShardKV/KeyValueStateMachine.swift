@@ -30,8 +30,8 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         public var scanLimit: Int
         /// Keys and values of one scan in bytes, exceeded by one pair at most.
         public var scanBytes: Int
-        /// Values returned by one request in bytes, exceeded by one value at most; operations that would return one
-        /// beyond it are `refused`.
+        /// What one request returns in bytes, exceeded by one value or scan at most; the operations behind that are not
+        /// executed but `refused`.
         public var replyBytes: Int
 
         /// Limits.
@@ -133,26 +133,16 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
     public func flush() throws(StateMachineError) { try store.flush() }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
-        guard entry.position.index > applied.index else { return Bytes() }
-        precondition(
-            entry.position.index == applied.index.next, "entry \(entry.position) is applied after \(applied)")
-        applied = entry.position
-        guard entry.kind == .data else { return Bytes() }
-        let command: GroupCommand
-        do throws(NamedErrorThrown) {
-            command = try GroupCommand.decoded(entry.payload, arena)
-        } catch {
-            // a replica that skipped what it does not understand would differ from those that do
-            guard error.error != .unknownFormat else {
-                throw StateMachineError("entry \(entry.position): \(error.error.sentence)")
-            }
-            return refusal(error.error)
+        let content = try applied.advance(to: entry) { (payload) throws(NamedErrorThrown) in
+            try GroupCommand.decoded(payload, arena)
         }
-        switch command {
-        case .write(let write): return try apply(write)
-        case .openSession(let shard, let epoch, let token): return try open(token, shard, epoch)
-        case .install(let shards): return install(shards)
-        case .time(let milliseconds):
+        switch content {
+        case .nothing: return Bytes()
+        case .malformed(let error): return refusal(error)
+        case .command(.write(let write)): return try apply(write)
+        case .command(.openSession(let shard, let epoch, let token)): return try open(token, shard, epoch)
+        case .command(.install(let shards)): return install(shards)
+        case .command(.time(let milliseconds)):
             try keyspace.advance(to: milliseconds, removingAtMost: limits.expiredKeysPerTime)
             return ExecuteReply().packed(arena)
         }

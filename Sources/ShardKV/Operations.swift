@@ -30,14 +30,18 @@ struct ExpiryJudge {
     }
 }
 
-/// How much one request may return.
+/// How much one request may return. Once it is spent nothing of the request is done any more: what was executed is a
+/// beginning of it, and the rest may be asked for again.
 struct ReplyBudget {
     /// Pairs of one scan.
     let scanPairs: Int
     /// Bytes of keys and values of one scan, exceeded by one pair at most.
     let scanBytes: Int
-    /// Bytes of all values returned, exceeded by one value at most.
+    /// Bytes of everything returned, exceeded by one value or scan at most.
     private(set) var bytesLeft: Int
+
+    /// What a pair of a scan costs besides its bytes, so that many small ones cannot fill the memory.
+    static let pairOverhead = 64
 
     init(_ limits: KeyValueStateMachine.Limits) {
         scanPairs = limits.scanLimit
@@ -56,10 +60,10 @@ extension Keyspace {
     func read(
         _ operation: KeyOperation, in range: KeyRange, _ judge: inout ExpiryJudge, _ budget: inout ReplyBudget
     ) throws(StateMachineError) -> KeyResult {
+        guard !budget.isSpent else { return .failure(.refused) }
         if let violation = operation.limitViolation { return .failure(violation) }
         switch operation.code {
         case .get:
-            guard !budget.isSpent else { return .failure(.refused) }
             let value = try judge.live(stored(operation.key))?.payload
             budget.spend(value?.count ?? 0)
             return KeyResult(value: value)
@@ -68,9 +72,7 @@ extension Keyspace {
         case .timeToLive:
             guard let value = try judge.live(stored(operation.key)) else { return KeyResult(integer: -2) }
             return KeyResult(integer: value.expiry.map { $0 - judge.wallClock } ?? -1)
-        case .scan:
-            guard !budget.isSpent else { return .failure(.refused) }
-            return try scan(operation, range, &judge, &budget)
+        case .scan: return try scan(operation, range, &judge, &budget)
         case .count: return KeyResult(integer: try count(range, &judge))
         case .set, .delete, .increment, .append, .expire, .persist:
             preconditionFailure("\(operation.code) is not a read")
@@ -101,7 +103,7 @@ extension Keyspace {
             return true
         }
         judge = seen
-        budget.spend(bytes)
+        budget.spend(bytes + ReplyBudget.pairOverhead * result.pairs.count)
         return result
     }
 
@@ -126,8 +128,8 @@ extension Keyspace {
     ) throws(StateMachineError) -> KeyResult {
         var judge = ExpiryJudge(replicatedTime: replicatedTime, wallClock: replicatedTime)
         if operation.isRead { return try read(operation, in: range, &judge, &budget) }
+        guard !budget.isSpent else { return .failure(.refused) }
         if let violation = operation.limitViolation { return .failure(violation) }
-        if operation.returnsOldValue && budget.isSpent { return .failure(.refused) }
         if operation.code == .set && operation.isBlind { return try setBlindly(operation) }
         let old = try stored(operation.key)
         let live = judge.live(old)

@@ -57,8 +57,8 @@ extension ShardServer {
         let done = { [self] (problem: String?) in
             driver.underWay.remove(key)
             if let problem {
-                logger.log(
-                    .warning, "a replica could not be created",
+                complain(
+                    "a replica could not be created", about: key,
                     [("group", group.id), ("peer", peer.description), ("problem", problem)])
             } else {
                 driver.created.insert(key)

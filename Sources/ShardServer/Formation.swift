@@ -142,23 +142,34 @@ extension ShardServer {
 
     // MARK: init
 
-    /// Answers `init`: forwards it to the first controller, or forms the cluster.
+    /// Answers `init`: passes it on to the first controller, or forms the cluster.
     func answerInit(_ request: RpcRequest) {
+        guard !isFirstController else { return answerForm(request) }
+        guard let first = settings.controllers.first else {
+            return replyToInit(request, .refused, "this node has no --controllers")
+        }
+        // sooner than raftctl's patience ends
+        strangerChannel(to: first).call(
+            service: Services.cluster, method: "form", body: request.body, attachment: [],
+            deadline: lane.clock.now + .milliseconds(4000)
+        ) { [self] result in
+            switch result {
+            case .reply(let reply): request.responder.reply(body: reply.body)
+            case .failed:
+                replyToInit(request, .unreachable, "the first controller, \(first), cannot be reached; start it")
+            }
+        }
+    }
+
+    /// Answers an `init` that another node has passed on. It goes no further: nodes that do not agree about the first
+    /// controller would pass it on for ever.
+    func answerForm(_ request: RpcRequest) {
         guard isFirstController else {
-            guard let first = settings.controllers.first else {
-                return replyToInit(request, .refused, "this node has no --controllers")
-            }
-            strangerChannel(to: first).call(
-                service: Services.cluster, method: "init", body: request.body, attachment: [],
-                deadline: lane.clock.now + .milliseconds(5000)
-            ) { [self] result in
-                switch result {
-                case .reply(let reply): request.responder.reply(body: reply.body)
-                case .failed:
-                    replyToInit(request, .unreachable, "the first controller, \(first), cannot be reached; start it")
-                }
-            }
-            return
+            let first = settings.controllers.first.map { "\($0)" } ?? "none"
+            return replyToInit(
+                request, .refused,
+                "the nodes disagree about the first controller, to \(address) it is \(first); "
+                    + "start all with the same --controllers")
         }
         let parsed = arena.scope { arena -> InitParameters? in
             arena.unpack(flotilla__init_request__init, request.body).map { message in
@@ -269,8 +280,9 @@ extension ShardServer {
                 if error == 0 {
                     confirmed.insert(node)
                 } else {
-                    logger.log(
-                        .warning, "the bootstrap record was refused", [("node", node.description), ("problem", text)])
+                    complain(
+                        "the bootstrap record was refused", about: node.description,
+                        [("node", node.description), ("problem", text)])
                 }
             }
         }

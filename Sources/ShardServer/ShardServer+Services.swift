@@ -17,6 +17,7 @@ extension ShardServer {
             switch method {
             case "announce": answerAnnounce(request)
             case "init": answerInit(request)
+            case "form": answerForm(request)
             case "bootstrap": answerBootstrap(request)
             case "get_map": answerGetMap(request)
             case "status": answerStatus(request)

@@ -69,6 +69,8 @@ public final class ShardServer {
     var announcements = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
+    /// When something that is tried again and again was last complained about.
+    private var complaints: [String: Instant] = [:]
     var nextMapPoll: Instant
     var isPollingMap = false
     /// Set by the process while it stops.
@@ -161,6 +163,15 @@ public final class ShardServer {
         return channel
     }
 
+    /// Warns of something about `thing` that is tried again several times a second, at most every ten seconds.
+    func complain(_ message: String, about thing: String, _ fields: [(String, String)]) {
+        let now = lane.clock.now
+        let key = "\(message): \(thing)"
+        if let last = complaints[key], now < last + .milliseconds(10_000) { return }
+        complaints[key] = now
+        logger.log(.warning, message, fields)
+    }
+
     private func leadershipChanged(_ group: String, _ isLeader: Bool) {
         groupClocks[group] = nil
         if isLeader, machines[group] != nil {
@@ -193,12 +204,13 @@ public final class ShardServer {
             deadline: now + .milliseconds(2000)
         ) { [self] result in
             isPollingMap = false
+            // whatever came of it, the next one is due some time, and nothing else may wake this lane
+            lane.requestTurn()
             guard case .reply(let reply) = result else { return }
             let received = arena.scope { arena in
                 arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee.map.flatMap { ClusterMap($0.pointee) }
             }
             adoptMap(received)
-            lane.requestTurn()
         }
         return nextMapPoll
     }

@@ -95,7 +95,8 @@ extension Command {
         summary: "write every record to a file, or to standard output",
         details: """
             Formats as in `raftctl help kv import`, in the order of keys. Each shard's part is read linearizably; the
-            whole is not a snapshot. FILE appears, or is replaced, only when the export is complete.
+            whole is not a snapshot. FILE appears, or is replaced, only when the export is complete; a pipe or device
+            is written to.
             """,
         run: { invocation throws(Failure) in
             let path = invocation.positionals.first.flatMap { $0 == "-" ? nil : $0 }
@@ -130,14 +131,26 @@ extension Command {
     }
 }
 
-/// A file that appears under its name only when it is complete and on disk.
-private struct ReplacedFile {
+/// A file that appears under its name only when it is complete and on disk. What is there and no file, such as a pipe
+/// or a device, is written to instead.
+struct ReplacedFile {
     private let path: String
     private var partial: String { "\(path).partial" }
 
     init(_ path: String) { self.path = path }
 
+    private var isSpecial: Bool {
+        var status = stat()
+        return stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
+    }
+
     func write(_ body: (Output) async throws(Failure) -> Int) async throws(Failure) -> Int {
+        if isSpecial {
+            let descriptor = open(path, O_WRONLY | O_CLOEXEC)
+            guard descriptor >= 0 else { throw problem("write", path) }
+            defer { close(descriptor) }
+            return try await body(Output(descriptor: descriptor, name: path))
+        }
         let descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
         guard descriptor >= 0 else { throw problem("create", partial) }
         defer { close(descriptor) }

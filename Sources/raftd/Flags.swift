@@ -24,6 +24,7 @@ struct Options: Sendable {
     var reserveMegabytes = 256
     var promiseMilliseconds = 1000
     var electionMilliseconds = 1000
+    var leaseReads = true
     var requestMilliseconds = 10_000
     var connections = 10_000
 
@@ -85,6 +86,13 @@ struct Options: Sendable {
         },
         Flag(name: "election-timeout-ms", value: "MS", help: "how long a candidate waits for votes (default 1000)") {
             number($0, 100...60_000, &$1.electionMilliseconds)
+        },
+        Flag(
+            name: "lease-reads", value: "on|off",
+            help: "whether a leader that a majority stands by answers reads without asking it (default on)"
+        ) {
+            $1.leaseReads = $0 == "on"
+            return $0 == "on" || $0 == "off"
         },
         Flag(
             name: "request-timeout-ms", value: "MS",
@@ -182,6 +190,7 @@ extension Options {
         configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
         configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))
         configuration.host.raft.electionTimeout = .milliseconds(electionMilliseconds)
+        configuration.host.raft.leaseReads = leaseReads
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
         return configuration

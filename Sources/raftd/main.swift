@@ -26,6 +26,14 @@ func complain(_ text: String, status: Int32) -> Never {
     exit(status)
 }
 
+/// Hears `signals` even if the parent left them blocked. Called before the first thread, for each inherits the mask.
+func unblock(_ signals: [Int32]) {
+    var mask = sigset_t()
+    sigemptyset(&mask)
+    for signal in signals { sigaddset(&mask, signal) }
+    pthread_sigmask(SIG_UNBLOCK, &mask, nil)
+}
+
 let arguments = Array(CommandLine.arguments.dropFirst())
 if arguments.contains("--help") || arguments.contains("-h") {
     put(Options.help, on: STDOUT_FILENO)
@@ -45,10 +53,12 @@ do throws(UsageError) {
     complain("\(error.text) (see raftd --help)", status: 2)
 }
 
+let stopSignals = [SIGTERM, SIGINT]
+unblock(stopSignals)
 let logger = Logger(level: options.logLevel, sink: printLine)
 do throws(NodeError) {
     let node = try ServerNode(configuration, logger: logger)
-    node.onSignals([SIGTERM, SIGINT]) { _ in node.stop() }
+    node.onSignals(stopSignals) { _ in node.stop() }
     node.run()
     if let failure = node.failure { complain(failure, status: 1) }
 } catch {

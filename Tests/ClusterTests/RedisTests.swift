@@ -1,6 +1,7 @@
 import FlotillaTestSupport
 import RaftCore
 import ShardClient
+import ShardMap
 import Testing
 
 extension Clusters {
@@ -39,6 +40,25 @@ extension Clusters {
                 #expect(outcome.output.contains("\"SET\"") && outcome.output.contains("\"GET\""), "\(outcome.output)")
             }
             for node in 0..<3 { #expect(cluster.runs(node)) }
+        }
+
+        @Test func answersLargerThanAnyReply() async throws {
+            let cluster = try await TestCluster(nodes: 1, groups: 1, replicas: 1)
+            defer { cluster.close() }
+            let connection = try RawConnection(to: cluster.addresses[0])
+            let keys = (0..<5).map { "key\($0)" }
+            let value = String(repeating: "x", count: 7_000_000)
+            for key in keys { #expect(try connection.redis("SET", key, value) == "+OK") }
+            // 35 MB, of which one reply of a group holds 16 MiB and a value
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            let results = try await client.execute(keys.map { KeyOperation(.get, key: Bytes($0)) })
+            #expect(results.map(\.error) == [NamedError?](repeating: nil, count: 5))
+            #expect(results.allSatisfy { $0.value?.count == value.utf8.count })
+            let old = try await client.execute(
+                keys.map { KeyOperation(.set, key: Bytes($0), value: Bytes("y"), returnsOldValue: true) })
+            #expect(old.allSatisfy { $0.value?.count == value.utf8.count })
+            #expect(try connection.redis("GET", keys[4]) == "y")
         }
 
         @Test func keysExpireAcrossLeaders() async throws {

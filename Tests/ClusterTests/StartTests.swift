@@ -13,10 +13,10 @@ import Testing
     }
 
     /// Starts a node and waits until it listens.
-    private func start(_ arguments: [String]) async throws -> ChildProcess {
+    private func start(_ arguments: [String], blocked: [Int32] = []) async throws -> ChildProcess {
         let file = directory.path + "/output"
         TemporaryDirectory.remove(file)
-        let process = try ChildProcess(Tools.raftd, arguments, output: file)
+        let process = try ChildProcess(Tools.raftd, arguments, output: file, blocked: blocked)
         try await Wait.until("raftd listens") {
             if let status = process.exitStatus { throw Failed("raftd ended with \(status): \(try Files.text(file))") }
             return try Files.text(file).contains(" listens ")
@@ -46,6 +46,12 @@ import Testing
         try await stop(node)
     }
 
+    @Test(arguments: [SIGTERM, SIGINT]) func aParentThatBlocksSignals(signal: Int32) async throws {
+        let node = try await start(arguments("a"), blocked: [SIGTERM, SIGINT])
+        node.signal(signal)
+        #expect(try await node.waitForExit(timeout: .seconds(10)) == 0)
+    }
+
     @Test func aDirectoryInUse() async throws {
         let node = try await start(arguments("a"))
         let other = LoopbackPorts.take(1)[0]
@@ -69,6 +75,18 @@ import Testing
         try await stop(try await start(arguments("a")))
         try Files.overwrite("\(directory.path)/a/IDENTITY", at: 20, with: [0xff])
         try await expectRefusal(arguments("a"), status: 1, "\(directory.path)/a/IDENTITY is damaged", "--data-dir")
+    }
+
+    @Test func anIdentityThatIsMissing() async throws {
+        try await stop(try await start(arguments("a")))
+        #expect(unlink("\(directory.path)/a/IDENTITY") == 0)
+        try await expectRefusal(
+            arguments("a"), status: 1, "\(directory.path)/a/IDENTITY is damaged (it is missing", "--data-dir")
+    }
+
+    @Test func aDirectoryThatCannotBe() async throws {
+        try Files.write([], to: "\(directory.path)/file")
+        try await expectRefusal(arguments("file"), status: 1, "\(directory.path)/file: Not a directory")
     }
 
     @Test(arguments: [

@@ -5,22 +5,6 @@ import Testing
 @testable import RaftHost
 @testable import Transport
 
-/// A disk with as much room as the test says.
-private final class RoomyDisk: Disk, @unchecked Sendable {
-    let path = "roomy"
-    var free = 1 << 40
-    private let files = MemoryDisk(seed: 1)
-
-    func open(_ name: String) throws(DiskError) -> any DiskFile { try files.open(name) }
-    func create(_ name: String) throws(DiskError) -> any DiskFile { try files.create(name) }
-    func exists(_ name: String) -> Bool { files.exists(name) }
-    func list() throws(DiskError) -> [String] { try files.list() }
-    func rename(_ from: String, to: String) throws(DiskError) { try files.rename(from, to: to) }
-    func remove(_ name: String) throws(DiskError) { try files.remove(name) }
-    func syncDirectory() throws(DiskError) { try files.syncDirectory() }
-    func freeBytes() -> Int { free }
-}
-
 @Suite("Disks that are full, fail, or rot")
 struct DiskTroubleTests {
     private func cluster(

@@ -3,6 +3,7 @@ import RaftHost
 import RaftStorage
 import ShardKV
 import ShardServer
+import Synchronization
 import Transport
 
 /// A node of a simulated key-value cluster: composed as `raftd` is, over disks and an engine that forget.
@@ -13,11 +14,15 @@ final class ShardedNode {
     private let directoryDisk: MemoryDisk
     let logDisk: MemoryDisk
     private let engine = MemoryEngine()
+    /// Asked for free space instead of the log's disk.
+    let room = RoomyDisk()
     private var random: SeededRandom
     private(set) var isRunning = false
     private(set) var lane: SimulatedLane!
     private(set) var host: RaftHost!
-    private var server: ShardServer!
+    private(set) var server: ShardServer!
+    /// Lines that the server logged, of level warning and above.
+    let log = LockedLines()
     /// Why the host gave up, if it did.
     private(set) var failure: String?
 
@@ -32,7 +37,8 @@ final class ShardedNode {
 
     func start() throws {
         let directory = try NodeDirectory(
-            disk: directoryDisk, address: address, freshIncarnation: random.next() | 1)
+            disk: directoryDisk, address: address, freshIncarnation: random.next() | 1,
+            promise: RaftHost.Settings().liveness.promise)
         let (log, recovered) = try WriteAheadLog.open(
             disk: logDisk, settings: .init(segmentBytes: 64 << 10, reserveBytes: 1, identity: random.next())
         ) { _ in }
@@ -44,10 +50,11 @@ final class ShardedNode {
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
-            workers: workers, disk: logDisk, log: log, recovered: recovered, logger: .silent)
+            workers: workers, disk: room, log: log, recovered: recovered, logger: .silent)
         let server = try ShardServer(
             settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
-            engine: engine, lane: lane, logger: .silent, seed: random.next())
+            engine: engine, lane: lane, logger: Logger(level: .warning) { [log = self.log] in log.append($0) },
+            seed: random.next())
         let rpc = RpcServer(address: address)
         host.register(on: rpc)
         server.register(on: rpc)
@@ -72,4 +79,12 @@ final class ShardedNode {
         logDisk.crash()
         engine.crash()
     }
+}
+
+/// What a logger wrote; any thread.
+final class LockedLines: Sendable {
+    private let lines = Mutex<[String]>([])
+
+    func append(_ line: String) { lines.withLock { $0.append(line) } }
+    func count(containing text: String) -> Int { lines.withLock { $0.count { $0.contains(text) } } }
 }

@@ -21,7 +21,8 @@ final class SimulatedNode {
 
     let number: Int
     let address: NodeAddress
-    let plan: Plan
+    /// What is changed in it counts from the next start on.
+    var plan: Plan
     let directoryDisk: MemoryDisk
     let logDisk: MemoryDisk
     let stores: [MachineStore]
@@ -70,7 +71,9 @@ final class SimulatedNode {
         precondition(!isRunning)
         logDisk.failsSyncs = false
         mayFail = false
-        let directory = try NodeDirectory(disk: directoryDisk, address: address, freshIncarnation: random.next())
+        let directory = try NodeDirectory(
+            disk: directoryDisk, address: address, freshIncarnation: random.next(),
+            promise: plan.settings.liveness.promise)
         if directory.identity.clusterID == 0 {
             try directory.join(clusterID: plan.clusterID, nodeID: UInt64(number), bootstrap: nil)
         }

@@ -325,6 +325,25 @@ struct StopTests {
         #expect(leader.failure == nil)
     }
 
+    @Test("Whoever waits at its end is answered, and whoever then asks again is refused") func dismissed() throws {
+        let cluster = try cluster(seed: 30)
+        let leader = try #require(cluster.leader(of: 0))
+        let host = leader.host!
+        var answers: [String] = []
+        leader.lane.post {
+            host.propose(Command.payload(tag: 1, byteCount: 8), to: "g0") {
+                answers.append("\($0)")
+                host.propose(Command.payload(tag: 2, byteCount: 8), to: "g0") { answers.append("\($0)") }
+                host.read("g0") { answers.append("\($0)") }
+            }
+        }
+        #expect(cluster.run(limit: 100) { host.replicas.contains { !$0.proposed.isEmpty } })
+        leader.crash()
+        host.dismiss()
+        let refusal = "refused(RaftHost.ProposalRefusal.stopping)"
+        #expect(answers == ["unknown", refusal, refusal])
+    }
+
     @Test("Once it has stopped its workers are asked for nothing more") func afterwards() throws {
         let cluster = try cluster(seed: 29)
         let leader = try #require(cluster.leader(of: 0))

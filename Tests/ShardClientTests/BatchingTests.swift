@@ -144,8 +144,20 @@ import Testing
 
     @Test func beyondTheByteLimitToo() {
         let script = Script(settings: Settings.with { $0.maxQueuedBytes = 100 })
-        #expect(script.execute([set("a", String(repeating: "x", count: 100))]).errors == [.busy])
         #expect(script.execute([set("a", "x")]).results == nil)
+        #expect(script.execute([set("a", String(repeating: "x", count: 50))]).errors == [.busy])
+    }
+
+    @Test func aCallThatNoPatienceHelpsIsRefused() {
+        let script = Script(
+            settings: Settings.with {
+                $0.maxQueuedOperations = 2
+                $0.maxQueuedBytes = 100
+            })
+        let many = script.execute([get("a"), get("b"), get("c")])
+        #expect(many.errors == [.refused, .refused, .refused])
+        #expect(many.results?[0].message?.contains("2 operations") == true)
+        #expect(script.execute([set("a", String(repeating: "x", count: 100))]).errors == [.refused])
     }
 
     @Test func operationsThatBreakTheStoresLimitsAreNotSent() {
@@ -205,5 +217,61 @@ import Testing
         #expect(closed && other.errors == [.outcomeUnknown])
         for sent in sent where sent.keys == ["z"] { sent.answer([.done]) }
         #expect(script.take().isEmpty && other.count == 1)
+    }
+
+    @Test(arguments: [false, true]) func whatDidNotFitIntoAnAnswerIsAskedForAgainInItsOrder(writes: Bool) {
+        let script = Script()
+        func operation(_ key: String) -> KeyOperation {
+            writes ? KeyOperation(.set, key: Bytes(key), value: Bytes("v"), returnsOldValue: true) : get(key)
+        }
+        let first = script.execute([operation("a"), operation("b"), operation("c")])
+        let second = script.execute([operation("d")])
+        let sent = script.takeOne()
+        let full = KeyResult.failure(.refused)
+        sent.answer([.text("A"), full, full, full])
+        let again = script.takeOne()
+        #expect(again.keys == ["b", "c", "d"])
+        if writes { #expect(again.write?.sequence == (sent.write?.sequence ?? 0) + 1) }
+        again.answer([.text("B"), .text("C"), full])
+        let last = script.takeOne()
+        #expect(last.keys == ["d"] && first.results == [.text("A"), .text("B"), .text("C")])
+        last.answer([.text("D")])
+        script.turn()
+        #expect(second.results == [.text("D")])
+    }
+
+    @Test func whatDidNotFitGoesBeforeTheRestOfItsCall() {
+        let script = Script(settings: Settings.with { $0.maxOperationsPerRequest = 2 })
+        let answer = script.execute([get("a"), get("b"), get("c")])
+        script.takeOne().answer([.text("A"), .failure(.refused)])
+        let again = script.takeOne()
+        #expect(again.keys == ["b", "c"])
+        again.answer([.text("B"), .text("C")])
+        script.turn()
+        #expect(answer.results == [.text("A"), .text("B"), .text("C")])
+    }
+
+    @Test func aRefusalThatIsNotTheEndOfAnAnswerIsAResult() {
+        for results in [[KeyResult.failure(.refused), .failure(.refused)], [.failure(.refused), .text("B")]] {
+            let script = Script()
+            let answer = script.execute([get("a"), get("b")])
+            script.takeOne().answer(results)
+            script.turn()
+            #expect(answer.results == results)
+        }
+    }
+
+    @Test func answersThatAreHeldAreBounded() {
+        let script = Script(settings: Settings.with { $0.maxQueuedBytes = 1000 })
+        let answer = script.execute([get("a"), get("b")])
+        let large = KeyResult(value: Bytes(count: 1000) { _ in })
+        script.takeOne().answer([large, .failure(.refused)])
+        script.turn()
+        #expect(answer.errors == [nil, .busy])
+        // and the room is free again
+        let next = script.execute([get("c")])
+        script.takeOne().answer([.text("C")])
+        script.turn()
+        #expect(next.results == [.text("C")])
     }
 }

@@ -195,6 +195,19 @@ struct RocksDiskTests {
         crashed.close()
     }
 
+    @Test("RocksDB writes nothing into its diary, the one file whose failed write on a full disk ends the process")
+    func theDiaryStaysEmpty() throws {
+        let directory = try TemporaryDirectory()
+        let engine = try RocksEngine(directory: directory.path + "/store")
+        for round in 0..<3 {
+            try engine.write([EngineTests.put("k\(round)", "v")])
+            try engine.flush()
+        }
+        engine.close()
+        let diary = try String(contentsOfFile: directory.path + "/store/LOG", encoding: .utf8)
+        #expect(diary.split(separator: "\n").count == 0)
+    }
+
     @Test func whatCannotBeOpenedSaysWhy() throws {
         let directory = try TemporaryDirectory()
         let error = #expect(throws: StateMachineError.self) {

@@ -195,13 +195,20 @@ struct OperationTests {
         #expect(result == .pairs([("a", "123456"), ("b", "123456")], more: true))
     }
 
-    @Test func aReplyStopsAtItsBytesBeforeAnythingIsDone() throws {
+    @Test func aReplyStopsAtItsBytesAndNothingIsDoneBehindThat() throws {
         let replica = try Replica(limits: .init(replyBytes: 4))
         let results = try replica.execute(
             .set("a", "12345"), .get("a"), .get("a"), KeyOperation(.delete, key: Bytes("a"), returnsOldValue: true),
-            .exists("a"), .scan(""))
-        #expect(results.map(\.error) == [nil, nil, .refused, .refused, nil, .refused])
-        #expect(results[4].integer == 1)
+            .set("a", "1"), .exists("a"), .scan(""))
+        #expect(results.map(\.error) == [nil, nil] + [NamedError?](repeating: .refused, count: 5))
+        #expect(try replica.result(.get("a")).value == Bytes("12345"))
+    }
+
+    @Test func smallPairsTakeRoomInAReplyToo() throws {
+        let replica = try Replica(limits: .init(replyBytes: 1000))
+        for key in "abcdefghij" { _ = try replica.execute(.set("\(key)", "")) }
+        let results = try replica.execute(.scan(""), .scan(""), .scan(""))
+        #expect(results.map(\.error) == [nil, nil, .refused])
     }
 
     @Test func aReadMayNotWrite() throws {

@@ -24,7 +24,8 @@ def refused(call, *fragments):
 assert r.ping() and r.echo("hello") == b"hello"
 assert r.execute_command("SELECT", 0)
 refused(lambda: r.execute_command("SELECT", 1), "")
-assert "redis_version" in r.info()
+hello = r.execute_command("HELLO", 2)
+assert r.info()["redis_version"] == hello[hello.index(b"version") + 1].decode()
 assert r.execute_command("CLIENT", "SETNAME", "me") and r.client_getname() in ("me", b"me")
 assert len(r.execute_command("COMMAND")) > 30
 assert r.dbsize() == 0

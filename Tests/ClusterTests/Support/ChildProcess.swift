@@ -6,8 +6,8 @@ final class ChildProcess: Sendable {
     let pid: pid_t
     private let ended = Mutex<Int32?>(nil)
 
-    /// Starts `executable`; what it prints is appended to the file `output`.
-    init(_ executable: String, _ arguments: [String], output: String) throws {
+    /// Starts `executable` with the signals `blocked` blocked; what it prints is appended to the file `output`.
+    init(_ executable: String, _ arguments: [String], output: String, blocked: [Int32] = []) throws {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -20,7 +20,9 @@ final class ChildProcess: Sendable {
         // the threads of Swift's tasks block most signals, and a child inherits that
         var signals = sigset_t()
         sigemptyset(&signals)
+        for signal in blocked { sigaddset(&signals, signal) }
         posix_spawnattr_setsigmask(&attributes, &signals)
+        sigemptyset(&signals)
         sigaddset(&signals, SIGPIPE)
         posix_spawnattr_setsigdefault(&attributes, &signals)
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))

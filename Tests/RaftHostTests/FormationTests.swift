@@ -1,0 +1,100 @@
+import CMessages
+import RaftCore
+import ShardMap
+import Testing
+import Transport
+import WireMessages
+
+@Suite("How a cluster comes to be, with nodes that are not started alike")
+struct FormationTests {
+    /// What a node answers to an init; nil if it does not within 8 s.
+    private func initialize(_ node: NodeAddress, from lane: SimulatedLane, _ world: SimulatedWorld) -> NamedError? {
+        let channel = RpcChannel(address: node, network: lane, clock: lane.clock)
+        lane.setTurn { channel.expire(now: $0) }
+        var error: NamedError?
+        lane.post {
+            let body = Arena().scope { arena in
+                let message = arena.make(flotilla__init_request__init)
+                message.pointee.groups = 1
+                message.pointee.replicas = 1
+                return arena.pack(message)
+            }
+            channel.call(service: "flotilla.ClusterService", method: "init", body: body) { result in
+                guard case .reply(let reply) = result else { return }
+                error = Arena().scope { arena in
+                    arena.unpack(flotilla__init_reply__init, reply.body).flatMap {
+                        NamedError(rawValue: $0.pointee.error)
+                    }
+                }
+            }
+        }
+        world.runUntil(limit: .milliseconds(8000)) { error != nil }
+        return error
+    }
+
+    @Test("Two nodes that each take the other for the first controller refuse an init and do not pass it on for ever")
+    func firstControllers() throws {
+        let world = SimulatedWorld(seed: 3)
+        let addresses = (1...2).map { SimulatedNode.address($0) }
+        let nodes = [
+            ShardedNode(number: 1, world: world, controllers: addresses.reversed(), seed: 1),
+            ShardedNode(number: 2, world: world, controllers: addresses, seed: 2),
+        ]
+        for node in nodes { try node.start() }
+        let lane = world.addNode(at: SimulatedNode.address(100))
+        #expect(initialize(addresses[0], from: lane, world) == .refused)
+        #expect(initialize(addresses[1], from: lane, world) == .refused)
+    }
+
+    @Test("A first controller that does not answer is named before the caller's patience ends")
+    func silentFirstController() throws {
+        let world = SimulatedWorld(seed: 4)
+        let addresses = (1...2).map { SimulatedNode.address($0) }
+        let nodes = [1, 2].map { ShardedNode(number: $0, world: world, controllers: addresses, seed: UInt64($0)) }
+        for node in nodes { try node.start() }
+        let lane = world.addNode(at: SimulatedNode.address(100))
+        world.run(for: .milliseconds(500))
+        world.cut(from: addresses[0], to: addresses[1])
+        let start = world.now
+        #expect(initialize(addresses[1], from: lane, world) == .unreachable)
+        // raftctl waits for 5 s
+        #expect(world.now - start <= .milliseconds(4500))
+    }
+
+    @Test("A latecomer hears of newer maps though one of the seeds is silent")
+    func silentSeed() throws {
+        let cluster = ShardedCluster(seed: 6)
+        #expect(try cluster.form())
+        let world = cluster.world
+        let controllers = cluster.nodes.map(\.address)
+        func join(_ number: Int) throws -> ShardedNode {
+            let node = ShardedNode(number: number, world: world, controllers: controllers, seed: UInt64(number))
+            try node.start()
+            #expect(world.runUntil(limit: .milliseconds(20_000)) { node.server.map?.node(at: node.address) != nil })
+            return node
+        }
+        let latecomer = try join(4)
+        // time to have asked each of them before
+        world.run(for: .milliseconds(20_000))
+        world.cut(from: controllers[0], to: latecomer.address)
+        world.run(for: .milliseconds(30_000))
+        let next = try join(5)
+        #expect(world.runUntil(limit: .milliseconds(30_000)) { latecomer.server.map?.node(at: next.address) != nil })
+    }
+
+    @Test("An init that a node's death interrupts is complained about now and then, and done when the node is back")
+    func halfFinished() throws {
+        let cluster = ShardedCluster(seed: 7)
+        for node in cluster.nodes { try node.start() }
+        let (first, dead) = (cluster.nodes[0], cluster.nodes[2])
+        _ = cluster.initialize { cluster.nodes.allSatisfy { $0.host.identity.clusterID != 0 } }
+        dead.crash()
+        cluster.world.run(for: .milliseconds(20_000))
+        #expect(first.server.map?.groups.count == 3)
+        let complaints = cluster.nodes.map { $0.log.count(containing: "a replica could not be created") }
+        // two groups, every ten seconds, perhaps by two leaders of the controller
+        #expect((2...8).contains(complaints.reduce(0, +)), "\(complaints)")
+        try dead.start()
+        #expect(cluster.initialize())
+    }
+}
