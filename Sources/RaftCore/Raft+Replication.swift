@@ -286,7 +286,7 @@ extension Raft {
         var index = request.previous.index.next
         var offset = 0
         while offset < request.entries.count, !(planted("append-cuts-what-it-knows") && index > commitIndex),
-            index <= log.base.index || log.term(at: index) == request.entries[offset].term
+            index < log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
             offset += 1
