@@ -22,7 +22,8 @@ private struct AppliedByReplica: Sendable {
 }
 
 extension RaftHost {
-    /// Entries of one replica in one job; the rest follows in the next.
+    /// What one job applies, of all replicas; the rest follows in the next. A job that took longer than a promise would
+    /// keep the check of the vitals waiting, and so cost a busy node its leaderships.
     private static let entriesPerJob = 4096
     private static let bytesPerJob = 16 << 20
 
@@ -40,7 +41,12 @@ extension RaftHost {
         var orders: [ApplyOrderOfReplica] = []
         let ready = applyReady
         applyReady.removeAll(keepingCapacity: true)
-        for replica in ready {
+        var (entriesLeft, bytesLeft) = (RaftHost.entriesPerJob, RaftHost.bytesPerJob)
+        for (position, replica) in ready.enumerated() {
+            guard entriesLeft > 0, bytesLeft > 0 else {
+                applyReady = Array(ready[position...])
+                break
+            }
             replica.isReadyToApply = false
             guard replica.applyRetry == nil, replica.applyOrdered < replica.applicable else { continue }
             guard replica.id.role != .witness else {
@@ -50,20 +56,23 @@ extension RaftHost {
                 continue
             }
             let from = replica.applyOrdered.next
-            let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
+            let wanted = min(replica.applyOrdered.distance(to: replica.applicable), entriesLeft)
             var entries: [CommittedEntry] = []
             var count = wanted
             if let held = replica.tail.slice(from: from, count: wanted) {
                 precondition(held.count == wanted, "\(replica.group): applicable entries are missing from the tail")
                 entries.reserveCapacity(wanted)
-                var bytes = 0
                 for entry in held {
-                    if bytes > RaftHost.bytesPerJob { break }
-                    bytes += entry.payload.count
+                    if bytesLeft <= 0 { break }
+                    bytesLeft -= entry.payload.count
                     entries.append(CommittedEntry(position: entry.position, kind: entry.kind, payload: entry.payload))
                 }
                 count = entries.count
+            } else {
+                // not read yet: a guess
+                bytesLeft -= count * (RaftHost.bytesPerJob / RaftHost.entriesPerJob)
             }
+            entriesLeft -= count
             orders.append(
                 ApplyOrderOfReplica(
                     slot: replica.slot, stateMachine: replica.stateMachine, number: replica.record.number, from: from,

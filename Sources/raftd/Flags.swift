@@ -23,6 +23,7 @@ struct Options: Sendable {
     var segmentMegabytes = 64
     var reserveMegabytes = 256
     var promiseMilliseconds = 1000
+    var clockDriftPercent = 5
     var electionMilliseconds = 1000
     var leaseReads = true
     var requestMilliseconds = 10_000
@@ -83,6 +84,12 @@ struct Options: Sendable {
             help: "how long a node supports another one unheard; a dead leader is noticed after it (default 1000)"
         ) {
             number($0, 100...60_000, &$1.promiseMilliseconds)
+        },
+        Flag(
+            name: "max-clock-drift", value: "PERCENT",
+            help: "how much faster one node's clock may run than another's; beyond it promises are unsafe (default 5)"
+        ) {
+            number($0, 0...50, &$1.clockDriftPercent)
         },
         Flag(name: "election-timeout-ms", value: "MS", help: "how long a candidate waits for votes (default 1000)") {
             number($0, 100...60_000, &$1.electionMilliseconds)
@@ -189,6 +196,7 @@ extension Options {
         configuration.host.minimumFreeBytes = reserveMegabytes << 20
         configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
         configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))
+        configuration.host.liveness.maxClockDriftPercent = clockDriftPercent
         configuration.host.raft.electionTimeout = .milliseconds(electionMilliseconds)
         configuration.host.raft.leaseReads = leaseReads
         configuration.requestTimeout = .milliseconds(requestMilliseconds)

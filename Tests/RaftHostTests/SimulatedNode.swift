@@ -173,6 +173,9 @@ final class StallingWorker: Worker, @unchecked Sendable {
     private let worker: any Worker
     private var held: [(job: @Sendable () -> Void, completion: @Sendable () -> Void)] = []
 
+    /// Called before and after each job, if set.
+    var onJob: ((_ isDone: Bool) -> Void)?
+
     init(_ worker: any Worker) { self.worker = worker }
 
     var hangs = false {
@@ -180,11 +183,18 @@ final class StallingWorker: Worker, @unchecked Sendable {
             guard !hangs else { return }
             let waiting = held
             held = []
-            for (job, completion) in waiting { worker.submit(job, completion: completion) }
+            for (job, completion) in waiting { submit(job, completion: completion) }
         }
     }
 
     func submit(_ job: @escaping @Sendable () -> Void, completion: @escaping @Sendable () -> Void) {
-        if hangs { held.append((job, completion)) } else { worker.submit(job, completion: completion) }
+        guard !hangs else { return held.append((job, completion)) }
+        worker.submit {
+            self.onJob?(false)
+            job()
+            self.onJob?(true)
+        } completion: {
+            completion()
+        }
     }
 }

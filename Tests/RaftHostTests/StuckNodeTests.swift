@@ -87,6 +87,36 @@ struct StuckNodeTests {
         #expect(leader.failure?.contains("log") == true && cluster.allViolations == [])
     }
 
+    @Test("However much waits to be applied in however many groups, one job takes a part of it") func jobSize() throws {
+        var plan = SimulatedNode.Plan()
+        plan.groups = (0..<6).map { "g\($0)" }
+        plan.size = 1
+        let cluster = HostCluster(seed: 8, plan: plan)
+        try cluster.start()
+        cluster.awaitLeaders()
+        let node = cluster.nodes[0]
+        func applied() -> Int { node.machines.reduce(0) { $0 + Int($1.appliedPosition.index.rawValue) } }
+        node.applyWorker.hangs = true
+        var outcomes: [ProposalOutcome] = []
+        node.lane.post { [host = node.host!] in
+            for position in plan.groups.indices {
+                for tag in 0..<1000 {
+                    let command = Command.payload(tag: UInt64(position * 1000 + tag), byteCount: 20)
+                    host.propose(command, to: plan.groups[position]) { outcomes.append($0) }
+                }
+            }
+        }
+        cluster.run(.milliseconds(1000))
+        var (before, most) = (applied(), 0)
+        node.applyWorker.onJob = { isDone in
+            if isDone { most = max(most, applied() - before) } else { before = applied() }
+        }
+        node.applyWorker.hangs = false
+        #expect(cluster.run(limit: 5000) { outcomes.count == 6000 })
+        #expect(most > 0 && most <= 4096)
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A slow disk, half a second per job, costs no leadership") func slowDisk() throws {
         let (cluster, leader) = try ledByOne(seed: 7)
         cluster.world.settings.jobDelay = 500_000_000..<500_000_001
