@@ -23,6 +23,7 @@ let package = Package(
         .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
         .executable(name: "raftd", targets: ["raftd"]),
         .executable(name: "raftctl", targets: ["raftctl"]),
+        .executable(name: "raftbench", targets: ["raftbench"]),
     ],
     targets: [
         // 0: C
@@ -31,6 +32,7 @@ let package = Package(
         .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
         .target(name: "CMessages", dependencies: ["CProtobufC"]),
+        .target(name: "CAllocations"),
         // 1: the algorithm; routes, epochs, errors
         module("RaftCore", []),
         module("WireMessages", ["RaftCore", "CMessages", "CProtobufC"]),
@@ -76,6 +78,7 @@ let package = Package(
                 "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
             ],
             swiftSettings: strict),
+        .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),

@@ -242,19 +242,20 @@ public struct Effects: Sendable {
 
     /// Empties the buffer and keeps its memory.
     public mutating func removeAll() {
-        messages.removeAll(keepingCapacity: true)
-        reply = nil
+        // most are empty after most steps, and to look costs less than to release what is not there
+        if !messages.isEmpty { messages.removeAll(keepingCapacity: true) }
+        if case .some = reply { reply = nil }
         hardState = nil
-        logChange = nil
-        install = nil
-        acknowledgement = nil
-        durableMessages.removeAll(keepingCapacity: true)
+        if case .some = logChange { logChange = nil }
+        if case .some = install { install = nil }
+        if case .some = acknowledgement { acknowledgement = nil }
+        if !durableMessages.isEmpty { durableMessages.removeAll(keepingCapacity: true) }
         applicable = nil
-        snapshotWanted = nil
-        readyReads.removeAll(keepingCapacity: true)
-        failedReads.removeAll(keepingCapacity: true)
-        readIndexReplies.removeAll(keepingCapacity: true)
-        finishedChanges.removeAll(keepingCapacity: true)
+        if case .some = snapshotWanted { snapshotWanted = nil }
+        if !readyReads.isEmpty { readyReads.removeAll(keepingCapacity: true) }
+        if !failedReads.isEmpty { failedReads.removeAll(keepingCapacity: true) }
+        if !readIndexReplies.isEmpty { readIndexReplies.removeAll(keepingCapacity: true) }
+        if !finishedChanges.isEmpty { finishedChanges.removeAll(keepingCapacity: true) }
         statusChanged = false
         peersChanged = false
         refusal = nil

@@ -33,6 +33,8 @@ public struct NodeLiveness: Sendable {
     private var vitalsConfirmed: Instant?
     /// When the check under way was started.
     private var checkStarted: Instant?
+    /// Whether any node was ever found to be foreign: where there is none, nobody has to be looked up for that.
+    private var hasMetForeigners = false
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -90,7 +92,7 @@ public struct NodeLiveness: Sendable {
     }
 
     /// Whether `node` has shown that it does not speak our services.
-    public func isForeign(_ node: NodeAddress) -> Bool { peer(node)?.isForeign ?? false }
+    public func isForeign(_ node: NodeAddress) -> Bool { hasMetForeigners && peer(node)?.isForeign == true }
 
     /// Whether this node has just started and so neither votes nor campaigns.
     public func isQuiet(now: Instant) -> Bool { now < quietUntil }
@@ -244,6 +246,7 @@ extension NodeLiveness {
     /// A foreign node keeps no promise, whoever gave it at that address.
     private mutating func noteForeign(_ node: NodeAddress, _ effects: inout Effects) {
         guard let position = find(node), !peers[position].isForeign else { return }
+        hasMetForeigners = true
         peers[position].isForeign = true
         peers[position].supportEnd = nil
         effects.noteChange(of: node)

@@ -38,6 +38,13 @@ struct Leadership: Sendable {
     var hasLeavers = false
     var reads = ReadQueue()
 
+    /// When the leader has something to do of its own accord.
+    var deadline: Instant? {
+        earliest(
+            earliest(graceEnd, transfer?.deadline),
+            earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
+    }
+
     /// Where `peer` stands in ``peers``.
     func position(of peer: PeerID) -> Int? { peers.firstIndex { $0.peer == peer } }
 }

@@ -49,6 +49,8 @@ public struct Raft: Sendable {
     public internal(set) var durableIndex: LogIndex
     /// The membership in force.
     public internal(set) var configuration: Configuration
+    /// When to send ``Event/deadlineReached``; nil while the replica rests.
+    public private(set) var deadline: Instant?
 
     let settings: RaftSettings
     var random: SeededRandom
@@ -125,16 +127,6 @@ public struct Raft: Sendable {
     /// Whether it leads and a change of membership is under way.
     public var isChangingMembership: Bool { leadership?.change != nil || (isLeader && configuration.isJoint) }
 
-    /// When to send ``Event/deadlineReached``; nil while the replica rests.
-    public var deadline: Instant? {
-        guard let leadership else {
-            return earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
-        }
-        return earliest(
-            earliest(leadership.graceEnd, leadership.transfer?.deadline),
-            earliest(earliest(leadership.retryDeadline, leadership.stallDeadline), leadership.change?.deadline))
-    }
-
     /// The term of the entry at `index`: zero for index zero, nil if it is not in the log, or not any more.
     public func term(at index: LogIndex) -> Term? { log.term(at: index) }
 
@@ -184,6 +176,7 @@ public struct Raft: Sendable {
             effects.statusChanged = true
         }
         if membershipVersion != circle { effects.peersChanged = true }
+        deadline = nextDeadline
         checkInvariants()
     }
 }
@@ -342,13 +335,25 @@ extension Raft {
         if obsolete > 0 { configurations.removeFirst(obsolete) }
     }
 
-    private func checkInvariants() {
+    private var nextDeadline: Instant? {
+        @inline(__always) get {
+            guard role == .leader else {
+                return earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
+            }
+            return leadership!.deadline
+        }
+    }
+
+    // by itself it would be called with a copy of the whole replica
+    @inline(__always) private func checkInvariants() {
         precondition(commitIndex <= log.lastIndex, "commit index beyond the log")
         precondition(durableIndex <= log.lastIndex, "durable index beyond the log")
         precondition(reportedApplicable <= commitIndex, "applied what is not committed")
         precondition(log.base.index <= commitIndex, "compacted what is not committed")
         precondition(log.last.term <= term && logTerm <= term && durableTerm <= term, "a term ahead of the term")
-        precondition((role == .leader) == (leadership != nil), "leader state exactly while leading")
+        var leads = false
+        if case .some = leadership { leads = true }
+        precondition((role == .leader) == leads, "leader state exactly while leading")
         let campaigns = role == .candidate || role == .preCandidate
         precondition(campaigns == (candidacy != nil), "campaign state exactly while campaigning")
         switch role {
