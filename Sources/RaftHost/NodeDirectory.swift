@@ -36,20 +36,20 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
     /// The directory belongs to a node of another address.
     case otherAddress(path: String, recorded: NodeAddress, asked: NodeAddress)
 
-    /// One sentence: what, and the way out.
+    /// One sentence: what, and the way out, in words that hold for every program that opens a directory.
     public var description: String {
         switch self {
-        case .disk(.locked(let path)): "\(path) is in use by another raftd; stop it or choose another --data-dir"
+        case .disk(.locked(let path)): "\(path) is in use by another node; stop it or choose another directory"
         case .disk(let error): error.description
         case .log(let error): error.description
         case .damaged(let path, let reason):
-            "\(path) is damaged (\(reason)); start the node with an empty --data-dir and let it join anew"
+            "\(path) is damaged (\(reason)); start the node with an empty directory and let it join anew"
         case .newerFormat(let path, let found):
-            "\(path) has format \(found), newer than this version reads; upgrade raftd"
-        case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another data directory"
+            "\(path) has format \(found), newer than this version reads; upgrade"
+        case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another directory"
         case .otherAddress(let path, let recorded, let asked):
             "\(path) belongs to the node \(recorded), not \(asked); "
-                + "start it with --advertise \(recorded) or choose another --data-dir"
+                + "start it as \(recorded) or choose another directory"
         }
     }
 }

@@ -152,7 +152,8 @@ extension Router {
     private func failWrites(of open: Request, _ error: NamedError, _ message: String?) {
         let channel = open.channel
         let refusal = error.outcome == .notExecuted ? error : .refused
-        let text = message ?? error.sentence
+        // another error has to say what this one was
+        let text = refusal == error ? message : message ?? error.sentence
         remove(open)
         for part in channel.takeQueuedWrites() { fail(part, refusal, text) }
         for request in channel.requests where request.state == .awaitingSession { fail(request, refusal, text) }

@@ -43,6 +43,8 @@ public final class ShardServer {
 
     /// The newest map known here.
     public internal(set) var map: ClusterMap?
+    /// Whether the node has joined a cluster; then there is a map, though this node may not know it yet.
+    public var belongsToCluster: Bool { directory.identity.clusterID != 0 }
     /// Called with every newer map.
     public var onMap: (ClusterMap) -> Void = { _ in }
 

@@ -92,7 +92,7 @@ struct NodeDirectoryTests {
             Issue.record("\(error)")
             return
         }
-        #expect(error.description.contains("--advertise 10.0.0.1:8100"))
+        #expect(error.description.contains("start it as 10.0.0.1:8100"))
         #expect(try open(disk).identity.runNumber == 2, "a refused start counts no run")
     }
 

@@ -142,10 +142,10 @@ final class FakeCluster: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
         let answered = map
-        guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(nil) } }
-        later(upTo: 10) { completion(answered) }
+        guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(.silence) } }
+        later(upTo: 10) { completion(.map(answered)) }
     }
 
     // MARK: the servers

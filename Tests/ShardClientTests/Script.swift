@@ -56,7 +56,7 @@ final class Script: RouterTransport {
     let clock = ManualClock()
     private(set) var router: Router!
     var sent: [Sent] = []
-    var mapAsked: [(node: NodeAddress, time: Instant, completion: (ClusterMap?) -> Void)] = []
+    var mapAsked: [(node: NodeAddress, time: Instant, completion: (MapAnswer) -> Void)] = []
     /// Given to whoever asks; nil: the test answers.
     var served: ClusterMap?
     /// Opens are answered at once, and not noted.
@@ -65,9 +65,12 @@ final class Script: RouterTransport {
     var turnsRequested = 0
     private(set) var nextTurn: Instant?
 
-    init(map: ClusterMap? = .one, settings: Router.Settings = Router.Settings(), seed: UInt64 = 1) {
+    init(
+        map: ClusterMap? = .one, seeds: [NodeAddress] = [.n(9)], settings: Router.Settings = Router.Settings(),
+        seed: UInt64 = 1
+    ) {
         served = map
-        router = Router(seeds: [.n(9)], transport: self, clock: clock, settings: settings, seed: seed)
+        router = Router(seeds: seeds, transport: self, clock: clock, settings: settings, seed: seed)
         router.requestTurn = { [unowned self] in self.turnsRequested += 1 }
         if let map { router.updateMap(map) }
     }
@@ -85,8 +88,8 @@ final class Script: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
-        if let served { completion(served) }
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
+        if let served { completion(.map(served)) }
         mapAsked.append((node, clock.now, completion))
     }
 

@@ -46,6 +46,11 @@ import Testing
         script.takeOne().answer(.diskFull, "1 MiB left")
         script.turn()
         #expect(write.errors == [.diskFull] && write.results?[0].message == "1 MiB left")
+        // the error's sentence is not a message: it would be said twice
+        let other = script.execute([set("a")])
+        script.takeOne().answer(.diskFull)
+        script.turn()
+        #expect(other.results == [.failure(.diskFull)])
     }
 
     @Test func anOpenThatNobodyNeedsAnyMoreIsNotRepeated() {
