@@ -23,6 +23,7 @@ let package = Package(
         .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
         .executable(name: "raftd", targets: ["raftd"]),
         .executable(name: "raftctl", targets: ["raftctl"]),
+        .executable(name: "raftsim", targets: ["raftsim"]),
     ],
     targets: [
         // 0: C
@@ -66,6 +67,12 @@ let package = Package(
                 "ShardServer", "Gateway", "WireMessages",
             ]),
         module("Flotilla", ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        module(
+            "Simulator",
+            [
+                "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "ShardServer",
+                "WireMessages", "CMessages", "CProtobufC",
+            ]),
         // 6: processes
         .executableTarget(name: "CounterExample", dependencies: ["RaftCore", "Flotilla"], swiftSettings: strict),
         .executableTarget(
@@ -76,6 +83,7 @@ let package = Package(
                 "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
             ],
             swiftSettings: strict),
+        .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),

@@ -158,12 +158,15 @@ extension RaftHost {
         let wasLeader = replica.raft.isLeader
         effects.removeAll()
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
-        execute(effects, of: replica, context)
+        let write = execute(effects, of: replica, context)
+        observer?.stepped(replica.group, event, replica.raft, effects, write)
         arm(replica)
         if wasLeader != replica.raft.isLeader { leadershipChanged(replica) }
     }
 
-    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) {
+    /// Returns what it has given the log to write.
+    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) -> LogWrite? {
+        var written: LogWrite?
         for message in effects.messages { send(message, from: replica) }
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
@@ -172,13 +175,14 @@ extension RaftHost {
             var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             batch.append(write)
+            written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
             if effects.logChange?.truncateFrom != nil || write.entries.contains(where: { $0.configuration != nil }) {
                 membershipChanged(replica)
             }
         }
         if let acknowledgement = effects.acknowledgement, let responder = context.responder {
-            batch.duties.append(.acknowledge(responder, acknowledgement))
+            batch.duties.append(.acknowledge(replica, responder, acknowledgement))
         }
         if !effects.durableMessages.isEmpty { batch.duties.append(.send(replica, effects.durableMessages)) }
         if let applicable = effects.applicable, applicable > replica.applicable {
@@ -202,6 +206,7 @@ extension RaftHost {
                     ("leader", replica.raft.leader?.description ?? "none"),
                 ])
         }
+        return written
     }
 
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
