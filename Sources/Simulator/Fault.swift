@@ -117,14 +117,15 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
 
     /// A schedule drawn from `random`: about one fault in `stepsPerFault` steps, of these kinds.
     public static func random(
-        kinds: [FaultKind], nodes: Int, steps: Int, stepsPerFault: Int, _ random: inout SeededRandom
+        kinds: [FaultKind], nodes: Int, replicas: Int, steps: Int, stepsPerFault: Int,
+        _ random: inout SeededRandom
     ) -> FaultSchedule {
         func number(_ range: Range<Int>) -> Int {
             Int(random.number(in: Int64(range.lowerBound)..<Int64(range.upperBound)))
         }
         guard !kinds.isEmpty, steps > 0 else { return FaultSchedule([]) }
-        // a minority of the nodes may lose data for good
-        let rotting = (0..<(nodes - 1) / 2).map { _ in number(1..<nodes + 1) }
+        // a minority of every group may lose data for good
+        let rotting = (0..<(replicas - 1) / 2).map { _ in number(1..<nodes + 1) }
         var faults: [Fault] = []
         for _ in 0..<number(steps / stepsPerFault / 2..<steps / stepsPerFault * 2 + 1) {
             let kind = kinds[number(0..<kinds.count)]

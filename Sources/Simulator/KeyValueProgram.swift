@@ -27,6 +27,7 @@ final class KeyValueProgram: NodeProgram {
     }
 
     func crashed() {
+        server?.close()
         server = nil
         engine.crash()
     }

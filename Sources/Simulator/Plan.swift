@@ -46,7 +46,9 @@ public struct Plan: Equatable, Sendable {
         self.steps = steps ?? Plan.usualSteps
         self.schedule =
             schedule
-            ?? .random(kinds: kinds, nodes: self.nodes, steps: self.steps, stepsPerFault: 800, &faultRandom)
+            ?? .random(
+                kinds: kinds, nodes: self.nodes, replicas: replicas, steps: self.steps, stepsPerFault: 800,
+                &faultRandom)
     }
 
     /// Arguments of `raftsim` that replay this plan.

@@ -46,6 +46,13 @@ final class SimulatedClient {
     /// Calls no more by itself.
     func rest() { nextCall = nil }
 
+    /// Ends; nobody hears of calls under way.
+    func close() {
+        (onEnd, onViolation) = ({ _, _, _ in }, { _ in })
+        router.close()
+        remote.close()
+    }
+
     private func chance(_ bound: Int) -> Int { Int(random.number(in: 0..<Int64(bound))) }
 
     private func callIfDue(_ now: Instant) {

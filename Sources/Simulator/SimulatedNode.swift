@@ -163,6 +163,8 @@ public final class SimulatedNode {
         guard isRunning else { return }
         isRunning = false
         world.crash(address)
+        // nobody hears of it: its connections are gone
+        host.dismiss()
         directoryDisk.crash(loss)
         logDisk.crash(loss)
         program.crashed()

@@ -62,7 +62,7 @@ public final class Simulation {
         var random = SeededRandom(seed: plan.seed ^ 0x5eed)
         let world = SimulatedWorld(seed: random.next())
         let addresses = (1...plan.nodes).map { SimulatedNode.address($0) }
-        let controllers = Array(addresses.prefix(3))
+        let controllers = Array(addresses.prefix(plan.replicas))
         var settings = SimulatedNode.Settings()
         settings.log.segmentBytes = 16 << 10
         if random.number(in: 0..<3) == 0 {
@@ -133,10 +133,18 @@ public final class Simulation {
         for node in nodes { judge.note(node.violations.first) }
         if let violation = judge.violation { tell(violation.description) }
         world.note(judge.fingerprint)
+        defer { end() }
         return Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
             refused: keys.refused, lost: keys.lost, undecided: keys.undecided, elections: judge.elections,
             faults: faultCounts)
+    }
+
+    /// Lets go of everything that holds another.
+    private func end() {
+        agenda = []
+        for client in clients { client.close() }
+        for node in nodes { node.crash() }
     }
 
     /// One step of the world, and whatever is due between steps.
@@ -242,8 +250,8 @@ extension Simulation {
         guard run(limit: .milliseconds(60_000), until: { clients.allSatisfy { $0.underWay == 0 } }) else {
             return judge.note(Violation("Heals", "a client's call has no end"))
         }
-        guard run(limit: .milliseconds(60_000), until: isLed) else {
-            return judge.note(Violation("Heals", "not every group is led: " + summary()))
+        guard run(limit: .milliseconds(60_000), until: { isLed() && hasRoom() }) else {
+            return judge.note(Violation("Heals", "not every group is led, or a node has no room: " + summary()))
         }
         serveEverybody()
         guard judge.violation == nil else { return }
@@ -291,6 +299,9 @@ extension Simulation {
             }
         }
     }
+
+    /// A host looks for room once a second.
+    private func hasRoom() -> Bool { nodes.allSatisfy { !$0.isRunning || !$0.host.refusesWrites } }
 
     private func isApplied() -> Bool {
         groupNames.allSatisfy { group in

@@ -24,8 +24,8 @@ final class SimulatedConnection: Connection {
     var handler: (any ConnectionHandler)?
 
     private unowned let world: SimulatedWorld
-    /// The other end, while it is alive: the world holds those that are not closed, deliveries hold their sender.
-    private weak var peer: SimulatedConnection?
+    /// The other end, until the end of one has arrived there. The ends hold each other: ``unlink()`` lets go.
+    private var peer: SimulatedConnection?
     private var state = State.connecting
     private var closeReason: String?
     private var closesWhenSent = false
@@ -147,8 +147,8 @@ extension SimulatedConnection {
         state = .closed
         outbox = []
         unread = Bytes()
+        world.close(self)
         push(.end(reason: "closed by the other side"))
-        world.forget(self)
         world.schedule(after: Interval(nanoseconds: 1_000), "closed", on: lane) { [self] in
             handler?.closed(self, reason: reason)
             handler = nil
@@ -168,13 +168,29 @@ extension SimulatedConnection {
         state = .closed
         handler = nil
         context = nil
+        outbox = []
+        pipe = []
+        peer = nil
     }
 
     /// The node crashed; its kernel tells the other side.
     func die() {
         guard state != .closed else { return }
-        vanish()
+        if peer?.state == .closed { unlink() }
+        guard peer != nil else { return vanish() }
+        state = .closed
+        handler = nil
+        context = nil
+        world.close(self)
         push(.end(reason: "connection reset"))
+    }
+
+    /// Nothing travels between the ends any more.
+    private func unlink() {
+        guard let other = peer else { return world.forget(self) }
+        peer = nil
+        other.peer = nil
+        for end in [self, other] where end.state == .closed { world.forget(end) }
     }
 }
 
@@ -250,8 +266,7 @@ extension SimulatedConnection {
             peer.welcome()
             world.record("open", peer.lane.address)
         case .end(let reason):
-            self.peer = nil
-            peer.peer = nil
+            unlink()
             world.record("end", peer.lane.address)
             peer.end(reason: reason)
         case .bytes(let bytes):

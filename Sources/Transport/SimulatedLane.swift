@@ -209,7 +209,8 @@ private final class SimulatedWorker: Worker {
     }
 
     private unowned let world: SimulatedWorld
-    private weak var lane: SimulatedLane?
+    /// Until the node has crashed.
+    private var lane: SimulatedLane?
     /// Not run yet, oldest first; each has an event of its own.
     private var jobs: [Job] = []
     private var lastJob = Instant(nanoseconds: 0)
@@ -228,7 +229,10 @@ private final class SimulatedWorker: Worker {
     }
 
     /// The node has crashed.
-    func forget() { jobs = [] }
+    func forget() {
+        jobs = []
+        lane = nil
+    }
 
     /// No turn of the lane follows a job, only its completion.
     private func schedule(at moment: Instant, of lane: SimulatedLane) {

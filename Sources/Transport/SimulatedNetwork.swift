@@ -44,6 +44,8 @@ public final class SimulatedWorld {
     private var lastConnectionID: UInt64 = 0
     /// All that are not closed, in the order of their making.
     private var connections: [SimulatedConnection] = []
+    /// Those that are closed while the other end has not heard of it.
+    private var closed: [SimulatedConnection] = []
     /// Those whose pipe holds pieces back, closed or not.
     private var holding: [SimulatedConnection] = []
 
@@ -75,7 +77,7 @@ public final class SimulatedWorld {
     /// Connections, handlers and lanes hold each other until closed; nobody will close them any more.
     deinit {
         for lane in lanes { lane.die() }
-        for connection in connections { connection.vanish() }
+        for connection in connections + closed { connection.vanish() }
     }
 
     /// Virtual time since the world began, by no node's clock.
@@ -276,7 +278,13 @@ extension SimulatedWorld {
 
     func register(_ connection: SimulatedConnection) { connections.append(connection) }
 
-    func forget(_ connection: SimulatedConnection) { connections.removeAll { $0 === connection } }
+    /// It takes part in nothing any more, but what it sent is on its way.
+    func close(_ connection: SimulatedConnection) {
+        connections.removeAll { $0 === connection }
+        closed.append(connection)
+    }
+
+    func forget(_ connection: SimulatedConnection) { closed.removeAll { $0 === connection } }
 
     /// Adds to the fingerprint and the trace.
     func record(_ kind: StaticString, _ address: NodeAddress?, _ size: Int = 0) {
