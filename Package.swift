@@ -92,10 +92,8 @@ let package = Package(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite(
             "RaftHostTests",
-            [
-                "RaftCore", "RaftStorage", "Transport", "RaftHost", "ShardMap", "ShardKV", "ShardClient", "ShardServer",
-                "WireMessages", "CMessages",
-            ]),
+            ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
+        suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",

@@ -61,7 +61,8 @@ extension RaftHost {
             }
             orders.append(
                 ApplyOrderOfReplica(
-                    slot: replica.slot, group: replica.group, stateMachine: replica.stateMachine, number: replica.record.number, from: from,
+                    slot: replica.slot, group: replica.group, stateMachine: replica.stateMachine,
+                    number: replica.record.number, from: from,
                     count: count, entries: entries))
             replica.applyOrdered = replica.applyOrdered.advanced(by: count)
         }

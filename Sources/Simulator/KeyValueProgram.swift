@@ -15,7 +15,7 @@ final class KeyValueProgram: NodeProgram {
         engine = ForgetfulEngine(seed: seed)
     }
 
-    func prepare(_ directory: NodeDirectory) {}
+    func prepare(_ directory: NodeDirectory, _ number: Int) {}
 
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
         let server = try ShardServer(

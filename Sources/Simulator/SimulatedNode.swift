@@ -5,8 +5,8 @@ public import Transport
 
 /// What runs on the host of a ``SimulatedNode``; the same object in all lives of the node.
 public protocol NodeProgram: AnyObject {
-    /// Before the host is made: the directory may have to join a cluster.
-    func prepare(_ directory: NodeDirectory) throws
+    /// Before the host of node `number` is made: the directory may have to join a cluster.
+    func prepare(_ directory: NodeDirectory, _ number: Int) throws
     /// The host is there and has no replicas yet; returns what is done in a turn before the host's.
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant?
     /// The process has ended without notice.
@@ -108,7 +108,7 @@ public final class SimulatedNode {
         logDisk.failsSyncs = false
         mayFail = false
         let directory = try NodeDirectory(disk: directoryDisk, address: address, freshIncarnation: random.next() | 1)
-        try program.prepare(directory)
+        try program.prepare(directory, number)
         var logSettings = settings.log
         logSettings.identity = random.next()
         let (log, recovered) = try WriteAheadLog.open(disk: logDisk, settings: logSettings) { _ in }

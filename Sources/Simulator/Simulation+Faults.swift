@@ -11,7 +11,8 @@ extension Simulation {
         faultCounts[fault.kind, default: 0] += 1
         let node = nodes[fault.node - 1]
         switch fault.kind {
-        case .loss, .duplicate, .delay, .reorder, .oneway, .partition: strikeNetwork(fault, node, nodes[fault.other - 1])
+        case .loss, .duplicate, .delay, .reorder, .oneway, .partition:
+            strikeNetwork(fault, node, nodes[fault.other - 1])
         case .clockJump, .drift: strikeClock(fault, node)
         case .unsyncedLost, .tornWrite, .bitRot, .readError, .fsyncError, .diskFull, .slowDisk, .hangingDisk:
             strikeDisk(fault, node)

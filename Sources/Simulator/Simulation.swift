@@ -32,6 +32,22 @@ public final class Simulation {
         public var elections: Int
         /// Faults that happened, by kind.
         public var faults: [FaultKind: Int]
+
+        /// What came of a run.
+        public init(
+            violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
+            undecided: Int = 0, elections: Int = 0, faults: [FaultKind: Int] = [:]
+        ) {
+            self.violation = violation
+            self.hash = hash
+            self.steps = steps
+            self.answered = answered
+            self.refused = refused
+            self.lost = lost
+            self.undecided = undecided
+            self.elections = elections
+            self.faults = faults
+        }
     }
 
     /// What is simulated.
@@ -258,6 +274,18 @@ extension Simulation {
         guard run(limit: .milliseconds(60_000), until: isApplied) else {
             return judge.note(Violation("Heals", "not everybody has applied the same: " + summary()))
         }
+        expectRest()
+    }
+
+    /// Nobody without work writes, campaigns or changes leaders.
+    private func expectRest() {
+        // the last batch is sealed, and calls that nobody waits for any more have ended
+        _ = run(limit: .milliseconds(10_000)) { false }
+        func state() -> String { nodes.map { "\($0.logDisk.syncCount) syncs, " }.joined() + summary() }
+        let before = state()
+        _ = run(limit: .milliseconds(5_000)) { false }
+        guard judge.violation == nil, state() != before else { return }
+        judge.note(Violation("Rests", "five seconds ago: " + before + "; now: " + state()))
     }
 
     /// Every client writes and reads every key.

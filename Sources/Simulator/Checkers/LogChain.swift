@@ -36,7 +36,8 @@ public struct LogChain: Equatable, Sendable {
     public mutating func append(term: Term, fingerprint: UInt64) {
         links.append(
             Link(
-                term: term, chain: mixed(mixed(links.last?.chain ?? 1, UInt64(bitPattern: term.rawValue)), fingerprint)))
+                term: term, chain: mixed(mixed(links.last?.chain ?? 1, UInt64(bitPattern: term.rawValue)), fingerprint))
+        )
     }
 
     /// Removes the entry at `index` and all behind it.
