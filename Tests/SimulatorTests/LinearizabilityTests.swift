@@ -119,13 +119,13 @@ private func done(_ id: Int, _ operation: KeyModel.Operation, _ outcome: KeyMode
     @Test("It agrees with trying every order, for thousands of small histories") func bruteForce() {
         var random = SeededRandom(seed: 7)
         var verdicts: [Bool: Int] = [:]
-        for _ in 0..<6000 {
+        for _ in 0..<4000 {
             let history = SmallHistory(&random)
             let expected = history.hasOrder()
             verdicts[expected, default: 0] += 1
             #expect(verdict(history.happenings) == (expected ? .explained : .contradiction), "\(history.happenings)")
         }
-        #expect(verdicts[true, default: 0] > 1000 && verdicts[false, default: 0] > 1000, "\(verdicts)")
+        #expect(verdicts[true, default: 0] > 800 && verdicts[false, default: 0] > 800, "\(verdicts)")
     }
 }
 

@@ -49,9 +49,8 @@ import Testing
 
     @Test("A failing seed prints its timeline, the smallest schedule, and the command that replays it")
     func failure() throws {
-        let rot = (1...3).flatMap { node in
-            (0..<6).map { "\(9000 + 10 * $0):bit-rot:\(node):1:10:\(7 * (100 + 400 * $0))" }
-        }
+        // a majority of the group's disks rots
+        let rot = (2...3).flatMap { node in (0..<3).map { "9050:bit-rot:\(node):1:10:\(7 * (1700 + 400 * $0))" } }
         let schedule = (rot + ["20:pause:1:2:5:0"]).joined(separator: ",")
         let result = try raftsim("2 --groups 1 --nodes 3 --steps 10000 --schedule '\(schedule)'")
         #expect(result.status == 1 && result.output.contains("FAILED Heals"))
