@@ -5,6 +5,7 @@ import Transport
 /// One replica's part of a job for the state machines' worker.
 private struct ApplyOrderOfReplica: Sendable {
     var slot: Int
+    var group: String
     var stateMachine: any StateMachine
     var number: LogGroup
     var from: LogIndex
@@ -75,7 +76,8 @@ extension RaftHost {
             entriesLeft -= count
             orders.append(
                 ApplyOrderOfReplica(
-                    slot: replica.slot, stateMachine: replica.stateMachine, number: replica.record.number, from: from,
+                    slot: replica.slot, group: replica.group, stateMachine: replica.stateMachine,
+                    number: replica.record.number, from: from,
                     count: count, entries: entries))
             replica.applyOrdered = replica.applyOrdered.advanced(by: count)
         }
@@ -83,9 +85,10 @@ extension RaftHost {
         isApplying = true
         let log = self.log
         let results = Box<[AppliedByReplica]>([])
+        let observer = self.observer
         let jobs = orders
         workers.apply.submit {
-            for order in jobs { results.value.append(RaftHost.run(order, log)) }
+            for order in jobs { results.value.append(RaftHost.run(order, log, observer)) }
         } completion: { [self] in
             isApplying = false
             now = lane.clock.now
@@ -94,7 +97,9 @@ extension RaftHost {
         }
     }
 
-    private static func run(_ order: ApplyOrderOfReplica, _ log: WriteAheadLog) -> AppliedByReplica {
+    private static func run(
+        _ order: ApplyOrderOfReplica, _ log: WriteAheadLog, _ observer: (any ReplicaObserver)?
+    ) -> AppliedByReplica {
         var entries = order.entries
         if entries.isEmpty {
             do throws(StorageError) {
@@ -108,6 +113,7 @@ extension RaftHost {
         do throws(StateMachineError) {
             let replies = try order.stateMachine.apply(entries)
             precondition(replies.count == entries.count, "a state machine answered another number of entries")
+            observer?.applied(order.group, entries, replies)
             return AppliedByReplica(slot: order.slot, from: order.from, replies: replies, problem: nil)
         } catch {
             return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)

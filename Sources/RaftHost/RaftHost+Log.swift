@@ -6,7 +6,7 @@ import Transport
 struct LogBatch {
     enum Duty {
         case persisted(Replica, DurableMark)
-        case acknowledge(RpcResponder, Message)
+        case acknowledge(Replica, RpcResponder, Message)
         case send(Replica, [Outbound])
         case call(() -> Void)
     }
@@ -97,7 +97,9 @@ extension RaftHost {
             case .persisted(let replica, let mark):
                 step(replica, .persisted(mark))
                 trimTail(of: replica)
-            case .acknowledge(let responder, let message): responder.reply(body: wire.packReply(message))
+            case .acknowledge(let replica, let responder, let message):
+                observer?.acknowledged(replica.group, message)
+                responder.reply(body: wire.packReply(message))
             case .send(let replica, let messages): for message in messages { send(message, from: replica) }
             case .call(let body): deferred.append(body)
             }

@@ -97,8 +97,12 @@ public final class RaftHost: @unchecked Sendable {
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 
+    /// Sees what the replicas do, if set; set before the first is opened.
+    public var observer: (any ReplicaObserver)?
+
     var now: Instant
-    var liveness: NodeLiveness
+    /// The node's promises, and those to it.
+    public internal(set) var liveness: NodeLiveness
     var livenessEffects = NodeLiveness.Effects()
     var effects = Effects()
 
@@ -272,6 +276,9 @@ public final class RaftHost: @unchecked Sendable {
 
     /// How all replicas are doing.
     public func status() -> [ReplicaStatus] { replicas.map { $0.status() } + damaged }
+
+    /// The consensus of the replica of `group`, for those who judge it; nil if there is none here.
+    public func raft(of group: String) -> Raft? { byGroup[group]?.raft }
 
     /// Whether this node leads `group`, and may propose.
     public func leads(_ group: String) -> Bool { byGroup[group]?.raft.isLeader ?? false }

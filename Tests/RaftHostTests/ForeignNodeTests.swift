@@ -2,6 +2,7 @@ import RaftCore
 import Testing
 
 @testable import RaftHost
+import Simulator
 @testable import Transport
 
 @Suite("A node that does not speak our services")

@@ -8,7 +8,7 @@ import Testing
 struct PromiseSettingTests {
     @Test("A node restarted with shorter promises is quiet for the longest it can have given") func shorterRun() throws
     {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.settings.liveness.promise = .milliseconds(5000)
         let cluster = HostCluster(seed: 21, plan: plan)
         try cluster.start()
@@ -16,7 +16,7 @@ struct PromiseSettingTests {
         let node = cluster.nodes[0]
         for _ in 0..<2 {
             node.crash()
-            node.plan.settings.liveness.promise = .milliseconds(500)
+            node.settings.host.liveness.promise = .milliseconds(500)
             try node.start()
             let liveness = node.host.liveness
             #expect(liveness.settings.promise == .milliseconds(500))
@@ -28,7 +28,7 @@ struct PromiseSettingTests {
     @Test("A node that expects longer promises than the others keep counts theirs") func longerAsker() throws {
         let cluster = HostCluster(seed: 22)
         let asker = cluster.nodes[0]
-        asker.plan.settings.liveness.promise = .milliseconds(10_000)
+        asker.settings.host.liveness.promise = .milliseconds(10_000)
         try cluster.start()
         let supporter = cluster.nodes[1].address
         let isSupported = cluster.run(limit: 3000) {

@@ -1,5 +1,6 @@
 import RaftCore
 import RaftHost
+import Simulator
 import RaftStorage
 import ShardKV
 import ShardServer

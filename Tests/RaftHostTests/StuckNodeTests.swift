@@ -1,5 +1,6 @@
 import RaftCore
 import RaftHost
+import Simulator
 import RaftStorage
 import Testing
 
@@ -13,7 +14,7 @@ struct StuckNodeTests {
 
     /// Six groups on three nodes, all led by the one returned.
     private func ledByOne(seed: UInt64) throws -> (cluster: HostCluster, leader: SimulatedNode) {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.groups = (0..<6).map { "g\($0)" }
         let cluster = HostCluster(seed: seed, plan: plan)
         try cluster.start()
@@ -46,7 +47,7 @@ struct StuckNodeTests {
         switch trouble {
         case .disk: stuck.logWorker.hangs = true
         case .apply: stuck.applyWorker.hangs = true
-        case .lane: cluster.world.stall(stuck.address, for: .milliseconds(4000))
+        case .lane: cluster.world.pause(stuck.address, for: .milliseconds(4000))
         }
         var outcomes: [ProposalOutcome] = []
         if isBusy {
@@ -88,7 +89,7 @@ struct StuckNodeTests {
     }
 
     @Test("However much waits to be applied in however many groups, one job takes a part of it") func jobSize() throws {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.groups = (0..<6).map { "g\($0)" }
         plan.size = 1
         let cluster = HostCluster(seed: 8, plan: plan)
