@@ -9,6 +9,8 @@ struct MembershipChange: Sendable {
     let target: Configuration
     /// Voters to be that lack too much of the log yet, and where they were when they last got on.
     var catchingUp: [(peer: PeerID, match: LogIndex)]
+    /// When one of them last got on.
+    var gotOnAt: Instant
     /// When newcomers will have stood still too long; nil once all have caught up.
     var deadline: Instant?
     /// The entry that puts the target in force alone.
@@ -30,7 +32,7 @@ extension Raft {
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
-            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) },
+            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) }, gotOnAt: around.now,
             deadline: around.now + settings.catchUpTimeout)
         for newcomer in newcomers where leadership!.position(of: newcomer) == nil {
             insertProgress(of: newcomer)
@@ -134,7 +136,7 @@ extension Raft {
             let isThere = match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
             return isThere ? nil : (newcomer.peer, match)
         }
-        if gotOn { change.deadline = around.now + settings.catchUpTimeout }
+        if gotOn { (change.gotOnAt, change.deadline) = (around.now, around.now + settings.catchUpTimeout) }
         if change.catchingUp.isEmpty { change.deadline = nil }
         leadership!.change = change
     }
@@ -151,6 +153,14 @@ extension Raft {
             failChange(.notCaughtUp(change.catchingUp[0].peer), &effects)
             leadership!.hasLeavers = true
         }
+    }
+
+    /// A snapshot to `peer` was given its time and came to nothing: the time of a newcomer may be over.
+    mutating func noteLostSnapshot(of peer: PeerID, _ around: Surroundings) {
+        guard let change = leadership!.change, change.deadline != nil,
+            change.catchingUp.contains(where: { $0.peer == peer })
+        else { return }
+        leadership!.change!.deadline = max(around.now, change.gotOnAt + settings.catchUpTimeout)
     }
 
     mutating func failChange(_ outcome: ChangeOutcome, _ effects: inout Effects) {

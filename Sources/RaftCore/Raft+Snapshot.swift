@@ -29,7 +29,11 @@ extension Raft {
             leadership!.peers[position].match = max(leadership!.peers[position].match, installed)
         }
         leadership!.peers[position].becomeProbe(now: around.now)
-        if installed != nil { sendProbe(to: position, around, &effects) }
+        if installed != nil {
+            sendProbe(to: position, around, &effects)
+        } else {
+            noteLostSnapshot(of: peer, around)
+        }
     }
 }
 
