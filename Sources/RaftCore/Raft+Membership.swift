@@ -86,6 +86,8 @@ extension Raft {
             truncateFrom: nil, first: index, count: 1, term: term, source: .configuration(new))
         let known = leadership!.peers.map(\.peer)
         trackMembers(around)
+        // new voters' nodes have not been asked for long
+        if !hasSupport(around) { leadership!.graceEnd = around.now + around.liveness.settings.promise }
         leadership!.hasLeavers = true
         for position in leadership!.peers.indices where !known.contains(leadership!.peers[position].peer) {
             sendProbe(to: position, around, &effects)
