@@ -136,7 +136,8 @@ extension Raft {
     /// will come. A foreign member gets heartbeats for ever.
     private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
-            let retry = peer.isWaiting ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
+            let awaitsAppend = peer.isWaiting && peer.state != .snapshot
+            let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
             return earliest(retry, peer.sentAt + settings.heartbeatInterval)
         }
         guard peer.isWaiting, peer.state != .snapshot, let since = peer.waitingSince,
