@@ -178,7 +178,7 @@ extension Raft {
     mutating func resetMembership(
         _ change: UInt64, to target: Configuration, _ around: Surroundings, _ effects: inout Effects
     ) {
-        let isServed = role == .leader ? hasSupport(around) : leader != nil && isPledged(around)
+        let isServed = role == .leader ? hasSupport(around) : isPledged(around)
         guard !target.isJoint, target.peers.contains(id), !target.isWitness(id), !isServed else {
             return effects.finishedChanges.append((change, .refused(.notApplicable)))
         }
