@@ -179,6 +179,8 @@ extension Raft {
             ? role == .preCandidate && reply.requestTerm == term.next
             : role == .candidate && reply.requestTerm == term
         guard isCurrent, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+        // the request left after this replica's own vote was durable
+        if !reply.isPreVote { durableTerm = term }
         candidacy?.granted.append(voter)
         guard hasWon else { return }
         if role == .preCandidate {
