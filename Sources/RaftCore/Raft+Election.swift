@@ -26,6 +26,7 @@ extension Raft {
     mutating func start(_ around: Surroundings) {
         precondition(!hasStarted, "a replica starts once")
         hasStarted = true
+        startLeaseEnd = around.now + settings.electionTimeout + settings.maxClockDrift
         wake(from: max(around.now, around.liveness.quietUntil))
     }
 
@@ -55,6 +56,7 @@ extension Raft {
         role = .follower
         candidacy = nil
         leader = newLeader
+        startLeaseEnd = .distantPast
         let isForeign = around.isForeign(newLeader)
         pledge = Pledge(
             leader: newLeader, run: around.liveness.runNumber(of: newLeader.address), term: term,
@@ -68,6 +70,13 @@ extension Raft {
         if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
         return around.hasPromised(pledge.leader)
             && (around.liveness.runNumber(of: pledge.leader.address) == pledge.run || planted("loyal-to-any-run"))
+    }
+
+    /// Whether, in a run before this one, it may have accepted a foreign leader whose lease is not over. Not one of
+    /// `former`: they lead no more.
+    private func mayOweLease(besides former: [PeerID], _ around: Surroundings) -> Bool {
+        around.now < startLeaseEnd
+            && configuration.voters.contains { $0 != id && !former.contains($0) && around.isForeign($0) }
     }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
@@ -115,6 +124,7 @@ extension Raft {
             return
         }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
+        guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
         if let leader, leader == pledge?.leader, isPledged(around) {
             if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
             return
@@ -187,6 +197,8 @@ extension Raft {
             : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
         let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
         guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+        // the request left after this replica's own vote was durable
+        if !reply.isPreVote { durableTerm = term }
         candidacy?.granted.append(voter)
         guard hasWon else { return }
         if role == .preCandidate {
@@ -270,7 +282,10 @@ extension Raft {
     /// Leader stickiness (§4.2.3, §6.4.1): while this node's promise to the leader it accepted stands, a replica hears
     /// no other candidate, nor its term; nor does a leader with its majority.
     private func isLoyal(against asker: PeerID, _ request: VoteRequest, _ around: Surroundings) -> Bool {
-        guard role == .leader else { return isPledged(around) }
+        guard role == .leader else {
+            let former = [asker] + (request.handOver.map { [$0.leader] } ?? [])
+            return isPledged(around) || mayOweLease(besides: former, around)
+        }
         return request.handOver != TermLeader(leader: id, term: term) && leadership?.transfer?.target != asker
             && hasSupport(around)
     }

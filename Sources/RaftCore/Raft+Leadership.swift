@@ -146,7 +146,8 @@ extension Raft {
     /// will come. A foreign member gets heartbeats for ever.
     private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
-            let retry = peer.isWaiting ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
+            let awaitsAppend = peer.isWaiting && peer.state != .snapshot
+            let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
             return earliest(retry, peer.sentAt + settings.heartbeatInterval)
         }
         guard peer.isWaiting, peer.state != .snapshot, let since = peer.waitingSince,
@@ -173,11 +174,12 @@ extension Raft {
 
     /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
     /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
-    /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
+    /// majority needs members that are sent snapshots: another leader would get no further, and they no faster.
     private mutating func watchForStall(_ around: Surroundings) {
         let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
         let hasRivals = leadership!.peers.contains { $0.isVoter || $0.isOldVoter }
-        guard isWaiting, hasRivals, !leadership!.peers.contains(where: { $0.state == .snapshot }) else {
+        let isMajorityUsable = leadership!.hasMajority(itself: true) { $0.state != .snapshot }
+        guard isWaiting, hasRivals, isMajorityUsable else {
             return leadership!.stallDeadline = nil
         }
         let mark = (commit: commitIndex, round: leadership!.reads.round)

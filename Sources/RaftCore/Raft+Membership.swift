@@ -9,6 +9,8 @@ struct MembershipChange: Sendable {
     let target: Configuration
     /// Voters to be that lack too much of the log yet, and where they were when they last got on.
     var catchingUp: [(peer: PeerID, match: LogIndex)]
+    /// When one of them last got on.
+    var gotOnAt: Instant
     /// When newcomers will have stood still too long; nil once all have caught up.
     var deadline: Instant?
     /// The entry that puts the target in force alone.
@@ -34,7 +36,7 @@ extension Raft {
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
-            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) },
+            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) }, gotOnAt: around.now,
             deadline: around.now + settings.catchUpTimeout)
         for newcomer in newcomers where leadership!.position(of: newcomer) == nil {
             insertProgress(of: newcomer)
@@ -89,6 +91,8 @@ extension Raft {
             truncateFrom: nil, first: index, count: 1, term: term, source: .configuration(new))
         let known = leadership!.peers.map(\.peer)
         trackMembers(around)
+        // new voters' nodes have not been asked for long
+        if !hasSupport(around) { leadership!.graceEnd = around.now + around.liveness.settings.promise }
         leadership!.hasLeavers = true
         for position in leadership!.peers.indices where !known.contains(leadership!.peers[position].peer) {
             sendProbe(to: position, around, &effects)
@@ -140,7 +144,7 @@ extension Raft {
             let isThere = match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
             return isThere ? nil : (newcomer.peer, match)
         }
-        if gotOn { change.deadline = around.now + settings.catchUpTimeout }
+        if gotOn { (change.gotOnAt, change.deadline) = (around.now, around.now + settings.catchUpTimeout) }
         if change.catchingUp.isEmpty { change.deadline = nil }
         leadership!.change = change
     }
@@ -159,6 +163,14 @@ extension Raft {
         }
     }
 
+    /// A snapshot to `peer` was given its time and came to nothing: the time of a newcomer may be over.
+    mutating func noteLostSnapshot(of peer: PeerID, _ around: Surroundings) {
+        guard let change = leadership!.change, change.deadline != nil,
+            change.catchingUp.contains(where: { $0.peer == peer })
+        else { return }
+        leadership!.change!.deadline = max(around.now, change.gotOnAt + settings.catchUpTimeout)
+    }
+
     mutating func failChange(_ outcome: ChangeOutcome, _ effects: inout Effects) {
         guard let change = leadership?.change else { return }
         leadership!.change = nil
@@ -172,7 +184,7 @@ extension Raft {
     mutating func resetMembership(
         _ change: UInt64, to target: Configuration, _ around: Surroundings, _ effects: inout Effects
     ) {
-        let isServed = role == .leader ? hasSupport(around) : leader != nil && isPledged(around)
+        let isServed = role == .leader ? hasSupport(around) : isPledged(around)
         guard !target.isJoint, target.peers.contains(id), !target.isWitness(id), !isServed else {
             return effects.finishedChanges.append((change, .refused(.notApplicable)))
         }

@@ -69,10 +69,12 @@ extension Raft {
         let round = leadership!.round
         leadership!.peers[position].noteSent(round: round, now: around.now)
         let ticket = AppendTicket(term: term, previous: previous, count: count, round: round)
-        effects.messages.append(
-            Outbound(
-                to: leadership!.peers[position].peer,
-                body: .append(ticket, previousTerm: previousTerm, commit: commitIndex)))
+        let append = Outbound(
+            to: leadership!.peers[position].peer,
+            body: .append(ticket, previousTerm: previousTerm, commit: commitIndex))
+        // entries may leave before this disk has them, but not before it has the vote that this leader was elected by:
+        // a sole voter that forgot it would make other entries in the same term
+        if durableTerm == term { effects.messages.append(append) } else { effects.durableMessages.append(append) }
     }
 
     private func sendable(from next: LogIndex) -> Int {

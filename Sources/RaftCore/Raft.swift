@@ -73,6 +73,8 @@ public struct Raft: Sendable {
     var release: Release?
     /// Reads of this replica that wait for the leader's read index.
     var followerReads = FollowerReads()
+    /// Until then it may owe a foreign leader the loyalty of an earlier run of its node (braft's follower lease).
+    var startLeaseEnd = Instant.distantPast
     var hasStarted = false
 
     /// A replica as its disk knows it, before ``Event/started``.
