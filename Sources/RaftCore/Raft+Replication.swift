@@ -217,13 +217,13 @@ extension Raft {
         guard previous.index < log.base.index || log.term(at: previous.index) == previous.term else {
             return rejectMismatch(request, from: sender, around, &effects)
         }
-        let membership = configuration
+        let circle = membershipVersion
         guard take(request, &effects) else {
             effects.refusal = .conflictsWithCommitted
             return reject(request, lastIndex: commitIndex, &effects)
         }
         // whether it may campaign depends on the membership
-        if configuration != membership { follow(sender, around) }
+        if membershipVersion != circle { follow(sender, around) }
         commit(through: min(request.commit, previous.index.advanced(by: request.entries.count)))
         acknowledge(request, from: sender, around, &effects)
     }
