@@ -40,9 +40,11 @@ struct Leadership: Sendable {
 
     /// When the leader has something to do of its own accord.
     var deadline: Instant? {
-        earliest(
-            earliest(graceEnd, transfer?.deadline),
-            earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
+        @inline(__always) get {
+            earliest(
+                earliest(graceEnd, transfer?.deadline),
+                earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
+        }
     }
 
     /// Where `peer` stands in ``peers``.
@@ -189,14 +191,14 @@ extension Raft {
 extension Leadership {
     /// Whether the voters for whom `holds` is true, the leader itself included if `itself` is, are a majority of the
     /// configuration's peers, and of its old peers while joint.
-    func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
+    @inline(__always) func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
         var (yes, all, oldYes, oldAll) = (0, 0, 0, 0)
         if isVoter { (yes, all) = (itself ? 1 : 0, 1) }
         if isOldVoter { (oldYes, oldAll) = (itself ? 1 : 0, 1) }
-        for peer in peers where peer.isVoter || peer.isOldVoter {
-            let counts = holds(peer) ? 1 : 0
-            if peer.isVoter { (yes, all) = (yes + counts, all + 1) }
-            if peer.isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
+        for position in peers.indices where peers[position].isVoter || peers[position].isOldVoter {
+            let counts = holds(peers[position]) ? 1 : 0
+            if peers[position].isVoter { (yes, all) = (yes + counts, all + 1) }
+            if peers[position].isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
         }
         return yes > all / 2 && (oldAll == 0 || oldYes > oldAll / 2)
     }

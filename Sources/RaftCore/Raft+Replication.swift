@@ -180,24 +180,30 @@ extension Raft {
     /// only along with one of this term (§5.4.2).
     mutating func commitByMajority() {
         let least = max(commitIndex.next, leadership!.firstIndex)
-        guard log.lastIndex >= least, let committed = highestMajority(from: least) else { return }
+        guard log.lastIndex >= least,
+            let committed = leadership!.highestMajority(from: least, to: log.lastIndex, durable: durableIndex)
+        else { return }
         commit(through: committed)
         leadership!.round += 1
         leadership!.commitRound = leadership!.round
     }
+}
 
-    /// The highest index, at least `least`, that a majority holds durably: it is somebody's last.
-    private func highestMajority(from least: LogIndex) -> LogIndex? {
-        guard let leadership else { return nil }
-        func isHeld(_ index: LogIndex) -> Bool {
-            leadership.hasMajority(itself: durableIndex >= index) { $0.match >= index }
-        }
+extension Leadership {
+    /// The highest index, `least` to `last`, that a majority holds durably: it is somebody's last. The leader itself
+    /// holds everything up to `durable`.
+    @inline(__always) func highestMajority(from least: LogIndex, to last: LogIndex, durable: LogIndex) -> LogIndex? {
         var best: LogIndex?
-        if durableIndex >= least, isHeld(durableIndex) { best = durableIndex }
-        for peer in leadership.peers where peer.match >= (best?.next ?? least) && peer.match <= log.lastIndex {
-            if isHeld(peer.match) { best = peer.match }
+        if durable >= least, isHeld(durable, durable: durable) { best = durable }
+        for position in peers.indices {
+            let match = peers[position].match
+            if match >= best?.next ?? least, match <= last, isHeld(match, durable: durable) { best = match }
         }
         return best
+    }
+
+    @inline(__always) private func isHeld(_ index: LogIndex, durable: LogIndex) -> Bool {
+        hasMajority(itself: durable >= index) { $0.match >= index }
     }
 }
 
