@@ -278,26 +278,39 @@ extension Raft {
 
     /// Makes the log hold the request's entries. False, and nothing changed, if that would replace committed ones.
     private mutating func take(_ request: AppendRequest, _ effects: inout Effects) -> Bool {
+        let count = request.entries.count
         var index = request.previous.index.next
         var offset = 0
-        while offset < request.entries.count,
+        while offset < count, index <= log.lastIndex,
             index <= log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
             offset += 1
         }
-        guard offset < request.entries.count else { return true }
+        guard offset < count else { return true }
         let conflicts = index <= log.lastIndex
         if conflicts {
             guard index > commitIndex else { return false }
             truncateLog(from: index)
         }
-        for entry in request.entries[offset...] { extendLog(by: 1, term: entry.term) }
+        extendLog(by: request.entries, from: offset)
         for placed in request.configurations where placed.index >= index { adopt(placed) }
         effects.logChange = LogChange(
-            truncateFrom: conflicts ? index : nil, first: index, count: request.entries.count - offset,
+            truncateFrom: conflicts ? index : nil, first: index, count: count - offset,
             term: request.term, source: .message(offset: offset))
         return true
+    }
+
+    /// Adds the entries from `offset` on, those of one term at once.
+    private mutating func extendLog(by entries: [EntryHeader], from offset: Int) {
+        var start = offset
+        while start < entries.count {
+            let entryTerm = entries[start].term
+            var end = start + 1
+            while end < entries.count, entries[end].term == entryTerm { end += 1 }
+            extendLog(by: end - start, term: entryTerm)
+            start = end
+        }
     }
 
     /// A success vouches for everything up to its end, and for the term: it leaves when both are durable.
