@@ -33,8 +33,10 @@ public struct NodeAddress: Hashable, Comparable, Sendable, CustomStringConvertib
 
     /// Order by address, then port.
     public static func < (left: NodeAddress, right: NodeAddress) -> Bool {
-        left.ip != right.ip ? left.ip < right.ip : left.port < right.port
+        left.ordinal < right.ordinal
     }
+
+    private var ordinal: UInt64 { UInt64(ip) << 16 | UInt64(port) }
 
     /// `a.b.c.d`.
     public var host: String { "\(ip >> 24).\(ip >> 16 & 255).\(ip >> 8 & 255).\(ip & 255)" }

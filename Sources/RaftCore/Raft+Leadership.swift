@@ -38,15 +38,6 @@ struct Leadership: Sendable {
     var hasLeavers = false
     var reads = ReadQueue()
 
-    /// When the leader has something to do of its own accord.
-    var deadline: Instant? {
-        @inline(__always) get {
-            earliest(
-                earliest(graceEnd, transfer?.deadline),
-                earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
-        }
-    }
-
     /// Where `peer` stands in ``peers``.
     func position(of peer: PeerID) -> Int? { peers.firstIndex { $0.peer == peer } }
 }
@@ -143,7 +134,7 @@ extension Raft {
 
     /// When to send `peer` something again; nil if it owes nothing, or while its node does not support us: news of that
     /// will come. A foreign member gets heartbeats for ever.
-    private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
+    @inline(__always) private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
             let retry = peer.isWaiting ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
             return earliest(retry, peer.sentAt + settings.heartbeatInterval)
@@ -166,7 +157,9 @@ extension Raft {
         pursueTransfer(&effects)
         watchForStall(around)
         var retry: Instant?
-        for peer in leadership!.peers { retry = earliest(retry, retryDeadline(of: peer, around)) }
+        for position in leadership!.peers.indices {
+            retry = earliest(retry, retryDeadline(of: leadership!.peers[position], around))
+        }
         leadership!.retryDeadline = retry
     }
 
@@ -174,9 +167,10 @@ extension Raft {
     /// majority for two promises ends its leadership (Liveness, rule 4). Not if nobody else could lead, and not while a
     /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
     private mutating func watchForStall(_ around: Surroundings) {
-        let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
-        let hasRivals = leadership!.peers.contains { $0.isVoter || $0.isOldVoter }
-        guard isWaiting, hasRivals, !leadership!.peers.contains(where: { $0.state == .snapshot }) else {
+        guard commitIndex < log.lastIndex || !leadership!.reads.isEmpty,
+            leadership!.peers.contains(where: { $0.isVoter || $0.isOldVoter }),
+            !leadership!.peers.contains(where: { $0.state == .snapshot })
+        else {
             return leadership!.stallDeadline = nil
         }
         let mark = (commit: commitIndex, round: leadership!.reads.round)

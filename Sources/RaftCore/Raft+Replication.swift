@@ -12,7 +12,16 @@ extension Raft {
 
     /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
-        guard leadership!.peers[position].state == .replicate else { return }
+        let peer = leadership!.peers[position]
+        guard peer.state == .replicate else { return }
+        if peer.next <= log.lastIndex {
+            sendEntries(to: position, around, &effects)
+        } else if !peer.isWaiting, peer.knownCommit < commitIndex {
+            sendEmpty(to: position, around, &effects)
+        }
+    }
+
+    private mutating func sendEntries(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
         while leadership!.peers[position].next <= log.lastIndex {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
@@ -21,8 +30,6 @@ extension Raft {
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
         }
-        let peer = leadership!.peers[position]
-        if !peer.isWaiting, peer.knownCommit < commitIndex { sendEmpty(to: position, around, &effects) }
     }
 
     /// Sends the one append that a probing peer may have under way. It carries entries unless they would likely be
@@ -112,33 +119,33 @@ extension Raft {
             return effects.refusal = .unexpectedReply
         }
         let before = leadership!.peers[position]
+        var peer = before
         if reply.term == term {
-            leadership!.peers[position].answeredRound = max(before.answeredRound, reply.ticket.round)
-            leadership!.peers[position].answeredAt = around.now
-            if let support = reply.support { leadership!.peers[position].note(support) }
+            peer.answeredRound = max(peer.answeredRound, reply.ticket.round)
+            peer.answeredAt = around.now
+            if let support = reply.support { peer.note(support) }
         }
-        if reply.success {
-            noteSuccess(reply.ticket, of: position)
-        } else {
+        if reply.success { noteSuccess(reply.ticket, of: &peer) }
+        leadership!.peers[position] = peer
+        if !reply.success {
             noteMismatch(reply, of: position, around, &effects)
+            peer = leadership!.peers[position]
         }
-        let after = leadership!.peers[position]
         let gotOn =
-            after.match > before.match || after.state != before.state
-            || (after.entriesInFlight == 0 && after.answeredRound > before.answeredRound)
-        if !after.isWaiting {
+            peer.match > before.match || peer.state != before.state
+            || (peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
+        if !peer.isWaiting {
             leadership!.peers[position].waitingSince = nil
         } else if gotOn {
             leadership!.peers[position].waitingSince = around.now
         }
     }
 
-    private mutating func noteSuccess(_ ticket: AppendTicket, of position: Int) {
+    @inline(__always) private func noteSuccess(_ ticket: AppendTicket, of peer: inout Progress) {
         let through = ticket.previous.advanced(by: ticket.count)
-        leadership!.peers[position].noteSuccess(through: through)
+        peer.noteSuccess(through: through)
         if ticket.round >= leadership!.commitRound {
-            let known = min(commitIndex, through)
-            leadership!.peers[position].knownCommit = max(leadership!.peers[position].knownCommit, known)
+            peer.knownCommit = max(peer.knownCommit, min(commitIndex, through))
         }
     }
 
