@@ -61,7 +61,7 @@ extension Raft {
         pledge = Pledge(
             leader: newLeader, run: around.liveness.runNumber(of: newLeader.address), term: term,
             leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
-        if !isForeign, isPledged(around) { electionDeadline = nil } else { waitAwake(around) }
+        if !isForeign, around.hasPromised(newLeader) { electionDeadline = nil } else { waitAwake(around) }
     }
 
     /// Whether it owes loyalty to the leader that it accepted last.

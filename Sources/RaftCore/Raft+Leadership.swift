@@ -38,13 +38,6 @@ struct Leadership: Sendable {
     var hasLeavers = false
     var reads = ReadQueue()
 
-    /// When the leader has something to do of its own accord.
-    var deadline: Instant? {
-        earliest(
-            earliest(graceEnd, transfer?.deadline),
-            earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
-    }
-
     /// Where `peer` stands in ``peers``.
     func position(of peer: PeerID) -> Int? { peers.firstIndex { $0.peer == peer } }
 }
@@ -144,7 +137,7 @@ extension Raft {
 
     /// When to send `peer` something again; nil if it owes nothing, or while its node does not support us: news of that
     /// will come. A foreign member gets heartbeats for ever.
-    private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
+    @inline(__always) private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
             let awaitsAppend = peer.isWaiting && peer.state != .snapshot
             let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
@@ -168,7 +161,9 @@ extension Raft {
         pursueTransfer(&effects)
         watchForStall(around)
         var retry: Instant?
-        for peer in leadership!.peers { retry = earliest(retry, retryDeadline(of: peer, around)) }
+        for position in leadership!.peers.indices {
+            retry = earliest(retry, retryDeadline(of: leadership!.peers[position], around))
+        }
         leadership!.retryDeadline = retry
     }
 
@@ -176,10 +171,10 @@ extension Raft {
     /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
     /// majority needs members that are sent snapshots: another leader would get no further, and they no faster.
     private mutating func watchForStall(_ around: Surroundings) {
-        let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
-        let hasRivals = leadership!.peers.contains { $0.isVoter || $0.isOldVoter }
-        let isMajorityUsable = leadership!.hasMajority(itself: true) { $0.state != .snapshot }
-        guard isWaiting, hasRivals, isMajorityUsable else {
+        guard commitIndex < log.lastIndex || !leadership!.reads.isEmpty,
+            leadership!.peers.contains(where: { $0.isVoter || $0.isOldVoter }),
+            leadership!.hasMajority(itself: true, where: { $0.state != .snapshot })
+        else {
             return leadership!.stallDeadline = nil
         }
         let mark = (commit: commitIndex, round: leadership!.reads.round)
@@ -194,14 +189,14 @@ extension Raft {
 extension Leadership {
     /// Whether the voters for whom `holds` is true, the leader itself included if `itself` is, are a majority of the
     /// configuration's peers, and of its old peers while joint.
-    func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
+    @inline(__always) func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
         var (yes, all, oldYes, oldAll) = (0, 0, 0, 0)
         if isVoter { (yes, all) = (itself ? 1 : 0, 1) }
         if isOldVoter { (oldYes, oldAll) = (itself ? 1 : 0, 1) }
-        for peer in peers where peer.isVoter || peer.isOldVoter {
-            let counts = holds(peer) ? 1 : 0
-            if peer.isVoter { (yes, all) = (yes + counts, all + 1) }
-            if peer.isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
+        for position in peers.indices where peers[position].isVoter || peers[position].isOldVoter {
+            let counts = holds(peers[position]) ? 1 : 0
+            if peers[position].isVoter { (yes, all) = (yes + counts, all + 1) }
+            if peers[position].isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
         }
         if planted("half-is-a-majority") { return yes >= all / 2 && (oldAll == 0 || oldYes > oldAll / 2) }
         if planted("joint-counts-the-new-only") { return yes > all / 2 }

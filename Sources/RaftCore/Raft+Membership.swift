@@ -46,6 +46,8 @@ extension Raft {
 
     /// Takes the next step that is due: out of catching up, out of the joint stage, out of the change, out of office.
     mutating func pursueMembership(_ around: Surroundings, _ effects: inout Effects) {
+        // nearly always there is none to take
+        guard leadership!.change != nil || configuration.isJoint || !leadership!.isVoter else { return }
         noteCatchingUp(around)
         guard let last = configurations.last, effects.logChange == nil,
             last.index <= commitIndex || planted("final-before-joint-is-committed"),

@@ -178,7 +178,7 @@ public struct Raft: Sendable {
             effects.statusChanged = true
         }
         if membershipVersion != circle { effects.peersChanged = true }
-        deadline = nextDeadline
+        updateDeadline()
         checkInvariants()
     }
 }
@@ -337,17 +337,19 @@ extension Raft {
         if obsolete > 0 { configurations.removeFirst(obsolete) }
     }
 
-    private var nextDeadline: Instant? {
-        @inline(__always) get {
-            guard role == .leader else {
-                return earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
-            }
-            return leadership!.deadline
+    private mutating func updateDeadline() {
+        if role == .leader {
+            deadline = earliest(
+                earliest(leadership!.graceEnd, leadership!.transfer?.deadline),
+                earliest(
+                    earliest(leadership!.retryDeadline, leadership!.stallDeadline), leadership!.change?.deadline))
+        } else {
+            deadline = earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
         }
     }
 
-    // by itself it would be called with a copy of the whole replica
-    @inline(__always) private func checkInvariants() {
+    // changes nothing, but whoever may is not called with a copy of the whole replica
+    private mutating func checkInvariants() {
         precondition(commitIndex <= log.lastIndex, "commit index beyond the log")
         precondition(durableIndex <= log.lastIndex, "durable index beyond the log")
         precondition(reportedApplicable <= commitIndex, "applied what is not committed")
