@@ -91,6 +91,6 @@ extension Raft {
             effects.acknowledgement = reply
         }
         // whether it may campaign depends on the membership
-        if let leader { follow(leader, around) } else { wake(from: around.now) }
+        if let leader { restOrWait(for: leader, around) } else { wake(from: around.now) }
     }
 }
