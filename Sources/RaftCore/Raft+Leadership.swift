@@ -257,37 +257,40 @@ extension Raft {
 struct Release: Sendable {
     /// The term that was led.
     let term: Term
-    /// Voters that have not answered, and whose promises stand.
+    /// Voters that have not answered. Also those on whose support this node does not count: it stops counting first, and
+    /// the promise may be renewed before it ends.
     var unanswered: [PeerID]
-    /// When to send again.
-    var retryAt: Instant
+    /// When to send again; nil while none of them supports this node.
+    var retryAt: Instant?
 }
 
 extension Raft {
     private mutating func beginRelease(_ around: Surroundings, _ effects: inout Effects) {
-        let voters = configuration.voters.filter { $0 != id && around.isSupported(by: $0) }
+        let voters = configuration.voters.filter { $0 != id }
         guard !voters.isEmpty, !planted("no-release") else { return release = nil }
-        release = Release(term: term, unanswered: voters, retryAt: around.now + settings.retryInterval)
-        sendRelease(&effects)
+        release = Release(term: term, unanswered: voters)
+        sendRelease(around, &effects)
     }
 
-    private func sendRelease(_ effects: inout Effects) {
+    private mutating func sendRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let release else { return }
-        for voter in release.unanswered {
+        let supporters = release.unanswered.filter { around.isSupported(by: $0) }
+        for voter in supporters {
             effects.messages.append(Outbound(to: voter, body: .release(ReleaseRequest(term: release.term))))
         }
+        self.release!.retryAt = supporters.isEmpty ? nil : around.now + settings.retryInterval
     }
 
     mutating func repeatRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let due = release?.retryAt, due <= around.now else { return }
-        release!.retryAt = around.now + settings.retryInterval
-        sendRelease(&effects)
+        sendRelease(around, &effects)
     }
 
-    /// A promise that is over needs no release.
-    mutating func forgetUnreachableVoters(_ around: Surroundings) {
-        release?.unanswered.removeAll { !around.isSupported(by: $0) }
-        if release?.unanswered.isEmpty == true { release = nil }
+    /// A voter that supports this node again may be loyal still.
+    mutating func hastenRelease(to node: NodeAddress, _ around: Surroundings) {
+        guard let release, release.unanswered.contains(where: { $0.address == node && around.isSupported(by: $0) })
+        else { return }
+        self.release!.retryAt = around.now
     }
 
     mutating func note(_ reply: ReleaseReply, from sender: PeerID, _ effects: inout Effects) {

@@ -99,6 +99,6 @@ extension Raft {
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
         acknowledgeSnapshot(&effects)
         // whether it may campaign depends on the membership
-        if let leader { follow(leader, around) } else { wake(from: around.now) }
+        if let leader { restOrWait(for: leader, around) } else { wake(from: around.now) }
     }
 }

@@ -14,10 +14,10 @@
 /// 6. The log changed last under the leader of ``durableMark``'s term; from then on it is a prefix of that leader's
 ///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
 /// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
-/// 8. A follower that may campaign rests, without any deadline, only under its node's standing promise to the node of
-///    the leader that it accepted in its term, or while the nodes of a majority cannot be reached.
-/// 9. While its node's promise stands to the run of the leader that it accepted last, a replica neither campaigns nor
-///    votes for another, whatever its term: see ``Pledge``.
+/// 8. A follower that may campaign rests, without any deadline, only under the standing promise under which it accepted
+///    the leader of its term, or while the nodes of a majority cannot be reached.
+/// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
+///    another, whatever its term: see ``Pledge``.
 public struct Raft: Sendable {
     /// What a replica does at present.
     public enum Role: Sendable {
@@ -201,6 +201,8 @@ struct Surroundings {
     var isQuiet: Bool { liveness.isQuiet(now: now) }
     /// Whether this node's promise to `peer`'s node stands.
     func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
+    /// This node's promise to `peer`'s node, by name, if it stands.
+    func promise(to peer: PeerID) -> SupportStamp? { liveness.promiseStamp(to: peer.address, now: now) }
     /// Whether the promise of `peer`'s node to this one stands.
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
     /// Whether `peer`'s node knows nothing of promises.
