@@ -137,7 +137,10 @@ extension Raft {
             guard let position = leadership!.position(of: newcomer.peer) else { return newcomer }
             let match = leadership!.peers[position].match
             if match > newcomer.match { gotOn = true }
-            let isThere = match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+            // without its promise the leader might lose its majority as soon as the newcomer counts
+            let isThere =
+                match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+                && (around.isSupported(by: newcomer.peer) || around.isForeign(newcomer.peer))
             return isThere ? nil : (newcomer.peer, match)
         }
         if gotOn { change.deadline = around.now + settings.catchUpTimeout }

@@ -1,0 +1,53 @@
+import Testing
+
+@testable import RaftCore
+
+extension Stage {
+    /// A replica before its start, of a group whose members are others than those whose nodes it knows.
+    fileprivate init(_ configuration: Configuration, knowing nodes: [PeerID], settings: RaftSettings = RaftSettings()) {
+        self.init(members: nodes, settings: settings, starts: false)
+        raft.configurations = [PlacedConfiguration(index: .zero, configuration: configuration)]
+        raft.configuration = configuration
+        step(.started)
+    }
+
+    /// Leads, supported by `voters`, who hold its first entry.
+    fileprivate mutating func settle(with voters: [PeerID]) {
+        lead(with: [voters[0]])
+        gainSupport(from: voters)
+        persist()
+        for peer in voters {
+            for next in answer(ticket(after: 0, count: 1), from: peer).appends(to: peer) { answer(next, from: peer) }
+        }
+    }
+}
+
+/// Each was found by a seed of a simulated cluster.
+@Suite("What simulated clusters have found")
+struct SimulationFindingsTests {
+    @Test("a follower whose full window lags behind a compaction gets a snapshot")
+    func compactionBeyondWindow() {
+        var settings = RaftSettings()
+        settings.maxEntriesPerAppend = 1
+        settings.maxEntriesInFlight = 1
+        var stage = Stage(settings: settings)
+        stage.settle(with: [b, c])
+        stage.step(.proposed(count: 3))
+        stage.persist()
+        for previous in 1..<4 { stage.answer(stage.ticket(after: Int64(previous), count: 1), from: b) }
+        #expect(stage.raft.commitIndex == index(4))
+        let effects = stage.step(.compacted(through: index(4)))
+        #expect(effects.messages.contains(Outbound(to: c, body: .snapshot(stage.raft.term))))
+    }
+
+    @Test("a newcomer votes only once its node supports the leader, which else might lose its majority")
+    func newcomerSupports() {
+        let target = Configuration(peers: [a, c])
+        var stage = Stage(Configuration(peers: [a, b]), knowing: [a, b, c])
+        stage.settle(with: [b])
+        let tickets = stage.step(.membershipRequested(1, target)).appends(to: c)
+        #expect(stage.answer(tickets[0], from: c).logChange == nil)
+        stage.gainSupport(from: [b, c])
+        #expect(stage.raft.configuration.oldPeers == [a, b])
+    }
+}
