@@ -17,6 +17,8 @@ struct Leadership: Sendable {
     var isOldVoter = false
     /// The first entry of the leader's own term.
     let firstIndex: LogIndex
+    /// Whether nobody else's vote was needed, so that nothing has waited yet for the term to be durable.
+    let wonAlone: Bool
     /// Until then a new leader need not have the support of a majority; nil once it had.
     var graceEnd: Instant?
     /// When the first silent peer is due to be probed again; recomputed at the end of each step.
@@ -55,6 +57,7 @@ extension Raft {
     mutating func becomeLeader(_ around: Surroundings, _ effects: inout Effects) {
         role = .leader
         leader = id
+        let wonAlone = candidacy?.granted == [id]
         candidacy = nil
         pledge = nil
         release = nil
@@ -65,7 +68,7 @@ extension Raft {
         effects.logChange = LogChange(
             truncateFrom: nil, first: first, count: 1, term: term, source: .configuration(configuration))
         leadership = Leadership(
-            peers: [], firstIndex: first, graceEnd: around.now + around.liveness.settings.promise)
+            peers: [], firstIndex: first, wonAlone: wonAlone, graceEnd: around.now + around.liveness.settings.promise)
         for read in followerReads.close() { leadership!.reads.waiting.append(.local(read)) }
         trackMembers(around)
         if hasSupport(around) { leadership!.graceEnd = nil }

@@ -69,10 +69,15 @@ extension Raft {
         let round = leadership!.round
         leadership!.peers[position].noteSent(round: round, now: around.now)
         let ticket = AppendTicket(term: term, previous: previous, count: count, round: round)
-        effects.messages.append(
-            Outbound(
-                to: leadership!.peers[position].peer,
-                body: .append(ticket, previousTerm: previousTerm, commit: commitIndex)))
+        let message = Outbound(
+            to: leadership!.peers[position].peer,
+            body: .append(ticket, previousTerm: previousTerm, commit: commitIndex))
+        // a term that a crash could wipe out might be led again, with other entries
+        if leadership!.wonAlone, durableTerm < term {
+            effects.durableMessages.append(message)
+        } else {
+            effects.messages.append(message)
+        }
     }
 
     private func sendable(from next: LogIndex) -> Int {

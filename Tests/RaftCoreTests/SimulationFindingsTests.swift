@@ -50,4 +50,14 @@ struct SimulationFindingsTests {
         stage.gainSupport(from: [b, c])
         #expect(stage.raft.configuration.oldPeers == [a, b])
     }
+
+    @Test("a sole voter sends nothing in a term that a crash could wipe out")
+    func soleVoterWaits() {
+        var stage = Stage(Configuration(peers: [a], learners: [b]), knowing: [a, b])
+        let effects = stage.reachDeadline()
+        #expect(stage.raft.isLeader && effects.messages.isEmpty && effects.durableMessages.count == 1)
+        stage.gainSupport(from: [b])
+        stage.persist()
+        #expect(!stage.answer(stage.ticket(after: 0, count: 1), from: b).messages.isEmpty)
+    }
 }
