@@ -322,10 +322,13 @@ extension Raft {
         membershipVersion += 1
     }
 
-    /// Whether this replica stands for election of its own accord.
+    /// Whether this replica stands for election of its own accord. Also one that is about to leave does, until that is
+    /// committed: perhaps nobody else can be elected (dissertation §4.2.2).
     var mayCampaign: Bool {
-        settings.electionPriority > 0 && configuration.isVoter(id)
-            && (!configuration.isWitness(id) || planted("witness-campaigns"))
+        settings.electionPriority > 0
+            && configurations.contains {
+                $0.configuration.isVoter(id) && (!$0.configuration.isWitness(id) || planted("witness-campaigns"))
+            }
     }
 
     /// Truncation cannot go back before the last committed configuration.

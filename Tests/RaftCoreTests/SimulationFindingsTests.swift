@@ -60,4 +60,17 @@ struct SimulationFindingsTests {
         stage.persist()
         #expect(!stage.answer(stage.ticket(after: 0, count: 1), from: b).messages.isEmpty)
     }
+
+    @Test("§4.2.2: whoever is about to leave campaigns until that is committed", arguments: [0, 1])
+    func leaverCampaigns(commit: Int64) {
+        var stage = Stage(members: [a, b])
+        let leaving = PlacedConfiguration(index: index(1), configuration: Configuration(peers: [b]))
+        stage.receive(
+            .appendRequest(
+                AppendRequest(
+                    term: Term(1), previous: .zero, entries: [EntryHeader(term: Term(1), kind: .configuration)],
+                    configurations: [leaving], commit: index(commit))), from: b)
+        stage.receive(.releaseRequest(ReleaseRequest(term: Term(1))), from: b)
+        #expect((stage.raft.deadline != nil) == (commit == 0))
+    }
 }
