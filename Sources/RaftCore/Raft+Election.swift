@@ -94,7 +94,7 @@ extension Raft {
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
     /// Whoever found too few nodes to campaign looks again.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
-        forgetUnreachableVoters(around)
+        resumeRelease(node, around)
         if let leader, leader.address == node, !around.isForeign(leader), isPledged(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {

@@ -111,8 +111,9 @@ extension Raft {
         #endif
         failReads(&effects)
         failChange(.unknown, &effects)
+        let followers = leadership!.peers.map(\.peer)
         leadership = nil
-        beginRelease(around, &effects)
+        beginRelease(followers, around, &effects)
     }
 
     mutating func leaderLivenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
@@ -260,40 +261,46 @@ extension Raft {
 // MARK: Releasing (Liveness, rule 8)
 
 /// A leadership that is over while the node lives on: as long as promises to it stand, voters would stand by nobody.
+/// Whose promise has lapsed by this node's count is told when it stands again: it may have outlived the count.
 struct Release: Sendable {
     /// The term that was led.
     let term: Term
-    /// Voters that have not answered, and whose promises stand.
+    /// Followers that have not answered.
     var unanswered: [PeerID]
-    /// When to send again.
-    var retryAt: Instant
+    /// When to send again; nil while none of them stands by this node.
+    var retryAt: Instant?
 }
 
 extension Raft {
-    private mutating func beginRelease(_ around: Surroundings, _ effects: inout Effects) {
-        let voters = configuration.voters.filter { $0 != id && around.isSupported(by: $0) }
-        guard !voters.isEmpty, !planted("no-release") else { return release = nil }
-        release = Release(term: term, unanswered: voters, retryAt: around.now + settings.retryInterval)
-        sendRelease(&effects)
+    private mutating func beginRelease(
+        _ followers: [PeerID], _ around: Surroundings, _ effects: inout Effects
+    ) {
+        let unanswered = followers.filter { !around.isForeign($0) }
+        guard !unanswered.isEmpty, !planted("no-release") else { return release = nil }
+        release = Release(term: term, unanswered: unanswered)
+        sendRelease(around, &effects)
     }
 
-    private func sendRelease(_ effects: inout Effects) {
+    private mutating func sendRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let release else { return }
-        for voter in release.unanswered {
-            effects.messages.append(Outbound(to: voter, body: .release(ReleaseRequest(term: release.term))))
+        self.release!.retryAt = nil
+        for follower in release.unanswered where around.isSupported(by: follower) {
+            effects.messages.append(Outbound(to: follower, body: .release(ReleaseRequest(term: release.term))))
+            self.release!.retryAt = around.now + settings.retryInterval
         }
     }
 
     mutating func repeatRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let due = release?.retryAt, due <= around.now else { return }
-        release!.retryAt = around.now + settings.retryInterval
-        sendRelease(&effects)
+        sendRelease(around, &effects)
     }
 
-    /// A promise that is over needs no release.
-    mutating func forgetUnreachableVoters(_ around: Surroundings) {
-        release?.unanswered.removeAll { !around.isSupported(by: $0) }
-        if release?.unanswered.isEmpty == true { release = nil }
+    /// Tells whoever stands by this node again.
+    mutating func resumeRelease(_ node: NodeAddress, _ around: Surroundings) {
+        guard let release, release.retryAt == nil, release.unanswered.contains(where: { $0.address == node }),
+            around.liveness.supportStands(from: node, now: around.now)
+        else { return }
+        self.release!.retryAt = around.now
     }
 
     mutating func note(_ reply: ReleaseReply, from sender: PeerID, _ effects: inout Effects) {
@@ -307,6 +314,7 @@ extension Raft {
         _ request: ReleaseRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         effects.reply = .releaseReply(ReleaseReply(term: request.term))
+        if request.term >= released?.term ?? .zero { released = TermLeader(leader: sender, term: request.term) }
         if let pledge, pledge.leader == sender || planted("anybody-releases"),
             pledge.term <= request.term || planted("old-releases-count")
         {

@@ -39,7 +39,7 @@ extension Raft {
     mutating func consider(
         _ request: SnapshotRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
-        guard request.term >= term else {
+        guard request.term >= term, released != TermLeader(leader: sender, term: request.term) else {
             return effects.reply = .snapshotReply(SnapshotReply(term: term, success: false))
         }
         guard accept(sender, term: request.term, around, &effects) else {

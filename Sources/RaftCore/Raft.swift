@@ -43,6 +43,8 @@ public struct Raft: Sendable {
     public internal(set) var leader: PeerID?
     /// The leader accepted last, of this term or an earlier one, unless it has since shown that it leads no more.
     var pledge: Pledge?
+    /// Who released this replica last, and of which term: what it said before may arrive after.
+    var released: TermLeader?
     /// Everything up to here is committed as far as it knows.
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.

@@ -22,6 +22,15 @@ extension Stage {
     }
 }
 
+extension Effects {
+    fileprivate func releases(to peer: PeerID) -> Int {
+        messages.count {
+            if case .release = $0.body { return $0.to == peer }
+            return false
+        }
+    }
+}
+
 /// Each was found by a seed of a simulated cluster.
 @Suite("What simulated clusters have found")
 struct SimulationFindingsTests {
@@ -72,5 +81,30 @@ struct SimulationFindingsTests {
                     configurations: [leaving], commit: index(commit))), from: b)
         stage.receive(.releaseRequest(ReleaseRequest(term: Term(1))), from: b)
         #expect((stage.raft.deadline != nil) == (commit == 0))
+    }
+
+    @Test("a leader that lost its support releases whoever supports it again: that promise may never have ended")
+    func releaseAfterLapse() {
+        var stage = Stage()
+        stage.settle(with: [b, c])
+        stage.wait(milliseconds: 2000)
+        #expect(stage.step(.livenessChanged(b.address)).releases(to: b) == 0)
+        #expect(!stage.raft.isLeader)
+        stage.gainSupport(from: [b])
+        #expect(stage.reachDeadline().releases(to: b) == 1)
+        stage.receive(.releaseReply(ReleaseReply(term: stage.raft.term)), from: b)
+        stage.gainSupport(from: [b])
+        #expect(stage.reachDeadline().releases(to: b) == 0)
+    }
+
+    @Test("what a leader said before its release does not bind anybody when it arrives after")
+    func lateAppend() {
+        var stage = Stage()
+        stage.promise(to: b)
+        stage.hear(from: b, term: 1, terms: [1])
+        stage.receive(.releaseRequest(ReleaseRequest(term: Term(1))), from: b)
+        #expect(stage.hear(from: b, term: 1, after: (1, 1), terms: [1]).appendReply?.success == false)
+        #expect(stage.raft.leader == nil && stage.raft.pledge == nil)
+        #expect(stage.hear(from: b, term: 2, after: (1, 1), terms: [2]).appendReply?.success == true)
     }
 }
