@@ -101,8 +101,9 @@ extension Raft {
         #endif
         failReads(&effects)
         failChange(.unknown, &effects)
+        let followers = leadership!.peers.map(\.peer)
         leadership = nil
-        beginRelease(around, &effects)
+        beginRelease(followers, around, &effects)
     }
 
     mutating func leaderLivenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
@@ -254,31 +255,33 @@ extension Raft {
 // MARK: Releasing (Liveness, rule 8)
 
 /// A leadership that is over while the node lives on: as long as promises to it stand, voters would stand by nobody.
+/// Whose promise has lapsed by this node's count is told when it stands again: it may have outlived the count.
 struct Release: Sendable {
     /// The term that was led.
     let term: Term
-    /// Voters that have not answered. Also those on whose support this node does not count: it stops counting first, and
-    /// the promise may be renewed before it ends.
+    /// Followers that have not answered.
     var unanswered: [PeerID]
-    /// When to send again; nil while none of them supports this node.
+    /// When to send again; nil while none of them stands by this node.
     var retryAt: Instant?
 }
 
 extension Raft {
-    private mutating func beginRelease(_ around: Surroundings, _ effects: inout Effects) {
-        let voters = configuration.voters.filter { $0 != id }
-        guard !voters.isEmpty, !planted("no-release") else { return release = nil }
-        release = Release(term: term, unanswered: voters)
+    private mutating func beginRelease(
+        _ followers: [PeerID], _ around: Surroundings, _ effects: inout Effects
+    ) {
+        let unanswered = followers.filter { !around.isForeign($0) }
+        guard !unanswered.isEmpty, !planted("no-release") else { return release = nil }
+        release = Release(term: term, unanswered: unanswered)
         sendRelease(around, &effects)
     }
 
     private mutating func sendRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let release else { return }
-        let supporters = release.unanswered.filter { around.isSupported(by: $0) }
-        for voter in supporters {
-            effects.messages.append(Outbound(to: voter, body: .release(ReleaseRequest(term: release.term))))
+        self.release!.retryAt = nil
+        for follower in release.unanswered where around.isSupported(by: follower) {
+            effects.messages.append(Outbound(to: follower, body: .release(ReleaseRequest(term: release.term))))
+            self.release!.retryAt = around.now + settings.retryInterval
         }
-        self.release!.retryAt = supporters.isEmpty ? nil : around.now + settings.retryInterval
     }
 
     mutating func repeatRelease(_ around: Surroundings, _ effects: inout Effects) {
@@ -286,7 +289,7 @@ extension Raft {
         sendRelease(around, &effects)
     }
 
-    /// A voter that supports this node again may be loyal still.
+    /// Whoever stands by this node again may be loyal still.
     mutating func hastenRelease(to node: NodeAddress, _ around: Surroundings) {
         guard let release, release.unanswered.contains(where: { $0.address == node && around.isSupported(by: $0) })
         else { return }
@@ -304,6 +307,7 @@ extension Raft {
         _ request: ReleaseRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         effects.reply = .releaseReply(ReleaseReply(term: request.term))
+        if request.term >= released?.term ?? .zero { released = TermLeader(leader: sender, term: request.term) }
         if let pledge, pledge.leader == sender || planted("anybody-releases"),
             pledge.term <= request.term || planted("old-releases-count")
         {

@@ -33,6 +33,10 @@ extension Raft {
                 || planted("change-before-own-term"))
         guard isSettled, let last = configurations.last else { return refuse(.busy) }
         guard !target.isJoint, target.peers.contains(where: { $0.role == .replica }) else { return refuse(.noVoters) }
+        let changesRole = target.peers.contains {
+            configuration.isVoter($0) && configuration.isWitness($0) != target.isWitness($0)
+        }
+        guard !changesRole else { return refuse(.roleChange) }
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
@@ -93,8 +97,6 @@ extension Raft {
             truncateFrom: nil, first: index, count: 1, term: term, source: .configuration(new))
         let known = leadership!.peers.map(\.peer)
         trackMembers(around)
-        // new voters' nodes have not been asked for long
-        if !hasSupport(around) { leadership!.graceEnd = around.now + around.liveness.settings.promise }
         leadership!.hasLeavers = true
         for position in leadership!.peers.indices where !known.contains(leadership!.peers[position].peer) {
             sendProbe(to: position, around, &effects)
@@ -143,7 +145,10 @@ extension Raft {
             guard let position = leadership!.position(of: newcomer.peer) else { return newcomer }
             let match = leadership!.peers[position].match
             if match > newcomer.match { gotOn = true }
-            let isThere = match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+            // without its promise the leader might lose its majority as soon as the newcomer counts
+            let isThere =
+                match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+                && (around.isSupported(by: newcomer.peer) || around.isForeign(newcomer.peer))
             return isThere ? nil : (newcomer.peer, match)
         }
         if gotOn { (change.gotOnAt, change.deadline) = (around.now, around.now + settings.catchUpTimeout) }

@@ -229,7 +229,9 @@ extension Raft {
     ) {
         if let flaw = request.flaw { return refuse(.appendRequest(request), because: flaw, &effects) }
         let isCurrent = request.term >= term || (planted("deposed-leaders-are-heard") && request.term >= log.last.term)
-        guard isCurrent else { return reject(request, &effects) }
+        guard isCurrent, released != TermLeader(leader: sender, term: request.term) else {
+            return reject(request, &effects)
+        }
         guard accept(sender, term: max(term, request.term), around, &effects) else {
             return refuse(.appendRequest(request), because: .twoLeadersInOneTerm, &effects)
         }

@@ -43,7 +43,7 @@ extension Raft {
     mutating func consider(
         _ request: SnapshotRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
-        guard request.term >= term else {
+        guard request.term >= term, released != TermLeader(leader: sender, term: request.term) else {
             return effects.reply = .snapshotReply(SnapshotReply(term: term, success: false))
         }
         guard accept(sender, term: request.term, around, &effects) else {
@@ -65,7 +65,11 @@ extension Raft {
     /// All that a snapshot stands for is here, as soon as it is durable.
     private func acknowledgeSnapshot(_ effects: inout Effects) {
         let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
-        if planted("snapshot-answered-before-durable") { effects.reply = reply } else { effects.acknowledgement = reply }
+        if planted("snapshot-answered-before-durable") {
+            effects.reply = reply
+        } else {
+            effects.acknowledgement = reply
+        }
     }
 
     /// Lets the snapshot take the place of the log's beginning, unless the log has got there by itself. Entries behind

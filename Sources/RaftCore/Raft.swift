@@ -43,6 +43,8 @@ public struct Raft: Sendable {
     public internal(set) var leader: PeerID?
     /// The leader accepted last, of this term or an earlier one, unless it has since shown that it leads no more.
     var pledge: Pledge?
+    /// Who released this replica last, and of which term: what it said before may arrive after.
+    var released: TermLeader?
     /// Everything up to here is committed as far as it knows.
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.
@@ -326,10 +328,13 @@ extension Raft {
         membershipVersion += 1
     }
 
-    /// Whether this replica stands for election of its own accord.
+    /// Whether this replica stands for election of its own accord. Also one that is about to leave does, until that is
+    /// committed: perhaps nobody else can be elected (dissertation §4.2.2).
     var mayCampaign: Bool {
-        settings.electionPriority > 0 && configuration.isVoter(id)
-            && (!configuration.isWitness(id) || planted("witness-campaigns"))
+        settings.electionPriority > 0
+            && configurations.contains {
+                $0.configuration.isVoter(id) && (!$0.configuration.isWitness(id) || planted("witness-campaigns"))
+            }
     }
 
     /// Truncation cannot go back before the last committed configuration.
