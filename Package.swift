@@ -87,7 +87,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
         .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
-        suite("RaftCoreTests", ["RaftCore"]),
+        suite("RaftCoreTests", ["RaftCore"], exclude: ["Traces"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),

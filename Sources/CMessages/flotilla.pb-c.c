@@ -4536,12 +4536,12 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
   {
-    "token",
+    "nonce",
     3,
     PROTOBUF_C_LABEL_REQUIRED,
     PROTOBUF_C_TYPE_FIXED64,
     0,   /* quantifier_offset */
-    offsetof(Flotilla__OpenSession, token),
+    offsetof(Flotilla__OpenSession, nonce),
     NULL,
     NULL,
     0,             /* flags */
@@ -4550,8 +4550,8 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
 };
 static const unsigned flotilla__open_session__field_indices_by_name[] = {
   1,   /* field[1] = epoch */
+  2,   /* field[2] = nonce */
   0,   /* field[0] = shard */
-  2,   /* field[2] = token */
 };
 static const ProtobufCIntRange flotilla__open_session__number_ranges[1 + 1] =
 {

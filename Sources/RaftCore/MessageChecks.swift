@@ -47,12 +47,15 @@ extension AppendRequest {
         // only the place before the log has term zero
         guard (previous.index == .zero) == (previous.term == .zero) else { return .malformed }
         guard previous.term <= term else { return .termsOutOfOrder }
+        if let first = entries.first, first.term <= .zero { return .malformed }
         var newest = previous.term
         var configurationCount = 0
         for (offset, entry) in entries.enumerated() {
-            guard entry.term > .zero else { return .malformed }
-            guard entry.term >= newest, entry.term <= term else { return .termsOutOfOrder }
-            newest = entry.term
+            if entry.term != newest {
+                guard entry.term > .zero else { return .malformed }
+                guard entry.term > newest, entry.term <= term else { return .termsOutOfOrder }
+                newest = entry.term
+            }
             guard entry.kind == .configuration else { continue }
             guard configurationCount < configurations.count else { return .malformed }
             let placed = configurations[configurationCount]

@@ -33,8 +33,10 @@ public struct NodeAddress: Hashable, Comparable, Sendable, CustomStringConvertib
 
     /// Order by address, then port.
     public static func < (left: NodeAddress, right: NodeAddress) -> Bool {
-        left.ip != right.ip ? left.ip < right.ip : left.port < right.port
+        left.ordinal < right.ordinal
     }
+
+    private var ordinal: UInt64 { UInt64(ip) << 16 | UInt64(port) }
 
     /// `a.b.c.d`.
     public var host: String { "\(ip >> 24).\(ip >> 16 & 255).\(ip >> 8 & 255).\(ip & 255)" }
@@ -106,23 +108,45 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
 }
 
 /// A group's members: the voters, the voters before them while a change is in its joint stage (§6), and the learners.
+///
+/// Made seldom and copied often, so a copy is one reference.
 public struct Configuration: Equatable, Sendable, CustomStringConvertible {
-    /// Voters, ascending.
-    public let peers: [PeerID]
-    /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
-    public let oldPeers: [PeerID]
-    /// Members without a vote (dissertation §4.2.1), ascending; in the joint stage some may still be old voters.
-    public let learners: [PeerID]
+    private final class Lists: Sendable {
+        let peers: [PeerID]
+        let oldPeers: [PeerID]
+        let learners: [PeerID]
+
+        init(peers: [PeerID], oldPeers: [PeerID], learners: [PeerID]) {
+            self.peers = peers
+            self.oldPeers = oldPeers
+            self.learners = learners
+        }
+    }
+
+    private let lists: Lists
 
     /// A configuration; order and duplicates of the arguments do not matter. Whoever stands in `peers` under the role
     /// of a learner is one; whoever is voter and learner is a voter.
     public init(peers: [PeerID], oldPeers: [PeerID] = [], learners: [PeerID] = []) {
         let voters = Configuration.normalized(peers.filter { $0.role != .learner })
         let others = (peers.filter { $0.role == .learner } + learners).filter { !voters.contains($0) }
-        self.peers = voters
-        self.oldPeers = Configuration.normalized(oldPeers)
-        self.learners = Configuration.normalized(
-            others.map { PeerID(address: $0.address, idx: $0.idx, role: .learner) })
+        lists = Lists(
+            peers: voters, oldPeers: Configuration.normalized(oldPeers),
+            learners: Configuration.normalized(
+                others.map { PeerID(address: $0.address, idx: $0.idx, role: .learner) }))
+    }
+
+    /// Voters, ascending.
+    public var peers: [PeerID] { lists.peers }
+    /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
+    public var oldPeers: [PeerID] { lists.oldPeers }
+    /// Members without a vote (dissertation §4.2.1), ascending; in the joint stage some may still be old voters.
+    public var learners: [PeerID] { lists.learners }
+
+    /// Whether both have the same members in the same lists.
+    public static func == (left: Configuration, right: Configuration) -> Bool {
+        left.lists === right.lists
+            || (left.peers == right.peers && left.oldPeers == right.oldPeers && left.learners == right.learners)
     }
 
     /// Nobody: the configuration of a replica that has not heard of any.

@@ -17,8 +17,6 @@ struct Leadership: Sendable {
     var isOldVoter = false
     /// The first entry of the leader's own term.
     let firstIndex: LogIndex
-    /// Whether nobody else's vote was needed, so that nothing has waited yet for the term to be durable.
-    let wonAlone: Bool
     /// Until then a new leader need not have the support of a majority; nil once it had.
     var graceEnd: Instant?
     /// When the first silent peer is due to be probed again; recomputed at the end of each step.
@@ -40,13 +38,6 @@ struct Leadership: Sendable {
     var hasLeavers = false
     var reads = ReadQueue()
 
-    /// When the leader has something to do of its own accord.
-    var deadline: Instant? {
-        earliest(
-            earliest(graceEnd, transfer?.deadline),
-            earliest(earliest(retryDeadline, stallDeadline), change?.deadline))
-    }
-
     /// Where `peer` stands in ``peers``.
     func position(of peer: PeerID) -> Int? { peers.firstIndex { $0.peer == peer } }
 }
@@ -57,7 +48,6 @@ extension Raft {
     mutating func becomeLeader(_ around: Surroundings, _ effects: inout Effects) {
         role = .leader
         leader = id
-        let wonAlone = candidacy?.granted == [id]
         candidacy = nil
         pledge = nil
         release = nil
@@ -68,7 +58,7 @@ extension Raft {
         effects.logChange = LogChange(
             truncateFrom: nil, first: first, count: 1, term: term, source: .configuration(configuration))
         leadership = Leadership(
-            peers: [], firstIndex: first, wonAlone: wonAlone, graceEnd: around.now + around.liveness.settings.promise)
+            peers: [], firstIndex: first, graceEnd: around.now + around.liveness.settings.promise)
         for read in followerReads.close() { leadership!.reads.waiting.append(.local(read)) }
         trackMembers(around)
         if hasSupport(around) { leadership!.graceEnd = nil }
@@ -148,9 +138,10 @@ extension Raft {
 
     /// When to send `peer` something again; nil if it owes nothing, or while its node does not support us: news of that
     /// will come. A foreign member gets heartbeats for ever.
-    private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
+    @inline(__always) private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
-            let retry = peer.isWaiting ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
+            let awaitsAppend = peer.isWaiting && peer.state != .snapshot
+            let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
             return earliest(retry, peer.sentAt + settings.heartbeatInterval)
         }
         guard peer.isWaiting, peer.state != .snapshot, let since = peer.waitingSince,
@@ -171,17 +162,20 @@ extension Raft {
         pursueTransfer(&effects)
         watchForStall(around)
         var retry: Instant?
-        for peer in leadership!.peers { retry = earliest(retry, retryDeadline(of: peer, around)) }
+        for position in leadership!.peers.indices {
+            retry = earliest(retry, retryDeadline(of: leadership!.peers[position], around))
+        }
         leadership!.retryDeadline = retry
     }
 
     /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
     /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
-    /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
+    /// majority needs members that are sent snapshots: another leader would get no further, and they no faster.
     private mutating func watchForStall(_ around: Surroundings) {
-        let isWaiting = commitIndex < log.lastIndex || !leadership!.reads.isEmpty
-        let hasRivals = leadership!.peers.contains { $0.isVoter || $0.isOldVoter }
-        guard isWaiting, hasRivals, !leadership!.peers.contains(where: { $0.state == .snapshot }) else {
+        guard commitIndex < log.lastIndex || !leadership!.reads.isEmpty,
+            leadership!.peers.contains(where: { $0.isVoter || $0.isOldVoter }),
+            leadership!.hasMajority(itself: true, where: { $0.state != .snapshot })
+        else {
             return leadership!.stallDeadline = nil
         }
         let mark = (commit: commitIndex, round: leadership!.reads.round)
@@ -196,14 +190,14 @@ extension Raft {
 extension Leadership {
     /// Whether the voters for whom `holds` is true, the leader itself included if `itself` is, are a majority of the
     /// configuration's peers, and of its old peers while joint.
-    func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
+    @inline(__always) func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
         var (yes, all, oldYes, oldAll) = (0, 0, 0, 0)
         if isVoter { (yes, all) = (itself ? 1 : 0, 1) }
         if isOldVoter { (oldYes, oldAll) = (itself ? 1 : 0, 1) }
-        for peer in peers where peer.isVoter || peer.isOldVoter {
-            let counts = holds(peer) ? 1 : 0
-            if peer.isVoter { (yes, all) = (yes + counts, all + 1) }
-            if peer.isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
+        for position in peers.indices where peers[position].isVoter || peers[position].isOldVoter {
+            let counts = holds(peers[position]) ? 1 : 0
+            if peers[position].isVoter { (yes, all) = (yes + counts, all + 1) }
+            if peers[position].isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
         }
         if planted("half-is-a-majority") { return yes >= all / 2 && (oldAll == 0 || oldYes > oldAll / 2) }
         if planted("joint-counts-the-new-only") { return yes > all / 2 }
@@ -295,10 +289,9 @@ extension Raft {
         sendRelease(around, &effects)
     }
 
-    /// Tells whoever stands by this node again.
-    mutating func resumeRelease(_ node: NodeAddress, _ around: Surroundings) {
-        guard let release, release.retryAt == nil, release.unanswered.contains(where: { $0.address == node }),
-            around.liveness.supportStands(from: node, now: around.now)
+    /// Whoever stands by this node again may be loyal still.
+    mutating func hastenRelease(to node: NodeAddress, _ around: Surroundings) {
+        guard let release, release.unanswered.contains(where: { $0.address == node && around.isSupported(by: $0) })
         else { return }
         self.release!.retryAt = around.now
     }

@@ -9,6 +9,8 @@ struct MembershipChange: Sendable {
     let target: Configuration
     /// Voters to be that lack too much of the log yet, and where they were when they last got on.
     var catchingUp: [(peer: PeerID, match: LogIndex)]
+    /// When one of them last got on.
+    var gotOnAt: Instant
     /// When newcomers will have stood still too long; nil once all have caught up.
     var deadline: Instant?
     /// The entry that puts the target in force alone.
@@ -31,10 +33,14 @@ extension Raft {
                 || planted("change-before-own-term"))
         guard isSettled, let last = configurations.last else { return refuse(.busy) }
         guard !target.isJoint, target.peers.contains(where: { $0.role == .replica }) else { return refuse(.noVoters) }
+        let changesRole = target.peers.contains {
+            configuration.isVoter($0) && configuration.isWitness($0) != target.isWitness($0)
+        }
+        guard !changesRole else { return refuse(.roleChange) }
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
-            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) },
+            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) }, gotOnAt: around.now,
             deadline: around.now + settings.catchUpTimeout)
         for newcomer in newcomers where leadership!.position(of: newcomer) == nil {
             insertProgress(of: newcomer)
@@ -44,6 +50,8 @@ extension Raft {
 
     /// Takes the next step that is due: out of catching up, out of the joint stage, out of the change, out of office.
     mutating func pursueMembership(_ around: Surroundings, _ effects: inout Effects) {
+        // nearly always there is none to take
+        guard leadership!.change != nil || configuration.isJoint || !leadership!.isVoter else { return }
         noteCatchingUp(around)
         guard let last = configurations.last, effects.logChange == nil,
             last.index <= commitIndex || planted("final-before-joint-is-committed"),
@@ -143,7 +151,7 @@ extension Raft {
                 && (around.isSupported(by: newcomer.peer) || around.isForeign(newcomer.peer))
             return isThere ? nil : (newcomer.peer, match)
         }
-        if gotOn { change.deadline = around.now + settings.catchUpTimeout }
+        if gotOn { (change.gotOnAt, change.deadline) = (around.now, around.now + settings.catchUpTimeout) }
         if change.catchingUp.isEmpty { change.deadline = nil }
         leadership!.change = change
     }
@@ -162,6 +170,14 @@ extension Raft {
         }
     }
 
+    /// A snapshot to `peer` was given its time and came to nothing: the time of a newcomer may be over.
+    mutating func noteLostSnapshot(of peer: PeerID, _ around: Surroundings) {
+        guard let change = leadership!.change, change.deadline != nil,
+            change.catchingUp.contains(where: { $0.peer == peer })
+        else { return }
+        leadership!.change!.deadline = max(around.now, change.gotOnAt + settings.catchUpTimeout)
+    }
+
     mutating func failChange(_ outcome: ChangeOutcome, _ effects: inout Effects) {
         guard let change = leadership?.change else { return }
         leadership!.change = nil
@@ -175,7 +191,7 @@ extension Raft {
     mutating func resetMembership(
         _ change: UInt64, to target: Configuration, _ around: Surroundings, _ effects: inout Effects
     ) {
-        let isServed = role == .leader ? hasSupport(around) : leader != nil && isPledged(around)
+        let isServed = role == .leader ? hasSupport(around) : isPledged(around)
         guard !target.isJoint, target.peers.contains(id), !target.isWitness(id), !isServed else {
             return effects.finishedChanges.append((change, .refused(.notApplicable)))
         }

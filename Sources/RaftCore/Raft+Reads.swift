@@ -72,6 +72,7 @@ extension Raft {
 
     /// Finishes the round under way if a majority answered it, and starts the next if reads wait.
     mutating func pursueReads(_ around: Surroundings, _ effects: inout Effects) {
+        guard !leadership!.reads.isEmpty else { return }
         finishRound(&effects)
         // before an entry of its own term commits, a leader may not know the newest commit index (§6.4)
         guard leadership!.reads.confirming.isEmpty, !leadership!.reads.waiting.isEmpty,

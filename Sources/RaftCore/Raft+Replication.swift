@@ -12,8 +12,17 @@ extension Raft {
 
     /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
-        guard leadership!.peers[position].state == .replicate else { return }
-        guard !needsSnapshot(leadership!.peers[position]) else { return sendSnapshot(to: position, around, &effects) }
+        let peer = leadership!.peers[position]
+        guard peer.state == .replicate else { return }
+        guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
+        if peer.next <= log.lastIndex {
+            sendEntries(to: position, around, &effects)
+        } else if !peer.isWaiting, peer.knownCommit < commitIndex {
+            sendEmpty(to: position, around, &effects)
+        }
+    }
+
+    private mutating func sendEntries(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
         while leadership!.peers[position].next <= log.lastIndex {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
@@ -22,8 +31,6 @@ extension Raft {
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
         }
-        let peer = leadership!.peers[position]
-        if !peer.isWaiting, peer.knownCommit < commitIndex { sendEmpty(to: position, around, &effects) }
     }
 
     /// Sends the one append that a probing peer may have under way. It carries entries unless they would likely be
@@ -69,15 +76,12 @@ extension Raft {
         let round = leadership!.round
         leadership!.peers[position].noteSent(round: round, now: around.now)
         let ticket = AppendTicket(term: term, previous: previous, count: count, round: round)
-        let message = Outbound(
+        let append = Outbound(
             to: leadership!.peers[position].peer,
             body: .append(ticket, previousTerm: previousTerm, commit: commitIndex))
-        // a term that a crash could wipe out might be led again, with other entries
-        if leadership!.wonAlone, durableTerm < term {
-            effects.durableMessages.append(message)
-        } else {
-            effects.messages.append(message)
-        }
+        // entries may leave before this disk has them, but not before it has the vote that this leader was elected by:
+        // a sole voter that forgot it would make other entries in the same term
+        if durableTerm == term { effects.messages.append(append) } else { effects.durableMessages.append(append) }
     }
 
     private func sendable(from next: LogIndex) -> Int {
@@ -118,33 +122,34 @@ extension Raft {
             return effects.refusal = .unexpectedReply
         }
         let before = leadership!.peers[position]
+        var peer = before
         if reply.term == term {
-            leadership!.peers[position].answeredRound = max(before.answeredRound, reply.ticket.round)
-            leadership!.peers[position].answeredAt = around.now
-            if let support = reply.support { leadership!.peers[position].note(support) }
+            peer.answeredRound = max(peer.answeredRound, reply.ticket.round)
+            peer.answeredAt = around.now
+            if let support = reply.support { peer.note(support) }
         }
-        if reply.success || (planted("refusals-count-as-success") && reply.ticket.count > 0) {
-            noteSuccess(reply.ticket, of: position)
-        } else {
+        let isSuccess = reply.success || (planted("refusals-count-as-success") && reply.ticket.count > 0)
+        if isSuccess { noteSuccess(reply.ticket, of: &peer) }
+        leadership!.peers[position] = peer
+        if !isSuccess {
             noteMismatch(reply, of: position, around, &effects)
+            peer = leadership!.peers[position]
         }
-        let after = leadership!.peers[position]
         let gotOn =
-            after.match > before.match || after.state != before.state
-            || (after.entriesInFlight == 0 && after.answeredRound > before.answeredRound)
-        if !after.isWaiting {
+            peer.match > before.match || peer.state != before.state
+            || (peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
+        if !peer.isWaiting {
             leadership!.peers[position].waitingSince = nil
         } else if gotOn {
             leadership!.peers[position].waitingSince = around.now
         }
     }
 
-    private mutating func noteSuccess(_ ticket: AppendTicket, of position: Int) {
+    @inline(__always) private func noteSuccess(_ ticket: AppendTicket, of peer: inout Progress) {
         let through = ticket.previous.advanced(by: ticket.count)
-        leadership!.peers[position].noteSuccess(through: through)
+        peer.noteSuccess(through: through)
         if ticket.round >= leadership!.commitRound {
-            let known = min(commitIndex, through)
-            leadership!.peers[position].knownCommit = max(leadership!.peers[position].knownCommit, known)
+            peer.knownCommit = max(peer.knownCommit, min(commitIndex, through))
         }
     }
 
@@ -188,25 +193,31 @@ extension Raft {
         let least =
             planted("old-terms-committed-by-counting")
             ? commitIndex.next : max(commitIndex.next, leadership!.firstIndex)
-        guard log.lastIndex >= least, let committed = highestMajority(from: least) else { return }
+        guard log.lastIndex >= least,
+            let committed = leadership!.highestMajority(from: least, to: log.lastIndex, durable: durableIndex)
+        else { return }
         commit(through: committed)
         leadership!.round += 1
         leadership!.commitRound = leadership!.round
     }
+}
 
-    /// The highest index, at least `least`, that a majority holds durably: it is somebody's last.
-    private func highestMajority(from least: LogIndex) -> LogIndex? {
-        guard let leadership else { return nil }
-        func isHeld(_ index: LogIndex) -> Bool {
-            let isHere = durableIndex >= index || planted("leader-counts-itself-before-durable")
-            return leadership.hasMajority(itself: isHere) { $0.match >= index }
-        }
+extension Leadership {
+    /// The highest index, `least` to `last`, that a majority holds durably: it is somebody's last. The leader itself
+    /// holds everything up to `durable`.
+    @inline(__always) func highestMajority(from least: LogIndex, to last: LogIndex, durable: LogIndex) -> LogIndex? {
         var best: LogIndex?
-        if durableIndex >= least, isHeld(durableIndex) { best = durableIndex }
-        for peer in leadership.peers where peer.match >= (best?.next ?? least) && peer.match <= log.lastIndex {
-            if isHeld(peer.match) { best = peer.match }
+        if durable >= least, isHeld(durable, durable: durable) { best = durable }
+        for position in peers.indices {
+            let match = peers[position].match
+            if match >= best?.next ?? least, match <= last, isHeld(match, durable: durable) { best = match }
         }
         return best
+    }
+
+    @inline(__always) private func isHeld(_ index: LogIndex, durable: LogIndex) -> Bool {
+        let isHere = durable >= index || planted("leader-counts-itself-before-durable")
+        return hasMajority(itself: isHere) { $0.match >= index }
     }
 }
 
@@ -232,13 +243,13 @@ extension Raft {
         guard matches else {
             return rejectMismatch(request, from: sender, around, &effects)
         }
-        let membership = configuration
+        let circle = membershipVersion
         guard take(request, &effects) else {
             effects.refusal = .conflictsWithCommitted
             return reject(request, lastIndex: commitIndex, &effects)
         }
         // whether it may campaign depends on the membership
-        if configuration != membership { follow(sender, around) }
+        if membershipVersion != circle { follow(sender, around) }
         let vouchedFor =
             planted("commit-beyond-what-matches")
             ? log.lastIndex : previous.index.advanced(by: request.entries.count)
@@ -290,26 +301,40 @@ extension Raft {
 
     /// Makes the log hold the request's entries. False, and nothing changed, if that would replace committed ones.
     private mutating func take(_ request: AppendRequest, _ effects: inout Effects) -> Bool {
+        let count = request.entries.count
         var index = request.previous.index.next
         var offset = 0
-        while offset < request.entries.count, !(planted("append-cuts-what-it-knows") && index > commitIndex),
+        while offset < count, index <= log.lastIndex,
+            !(planted("append-cuts-what-it-knows") && index > commitIndex),
             index < log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
             offset += 1
         }
-        guard offset < request.entries.count else { return true }
+        guard offset < count else { return true }
         let conflicts = index <= log.lastIndex
         if conflicts {
             guard index > commitIndex else { return false }
             truncateLog(from: index)
         }
-        for entry in request.entries[offset...] { extendLog(by: 1, term: entry.term) }
+        extendLog(by: request.entries, from: offset)
         for placed in request.configurations where placed.index >= index { adopt(placed) }
         effects.logChange = LogChange(
-            truncateFrom: conflicts ? index : nil, first: index, count: request.entries.count - offset,
+            truncateFrom: conflicts ? index : nil, first: index, count: count - offset,
             term: request.term, source: .message(offset: offset))
         return true
+    }
+
+    /// Adds the entries from `offset` on, those of one term at once.
+    private mutating func extendLog(by entries: [EntryHeader], from offset: Int) {
+        var start = offset
+        while start < entries.count {
+            let entryTerm = entries[start].term
+            var end = start + 1
+            while end < entries.count, entries[end].term == entryTerm { end += 1 }
+            extendLog(by: end - start, term: entryTerm)
+            start = end
+        }
     }
 
     /// A success vouches for everything up to its end, and for the term: it leaves when both are durable.

@@ -29,7 +29,11 @@ extension Raft {
             leadership!.peers[position].match = max(leadership!.peers[position].match, installed)
         }
         leadership!.peers[position].becomeProbe(now: around.now)
-        if installed != nil { sendProbe(to: position, around, &effects) }
+        if installed != nil {
+            sendProbe(to: position, around, &effects)
+        } else {
+            noteLostSnapshot(of: peer, around)
+        }
     }
 }
 
@@ -46,23 +50,36 @@ extension Raft {
             return refuse(.snapshotRequest(request), because: .twoLeadersInOneTerm, &effects)
         }
         let last = request.meta.last
-        if last.index <= commitIndex {
-            guard log.term(at: last.index) == last.term || last.index < log.base.index else {
-                return refuse(.snapshotRequest(request), because: .conflictingSnapshot, &effects)
-            }
-            // all of it is here, as soon as it is durable
-            let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
-            effects.acknowledgement = reply
+        guard last.index <= commitIndex else { return effects.snapshotWanted = request.meta }
+        guard holdsCommitted(last) else {
+            return refuse(.snapshotRequest(request), because: .conflictingSnapshot, &effects)
+        }
+        acknowledgeSnapshot(&effects)
+    }
+
+    /// Whether the committed entry at the index of `last` is `last`; what is compacted away is.
+    private func holdsCommitted(_ last: LogPosition) -> Bool {
+        last.index < log.base.index || log.term(at: last.index) == last.term
+    }
+
+    /// All that a snapshot stands for is here, as soon as it is durable.
+    private func acknowledgeSnapshot(_ effects: inout Effects) {
+        let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
+        if planted("snapshot-answered-before-durable") {
+            effects.reply = reply
         } else {
-            effects.snapshotWanted = request.meta
+            effects.acknowledgement = reply
         }
     }
 
     /// Lets the snapshot take the place of the log's beginning, unless the log has got there by itself. Entries behind
     /// it stay if they continue it (§7, rule 6 of InstallSnapshot), for others may count on them.
     mutating func install(_ meta: SnapshotMeta, _ around: Surroundings, _ effects: inout Effects) {
-        guard role != .leader, meta.last.index > commitIndex || planted("snapshot-goes-back"), meta.last.term <= term
-        else { return }
+        guard role != .leader, meta.last.term <= term else { return }
+        guard meta.last.index > commitIndex || planted("snapshot-goes-back") else {
+            if holdsCommitted(meta.last) { acknowledgeSnapshot(&effects) }
+            return
+        }
         if role != .follower { becomeFollower(around, &effects) }
         let isContinued = log.term(at: meta.last.index) == meta.last.term
         let keepsSuffix =
@@ -84,13 +101,8 @@ extension Raft {
         commitIndex = meta.last.index
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
-        let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
-        if planted("snapshot-answered-before-durable") {
-            effects.reply = reply
-        } else {
-            effects.acknowledgement = reply
-        }
+        acknowledgeSnapshot(&effects)
         // whether it may campaign depends on the membership
-        if let leader { follow(leader, around) } else { wake(from: around.now) }
+        if let leader { restOrWait(for: leader, around) } else { wake(from: around.now) }
     }
 }

@@ -14,10 +14,10 @@
 /// 6. The log changed last under the leader of ``durableMark``'s term; from then on it is a prefix of that leader's
 ///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
 /// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
-/// 8. A follower that may campaign rests, without any deadline, only under its node's standing promise to the node of
-///    the leader that it accepted in its term, or while the nodes of a majority cannot be reached.
-/// 9. While its node's promise stands to the run of the leader that it accepted last, a replica neither campaigns nor
-///    votes for another, whatever its term: see ``Pledge``.
+/// 8. A follower that may campaign rests, without any deadline, only under the standing promise under which it accepted
+///    the leader of its term, or while the nodes of a majority cannot be reached.
+/// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
+///    another, whatever its term: see ``Pledge``.
 public struct Raft: Sendable {
     /// What a replica does at present.
     public enum Role: Sendable {
@@ -75,6 +75,8 @@ public struct Raft: Sendable {
     var release: Release?
     /// Reads of this replica that wait for the leader's read index.
     var followerReads = FollowerReads()
+    /// Until then it may owe a foreign leader the loyalty of an earlier run of its node (braft's follower lease).
+    var startLeaseEnd = Instant.distantPast
     var hasStarted = false
 
     /// A replica as its disk knows it, before ``Event/started``.
@@ -178,7 +180,7 @@ public struct Raft: Sendable {
             effects.statusChanged = true
         }
         if membershipVersion != circle { effects.peersChanged = true }
-        deadline = nextDeadline
+        updateDeadline()
         checkInvariants()
     }
 }
@@ -201,6 +203,8 @@ struct Surroundings {
     var isQuiet: Bool { liveness.isQuiet(now: now) }
     /// Whether this node's promise to `peer`'s node stands.
     func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
+    /// This node's promise to `peer`'s node, by name, if it stands.
+    func promise(to peer: PeerID) -> SupportStamp? { liveness.promiseStamp(to: peer.address, now: now) }
     /// Whether the promise of `peer`'s node to this one stands.
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
     /// Whether `peer`'s node knows nothing of promises.
@@ -340,17 +344,19 @@ extension Raft {
         if obsolete > 0 { configurations.removeFirst(obsolete) }
     }
 
-    private var nextDeadline: Instant? {
-        @inline(__always) get {
-            guard role == .leader else {
-                return earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
-            }
-            return leadership!.deadline
+    private mutating func updateDeadline() {
+        if role == .leader {
+            deadline = earliest(
+                earliest(leadership!.graceEnd, leadership!.transfer?.deadline),
+                earliest(
+                    earliest(leadership!.retryDeadline, leadership!.stallDeadline), leadership!.change?.deadline))
+        } else {
+            deadline = earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
         }
     }
 
-    // by itself it would be called with a copy of the whole replica
-    @inline(__always) private func checkInvariants() {
+    // changes nothing, but whoever may is not called with a copy of the whole replica
+    private mutating func checkInvariants() {
         precondition(commitIndex <= log.lastIndex, "commit index beyond the log")
         precondition(durableIndex <= log.lastIndex, "durable index beyond the log")
         precondition(reportedApplicable <= commitIndex, "applied what is not committed")

@@ -29,15 +29,13 @@ extension KeyValueStateMachine {
         }
     }
 
-    /// Opens a session unless it is open; at the limit the least recently used one of the shard has to go.
-    func open(_ token: UInt64, _ shard: UInt64, _ epoch: UInt64) throws(StateMachineError) -> Bytes {
+    /// Opens a new session; at the limit the least recently used one of the shard has to go. What a repeated entry
+    /// opens nobody uses, and so it goes in its time.
+    func open(_ nonce: UInt64, _ shard: UInt64, _ epoch: UInt64) -> Bytes {
         guard let position = position(of: shard, epoch: epoch) else { return refusal(.wrongShard) }
-        if shards[position].sessions[token] == nil {
-            while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
-            shards[position].sessions.insert(Session(token: token, lastUse: lastApplied))
-        } else {
-            shards[position].sessions.use(token, at: lastApplied) { _ in }
-        }
+        let token = shards[position].sessions.freeToken(of: nonce, openedAt: lastApplied)
+        while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
+        shards[position].sessions.insert(Session(token: token, lastUse: lastApplied))
         persist(token, at: position)
         return ExecuteReply(session: token).packed(arena)
     }

@@ -40,7 +40,7 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case hangingDisk = "hanging-disk"
     /// A member of a group is replaced.
     case churn
-    /// A leader is asked to hand over.
+    /// A leader is asked to hand over, and perhaps cut off while it does.
     case transfer
     /// A node is stopped in order and started again.
     case stop

@@ -256,6 +256,9 @@ extension Judge {
 
     fileprivate func applied(_ name: ReplicaName, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         guard violation == nil else { return }
+        if let last = entries.last, let replica = followed[name] {
+            note(durableBeforeAcknowledged.applies(name, last.position, durable: replica.durable))
+        }
         for (entry, reply) in zip(entries, replies) {
             let isNew = entry.position.index > appliedSequencesEqual.lastApplied(of: name.group)
             let print = Judge.fingerprint(of: entry.kind, entry.payload)

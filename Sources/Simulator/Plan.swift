@@ -42,7 +42,7 @@ public struct Plan: Equatable, Sendable {
         self.nodes = nodes ?? drawnNodes
         self.groups = groups ?? drawnGroups
         replicas = self.nodes >= 5 && wantsFive ? 5 : min(3, self.nodes)
-        clients = 3
+        clients = 4
         self.steps = steps ?? Plan.usualSteps
         self.schedule =
             schedule

@@ -20,6 +20,7 @@ final class SimulatedClient {
     var onViolation: (Violation) -> Void = { _ in }
 
     private static let underWayMax = 4
+    private var isReader: Bool { number % 2 == 0 }
 
     init(number: Int, world: SimulatedWorld, seeds: [NodeAddress], keys: KeyTable, seed: UInt64) {
         self.number = number
@@ -60,7 +61,8 @@ final class SimulatedClient {
         nextCall = now + Interval(nanoseconds: random.number(in: 200_000..<30_000_000))
         guard underWay < SimulatedClient.underWayMax else { return }
         var calls: [(KeyTable.Key, KeyModel.Operation)] = []
-        let first = chance(keys.count)
+        // some keys are used more than others
+        let first = min(chance(keys.count), chance(keys.count))
         for offset in 0..<(chance(6) == 0 ? 3 : 1) {
             calls.append((keys.key(at: (first + offset) % keys.count), randomOperation()))
         }
@@ -68,8 +70,9 @@ final class SimulatedClient {
     }
 
     private func randomOperation() -> KeyModel.Operation {
-        switch chance(20) {
-        case 0..<7: return .get
+        // one that reads hardly ever hears from a refused write that its leader leads no longer
+        switch isReader ? chance(120) : chance(20) {
+        case 0..<7, 20...: return .get
         case 7..<11:
             lastValue += 1
             return .put(Bytes("\(number * 100_000 + lastValue)"))

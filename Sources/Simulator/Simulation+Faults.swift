@@ -18,7 +18,7 @@ extension Simulation {
             strikeDisk(fault, node)
         case .crash: restartLater(node, .nothing, after: fault.milliseconds)
         case .pause: world.pause(node.address, for: .milliseconds(fault.milliseconds))
-        case .transfer: transfer(fault, from: node)
+        case .transfer: transfer(fault)
         case .stop:
             node.stop()
             let life = node.life
@@ -147,11 +147,18 @@ extension Simulation {
 
     // MARK: nodes
 
-    private func transfer(_ fault: Fault, from node: SimulatedNode) {
-        guard node.isRunning, let host = node.host else { return }
+    /// The group's leader is asked to hand over; often it is cut off from the others in the middle of that, but not from
+    /// its clients: it learns late that it leads no longer.
+    private func transfer(_ fault: Fault) {
         let group = groupNames[fault.amount % groupNames.count]
-        let target = fault.node == fault.other ? nil : nodes[fault.other - 1].peer
-        node.lane.post { host.transferLeadership(of: group, to: target) }
+        guard let leader = nodes.first(where: { $0.leads(group) }), let host = leader.host else { return }
+        let target = nodes[fault.other - 1]
+        leader.lane.post { host.transferLeadership(of: group, to: target === leader ? nil : target.peer) }
+        guard fault.amount & 8 != 0 else { return }
+        later((fault.amount >> 4) % 6) { [self] in
+            let links = nodes.filter { $0 !== leader }.map { (leader, $0) }
+            cut(links + links.map { ($0.1, $0.0) }, for: fault.milliseconds)
+        }
     }
 
     /// Ends the process of a node, if there is one, and starts another after a while.

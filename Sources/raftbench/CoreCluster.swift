@@ -72,9 +72,9 @@ struct CoreCluster {
         var drained: [Packet] = []
         swap(&drained, &spareInbox)
         swap(&drained, &nodes[position].inbox)
-        for offset in drained.indices { step(position, drained[offset].event, drained[offset].sender) }
-        for offset in drained.indices {
-            if case .received(.appendRequest(let request), _) = drained[offset].event, !request.entries.isEmpty {
+        for packet in drained {
+            step(position, packet.event, packet.sender)
+            if case .received(.appendRequest(let request), _) = packet.event, !request.entries.isEmpty {
                 spareEntries.append(request.entries)
             }
         }
@@ -109,10 +109,12 @@ struct CoreCluster {
     }
 
     private mutating func execute(_ position: Int, _ event: Event, _ sender: Sender?) {
-        if effects.logChange != nil { write(position, event) }
-        if effects.logChange != nil || effects.hardState != nil {
-            nodes[position].duties.append(.persisted(nodes[position].raft.durableMark))
+        var isWritten = effects.hardState != nil
+        if let change = effects.logChange {
+            write(change, position, event)
+            isWritten = true
         }
+        if isWritten { nodes[position].duties.append(.persisted(nodes[position].raft.durableMark)) }
         for offset in effects.messages.indices { send(effects.messages[offset], from: position) }
         if let reply = effects.reply, let sender {
             nodes[sender.position].inbox.append(answer(reply, to: sender, from: position))
@@ -139,8 +141,7 @@ struct CoreCluster {
     }
 
     /// Changes the log in memory as the last step wants it.
-    private mutating func write(_ position: Int, _ event: Event) {
-        guard let change = effects.logChange else { return }
+    private mutating func write(_ change: LogChange, _ position: Int, _ event: Event) {
         if let from = change.truncateFrom { nodes[position].log.truncate(from: from) }
         switch change.source {
         case .proposal:

@@ -48,6 +48,14 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(violation?.checker == "LeaderCompleteness" && violation?.index == index(2) && violation?.nodes == [3])
     }
 
+    @Test("A leader does not commit by counting an older term's entry") func ownTerm() {
+        var checker = LeaderCompleteness()
+        let full = log((1, 5), (2, 6))
+        #expect(checker.committed(one, through: index(2), in: Term(2), full, logOf: { _ in nil }) == nil)
+        let violation = checker.committed(two, through: index(2), in: Term(3), full, logOf: { _ in nil })
+        #expect(violation?.checker == "LeaderCompleteness" && violation?.index == index(2) && violation?.nodes == [2])
+    }
+
     @Test("A leader has what an older one commits after its election") func lateCommit() {
         var checker = LeaderCompleteness()
         #expect(checker.elected(two, in: Term(2), log((1, 5))) == nil)
@@ -125,6 +133,10 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(checker.votes(one, in: Term(3), durable: vote) == nil)
         #expect(checker.votes(one, in: Term(4), durable: vote) != nil)
         #expect(checker.votes(one, in: Term(3), durable: HardState(term: Term(3), vote: nil)) != nil)
+        let second = LogPosition(term: Term(1), index: index(2))
+        #expect(checker.applies(one, second, durable: whole) == nil)
+        #expect(checker.applies(one, second, durable: log((1, 5)))?.index == index(2))
+        #expect(checker.applies(one, second, durable: log((1, 5), (2, 6))) != nil)
         func commits(_ holders: [Int], _ configuration: Configuration) -> Violation? {
             checker.commits(one, through: index(2), whole, configuration) { peer in
                 peers.firstIndex(of: peer).map { holders.contains($0 + 1) ? whole : log((1, 5)) }

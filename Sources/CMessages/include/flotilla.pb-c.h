@@ -669,9 +669,9 @@ struct  Flotilla__OpenSession
   uint64_t shard;
   uint64_t epoch;
   /*
-   * chosen by the client at random: repeating it opens nothing new
+   * the client's random number; the token is made of it and of the entry's index
    */
-  uint64_t token;
+  uint64_t nonce;
 };
 #define FLOTILLA__OPEN_SESSION__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__open_session__descriptor) \

@@ -31,6 +31,14 @@ public struct DurableBeforeAcknowledged: Sendable {
                 + "with the vote \(durable.vote?.description ?? "none")")
     }
 
+    /// The replica applies an entry, which its own disk must hold: after a restart the log may not be behind the store.
+    public func applies(_ replica: ReplicaName, _ position: LogPosition, durable: LogChain) -> Violation? {
+        guard durable[position.index]?.term != position.term else { return nil }
+        return Violation(
+            "DurableBeforeAcknowledged", group: replica.group, index: position.index, nodes: [replica.node],
+            "applied, and the disk holds the log up to \(durable.last) only, or another entry there")
+    }
+
     /// A leader counts everything through `index` of its log as committed. `durableLog` gives what a member's disk
     /// holds.
     public func commits(

@@ -1,6 +1,7 @@
 public import RaftCore
 
-/// Leader completeness (§5.4): what was committed in a term is in the log of the leader of every later one.
+/// Leader completeness (§5.4): what was committed in a term is in the log of the leader of every later one. And the rule
+/// it hangs on: a leader commits by counting an entry of its own term (§5.4.2).
 public struct LeaderCompleteness: Sendable {
     private struct Group {
         /// The last entry known committed, and what stands for the log up to it.
@@ -33,6 +34,11 @@ public struct LeaderCompleteness: Sendable {
     public mutating func committed(
         _ replica: ReplicaName, through index: LogIndex, in term: Term, _ log: LogChain, logOf: (Int) -> LogChain?
     ) -> Violation? {
+        if let entry = log[index], entry.term != term {
+            return Violation(
+                "LeaderCompleteness", group: replica.group, index: index, nodes: [replica.node],
+                "the leader of term \(term) commits by counting an entry of term \(entry.term) (§5.4.2)")
+        }
         var group = groups[replica.group] ?? Group()
         defer { groups[replica.group] = group }
         guard index > group.committed, let chain = log.chain(at: index) else { return nil }
