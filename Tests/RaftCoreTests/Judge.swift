@@ -24,6 +24,7 @@ struct Judge {
     private(set) var leaseReads = 0
     private(set) var failedReads = 0
     private(set) var finishedChanges = 0
+    private(set) var installedSnapshots = 0
     var terms: Int { leaders.count }
 
     var commitIndex: LogIndex { LogIndex(Int64(committed.count)) }
@@ -198,6 +199,8 @@ struct Judge {
     }
 
     // MARK: The rest
+
+    mutating func noteInstalled() { installedSnapshots += 1 }
 
     /// Between ourselves nobody breaks the protocol.
     mutating func note(_ refusal: Refusal?, at time: Int64) {

@@ -17,10 +17,29 @@ struct RandomClusterTests {
     func survives(seed: UInt64) {
         var cluster = cluster(seed: seed)
         cluster.suffer(
-            milliseconds: 12_000, crashes: seed % 5 != 0, changes: seed % 4 != 0, losesMajority: seed % 9 == 8)
+            milliseconds: 16_000, crashes: seed % 5 != 0, changes: seed % 4 != 0, losesMajority: seed % 9 == 8)
         cluster.heal()
         expectRecovered(&cluster)
         expectWorking(&cluster)
+    }
+
+    @Test("much goes on meanwhile: leaders fall, snapshots travel, members change, reads are served in every way")
+    func muchGoesOn() {
+        var (terms, snapshots, changes, leases, others, failed, committed) = (0, 0, 0, 0, 0, 0, 0)
+        for seed in UInt64(0)..<12 {
+            var cluster = cluster(seed: seed)
+            cluster.suffer(milliseconds: 16_000, crashes: seed % 5 != 0, changes: seed % 4 != 0, losesMajority: false)
+            terms += cluster.judge.terms
+            snapshots += cluster.judge.installedSnapshots
+            changes += cluster.judge.finishedChanges
+            leases += cluster.judge.leaseReads
+            others += cluster.judge.finishedReads - cluster.judge.leaseReads
+            failed += cluster.judge.failedReads
+            committed += cluster.judge.committed.count
+        }
+        #expect(terms > 40 && snapshots > 20 && changes > 12, "\(terms), \(snapshots), \(changes)")
+        #expect(leases > 50 && others > 50 && failed > 50, "\(leases), \(others), \(failed)")
+        #expect(committed > 500, "\(committed)")
     }
 
     private func cluster(seed: UInt64) -> SimulatedCluster {

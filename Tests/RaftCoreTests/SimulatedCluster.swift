@@ -301,6 +301,7 @@ extension SimulatedCluster {
         } else if let install = effects.install {
             change = .install(install, state!)
             nodes[node].log.install(install)
+            judge.noteInstalled()
             nodes[node].state = state!
             nodes[node].applicable = max(nodes[node].applicable, state!.index)
         }

@@ -165,7 +165,8 @@ extension SimulatedCluster {
 
     // MARK: A life
 
-    /// Some time in the life of a cluster: every now and then somebody does something.
+    /// Some time in the life of a cluster: every now and then somebody does something. Misfortune comes in spells, else
+    /// there would seldom be a leader to suffer it.
     mutating func suffer(milliseconds: Int64, crashes: Bool, changes: Bool, losesMajority: Bool) {
         let end = time + milliseconds * 1_000_000
         var isDoomed = losesMajority
@@ -178,34 +179,51 @@ extension SimulatedCluster {
                 run(milliseconds: 50)
                 continue
             }
-            act(on: node, crashes: crashes, changes: changes)
+            let isRough = time / 1_000_000 % 4000 < 1500
+            if !isRough { severed = [] }
+            switch random.number(in: 0..<1000) {
+            case 0..<250 where isRough: hit(node, crashes: crashes)
+            case 250..<350: operate(on: node, changes: changes)
+            default: useClients(on: node)
+            }
             run(milliseconds: random.number(in: 5..<60))
         }
     }
 
-    private mutating func act(on node: Int, crashes: Bool, changes: Bool) {
-        let isAwake = nodes[node].pausedUntil <= time
-        switch random.number(in: 0..<1000) {
-        case 0..<300: for leader in leaders { propose(Int(random.number(in: 1..<6)), at: leader) }
-        case 300..<400: for leader in leaders { read(at: leader, lease: true) }
-        case 400..<470: for leader in leaders { read(at: leader, lease: false) }
-        case 470..<530: read(at: node, lease: isLikely(500))
-        case 530..<560: partition()
-        case 560..<630: severed = []
-        case 630..<660: if crashes { crash(node) }
-        case 660..<670: if crashes, let leader { crash(leader) }
-        case 670..<700: if isAwake { step(node, .transferRequested(nil)) }
-        case 700..<715:
-            if let leader, let target = pick(nodes[leader].raft.configuration.peers) { transfer(to: target) }
-        case 715..<725: if isAwake { step(node, .stepDownRequested) }
-        case 725..<740: if isAwake { step(node, .connectionLost(nodes[0].id.address)) }
-        case 740..<765: pause(node, milliseconds: 1..<3000)
-        case 765..<775: if let leader { pause(leader, milliseconds: 500..<4000) }
-        case 775..<795: stallDisk(node, milliseconds: 10..<3000)
-        case 795..<830: if isAwake { flush(node) }
-        case 830..<890: if isAwake { compactSomewhere(node) }
-        case 890..<925: if changes { changeSomewhere() }
-        case 925..<935: if changes { removeLeavers() }
+    private mutating func useClients(on node: Int) {
+        switch random.number(in: 0..<10) {
+        case 0..<4: for leader in leaders { propose(Int(random.number(in: 1..<6)), at: leader) }
+        case 4..<6: for leader in leaders { read(at: leader, lease: true) }
+        case 6: for leader in leaders { read(at: leader, lease: false) }
+        case 7: read(at: node, lease: isLikely(500))
+        default: break
+        }
+    }
+
+    private mutating func hit(_ node: Int, crashes: Bool) {
+        switch random.number(in: 0..<20) {
+        case 0..<3: partition()
+        case 3..<7: severed = []
+        case 7..<9: if crashes { crash(node) }
+        case 9: if crashes, let leader { crash(leader) }
+        case 10..<12: pause(node, milliseconds: 1..<3000)
+        case 12: if let leader { pause(leader, milliseconds: 500..<4000) }
+        case 13..<15: stallDisk(node, milliseconds: 10..<3000)
+        case 15: if nodes[node].pausedUntil <= time { step(node, .connectionLost(nodes[0].id.address)) }
+        case 16: if nodes[node].pausedUntil <= time { step(node, .stepDownRequested) }
+        default: break
+        }
+    }
+
+    private mutating func operate(on node: Int, changes: Bool) {
+        guard nodes[node].pausedUntil <= time else { return }
+        switch random.number(in: 0..<20) {
+        case 0..<2: step(node, .transferRequested(nil))
+        case 2..<3: if let leader, let target = pick(nodes[leader].raft.configuration.peers) { transfer(to: target) }
+        case 3..<7: flush(node)
+        case 7..<14: compactSomewhere(node)
+        case 14..<18: if changes { changeSomewhere() }
+        case 18..<20: if changes { removeLeavers() }
         default: break
         }
     }
