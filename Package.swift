@@ -23,6 +23,8 @@ let package = Package(
         .library(name: "FlotillaTestSupport", targets: ["FlotillaTestSupport"]),
         .executable(name: "raftd", targets: ["raftd"]),
         .executable(name: "raftctl", targets: ["raftctl"]),
+        .executable(name: "raftbench", targets: ["raftbench"]),
+        .executable(name: "raftsim", targets: ["raftsim"]),
     ],
     targets: [
         // 0: C
@@ -31,6 +33,7 @@ let package = Package(
         .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
         .target(name: "CMessages", dependencies: ["CProtobufC"]),
+        .target(name: "CAllocations"),
         // 1: the algorithm; routes, epochs, errors
         module("RaftCore", []),
         module("WireMessages", ["RaftCore", "CMessages", "CProtobufC"]),
@@ -66,6 +69,12 @@ let package = Package(
                 "ShardServer", "Gateway", "WireMessages",
             ]),
         module("Flotilla", ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        module(
+            "Simulator",
+            [
+                "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "ShardServer",
+                "WireMessages", "CMessages", "CProtobufC",
+            ]),
         // 6: processes
         .executableTarget(name: "CounterExample", dependencies: ["RaftCore", "Flotilla"], swiftSettings: strict),
         .executableTarget(
@@ -76,7 +85,9 @@ let package = Package(
                 "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
             ],
             swiftSettings: strict),
-        suite("RaftCoreTests", ["RaftCore"]),
+        .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
+        .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
+        suite("RaftCoreTests", ["RaftCore"], exclude: ["Traces"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
@@ -84,10 +95,8 @@ let package = Package(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite(
             "RaftHostTests",
-            [
-                "RaftCore", "RaftStorage", "Transport", "RaftHost", "ShardMap", "ShardKV", "ShardClient", "ShardServer",
-                "WireMessages", "CMessages",
-            ]),
+            ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
+        suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",

@@ -843,7 +843,7 @@ const ProtobufCMessageDescriptor braft__append_entries_request__descriptor =
   (ProtobufCMessageInit) braft__append_entries_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor braft__append_entries_response__field_descriptors[4] =
+static const ProtobufCFieldDescriptor braft__append_entries_response__field_descriptors[8] =
 {
   {
     "term",
@@ -893,17 +893,70 @@ static const ProtobufCFieldDescriptor braft__append_entries_response__field_desc
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "last_log_term",
+    1001,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Braft__AppendEntriesResponse, has_last_log_term),
+    offsetof(Braft__AppendEntriesResponse, last_log_term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "support_epoch",
+    1002,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Braft__AppendEntriesResponse, has_support_epoch),
+    offsetof(Braft__AppendEntriesResponse, support_epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "supporter_run",
+    1003,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Braft__AppendEntriesResponse, has_supporter_run),
+    offsetof(Braft__AppendEntriesResponse, supporter_run),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "asker_run",
+    1004,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Braft__AppendEntriesResponse, has_asker_run),
+    offsetof(Braft__AppendEntriesResponse, asker_run),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned braft__append_entries_response__field_indices_by_name[] = {
+  7,   /* field[7] = asker_run */
   2,   /* field[2] = last_log_index */
+  4,   /* field[4] = last_log_term */
   3,   /* field[3] = readonly */
   1,   /* field[1] = success */
+  5,   /* field[5] = support_epoch */
+  6,   /* field[6] = supporter_run */
   0,   /* field[0] = term */
 };
-static const ProtobufCIntRange braft__append_entries_response__number_ranges[1 + 1] =
+static const ProtobufCIntRange braft__append_entries_response__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 1001, 4 },
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor braft__append_entries_response__descriptor =
 {
@@ -913,10 +966,10 @@ const ProtobufCMessageDescriptor braft__append_entries_response__descriptor =
   "Braft__AppendEntriesResponse",
   "braft",
   sizeof(Braft__AppendEntriesResponse),
-  4,
+  8,
   braft__append_entries_response__field_descriptors,
   braft__append_entries_response__field_indices_by_name,
-  1,  braft__append_entries_response__number_ranges,
+  2,  braft__append_entries_response__number_ranges,
   (ProtobufCMessageInit) braft__append_entries_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -187,6 +187,186 @@ void   flotilla__support_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__support_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__release_request__init
+                     (Flotilla__ReleaseRequest         *message)
+{
+  static const Flotilla__ReleaseRequest init_value = FLOTILLA__RELEASE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__release_request__get_packed_size
+                     (const Flotilla__ReleaseRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__release_request__pack
+                     (const Flotilla__ReleaseRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__release_request__pack_to_buffer
+                     (const Flotilla__ReleaseRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReleaseRequest *
+       flotilla__release_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReleaseRequest *)
+     protobuf_c_message_unpack (&flotilla__release_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__release_request__free_unpacked
+                     (Flotilla__ReleaseRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__release_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__release_reply__init
+                     (Flotilla__ReleaseReply         *message)
+{
+  static const Flotilla__ReleaseReply init_value = FLOTILLA__RELEASE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__release_reply__get_packed_size
+                     (const Flotilla__ReleaseReply *message)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__release_reply__pack
+                     (const Flotilla__ReleaseReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__release_reply__pack_to_buffer
+                     (const Flotilla__ReleaseReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReleaseReply *
+       flotilla__release_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReleaseReply *)
+     protobuf_c_message_unpack (&flotilla__release_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__release_reply__free_unpacked
+                     (Flotilla__ReleaseReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__release_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_index_request__init
+                     (Flotilla__ReadIndexRequest         *message)
+{
+  static const Flotilla__ReadIndexRequest init_value = FLOTILLA__READ_INDEX_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_index_request__get_packed_size
+                     (const Flotilla__ReadIndexRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_index_request__pack
+                     (const Flotilla__ReadIndexRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_index_request__pack_to_buffer
+                     (const Flotilla__ReadIndexRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadIndexRequest *
+       flotilla__read_index_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadIndexRequest *)
+     protobuf_c_message_unpack (&flotilla__read_index_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_index_request__free_unpacked
+                     (Flotilla__ReadIndexRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_index_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_index_reply__init
+                     (Flotilla__ReadIndexReply         *message)
+{
+  static const Flotilla__ReadIndexReply init_value = FLOTILLA__READ_INDEX_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_index_reply__get_packed_size
+                     (const Flotilla__ReadIndexReply *message)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_index_reply__pack
+                     (const Flotilla__ReadIndexReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_index_reply__pack_to_buffer
+                     (const Flotilla__ReadIndexReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadIndexReply *
+       flotilla__read_index_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadIndexReply *)
+     protobuf_c_message_unpack (&flotilla__read_index_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_index_reply__free_unpacked
+                     (Flotilla__ReadIndexReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__bootstrap_record__init
                      (Flotilla__BootstrapRecord         *message)
 {
@@ -2026,7 +2206,7 @@ const ProtobufCMessageDescriptor flotilla__support_request__descriptor =
   (ProtobufCMessageInit) flotilla__support_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors[6] =
 {
   {
     "sequence",
@@ -2088,10 +2268,23 @@ static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "promise_ms",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__SupportReply, has_promise_ms),
+    offsetof(Flotilla__SupportReply, promise_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__support_reply__field_indices_by_name[] = {
   2,   /* field[2] = epoch */
   1,   /* field[1] = granted */
+  5,   /* field[5] = promise_ms */
   3,   /* field[3] = run_number */
   0,   /* field[0] = sequence */
   4,   /* field[4] = wall_clock_ms */
@@ -2099,7 +2292,7 @@ static const unsigned flotilla__support_reply__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__support_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__support_reply__descriptor =
 {
@@ -2109,11 +2302,241 @@ const ProtobufCMessageDescriptor flotilla__support_reply__descriptor =
   "Flotilla__SupportReply",
   "flotilla",
   sizeof(Flotilla__SupportReply),
-  5,
+  6,
   flotilla__support_reply__field_descriptors,
   flotilla__support_reply__field_indices_by_name,
   1,  flotilla__support_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__support_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__release_request__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__release_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = term */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__release_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__release_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReleaseRequest",
+  "ReleaseRequest",
+  "Flotilla__ReleaseRequest",
+  "flotilla",
+  sizeof(Flotilla__ReleaseRequest),
+  4,
+  flotilla__release_request__field_descriptors,
+  flotilla__release_request__field_indices_by_name,
+  1,  flotilla__release_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__release_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__release_reply__field_descriptors[1] =
+{
+  {
+    "term",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReleaseReply, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__release_reply__field_indices_by_name[] = {
+  0,   /* field[0] = term */
+};
+static const ProtobufCIntRange flotilla__release_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__release_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReleaseReply",
+  "ReleaseReply",
+  "Flotilla__ReleaseReply",
+  "flotilla",
+  sizeof(Flotilla__ReleaseReply),
+  1,
+  flotilla__release_reply__field_descriptors,
+  flotilla__release_reply__field_indices_by_name,
+  1,  flotilla__release_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__release_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_index_request__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadIndexRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_index_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = term */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__read_index_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadIndexRequest",
+  "ReadIndexRequest",
+  "Flotilla__ReadIndexRequest",
+  "flotilla",
+  sizeof(Flotilla__ReadIndexRequest),
+  4,
+  flotilla__read_index_request__field_descriptors,
+  flotilla__read_index_request__field_indices_by_name,
+  1,  flotilla__read_index_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_index_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_index_reply__field_descriptors[1] =
+{
+  {
+    "index",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ReadIndexReply, has_index),
+    offsetof(Flotilla__ReadIndexReply, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_index_reply__field_indices_by_name[] = {
+  0,   /* field[0] = index */
+};
+static const ProtobufCIntRange flotilla__read_index_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadIndexReply",
+  "ReadIndexReply",
+  "Flotilla__ReadIndexReply",
+  "flotilla",
+  sizeof(Flotilla__ReadIndexReply),
+  1,
+  flotilla__read_index_reply__field_descriptors,
+  flotilla__read_index_reply__field_indices_by_name,
+  1,  flotilla__read_index_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_index_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__bootstrap_record__field_descriptors[7] =
@@ -4113,12 +4536,12 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
   {
-    "token",
+    "nonce",
     3,
     PROTOBUF_C_LABEL_REQUIRED,
     PROTOBUF_C_TYPE_FIXED64,
     0,   /* quantifier_offset */
-    offsetof(Flotilla__OpenSession, token),
+    offsetof(Flotilla__OpenSession, nonce),
     NULL,
     NULL,
     0,             /* flags */
@@ -4127,8 +4550,8 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
 };
 static const unsigned flotilla__open_session__field_indices_by_name[] = {
   1,   /* field[1] = epoch */
+  2,   /* field[2] = nonce */
   0,   /* field[0] = shard */
-  2,   /* field[2] = token */
 };
 static const ProtobufCIntRange flotilla__open_session__number_ranges[1 + 1] =
 {
@@ -4523,7 +4946,7 @@ const ProtobufCMessageDescriptor flotilla__execute_reply__descriptor =
   (ProtobufCMessageInit) flotilla__execute_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors[7] =
+static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors[8] =
 {
   {
     "format",
@@ -4609,6 +5032,18 @@ static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "promise_ms",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__IdentityFile, has_promise_ms),
+    offsetof(Flotilla__IdentityFile, promise_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__identity_file__field_indices_by_name[] = {
   3,   /* field[3] = advertise */
@@ -4616,13 +5051,14 @@ static const unsigned flotilla__identity_file__field_indices_by_name[] = {
   0,   /* field[0] = format */
   1,   /* field[1] = incarnation */
   5,   /* field[5] = node_id */
+  7,   /* field[7] = promise_ms */
   6,   /* field[6] = record */
   2,   /* field[2] = run_number */
 };
 static const ProtobufCIntRange flotilla__identity_file__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 7 }
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor flotilla__identity_file__descriptor =
 {
@@ -4632,7 +5068,7 @@ const ProtobufCMessageDescriptor flotilla__identity_file__descriptor =
   "Flotilla__IdentityFile",
   "flotilla",
   sizeof(Flotilla__IdentityFile),
-  7,
+  8,
   flotilla__identity_file__field_descriptors,
   flotilla__identity_file__field_indices_by_name,
   1,  flotilla__identity_file__number_ranges,

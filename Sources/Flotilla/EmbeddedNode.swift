@@ -82,7 +82,7 @@ public final class EmbeddedNode: @unchecked Sendable {
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: dataDirectory, address: address, freshIncarnation: generator.next() | 1,
-                log: WriteAheadLog.Settings(), logger: logger)
+                promise: settings.liveness.promise, log: WriteAheadLog.Settings(), logger: logger)
             let recorded = data.node.identity.clusterID
             guard recorded == 0 || recorded == clusterID else {
                 throw DirectoryError.otherCluster(path: dataDirectory)
@@ -166,29 +166,43 @@ public final class EmbeddedNode: @unchecked Sendable {
     /// Asks the state machine of `group`, linearizably: it has everything that was answered before the call.
     public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
         guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
-        let outcome = await ask(ReadOutcome.refused(.stopping)) { host, answer in
-            host.read(group) { answer.give($0) }
+        if let reply = try await read(query, from: group, of: machine, lease: true) { return reply }
+        // the lease had lapsed by the time it was evaluated: a majority is asked
+        guard let reply = try await read(query, from: group, of: machine, lease: false) else {
+            preconditionFailure("a read that asked a majority relies on no lease")
         }
+        return reply
+    }
+
+    private func read(
+        _ query: Bytes, from group: String, of machine: any StateMachine, lease: Bool
+    ) async throws(EmbeddedError) -> Bytes? {
+        let outcome = await ask(ReadOutcome.refused(.stopping)) { host, answer in
+            host.read(group, lease: lease) { answer.give($0) }
+        }
+        let moment: ReadMoment
         switch outcome {
-        case .ready: break
+        case .ready(let found): moment = found
         case .notLeader(let leader): throw .notLeader(leader?.address)
         case .refused(let reason): throw .refused(reason)
         }
-        let reply = await ask(Result<Bytes, StateMachineError>?.none) { host, answer in
-            host.evaluate { () -> Result<Bytes, StateMachineError> in
+        let unanswered = Result<Bytes, StateMachineError>??.none
+        let reply = await ask(unanswered) { host, answer in
+            host.evaluate(at: moment) { () -> Result<Bytes, StateMachineError> in
                 do throws(StateMachineError) {
                     return .success(try machine.read(query))
                 } catch {
                     return .failure(error)
                 }
             } completion: {
-                answer.give($0)
+                answer.give(.some($0))
             }
         }
         switch reply {
-        case .success(let bytes): return bytes
-        case .failure(let error): throw .stateMachine(error.description)
         case nil: throw .refused(.stopping)
+        case .some(nil): return nil
+        case .some(.some(.success(let bytes))): return bytes
+        case .some(.some(.failure(let error))): throw .stateMachine(error.description)
         }
     }
 

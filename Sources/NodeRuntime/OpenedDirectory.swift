@@ -16,7 +16,7 @@ struct OpenedDirectory {
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: configuration.dataDirectory, address: configuration.advertise, freshIncarnation: incarnation,
-                log: settings, logger: logger)
+                promise: configuration.host.liveness.promise, log: settings, logger: logger)
         } catch {
             throw NodeError(error)
         }

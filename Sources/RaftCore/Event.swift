@@ -37,18 +37,35 @@ public enum Event: Sendable {
     case proposed(count: Int)
     /// A write of the log, and everything before it, is durable.
     case persisted(DurableMark)
-    /// Somebody wants to read linearizably; the answer is a ready or a failed read of this number.
-    case readRequested(UInt64)
+    /// Somebody wants to read linearizably; the answer is a ready or a failed read of this number. With `lease` a
+    /// leader may answer without asking anybody, see ``ReadyRead/lease``.
+    case readRequested(UInt64, lease: Bool)
+    /// A request for the leader's read index was not answered.
+    case readIndexFailed(ReadIndexRequest)
     /// ``Raft/deadline`` has come.
     case deadlineReached
     /// The connection to a node broke: requests under way to it are lost.
     case connectionLost(NodeAddress)
     /// An append was answered with an RPC error.
     case appendFailed(AppendTicket, peer: PeerID)
-    /// A promise between this node and that one was gained or lapsed, or the node started anew.
+    /// A promise between this node and that one was gained or lapsed, or the node started anew, or can be reached
+    /// again.
     case livenessChanged(NodeAddress)
     /// Hand leadership to this voter (dissertation §3.10); nil: to the most up-to-date one that supports us.
     case transferRequested(PeerID?)
+    /// Lead no more, for the node cannot do what a leader must: its state machine or its log is in trouble.
+    case stepDownRequested
+    /// Change the membership to this one (dissertation §4.3); the answer is a finished change of this number.
+    case membershipRequested(UInt64, Configuration)
+    /// An operator's order after a majority was lost for good: this membership is in force at once, whatever the log
+    /// says. Loses what only the lost majority knew. Answered like a change.
+    case resetRequested(UInt64, Configuration)
+    /// The log's entries up to here, all applied, are about to be dropped.
+    case compacted(through: LogIndex)
+    /// A snapshot asked for by ``Effects/snapshotWanted`` is here, complete and durable but not in force.
+    case snapshotReceived(SnapshotMeta)
+    /// Sending a snapshot ended: `peer` holds everything up to `installed`, or it failed.
+    case snapshotSent(to: PeerID, installed: LogIndex?)
 }
 
 /// A request to send. For an append the host adds the entries `ticket.previous + 1 ... + ticket.count`.
@@ -61,6 +78,13 @@ public struct Outbound: Equatable, Sendable {
         case append(AppendTicket, previousTerm: Term, commit: LogIndex)
         /// A hand-over.
         case timeoutNow(TimeoutNowRequest)
+        /// The leader of this term leads no more.
+        case release(ReleaseRequest)
+        /// A follower's question up to where it must apply to read.
+        case readIndex(ReadIndexRequest)
+        /// The receiver needs entries that the log no longer has: the host sends a snapshot in the name of the leader
+        /// of this term, and reports ``Event/snapshotSent(to:installed:)`` exactly once.
+        case snapshot(Term)
     }
     /// The receiver.
     public var to: PeerID
@@ -114,8 +138,70 @@ public enum Refusal: String, Sendable, CaseIterable {
     case termsOutOfOrder
     /// An index or a term below zero, an overflow, or a configuration without its entry.
     case malformed
-    /// An answer to something never asked, or from somebody unknown.
+    /// An answer to something never asked.
     case unexpectedReply
+    /// An answer or a question from somebody who is no member.
+    case unknownPeer
+    /// A success for entries that this leader never had.
+    case acknowledgedTooMuch
+    /// A snapshot of a place that the log contradicts although it is committed.
+    case conflictingSnapshot
+}
+
+/// A read whose moment has come.
+public struct ReadyRead: Equatable, Sendable {
+    /// The read's number.
+    public var read: UInt64
+    /// Evaluate it as soon as this index is applied.
+    public var index: LogIndex
+    /// Set: no majority was asked. The result counts only if ``Raft/holdsLease(of:now:liveness:)`` is true for this term
+    /// at a time taken *after* the evaluation; otherwise request the read again without lease.
+    public var lease: Term?
+    /// A read.
+    public init(read: UInt64, index: LogIndex, lease: Term?) {
+        self.read = read
+        self.index = index
+        self.lease = lease
+    }
+}
+
+/// What came of a change of membership.
+public enum ChangeOutcome: Equatable, Sendable {
+    /// In force and committed, by the entry at this index; a forced reset is in force only.
+    case done(LogIndex)
+    /// Nothing was changed.
+    case refused(ChangeRefusal)
+    /// Nothing was changed: this newcomer did not catch up in time.
+    case notCaughtUp(PeerID)
+    /// Leadership ended first: the next leader may complete the change, or not.
+    case unknown
+}
+
+/// Why a change of membership was not begun.
+public enum ChangeRefusal: String, Equatable, Sendable {
+    /// This replica does not lead.
+    case notLeader
+    /// Another change or a hand-over is under way, or the leader's first entry is not committed yet.
+    case busy
+    /// Nobody would be left to vote with a state of its own.
+    case noVoters
+    /// A voter would become a witness, or a witness a replica: it comes back under another idx.
+    case roleChange
+    /// A reset must keep this replica as a voter, and is not for a group that has its majority.
+    case notApplicable
+}
+
+/// A snapshot takes the place of the log's beginning.
+public struct SnapshotInstall: Equatable, Sendable {
+    /// Which one.
+    public var meta: SnapshotMeta
+    /// Whether the entries behind it stay; otherwise the whole log goes.
+    public var keepsSuffix: Bool
+    /// An installation.
+    public init(meta: SnapshotMeta, keepsSuffix: Bool) {
+        self.meta = meta
+        self.keepsSuffix = keepsSuffix
+    }
 }
 
 /// What to do, in the order of duty. The host keeps one buffer, drains it after each step and reuses it.
@@ -128,18 +214,28 @@ public struct Effects: Sendable {
     public var hardState: HardState?
     /// Must become durable, together with ``hardState``.
     public var logChange: LogChange?
+    /// Must become durable, together with ``hardState``: the snapshot just received is in force from now on.
+    public var install: SnapshotInstall?
     /// Answers the received request, only after this and every earlier write of the group is durable.
     public var acknowledgement: Message?
     /// Leave only after this and every earlier write of the group is durable.
     public var durableMessages: [Outbound] = []
     /// Everything up to here is committed and durable here: apply it.
     public var applicable: LogIndex?
+    /// Get this snapshot from the leader that asked; then comes ``Event/snapshotReceived(_:)``, or nothing.
+    public var snapshotWanted: SnapshotMeta?
     /// Reads that may be evaluated as soon as the index is applied.
-    public var readyReads: [(read: UInt64, index: LogIndex)] = []
+    public var readyReads: [ReadyRead] = []
     /// Reads that this replica cannot serve (any more): ask the leader.
     public var failedReads: [UInt64] = []
+    /// Answers to questions for the read index that came earlier.
+    public var readIndexReplies: [(to: PeerID, reply: ReadIndexReply)] = []
+    /// Changes of membership that have ended.
+    public var finishedChanges: [(change: UInt64, outcome: ChangeOutcome)] = []
     /// Whether role, term or leader changed.
     public var statusChanged = false
+    /// Whether ``Raft/peers`` may have changed.
+    public var peersChanged = false
     /// Why the received message was not acted upon.
     public var refusal: Refusal?
 
@@ -148,16 +244,22 @@ public struct Effects: Sendable {
 
     /// Empties the buffer and keeps its memory.
     public mutating func removeAll() {
-        messages.removeAll(keepingCapacity: true)
-        reply = nil
+        // most are empty after most steps, and to look costs less than to release what is not there
+        if !messages.isEmpty { messages.removeAll(keepingCapacity: true) }
+        if case .some = reply { reply = nil }
         hardState = nil
-        logChange = nil
-        acknowledgement = nil
-        durableMessages.removeAll(keepingCapacity: true)
+        if case .some = logChange { logChange = nil }
+        if case .some = install { install = nil }
+        if case .some = acknowledgement { acknowledgement = nil }
+        if !durableMessages.isEmpty { durableMessages.removeAll(keepingCapacity: true) }
         applicable = nil
-        readyReads.removeAll(keepingCapacity: true)
-        failedReads.removeAll(keepingCapacity: true)
+        if case .some = snapshotWanted { snapshotWanted = nil }
+        if !readyReads.isEmpty { readyReads.removeAll(keepingCapacity: true) }
+        if !failedReads.isEmpty { failedReads.removeAll(keepingCapacity: true) }
+        if !readIndexReplies.isEmpty { readIndexReplies.removeAll(keepingCapacity: true) }
+        if !finishedChanges.isEmpty { finishedChanges.removeAll(keepingCapacity: true) }
         statusChanged = false
+        peersChanged = false
         refusal = nil
     }
 }

@@ -139,12 +139,22 @@ public struct AppendReply: Equatable, Sendable {
     public var success: Bool
     /// On a mismatch the last index the leader should consider as matching; absent reads as 0, as in braft.
     public var lastIndex: LogIndex?
+    /// On a mismatch the follower's term at ``lastIndex``: nothing of the leader's in a higher term can match before it
+    /// (§5.3). Absent if the follower is a braft.
+    public var lastTerm: Term?
+    /// The promise under which the follower accepts this leader, if it stands (Liveness, rule 14).
+    public var support: SupportStamp?
     /// An answer.
-    public init(ticket: AppendTicket, term: Term, success: Bool, lastIndex: LogIndex?) {
+    public init(
+        ticket: AppendTicket, term: Term, success: Bool, lastIndex: LogIndex?, lastTerm: Term? = nil,
+        support: SupportStamp? = nil
+    ) {
         self.ticket = ticket
         self.term = term
         self.success = success
         self.lastIndex = lastIndex
+        self.lastTerm = lastTerm
+        self.support = support
     }
 }
 
@@ -174,6 +184,87 @@ public struct TimeoutNowReply: Equatable, Sendable {
     }
 }
 
+/// The sender leads this term no more: who stood by it for that is free (Liveness, rule 8).
+public struct ReleaseRequest: Equatable, Sendable {
+    /// The term.
+    public var term: Term
+    /// A request.
+    public init(term: Term) { self.term = term }
+}
+
+/// The answer to a ``ReleaseRequest``: heard.
+public struct ReleaseReply: Equatable, Sendable {
+    /// The term of the request.
+    public var term: Term
+    /// An answer.
+    public init(term: Term) { self.term = term }
+}
+
+/// A follower asks up to where it must have applied before it may read (dissertation §6.4).
+public struct ReadIndexRequest: Equatable, Sendable {
+    /// The follower's term.
+    public var term: Term
+    /// Tells the questions of one follower apart.
+    public var sequence: UInt64
+    /// A question.
+    public init(term: Term, sequence: UInt64) {
+        self.term = term
+        self.sequence = sequence
+    }
+}
+
+/// The answer to a ``ReadIndexRequest``.
+public struct ReadIndexReply: Equatable, Sendable {
+    /// Of the question.
+    public var sequence: UInt64
+    /// The index; nil if the asked one does not lead.
+    public var index: LogIndex?
+    /// An answer.
+    public init(sequence: UInt64, index: LogIndex?) {
+        self.sequence = sequence
+        self.index = index
+    }
+}
+
+/// What a snapshot stands for.
+public struct SnapshotMeta: Equatable, Sendable {
+    /// The last entry it contains.
+    public var last: LogPosition
+    /// The membership in force there.
+    public var configuration: Configuration
+    /// A snapshot of everything up to `last`.
+    public init(last: LogPosition, configuration: Configuration) {
+        self.last = last
+        self.configuration = configuration
+    }
+}
+
+/// InstallSnapshot (§7): the leader offers a snapshot; how its bytes travel is the hosts' matter.
+public struct SnapshotRequest: Equatable, Sendable {
+    /// The leader's term.
+    public var term: Term
+    /// What is offered.
+    public var meta: SnapshotMeta
+    /// An offer.
+    public init(term: Term, meta: SnapshotMeta) {
+        self.term = term
+        self.meta = meta
+    }
+}
+
+/// The answer to a ``SnapshotRequest``.
+public struct SnapshotReply: Equatable, Sendable {
+    /// The follower's term.
+    public var term: Term
+    /// Whether the follower holds everything that the snapshot does, durably.
+    public var success: Bool
+    /// An answer.
+    public init(term: Term, success: Bool) {
+        self.term = term
+        self.success = success
+    }
+}
+
 /// A message as a receiving core sees it.
 public enum Message: Equatable, Sendable {
     /// Asks for a vote.
@@ -188,4 +279,16 @@ public enum Message: Equatable, Sendable {
     case timeoutNowRequest(TimeoutNowRequest)
     /// Answers it.
     case timeoutNowReply(TimeoutNowReply)
+    /// Ends a leadership.
+    case releaseRequest(ReleaseRequest)
+    /// Answers it.
+    case releaseReply(ReleaseReply)
+    /// Asks for a read index.
+    case readIndexRequest(ReadIndexRequest)
+    /// Answers it.
+    case readIndexReply(ReadIndexReply)
+    /// Offers a snapshot.
+    case snapshotRequest(SnapshotRequest)
+    /// Answers it.
+    case snapshotReply(SnapshotReply)
 }

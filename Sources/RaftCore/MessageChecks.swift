@@ -13,10 +13,24 @@ extension Message {
         case .appendReply(let reply):
             return reply.term.isSane && reply.ticket.term.isSane && reply.ticket.previous.isSane
                 && reply.ticket.count >= 0 && reply.ticket.count < LogIndex.bound
-                && (reply.lastIndex?.isSane ?? true)
+                && (reply.lastIndex?.isSane ?? true) && (reply.lastTerm?.isSane ?? true)
         case .timeoutNowRequest(let request):
             return request.term.isSane
         case .timeoutNowReply(let reply):
+            return reply.term.isSane
+        case .releaseRequest(let request):
+            return request.term.isSane
+        case .releaseReply(let reply):
+            return reply.term.isSane
+        case .readIndexRequest(let request):
+            return request.term.isSane
+        case .readIndexReply(let reply):
+            return reply.index?.isSane ?? true
+        case .snapshotRequest(let request):
+            let meta = request.meta
+            return request.term.isSane && meta.last.isSane && meta.last.index > .zero && meta.last.term > .zero
+                && meta.last.term <= request.term && !meta.configuration.isEmpty
+        case .snapshotReply(let reply):
             return reply.term.isSane
         }
     }
@@ -33,12 +47,15 @@ extension AppendRequest {
         // only the place before the log has term zero
         guard (previous.index == .zero) == (previous.term == .zero) else { return .malformed }
         guard previous.term <= term else { return .termsOutOfOrder }
+        if let first = entries.first, first.term <= .zero { return .malformed }
         var newest = previous.term
         var configurationCount = 0
         for (offset, entry) in entries.enumerated() {
-            guard entry.term > .zero else { return .malformed }
-            guard entry.term >= newest, entry.term <= term else { return .termsOutOfOrder }
-            newest = entry.term
+            if entry.term != newest {
+                guard entry.term > .zero else { return .malformed }
+                guard entry.term > newest, entry.term <= term else { return .termsOutOfOrder }
+                newest = entry.term
+            }
             guard entry.kind == .configuration else { continue }
             guard configurationCount < configurations.count else { return .malformed }
             let placed = configurations[configurationCount]

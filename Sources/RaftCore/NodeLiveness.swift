@@ -6,107 +6,18 @@
 ///
 /// 1. A promise is a duration. The supporter counts it on its own clock from the receipt of the request, the asker from
 ///    the sending of that request, shortened by the clocks' possible drift: so the asker never counts longer.
-/// 2. An epoch ends for ever when the supporter's count runs out; the next grant has a higher one.
+/// 2. An epoch ends for ever when the supporter's count runs out; the next grant has a higher one. Epochs are counted in
+///    memory; with the run numbers of both nodes, which are durable, one names a promise exactly (``SupportStamp``).
 /// 3. A new run number of a node voids what is counted for and from its earlier runs.
-/// 4. A starting node is quiet for one whole promise: it cannot know what it promised before.
-/// 5. Only a node that answered the previous message is asked; otherwise it gets a ping, which grants nothing. So a
-///    pair that hears each other in one direction only never counts on a promise.
-/// 6. At most one request per node is unanswered; after one promise duration it has failed.
+/// 4. A starting node is quiet for the longest promise it can have given: it cannot know what it promised before.
+/// 5. A node is asked only if it answered the previous message, and if a check of this node's own vitals that was
+///    started since that message left has ended well. Otherwise it gets a ping, which grants nothing; its answer reopens
+///    asking. So neither a pair that hears each other in one direction only, nor a node with a stalled disk, apply
+///    worker or lane, keeps a promise.
+/// 6. At most one request per node is unanswered; after one promise duration it has failed, and the node is unreachable
+///    until it answers. All nodes are asked on one beat, so that one check serves all; a message that waits for the check
+///    is held back for a promise at most. A node that does not speak our services is foreign and promises nothing.
 public struct NodeLiveness: Sendable {
-    /// The same on all nodes of a cluster.
-    public struct Settings: Sendable {
-        /// How long a promise lasts.
-        public var promise = Interval.milliseconds(1000)
-        /// From one request to the next.
-        public var interval = Interval.milliseconds(200)
-        /// By how much one node's clock may run faster than another's, in percent.
-        public var maxClockDriftPercent = 5
-        /// Whether a starting node is quiet; only tests do without.
-        public var startupQuiet = true
-        /// The defaults.
-        public init() {}
-    }
-
-    /// Asks for support, or pings.
-    public struct Request: Equatable, Sendable {
-        /// The asker's run.
-        public var runNumber: UInt64
-        /// Tells requests of a run apart.
-        public var sequence: UInt64
-        /// Whether support is asked for.
-        public var asks: Bool
-        /// A request.
-        public init(runNumber: UInt64, sequence: UInt64, asks: Bool) {
-            self.runNumber = runNumber
-            self.sequence = sequence
-            self.asks = asks
-        }
-    }
-
-    /// The answer to a ``Request``.
-    public struct Reply: Equatable, Sendable {
-        /// Of the request.
-        public var sequence: UInt64
-        /// Whether support is promised from the request's receipt on.
-        public var granted: Bool
-        /// The supporter's latest epoch for the asker.
-        public var epoch: UInt64
-        /// The supporter's run.
-        public var runNumber: UInt64
-        /// The supporter's wall clock, milliseconds since 1970.
-        public var wallClockMilliseconds: Int64
-        /// An answer.
-        public init(
-            sequence: UInt64, granted: Bool, epoch: UInt64, runNumber: UInt64, wallClockMilliseconds: Int64
-        ) {
-            self.sequence = sequence
-            self.granted = granted
-            self.epoch = epoch
-            self.runNumber = runNumber
-            self.wallClockMilliseconds = wallClockMilliseconds
-        }
-    }
-
-    /// What happened.
-    public enum Event: Sendable {
-        /// ``NodeLiveness/deadline`` has come.
-        case deadlineReached
-        /// A node asked; `wallClock` is this node's own in milliseconds since 1970, for the answer.
-        case received(Request, from: NodeAddress, wallClock: Int64)
-        /// A node answered.
-        case answered(Reply, from: NodeAddress)
-        /// The request to a node failed, or the connection broke.
-        case failed(NodeAddress)
-        /// The nodes to ask from now on, ascending: those with which groups are shared, this one left out.
-        case track([NodeAddress])
-    }
-
-    /// What to do.
-    public struct Effects: Sendable {
-        /// To send.
-        public var requests: [(to: NodeAddress, request: Request)] = []
-        /// Answers the received request.
-        public var reply: Reply?
-        /// Nodes to or from which a promise was gained or lapsed, or that run anew, ascending: every replica that
-        /// shares a group with one gets ``RaftCore/Event/livenessChanged(_:)``.
-        public var changed: [NodeAddress] = []
-
-        /// An empty buffer.
-        public init() {}
-
-        /// Empties the buffer and keeps its memory.
-        public mutating func removeAll() {
-            requests.removeAll(keepingCapacity: true)
-            reply = nil
-            changed.removeAll(keepingCapacity: true)
-        }
-
-        fileprivate mutating func noteChange(of node: NodeAddress) {
-            let position = changed.firstIndex { $0 >= node } ?? changed.count
-            if position == changed.count || changed[position] != node { changed.insert(node, at: position) }
-        }
-    }
-
     /// The settings in force.
     public let settings: Settings
     /// Until then the node neither votes nor campaigns.
@@ -114,9 +25,16 @@ public struct NodeLiveness: Sendable {
 
     private let node: NodeAddress
     private let ownRun: UInt64
+    private let firstBeat: Instant
     private var sequence: UInt64 = 0
     /// The latest epoch given to anybody; one count for all, so that it outlives what is known of a node.
     private var epochs: UInt64 = 0
+    /// When the latest check of this node's vitals that ended well was started.
+    private var vitalsConfirmed: Instant?
+    /// When the check under way was started.
+    private var checkStarted: Instant?
+    /// Whether any node was ever found to be foreign: where there is none, nobody has to be looked up for that.
+    private var hasMetForeigners = false
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -127,7 +45,9 @@ public struct NodeLiveness: Sendable {
         self.node = node
         self.ownRun = runNumber
         self.settings = settings
-        self.quietUntil = settings.startupQuiet ? startedAt + settings.promise : startedAt
+        self.firstBeat = startedAt
+        let isQuiet = settings.startupQuiet && !planted("restarted-node-is-not-quiet")
+        self.quietUntil = isQuiet ? startedAt + max(settings.promise, settings.earlierPromise) : startedAt
     }
 
     /// When to send ``Event/deadlineReached``: the next request is due, a request has failed, or a promise ends.
@@ -151,6 +71,29 @@ public struct NodeLiveness: Sendable {
         node == self.node || now < peer(node)?.supportEnd ?? .distantPast
     }
 
+    /// This node's promise to `node`, by name, if it stands at `now`; nil otherwise, and for this node itself.
+    public func promiseStamp(to node: NodeAddress, now: Instant) -> SupportStamp? {
+        guard let peer = peer(node), let end = peer.promiseEnd, now < end, let run = peer.run else { return nil }
+        return SupportStamp(epoch: peer.epoch, supporterRun: ownRun, askerRun: run)
+    }
+
+    /// `node`'s promise to this one, by name, if it stands as counted by this node; nil otherwise, and for this node
+    /// itself.
+    public func supportStamp(from node: NodeAddress, now: Instant) -> SupportStamp? {
+        guard let peer = peer(node), let end = peer.supportEnd, now < end, let run = peer.run else { return nil }
+        return SupportStamp(epoch: peer.supportEpoch, supporterRun: run, askerRun: ownRun)
+    }
+
+    /// Whether `node` answered the last message sent to it, or is this node, or is foreign: worth asking for a vote.
+    public func isReachable(_ node: NodeAddress) -> Bool {
+        guard node != self.node else { return true }
+        guard let peer = peer(node) else { return false }
+        return peer.hasAnswered || peer.isForeign
+    }
+
+    /// Whether `node` has shown that it does not speak our services.
+    public func isForeign(_ node: NodeAddress) -> Bool { hasMetForeigners && peer(node)?.isForeign == true }
+
     /// Whether this node has just started and so neither votes nor campaigns.
     public func isQuiet(now: Instant) -> Bool { now < quietUntil }
 
@@ -169,10 +112,13 @@ public struct NodeLiveness: Sendable {
         case .received(let request, let asker, let wallClock): answer(request, of: asker, wallClock, now, &effects)
         case .answered(let reply, let supporter): note(reply, from: supporter, now, &effects)
         case .failed(let node):
-            if let position = find(node) { peers[position].fail(now: now, settings) }
+            if let position = find(node) { fail(position, now: now, &effects) }
+        case .foreign(let node): noteForeign(node, &effects)
+        case .vitalsConfirmed(let startedAt): noteVitals(startedAt, now: now)
         case .track(let nodes): track(nodes, now: now)
         }
         sendDue(now: now, &effects)
+        checkVitals(now: now, &effects)
     }
 }
 
@@ -190,23 +136,20 @@ extension NodeLiveness {
         var supportEnd: Instant?
         var supportEpoch: UInt64 = 0
         /// Our request under way.
-        var unanswered: (sequence: UInt64, sentAt: Instant, asks: Bool)?
+        var unanswered: (sequence: UInt64, asks: Bool)?
+        /// When our last request left.
+        var sentAt: Instant?
         /// When the next one is due.
         var nextSend: Instant
         /// Whether it answered our previous message.
         var hasAnswered = false
+        /// Whether it does not speak our services.
+        var isForeign = false
         var wallClockOffset: Int64?
 
         init(node: NodeAddress, now: Instant) {
             self.node = node
             self.nextSend = now
-        }
-
-        mutating func fail(now: Instant, _ settings: Settings) {
-            guard unanswered != nil else { return }
-            unanswered = nil
-            hasAnswered = false
-            nextSend = now + settings.interval
         }
     }
 
@@ -229,8 +172,29 @@ extension NodeLiveness {
     }
 
     private func sendDeadline(of peer: Peer) -> Instant? {
-        if let unanswered = peer.unanswered { return unanswered.sentAt + settings.promise }
-        return peer.isTracked ? peer.nextSend : nil
+        if let failure = failure(of: peer) { return failure }
+        guard peer.isTracked else { return nil }
+        guard awaitsVitals(peer), let sentAt = peer.sentAt else { return peer.nextSend }
+        return max(peer.nextSend, sentAt + settings.promise)
+    }
+
+    /// When the request under way has failed.
+    private func failure(of peer: Peer) -> Instant? {
+        guard peer.unanswered != nil, let sentAt = peer.sentAt else { return nil }
+        return sentAt + settings.promise
+    }
+
+    /// Whether `peer` may be asked as soon as a check of this node's vitals that was started since the last message to it
+    /// has ended well.
+    private func awaitsVitals(_ peer: Peer) -> Bool {
+        guard peer.isTracked, peer.hasAnswered, peer.unanswered == nil, let sentAt = peer.sentAt else { return false }
+        return vitalsConfirmed ?? .distantPast < sentAt
+    }
+
+    /// The first moment after `instant` at which messages are due.
+    private func nextBeat(after instant: Instant) -> Instant {
+        let beats = (instant - firstBeat).nanoseconds / settings.interval.nanoseconds + 1
+        return firstBeat + Interval(nanoseconds: beats * settings.interval.nanoseconds)
     }
 
     private mutating func track(_ nodes: [NodeAddress], now: Instant) {
@@ -253,8 +217,8 @@ extension NodeLiveness {
     private mutating func expire(now: Instant, _ effects: inout Effects) {
         var lapsed = false
         for position in peers.indices {
-            if let unanswered = peers[position].unanswered, unanswered.sentAt + settings.promise <= now {
-                peers[position].fail(now: now, settings)
+            if let failure = failure(of: peers[position]), failure <= now {
+                fail(position, now: now, &effects)
             }
             if let end = peers[position].promiseEnd, end <= now {
                 peers[position].promiseEnd = nil
@@ -270,15 +234,48 @@ extension NodeLiveness {
         if lapsed { forgetStrangers() }
     }
 
+    /// The request under way to a node, if there is one, has failed.
+    private mutating func fail(_ position: Int, now: Instant, _ effects: inout Effects) {
+        guard peers[position].unanswered != nil else { return }
+        if peers[position].hasAnswered { effects.noteChange(of: peers[position].node) }
+        peers[position].unanswered = nil
+        peers[position].hasAnswered = false
+        peers[position].nextSend = nextBeat(after: now)
+    }
+
+    /// A foreign node keeps no promise, whoever gave it at that address.
+    private mutating func noteForeign(_ node: NodeAddress, _ effects: inout Effects) {
+        guard let position = find(node), !peers[position].isForeign else { return }
+        hasMetForeigners = true
+        peers[position].isForeign = true
+        peers[position].supportEnd = nil
+        effects.noteChange(of: node)
+    }
+
+    private mutating func noteVitals(_ startedAt: Instant, now: Instant) {
+        precondition(startedAt <= now, "vitals confirmed from \(startedAt) on at \(now)")
+        vitalsConfirmed = max(vitalsConfirmed ?? startedAt, startedAt)
+        if let checkStarted, checkStarted <= startedAt { self.checkStarted = nil }
+    }
+
     private mutating func sendDue(now: Instant, _ effects: inout Effects) {
         for position in peers.indices {
             let peer = peers[position]
-            guard peer.isTracked, peer.unanswered == nil, peer.nextSend <= now else { continue }
+            guard peer.isTracked, peer.unanswered == nil, let due = sendDeadline(of: peer), due <= now else { continue }
             sequence += 1
-            peers[position].unanswered = (sequence, now, peer.hasAnswered)
-            let request = Request(runNumber: ownRun, sequence: sequence, asks: peer.hasAnswered)
+            let asks = peer.hasAnswered && !awaitsVitals(peer)
+            peers[position].unanswered = (sequence, asks)
+            peers[position].sentAt = now
+            let request = Request(runNumber: ownRun, sequence: sequence, asks: asks)
             effects.requests.append((to: peer.node, request: request))
         }
+    }
+
+    /// Nobody to ask, nothing to check.
+    private mutating func checkVitals(now: Instant, _ effects: inout Effects) {
+        guard checkStarted == nil, peers.contains(where: awaitsVitals) else { return }
+        checkStarted = now
+        effects.checksVitals = true
     }
 
     /// Whether `run` is the peer's present one; a higher one than was known voids what stood.
@@ -289,6 +286,7 @@ extension NodeLiveness {
         }
         guard run > known else { return run == known }
         peers[position].run = run
+        if planted("new-runs-keep-promises") { return true }
         peers[position].promiseEnd = nil
         peers[position].supportEnd = nil
         effects.noteChange(of: peers[position].node)
@@ -303,19 +301,24 @@ extension NodeLiveness {
         if position == peers.count || peers[position].node != asker {
             peers.insert(Peer(node: asker, now: now), at: position)
         }
+        if peers[position].isForeign {
+            peers[position].isForeign = false
+            effects.noteChange(of: asker)
+        }
         let isPresent = admit(run: request.runNumber, of: position, &effects)
         let granted = isPresent && request.asks
         if granted {
             if peers[position].promiseEnd == nil {
-                epochs += 1
+                if !planted("epochs-are-reused") { epochs += 1 }
                 peers[position].epoch = epochs
                 effects.noteChange(of: asker)
             }
-            peers[position].promiseEnd = now + settings.promise
+            let length = settings.promise.nanoseconds / (planted("supporter-counts-half") ? 2 : 1)
+            peers[position].promiseEnd = now + Interval(nanoseconds: length)
         }
         effects.reply = Reply(
             sequence: request.sequence, granted: granted, epoch: peers[position].epoch, runNumber: ownRun,
-            wallClockMilliseconds: wallClock)
+            wallClockMilliseconds: wallClock, promise: settings.promise)
         forgetStrangers()
     }
 
@@ -323,30 +326,27 @@ extension NodeLiveness {
         _ reply: Reply, from supporter: NodeAddress, _ now: Instant, _ effects: inout Effects
     ) {
         guard let position = find(supporter), let request = peers[position].unanswered,
-            request.sequence == reply.sequence
+            let sentAt = peers[position].sentAt, request.sequence == reply.sequence
         else { return }
         guard admit(run: reply.runNumber, of: position, &effects) else {
-            return peers[position].fail(now: now, settings)
+            return fail(position, now: now, &effects)
         }
         peers[position].unanswered = nil
+        if !peers[position].hasAnswered || peers[position].isForeign { effects.noteChange(of: supporter) }
         peers[position].hasAnswered = true
+        peers[position].isForeign = false
         peers[position].wallClockOffset = reply.wallClockMilliseconds &- now.nanoseconds / 1_000_000
         // an answered ping reopens asking at once
-        peers[position].nextSend = request.asks ? request.sentAt + settings.interval : now
+        peers[position].nextSend = request.asks ? nextBeat(after: sentAt) : now
         guard request.asks, reply.granted else { return }
-        let end = request.sentAt + settings.counted
+        let end =
+            planted("asker-counts-from-the-answer")
+            ? now + settings.promise : sentAt + settings.counted(of: reply.promise)
         guard now < end else { return }
         if peers[position].supportEnd == nil || peers[position].supportEpoch != reply.epoch {
             effects.noteChange(of: supporter)
         }
         peers[position].supportEnd = end
         peers[position].supportEpoch = reply.epoch
-    }
-}
-
-extension NodeLiveness.Settings {
-    /// How long the asker counts a promise.
-    fileprivate var counted: Interval {
-        Interval(nanoseconds: promise.nanoseconds / 100 * Int64(100 - maxClockDriftPercent))
     }
 }

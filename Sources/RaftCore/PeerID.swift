@@ -33,8 +33,10 @@ public struct NodeAddress: Hashable, Comparable, Sendable, CustomStringConvertib
 
     /// Order by address, then port.
     public static func < (left: NodeAddress, right: NodeAddress) -> Bool {
-        left.ip != right.ip ? left.ip < right.ip : left.port < right.port
+        left.ordinal < right.ordinal
     }
+
+    private var ordinal: UInt64 { UInt64(ip) << 16 | UInt64(port) }
 
     /// `a.b.c.d`.
     public var host: String { "\(ip >> 24).\(ip >> 16 & 255).\(ip >> 8 & 255).\(ip & 255)" }
@@ -49,8 +51,10 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public enum Role: Int32, Sendable {
         /// Log and state.
         case replica = 0
-        /// A voter without payloads (braft's witness).
+        /// A voter without payloads (braft's witness): it never campaigns.
         case witness = 1
+        /// Log and state, but no vote. braft knows no such member.
+        case learner = 2
     }
 
     /// The node.
@@ -103,17 +107,46 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "\(address):\(idx):\(role.rawValue)" }
 }
 
-/// A group's members: the voters and, while a change is in its joint stage, the voters before it (§6).
+/// A group's members: the voters, the voters before them while a change is in its joint stage (§6), and the learners.
+///
+/// Made seldom and copied often, so a copy is one reference.
 public struct Configuration: Equatable, Sendable, CustomStringConvertible {
-    /// Voters, ascending.
-    public let peers: [PeerID]
-    /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
-    public let oldPeers: [PeerID]
+    private final class Lists: Sendable {
+        let peers: [PeerID]
+        let oldPeers: [PeerID]
+        let learners: [PeerID]
 
-    /// A configuration; order and duplicates of the arguments do not matter.
-    public init(peers: [PeerID], oldPeers: [PeerID] = []) {
-        self.peers = Configuration.normalized(peers)
-        self.oldPeers = Configuration.normalized(oldPeers)
+        init(peers: [PeerID], oldPeers: [PeerID], learners: [PeerID]) {
+            self.peers = peers
+            self.oldPeers = oldPeers
+            self.learners = learners
+        }
+    }
+
+    private let lists: Lists
+
+    /// A configuration; order and duplicates of the arguments do not matter. Whoever stands in `peers` under the role
+    /// of a learner is one; whoever is voter and learner is a voter.
+    public init(peers: [PeerID], oldPeers: [PeerID] = [], learners: [PeerID] = []) {
+        let voters = Configuration.normalized(peers.filter { $0.role != .learner })
+        let others = (peers.filter { $0.role == .learner } + learners).filter { !voters.contains($0) }
+        lists = Lists(
+            peers: voters, oldPeers: Configuration.normalized(oldPeers),
+            learners: Configuration.normalized(
+                others.map { PeerID(address: $0.address, idx: $0.idx, role: .learner) }))
+    }
+
+    /// Voters, ascending.
+    public var peers: [PeerID] { lists.peers }
+    /// In the joint stage the voters of the old configuration, ascending; otherwise empty.
+    public var oldPeers: [PeerID] { lists.oldPeers }
+    /// Members without a vote (dissertation §4.2.1), ascending; in the joint stage some may still be old voters.
+    public var learners: [PeerID] { lists.learners }
+
+    /// Whether both have the same members in the same lists.
+    public static func == (left: Configuration, right: Configuration) -> Bool {
+        left.lists === right.lists
+            || (left.peers == right.peers && left.oldPeers == right.oldPeers && left.learners == right.learners)
     }
 
     /// Nobody: the configuration of a replica that has not heard of any.
@@ -130,9 +163,21 @@ public struct Configuration: Equatable, Sendable, CustomStringConvertible {
     /// Whether both majorities count.
     public var isJoint: Bool { !oldPeers.isEmpty }
     /// Whether `peer` votes.
-    public func contains(_ peer: PeerID) -> Bool { peers.contains(peer) || oldPeers.contains(peer) }
+    public func isVoter(_ peer: PeerID) -> Bool { peers.contains(peer) || oldPeers.contains(peer) }
+    /// Whether `peer` gets the log.
+    public func contains(_ peer: PeerID) -> Bool { isVoter(peer) || learners.contains(peer) }
+    /// Whether `peer` votes without holding payloads.
+    public func isWitness(_ peer: PeerID) -> Bool {
+        (peers.first { $0 == peer } ?? oldPeers.first { $0 == peer })?.role == .witness
+    }
     /// Everybody who votes, ascending, each once.
-    public var members: [PeerID] { isJoint ? Configuration.normalized(peers + oldPeers) : peers }
+    public var voters: [PeerID] { isJoint ? Configuration.normalized(peers + oldPeers) : peers }
+    /// Everybody who gets the log, ascending, each once.
+    public var members: [PeerID] {
+        isJoint || !learners.isEmpty ? Configuration.normalized(voters + learners) : peers
+    }
+    /// Voters and learners as they stand in an entry's one list; their roles tell them apart.
+    public var listed: [PeerID] { peers + learners }
 
     /// Whether those for whom `holds` is true are a majority, of both configurations while joint (§6).
     @inlinable public func hasMajority(where holds: (PeerID) -> Bool) -> Bool {
@@ -144,9 +189,9 @@ public struct Configuration: Equatable, Sendable, CustomStringConvertible {
         return !peers.isEmpty && majority(of: peers) && (oldPeers.isEmpty || majority(of: oldPeers))
     }
 
-    /// `a,b,c` or `a,b,c|old`.
+    /// `a,b,c` or `a,b,c|old`; learners among the first by their role.
     public var description: String {
-        let new = peers.map(\.description).joined(separator: ",")
+        let new = listed.map(\.description).joined(separator: ",")
         return isJoint ? new + "|" + oldPeers.map(\.description).joined(separator: ",") : new
     }
 }

@@ -3,6 +3,7 @@
 /// 1. `match < next`.
 /// 2. In `probe` at most one append is under way, and `next` does not move before it is answered.
 /// 3. In `replicate` the entries `match + 1 ..< next` are under way; appends overlap freely.
+/// 4. In `snapshot` one snapshot is under way, and no entries are.
 struct Progress: Sendable {
     /// How entries are sent.
     enum State: Sendable {
@@ -10,10 +11,15 @@ struct Progress: Sendable {
         case probe
         /// The logs are known to agree up to `match`: appends follow each other without waiting.
         case replicate
+        /// It needs what the log no longer has: the host is sending it a snapshot.
+        case snapshot
     }
 
     /// The member.
     let peer: PeerID
+    /// Whether it counts for the majorities of the configuration's peers and old peers.
+    var isVoter = false
+    var isOldVoter = false
     /// Everything up to here is durable there.
     var match: LogIndex = .zero
     /// The next entry to send.
@@ -29,6 +35,11 @@ struct Progress: Sendable {
     var answeredRound: UInt64 = 0
     /// When it last got on, while it owes an answer.
     var waitingSince: Instant?
+    /// The promise that it named last when it accepted this leader in this term.
+    var support: SupportStamp?
+    /// When it was last sent an append, and when it last answered one in this term; what a foreign member is judged by.
+    var sentAt = Instant.distantPast
+    var answeredAt = Instant.distantPast
 
     /// A member of which nothing is known but that it may hold everything before `next`.
     init(peer: PeerID, next: LogIndex) {
@@ -43,7 +54,7 @@ struct Progress: Sendable {
 
     /// Forgets what is under way.
     mutating func becomeProbe(now: Instant) {
-        if state == .replicate {
+        if state != .probe {
             state = .probe
             next = match.next
             isSearching = false
@@ -54,19 +65,29 @@ struct Progress: Sendable {
     /// Notes that an append of this round leaves.
     mutating func noteSent(round: UInt64, now: Instant) {
         sentRound = max(sentRound, round)
+        sentAt = now
         if waitingSince == nil { waitingSince = now }
+    }
+
+    /// Notes under which promise it accepts this leader. Answers come in any order, promises are numbered.
+    mutating func note(_ named: SupportStamp) {
+        if let known = support, (named.supporterRun, named.epoch) < (known.supporterRun, known.epoch) { return }
+        support = named
     }
 
     /// Notes that it holds everything up to `index`. Answers may come in any order and more than once.
     mutating func noteSuccess(through index: LogIndex) {
         match = max(match, index)
-        if state == .replicate {
+        switch state {
+        case .replicate:
             next = max(next, match.next)
-        } else if index.next >= next {
+        case .probe where index.next >= next:
             // an answer from before the probe's position does not confirm that position
             state = .replicate
             next = match.next
             isSearching = false
+        case .probe, .snapshot:
+            next = max(next, match.next)
         }
     }
 }

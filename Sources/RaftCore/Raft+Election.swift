@@ -6,12 +6,28 @@ struct Candidacy: Sendable {
     var handOver: TermLeader?
 }
 
+/// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
+/// stands, the replica is loyal: leases count on it. Terms that others reach do not end that, only the leader itself does: by
+/// asking for votes, by handing over, by a release; or a successor, whom a majority that is free has elected.
+struct Pledge: Sendable {
+    /// Whom.
+    let leader: PeerID
+    /// The promise under which it was accepted; nil if none stood, or if it is a replica of this node. A later one says
+    /// nothing of this group: its node may be supported for the sake of others.
+    let promise: SupportStamp?
+    /// In which term.
+    let term: Term
+    /// Of a foreign leader, which knows no promises: when loyalty ends without another message (braft's follower lease).
+    var leaseEnd: Instant?
+}
+
 // MARK: Waiting
 
 extension Raft {
     mutating func start(_ around: Surroundings) {
         precondition(!hasStarted, "a replica starts once")
         hasStarted = true
+        startLeaseEnd = around.now + settings.electionTimeout + settings.maxClockDrift
         wake(from: max(around.now, around.liveness.quietUntil))
     }
 
@@ -26,11 +42,14 @@ extension Raft {
     }
 
     private mutating func armElection(at instant: Instant) {
-        electionDeadline = configuration.contains(id) ? instant : nil
+        electionDeadline = mayCampaign ? instant : nil
     }
 
+    /// The lower a replica's priority, the later it campaigns.
     private mutating func randomDelay() -> Interval {
-        Interval(nanoseconds: random.number(in: 1..<settings.electionJitter.nanoseconds + 1))
+        let jitter = settings.electionJitter.nanoseconds
+        let steps = Int64(RaftSettings.highestPriority - settings.electionPriority)
+        return Interval(nanoseconds: steps * jitter + random.number(in: 1..<jitter + 1))
     }
 
     /// Takes `leader` as the leader of this term, and rests if this node has promised to stand by it.
@@ -38,42 +57,62 @@ extension Raft {
         role = .follower
         candidacy = nil
         leader = newLeader
-        leaderRun = around.liveness.runNumber(of: newLeader.address)
-        if standsBy(newLeader, around) { electionDeadline = nil } else { waitAwake(around) }
+        startLeaseEnd = .distantPast
+        let isForeign = around.isForeign(newLeader)
+        pledge = Pledge(
+            leader: newLeader, promise: around.promise(to: newLeader), term: term,
+            leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+        restOrWait(for: newLeader, around)
     }
 
-    /// Whether this node's promise stands to the very run of the leader's node that led: one that was restarted leads
-    /// nothing.
-    private func standsBy(_ leader: PeerID, _ around: Surroundings) -> Bool {
-        around.hasPromised(leader) && around.liveness.runNumber(of: leader.address) == leaderRun
+    /// Rests under the promise to the leader that it follows, or gives it the time to show itself.
+    mutating func restOrWait(for leader: PeerID, _ around: Surroundings) {
+        if !around.isForeign(leader), isPledged(around) { electionDeadline = nil } else { waitAwake(around) }
+    }
+
+    /// Whether it owes loyalty to the leader that it accepted last.
+    func isPledged(_ around: Surroundings) -> Bool {
+        guard let pledge, !planted("loyal-to-nobody") else { return false }
+        if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
+        return around.hasPromised(pledge.leader)
+            && (around.promise(to: pledge.leader) == pledge.promise || planted("loyal-to-any-run"))
+    }
+
+    /// Whether, in a run before this one, it may have accepted a foreign leader whose lease is not over. Not one of
+    /// `former`: they lead no more.
+    private func mayOweLease(besides former: [PeerID], _ around: Surroundings) -> Bool {
+        around.now < startLeaseEnd
+            && configuration.voters.contains { $0 != id && !former.contains($0) && around.isForeign($0) }
     }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
     mutating func becomeFollower(_ around: Surroundings, _ effects: inout Effects) {
-        if role == .leader { failReads(&effects) }
+        if role == .leader { endLeadership(around, &effects) }
         let wasIdle = role == .leader || electionDeadline == nil
         let campaigned = role == .candidate || role == .preCandidate
         role = .follower
         leader = nil
         candidacy = nil
-        leadership = nil
-        if wasIdle || campaigned || !configuration.contains(id) { wake(from: around.now) }
+        if wasIdle || campaigned || !mayCampaign { wake(from: around.now) }
     }
 
     /// Adopts a term that somebody else has reached.
     mutating func adopt(term newTerm: Term, _ around: Surroundings, _ effects: inout Effects) {
         precondition(newTerm > term, "the term never goes back")
+        // first, so that a leadership ends in its own term
+        becomeFollower(around, &effects)
         term = newTerm
         vote = nil
-        becomeFollower(around, &effects)
+        if planted("loyalty-ends-with-the-term") { pledge = nil }
     }
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
+    /// Whoever found too few nodes to campaign looks again.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
-        guard let leader, leader.address == node else { return }
-        if standsBy(leader, around) {
+        hastenRelease(to: node, around)
+        if let leader, leader.address == node, !around.isForeign(leader), isPledged(around) {
             electionDeadline = nil
-        } else if electionDeadline == nil {
+        } else if electionDeadline == nil, leader == nil || leader?.address == node {
             wake(from: around.now)
         }
     }
@@ -82,11 +121,26 @@ extension Raft {
 // MARK: Campaigning
 
 extension Raft {
-    mutating func electionDue(_ around: Surroundings, _ effects: inout Effects) {
+    mutating func followerDue(_ around: Surroundings, _ effects: inout Effects) {
+        repeatRelease(around, &effects)
         guard let due = electionDeadline, due <= around.now else { return }
-        guard configuration.contains(id) else { return electionDeadline = nil }
+        guard mayCampaign else {
+            // it was told to campaign, and has lost
+            if role == .follower { electionDeadline = nil } else { becomeFollower(around, &effects) }
+            return
+        }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
-        if let leader, standsBy(leader, around) { return electionDeadline = nil }
+        guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
+        if let leader, leader == pledge?.leader, isPledged(around) {
+            if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
+            return
+        }
+        // without a majority there is nothing to ask for; news of it will come
+        guard configuration.hasMajority(where: { $0 == id || around.isReachable($0) }) else {
+            if role != .follower { becomeFollower(around, &effects) }
+            leader = nil
+            return electionDeadline = nil
+        }
         preVote(around, &effects)
     }
 
@@ -97,10 +151,15 @@ extension Raft {
         candidacy = Candidacy(granted: [id], handOver: nil)
         waitAwake(around)
         let request = VoteRequest(isPreVote: true, term: term.next, last: log.last)
-        for peer in configuration.members where peer != id {
+        for peer in configuration.voters where peer != id {
             effects.messages.append(Outbound(to: peer, body: .vote(request)))
         }
-        if hasWon { campaign(handOver: nil, around, &effects) }
+        if hasWon { finishPreVote(around, &effects) }
+    }
+
+    /// Whoever is loyal to a leader of an earlier term asks, so that it is heard of, and leaves it at that.
+    private mutating func finishPreVote(_ around: Surroundings, _ effects: inout Effects) {
+        if !isPledged(around) { campaign(handOver: nil, around, &effects) }
     }
 
     /// Stands for election in a new term (§5.2). The requests wait for the candidate's own vote to be durable.
@@ -110,12 +169,22 @@ extension Raft {
         term = term.next
         vote = id
         candidacy = Candidacy(granted: [id], handOver: handOver)
-        waitAwake(around)
+        waitForVotes(around)
         let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
-        for peer in configuration.members where peer != id {
-            effects.durableMessages.append(Outbound(to: peer, body: .vote(request)))
+        for peer in configuration.voters where peer != id {
+            let outbound = Outbound(to: peer, body: .vote(request))
+            if planted("candidate-asks-before-its-vote-is-durable") {
+                effects.messages.append(outbound)
+            } else {
+                effects.durableMessages.append(outbound)
+            }
         }
         if hasWon { becomeLeader(around, &effects) }
+    }
+
+    /// Also one who would not campaign of its own accord, but was told to, gives up in the end.
+    private mutating func waitForVotes(_ around: Surroundings) {
+        electionDeadline = around.now + settings.electionTimeout + randomDelay()
     }
 
     private var hasWon: Bool {
@@ -127,16 +196,19 @@ extension Raft {
         _ reply: VoteReply, from voter: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         guard reply.term <= term else { return adopt(term: reply.term, around, &effects) }
-        guard configuration.contains(voter) else { return effects.refusal = .unexpectedReply }
+        guard configuration.isVoter(voter) else { return effects.refusal = .unknownPeer }
         let isCurrent =
             reply.isPreVote
             ? role == .preCandidate && reply.requestTerm == term.next
-            : role == .candidate && reply.requestTerm == term
-        guard isCurrent, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+            : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
+        let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
+        guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+        // the request left after this replica's own vote was durable
+        if !reply.isPreVote { durableTerm = term }
         candidacy?.granted.append(voter)
         guard hasWon else { return }
         if role == .preCandidate {
-            campaign(handOver: nil, around, &effects)
+            finishPreVote(around, &effects)
         } else {
             becomeLeader(around, &effects)
         }
@@ -146,13 +218,16 @@ extension Raft {
     mutating func campaignNow(
         _ request: TimeoutNowRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
+        let isFree = pledge?.leader == sender || !isPledged(around)
         let campaigns =
-            request.term == term && role == .follower && (leader == nil || leader == sender)
-            && configuration.contains(id) && !around.isQuiet
+            request.term == term && role == .follower && (leader == nil || leader == sender) && isFree
+            && configuration.isVoter(id) && !configuration.isWitness(id) && !around.isQuiet
         if request.term > term { adopt(term: request.term, around, &effects) }
         // in the answer the term before the campaign: the old leader must not step down before it has voted
         effects.reply = .timeoutNowReply(TimeoutNowReply(term: term, success: campaigns))
-        if campaigns { campaign(handOver: TermLeader(leader: sender, term: term), around, &effects) }
+        guard campaigns else { return }
+        pledge = nil
+        campaign(handOver: TermLeader(leader: sender, term: term), around, &effects)
     }
 }
 
@@ -165,27 +240,33 @@ extension Raft {
         let granted = grants(request, to: asker, around, &effects)
         let reply = Message.voteReply(
             VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted))
-        if granted, !request.isPreVote { effects.acknowledgement = reply } else { effects.reply = reply }
+        let mustBeDurable = granted && !request.isPreVote && !planted("vote-answered-before-durable")
+        if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }
 
     private mutating func grants(
         _ request: VoteRequest, to asker: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) -> Bool {
         guard !around.isQuiet else { return false }
+        noteEnd(of: asker, request)
         guard !isLoyal(against: asker, request, around) else {
             // an asker that does not follow a living leader is told of it, else it would ask for ever
             if role == .leader { reconnect(asker, around, &effects) }
             return false
         }
         guard request.term >= term else { return false }
-        let isUpToDate = request.last >= log.last
+        let isUpToDate =
+            planted("vote-for-shorter-logs")
+            || (planted("logs-compared-by-length") ? request.last.index >= log.last.index : request.last >= log.last)
         guard !request.isPreVote else {
             if asker == leader, request.term > term { loseLeader(around) }
             return isUpToDate
         }
         if request.term > term { adopt(term: request.term, around, &effects) }
         // a term that has a leader has no use for another candidate
-        guard isUpToDate, vote == nil || vote == asker, leader == nil || leader == asker else { return false }
+        guard isUpToDate, vote == nil || vote == asker || planted("two-votes-in-a-term"),
+            leader == nil || leader == asker || planted("two-votes-in-a-term")
+        else { return false }
         vote = asker
         role = .follower
         candidacy = nil
@@ -193,17 +274,30 @@ extension Raft {
         return true
     }
 
-    /// Leader stickiness (§4.2.3, §6.4.1): while it has a leader that this node promised to stand by, a replica hears
-    /// no other candidate, nor its term, unless that leader itself sends it; nor does a leader with its majority.
+    /// A vote asked by the leader itself, or in the name of its hand-over, ends the loyalty to it. An old one that was
+    /// long under way, from before it led, does not.
+    private mutating func noteEnd(of asker: PeerID, _ request: VoteRequest) {
+        guard let pledge, request.term > pledge.term else { return }
+        let handsOver =
+            !request.isPreVote
+            && (request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
+                || (planted("any-hand-over-frees") && request.handOver != nil))
+        if asker == pledge.leader || handsOver { self.pledge = nil }
+    }
+
+    /// Leader stickiness (§4.2.3, §6.4.1): while this node's promise to the leader it accepted stands, a replica hears
+    /// no other candidate, nor its term; nor does a leader with its majority.
     private func isLoyal(against asker: PeerID, _ request: VoteRequest, _ around: Surroundings) -> Bool {
-        guard let leader, leader != asker else { return false }
-        if request.handOver == TermLeader(leader: leader, term: term) { return false }
-        guard role == .leader else { return standsBy(leader, around) }
-        return leadership?.transfer?.target != asker && hasSupport(around)
+        guard role == .leader else {
+            let former = [asker] + (request.handOver.map { [$0.leader] } ?? [])
+            return isPledged(around) || mayOweLease(besides: former, around)
+        }
+        return request.handOver != TermLeader(leader: id, term: term) && leadership?.transfer?.target != asker
+            && hasSupport(around)
     }
 
     /// Only a replica that does not lead asks for pre-votes beyond its term: the leader we knew leads no longer.
-    private mutating func loseLeader(_ around: Surroundings) {
+    mutating func loseLeader(_ around: Surroundings) {
         leader = nil
         wake(from: around.now)
     }

@@ -10,20 +10,32 @@ struct Leadership: Sendable {
         var isSent = false
     }
 
-    /// The other members, ascending.
+    /// Everybody else who gets the log, ascending: members, newcomers that catch up, and leavers until they were told.
     var peers: [Progress]
+    /// Whether the leader itself counts for the majorities of the configuration's peers and old peers.
+    var isVoter = false
+    var isOldVoter = false
     /// The first entry of the leader's own term.
     let firstIndex: LogIndex
     /// Until then a new leader need not have the support of a majority; nil once it had.
     var graceEnd: Instant?
     /// When the first silent peer is due to be probed again; recomputed at the end of each step.
     var retryDeadline: Instant?
+    /// When something that waits for a majority will have waited too long; nil if nothing waits.
+    var stallDeadline: Instant?
+    /// The commit index and the read round when ``stallDeadline`` was set.
+    var stalledAt: (commit: LogIndex, round: UInt64) = (.zero, 0)
     /// Grows with everything that must be told to somebody. An answer to an append of a round proves that it left
     /// after everything before that round.
     var round: UInt64 = 0
     /// Appends of this round or later carry the present commit index.
     var commitRound: UInt64 = 0
     var transfer: Transfer?
+    /// A TimeoutNow has left: somebody may be elected while promises stand, so no lease counts in this term.
+    var hasGivenUpLease = false
+    var change: MembershipChange?
+    /// Whether members may be among ``peers`` that no configuration knows any more.
+    var hasLeavers = false
     var reads = ReadQueue()
 
     /// Where `peer` stands in ``peers``.
@@ -37,6 +49,8 @@ extension Raft {
         role = .leader
         leader = id
         candidacy = nil
+        pledge = nil
+        release = nil
         electionDeadline = nil
         let first = log.lastIndex.next
         extendLog(by: 1, term: term)
@@ -44,15 +58,20 @@ extension Raft {
         effects.logChange = LogChange(
             truncateFrom: nil, first: first, count: 1, term: term, source: .configuration(configuration))
         leadership = Leadership(
-            peers: configuration.members.filter { $0 != id }.map { Progress(peer: $0, next: first) },
-            firstIndex: first, graceEnd: around.now + around.liveness.settings.promise)
+            peers: [], firstIndex: first, graceEnd: around.now + around.liveness.settings.promise)
+        for read in followerReads.close() { leadership!.reads.waiting.append(.local(read)) }
+        trackMembers(around)
         if hasSupport(around) { leadership!.graceEnd = nil }
         for peer in leadership!.peers.indices { sendProbe(to: peer, around, &effects) }
     }
 
-    /// Whether the nodes of a majority stand by this one.
+    /// Whether a majority stands by this node, a foreign member by having answered lately.
     func hasSupport(_ around: Surroundings) -> Bool {
-        configuration.hasMajority { around.isSupported(by: $0) }
+        guard let leadership else { return false }
+        return leadership.hasMajority(itself: true) { peer in
+            if around.isForeign(peer.peer) { return around.now < peer.answeredAt + settings.electionTimeout }
+            return around.isSupported(by: peer.peer)
+        }
     }
 
     /// Steps down if a majority no longer stands by this node (§6.2): another leader may exist.
@@ -63,6 +82,28 @@ extension Raft {
             becomeFollower(around, &effects)
             waitAwake(around)
         }
+    }
+
+    /// Ends this leadership, of its own accord, and wakes a successor if one is fit (dissertation §3.10).
+    mutating func resign(_ around: Surroundings, _ effects: inout Effects) {
+        if let successor = bestSuccessor(around) {
+            let request = TimeoutNowRequest(term: term, oldLeaderSteppedDown: true)
+            effects.messages.append(Outbound(to: successor, body: .timeoutNow(request)))
+        }
+        becomeFollower(around, &effects)
+        waitAwake(around)
+    }
+
+    /// Everything that ends with a leadership: nobody may be answered from here, and voters are set free.
+    mutating func endLeadership(_ around: Surroundings, _ effects: inout Effects) {
+        #if MUTANTS
+            if planted("deposed-leader-answers-reads") { answerReadsAnyway(&effects) }
+        #endif
+        failReads(&effects)
+        failChange(.unknown, &effects)
+        let followers = leadership!.peers.map(\.peer)
+        leadership = nil
+        beginRelease(followers, around, &effects)
     }
 
     mutating func leaderLivenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
@@ -77,35 +118,92 @@ extension Raft {
         if let transfer = leadership!.transfer, transfer.deadline <= around.now { leadership!.transfer = nil }
         checkSupport(around, &effects)
         guard role == .leader else { return }
+        if let stall = leadership!.stallDeadline, stall <= around.now { return resign(around, &effects) }
+        checkCatchUp(around, &effects)
         for position in leadership!.peers.indices {
             let peer = leadership!.peers[position]
             guard let due = retryDeadline(of: peer, around), due <= around.now else { continue }
-            leadership!.peers[position].becomeProbe(now: around.now)
-            // whoever does not answer has trouble enough without the same entries once more
-            leadership!.peers[position].isSearching = true
-            sendProbe(to: position, around, &effects)
+            if let since = peer.waitingSince, peer.isWaiting, peer.state != .snapshot,
+                since + settings.retryInterval <= around.now
+            {
+                leadership!.peers[position].becomeProbe(now: around.now)
+                // whoever does not answer has trouble enough without the same entries once more
+                leadership!.peers[position].isSearching = true
+                sendProbe(to: position, around, &effects)
+            } else {
+                sendEmpty(to: position, around, &effects)
+            }
         }
     }
 
-    /// When to probe `peer` again; nil if it owes nothing, or while its node does not support us: news of that will
-    /// come.
-    private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
-        guard peer.isWaiting, let since = peer.waitingSince, around.isSupported(by: peer.peer) else { return nil }
+    /// When to send `peer` something again; nil if it owes nothing, or while its node does not support us: news of that
+    /// will come. A foreign member gets heartbeats for ever.
+    @inline(__always) private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
+        if around.isForeign(peer.peer) {
+            let awaitsAppend = peer.isWaiting && peer.state != .snapshot
+            let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
+            return earliest(retry, peer.sentAt + settings.heartbeatInterval)
+        }
+        guard peer.isWaiting, peer.state != .snapshot, let since = peer.waitingSince,
+            around.isSupported(by: peer.peer)
+        else { return nil }
         return since + settings.retryInterval
     }
 
-    /// What a leader does after every event: commits, answers reads, tells everybody what they lack.
+    /// What a leader does after every event: commits, answers reads, goes on with a change of membership, tells
+    /// everybody what they lack.
     mutating func pursueLeadership(_ around: Surroundings, _ effects: inout Effects) {
         commitByMajority()
+        pursueMembership(around, &effects)
+        guard role == .leader else { return }
         pursueReads(around, &effects)
         for position in leadership!.peers.indices { feed(position, around, &effects) }
+        if leadership!.hasLeavers { forgetLeavers() }
         pursueTransfer(&effects)
+        watchForStall(around)
         var retry: Instant?
-        for peer in leadership!.peers {
-            guard let due = retryDeadline(of: peer, around) else { continue }
-            retry = min(retry ?? due, due)
+        for position in leadership!.peers.indices {
+            retry = earliest(retry, retryDeadline(of: leadership!.peers[position], around))
         }
         leadership!.retryDeadline = retry
+    }
+
+    /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
+    /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
+    /// majority needs members that are sent snapshots: another leader would get no further, and they no faster.
+    private mutating func watchForStall(_ around: Surroundings) {
+        guard commitIndex < log.lastIndex || !leadership!.reads.isEmpty,
+            leadership!.peers.contains(where: { $0.isVoter || $0.isOldVoter }),
+            leadership!.hasMajority(itself: true, where: { $0.state != .snapshot })
+        else {
+            return leadership!.stallDeadline = nil
+        }
+        let mark = (commit: commitIndex, round: leadership!.reads.round)
+        if leadership!.stallDeadline == nil || mark != leadership!.stalledAt {
+            leadership!.stalledAt = mark
+            let promise = around.liveness.settings.promise
+            leadership!.stallDeadline = around.now + promise + promise
+        }
+    }
+}
+
+extension Leadership {
+    /// Whether the voters for whom `holds` is true, the leader itself included if `itself` is, are a majority of the
+    /// configuration's peers, and of its old peers while joint.
+    @inline(__always) func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {
+        var (yes, all, oldYes, oldAll) = (0, 0, 0, 0)
+        if isVoter { (yes, all) = (itself ? 1 : 0, 1) }
+        if isOldVoter { (oldYes, oldAll) = (itself ? 1 : 0, 1) }
+        for position in peers.indices where peers[position].isVoter || peers[position].isOldVoter {
+            let counts = holds(peers[position]) ? 1 : 0
+            if peers[position].isVoter { (yes, all) = (yes + counts, all + 1) }
+            if peers[position].isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
+        }
+        if planted("half-is-a-majority") { return yes >= all / 2 && (oldAll == 0 || oldYes > oldAll / 2) }
+        if planted("joint-counts-the-new-only") { return yes > all / 2 }
+        if planted("joint-counts-the-old-only"), oldAll > 0 { return oldYes > oldAll / 2 }
+        if planted("joint-counted-as-one") { return yes + oldYes > (all + oldAll) / 2 }
+        return yes > all / 2 && (oldAll == 0 || oldYes > oldAll / 2)
     }
 }
 
@@ -113,16 +211,21 @@ extension Raft {
 
 extension Raft {
     mutating func transferLeadership(to wanted: PeerID?, _ around: Surroundings) {
-        guard let leadership, leadership.transfer == nil, wanted != id else { return }
-        guard let target = wanted ?? bestSuccessor(around), leadership.position(of: target) != nil else { return }
+        guard let leadership, leadership.transfer == nil, !isChangingMembership, wanted != id else { return }
+        guard let target = wanted ?? bestSuccessor(around), isFit(target), leadership.position(of: target) != nil else {
+            return
+        }
         self.leadership!.transfer = Leadership.Transfer(
             target: target, deadline: around.now + settings.electionTimeout)
     }
 
-    /// The member with the longest log among those whose nodes support this one; the first of equals.
+    private func isFit(_ peer: PeerID) -> Bool { configuration.isVoter(peer) && !configuration.isWitness(peer) }
+
+    /// The voter with the longest log among those whose nodes support this one; the first of equals.
     private func bestSuccessor(_ around: Surroundings) -> PeerID? {
         var best: Progress?
-        for peer in leadership?.peers ?? [] where around.isSupported(by: peer.peer) {
+        for peer in leadership?.peers ?? [] where isFit(peer.peer) {
+            guard around.isSupported(by: peer.peer) || around.isForeign(peer.peer) else { continue }
             if best == nil || peer.match > best!.match { best = peer }
         }
         return best?.peer
@@ -135,6 +238,7 @@ extension Raft {
             leadership!.peers[position].match == log.lastIndex
         else { return }
         leadership!.transfer!.isSent = true
+        leadership!.hasGivenUpLease = !planted("lease-kept-while-handing-over")
         let request = TimeoutNowRequest(term: term, oldLeaderSteppedDown: false)
         effects.messages.append(Outbound(to: transfer.target, body: .timeoutNow(request)))
     }
@@ -145,5 +249,70 @@ extension Raft {
         guard reply.term <= term else { return adopt(term: reply.term, around, &effects) }
         guard let transfer = leadership?.transfer, transfer.target == sender, transfer.isSent else { return }
         if !reply.success { leadership!.transfer = nil }
+    }
+}
+
+// MARK: Releasing (Liveness, rule 8)
+
+/// A leadership that is over while the node lives on: as long as promises to it stand, voters would stand by nobody.
+/// Whose promise has lapsed by this node's count is told when it stands again: it may have outlived the count.
+struct Release: Sendable {
+    /// The term that was led.
+    let term: Term
+    /// Followers that have not answered.
+    var unanswered: [PeerID]
+    /// When to send again; nil while none of them stands by this node.
+    var retryAt: Instant?
+}
+
+extension Raft {
+    private mutating func beginRelease(
+        _ followers: [PeerID], _ around: Surroundings, _ effects: inout Effects
+    ) {
+        let unanswered = followers.filter { !around.isForeign($0) }
+        guard !unanswered.isEmpty, !planted("no-release") else { return release = nil }
+        release = Release(term: term, unanswered: unanswered)
+        sendRelease(around, &effects)
+    }
+
+    private mutating func sendRelease(_ around: Surroundings, _ effects: inout Effects) {
+        guard let release else { return }
+        self.release!.retryAt = nil
+        for follower in release.unanswered where around.isSupported(by: follower) {
+            effects.messages.append(Outbound(to: follower, body: .release(ReleaseRequest(term: release.term))))
+            self.release!.retryAt = around.now + settings.retryInterval
+        }
+    }
+
+    mutating func repeatRelease(_ around: Surroundings, _ effects: inout Effects) {
+        guard let due = release?.retryAt, due <= around.now else { return }
+        sendRelease(around, &effects)
+    }
+
+    /// Whoever stands by this node again may be loyal still.
+    mutating func hastenRelease(to node: NodeAddress, _ around: Surroundings) {
+        guard let release, release.unanswered.contains(where: { $0.address == node && around.isSupported(by: $0) })
+        else { return }
+        self.release!.retryAt = around.now
+    }
+
+    mutating func note(_ reply: ReleaseReply, from sender: PeerID, _ effects: inout Effects) {
+        guard release?.term == reply.term else { return }
+        release!.unanswered.removeAll { $0 == sender }
+        if release!.unanswered.isEmpty { release = nil }
+    }
+
+    /// Sets free whoever is loyal to `sender` for that term or an earlier one.
+    mutating func heed(
+        _ request: ReleaseRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
+    ) {
+        effects.reply = .releaseReply(ReleaseReply(term: request.term))
+        if request.term >= released?.term ?? .zero { released = TermLeader(leader: sender, term: request.term) }
+        if let pledge, pledge.leader == sender || planted("anybody-releases"),
+            pledge.term <= request.term || planted("old-releases-count")
+        {
+            self.pledge = nil
+        }
+        if leader == sender, request.term >= term { loseLeader(around) }
     }
 }

@@ -14,8 +14,10 @@
 /// 6. The log changed last under the leader of ``durableMark``'s term; from then on it is a prefix of that leader's
 ///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
 /// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
-/// 8. A follower rests, without any deadline, only under its node's standing promise to the node of the leader that
-///    it accepted in its term.
+/// 8. A follower that may campaign rests, without any deadline, only under the standing promise under which it accepted
+///    the leader of its term, or while the nodes of a majority cannot be reached.
+/// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
+///    another, whatever its term: see ``Pledge``.
 public struct Raft: Sendable {
     /// What a replica does at present.
     public enum Role: Sendable {
@@ -39,20 +41,26 @@ public struct Raft: Sendable {
     public internal(set) var vote: PeerID?
     /// Whom it accepts as leader of ``term``; itself if it leads.
     public internal(set) var leader: PeerID?
-    /// The run of the leader's node at its last message: a promise to another run is none to this leader.
-    var leaderRun: UInt64?
+    /// The leader accepted last, of this term or an earlier one, unless it has since shown that it leads no more.
+    var pledge: Pledge?
+    /// Who released this replica last, and of which term: what it said before may arrive after.
+    var released: TermLeader?
     /// Everything up to here is committed as far as it knows.
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.
     public internal(set) var durableIndex: LogIndex
     /// The membership in force.
     public internal(set) var configuration: Configuration
+    /// When to send ``Event/deadlineReached``; nil while the replica rests.
+    public private(set) var deadline: Instant?
 
     let settings: RaftSettings
     var random: SeededRandom
     var log: TermLog
     /// Memberships along the log, ascending: the last committed one and all after it.
     var configurations: [PlacedConfiguration]
+    /// Grows whenever ``peers`` may have changed.
+    var membershipVersion = 0
     /// Term of the leader under which the log changed last.
     var logTerm: Term
     /// A term that is known to be durable.
@@ -63,27 +71,36 @@ public struct Raft: Sendable {
     var electionDeadline: Instant?
     var candidacy: Candidacy?
     var leadership: Leadership?
+    /// A leadership that is over, of which not every voter knows.
+    var release: Release?
+    /// Reads of this replica that wait for the leader's read index.
+    var followerReads = FollowerReads()
+    /// Until then it may owe a foreign leader the loyalty of an earlier run of its node (braft's follower lease).
+    var startLeaseEnd = Instant.distantPast
     var hasStarted = false
 
     /// A replica as its disk knows it, before ``Event/started``.
     ///
     /// - Parameters:
-    ///   - termRuns: the log's terms, each with the index at which it begins, ascending.
+    ///   - base: the last entry that the log no longer has, for a snapshot stands for it; zero if there is none.
+    ///   - termRuns: the log's terms behind the base, each with the index at which it begins, ascending.
     ///   - configurations: memberships along the log, ascending; index 0 stands for the membership at birth.
     ///   - applied: known to be committed, for the state machine holds it durably.
     ///   - seed: of this replica's random delays.
     public init(
-        id: PeerID, hardState: HardState, termRuns: [LogPosition], lastIndex: LogIndex,
+        id: PeerID, hardState: HardState, base: LogPosition = .zero, termRuns: [LogPosition], lastIndex: LogIndex,
         configurations: [PlacedConfiguration], applied: LogIndex, settings: RaftSettings, seed: UInt64
     ) {
         precondition(settings.electionJitter.nanoseconds > 0 && settings.maxEntriesPerAppend > 0)
         precondition(settings.maxEntriesInFlight >= settings.maxEntriesPerAppend)
+        precondition((0...RaftSettings.highestPriority).contains(settings.electionPriority))
+        precondition(applied >= base.index, "what is compacted away was applied")
         precondition(configurations.allSatisfy { $0.index <= lastIndex }, "a configuration needs its entry")
         precondition(zip(configurations, configurations.dropFirst()).allSatisfy { $0.index < $1.index })
         self.id = id
         self.term = hardState.term
         self.vote = hardState.vote
-        self.log = TermLog(runs: termRuns, lastIndex: lastIndex)
+        self.log = TermLog(base: base, runs: termRuns, lastIndex: lastIndex)
         self.configurations = configurations
         self.configuration = configurations.last?.configuration ?? .empty
         self.commitIndex = applied
@@ -97,6 +114,8 @@ public struct Raft: Sendable {
         checkInvariants()
     }
 
+    /// The last entry that the log no longer has; zero if it has all.
+    public var base: LogPosition { log.base }
     /// Index of the last entry.
     public var lastIndex: LogIndex { log.lastIndex }
     /// Term of the last entry.
@@ -109,21 +128,38 @@ public struct Raft: Sendable {
     public var isTransferring: Bool { leadership?.transfer != nil }
     /// Whether ``Event/proposed(count:)`` would be heard.
     public var acceptsProposals: Bool { isLeader && !isTransferring }
+    /// Whether it leads and a change of membership is under way.
+    public var isChangingMembership: Bool { leadership?.change != nil || (isLeader && configuration.isJoint) }
 
-    /// When to send ``Event/deadlineReached``; nil while the replica rests.
-    public var deadline: Instant? {
-        guard let leadership else { return electionDeadline }
-        let deadlines = [leadership.graceEnd, leadership.transfer?.deadline, leadership.retryDeadline]
-        return deadlines.lazy.compactMap { $0 }.min()
-    }
-
-    /// The term of the entry at `index`: zero for index zero, nil if it is not in the log.
+    /// The term of the entry at `index`: zero for index zero, nil if it is not in the log, or not any more.
     public func term(at index: LogIndex) -> Term? { log.term(at: index) }
 
+    /// Everybody this replica may have to talk to, ascending: the other members, and on a leader also newcomers that
+    /// catch up and leavers that are yet to be told.
+    public var peers: [PeerID] {
+        let members = configuration.members.filter { $0 != id }
+        guard let leadership else { return members }
+        return (members + leadership.peers.map(\.peer).filter { !members.contains($0) }).sorted()
+    }
+
+    /// What a leader knows of another member.
+    public struct MemberProgress: Equatable, Sendable {
+        /// The member.
+        public var peer: PeerID
+        /// It durably holds everything up to here.
+        public var match: LogIndex
+        /// The next entry it is sent.
+        public var next: LogIndex
+        /// Whether it is being sent a snapshot.
+        public var isInstalling: Bool
+    }
+
     /// On a leader, what it knows of another member's log; otherwise nil.
-    public func progress(of peer: PeerID) -> (match: LogIndex, next: LogIndex)? {
+    public func progress(of peer: PeerID) -> MemberProgress? {
         guard let leadership, let position = leadership.position(of: peer) else { return nil }
-        return (leadership.peers[position].match, leadership.peers[position].next)
+        let known = leadership.peers[position]
+        return MemberProgress(
+            peer: known.peer, match: known.match, next: known.next, isInstalling: known.state == .snapshot)
     }
 
     /// Takes in one event and adds what is to be done to `effects`.
@@ -131,17 +167,29 @@ public struct Raft: Sendable {
     /// `now` never goes back between calls. `liveness` is the node's, as it stands at `now`.
     public mutating func step(_ event: Event, now: Instant, liveness: NodeLiveness, into effects: inout Effects) {
         let before = (role: role, hardState: HardState(term: term, vote: vote), leader: leader)
+        let circle = membershipVersion
         let around = Surroundings(now: now, liveness: liveness)
         dispatch(event, around, &effects)
-        if role == .leader { pursueLeadership(around, &effects) }
+        if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
         reportApplicable(&effects)
-        let hardState = HardState(term: term, vote: vote)
-        if hardState != before.hardState { effects.hardState = hardState }
+        let hardState = HardState(term: term, vote: planted("vote-not-persisted") ? nil : vote)
+        if hardState != before.hardState, !(planted("term-not-persisted") && hardState.vote == before.hardState.vote) {
+            effects.hardState = hardState
+        }
         if before.role != role || before.hardState.term != term || before.leader != leader {
             effects.statusChanged = true
         }
+        if membershipVersion != circle { effects.peersChanged = true }
+        updateDeadline()
         checkInvariants()
     }
+}
+
+/// The earlier of two moments that may not be due at all.
+func earliest(_ left: Instant?, _ right: Instant?) -> Instant? {
+    guard let left else { return right }
+    guard let right else { return left }
+    return min(left, right)
 }
 
 /// The time and the node's liveness during one step.
@@ -155,8 +203,14 @@ struct Surroundings {
     var isQuiet: Bool { liveness.isQuiet(now: now) }
     /// Whether this node's promise to `peer`'s node stands.
     func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
+    /// This node's promise to `peer`'s node, by name, if it stands.
+    func promise(to peer: PeerID) -> SupportStamp? { liveness.promiseStamp(to: peer.address, now: now) }
     /// Whether the promise of `peer`'s node to this one stands.
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
+    /// Whether `peer`'s node knows nothing of promises.
+    func isForeign(_ peer: PeerID) -> Bool { liveness.isForeign(peer.address) }
+    /// Whether it makes sense to ask `peer`'s node for anything.
+    func isReachable(_ peer: PeerID) -> Bool { liveness.isReachable(peer.address) }
 }
 
 extension Raft {
@@ -166,14 +220,21 @@ extension Raft {
         case .received(let message, let sender): receive(message, from: sender, around, &effects)
         case .proposed(let count): propose(count, &effects)
         case .persisted(let mark): notePersisted(mark)
-        case .readRequested(let read): requestRead(read, &effects)
+        case .readRequested(let read, let lease): requestRead(read, lease: lease, around, &effects)
+        case .readIndexFailed(let question): loseQuestion(question, &effects)
         case .deadlineReached:
-            if role == .leader { leaderDeadlineReached(around, &effects) } else { electionDue(around, &effects) }
+            if role == .leader { leaderDeadlineReached(around, &effects) } else { followerDue(around, &effects) }
         case .connectionLost(let node): loseConnection(to: node, around)
         case .appendFailed(let ticket, let peer): loseAppend(ticket, to: peer, around)
         case .livenessChanged(let node):
             if role == .leader { leaderLivenessChanged(node, around, &effects) } else { livenessChanged(node, around) }
         case .transferRequested(let target): transferLeadership(to: target, around)
+        case .stepDownRequested: if role == .leader { resign(around, &effects) }
+        case .membershipRequested(let change, let target): changeMembership(change, to: target, around, &effects)
+        case .resetRequested(let change, let target): resetMembership(change, to: target, around, &effects)
+        case .compacted(let index): compact(through: index, around)
+        case .snapshotReceived(let meta): install(meta, around, &effects)
+        case .snapshotSent(let peer, let installed): noteSnapshot(of: peer, installed: installed, around, &effects)
         }
     }
 
@@ -188,6 +249,12 @@ extension Raft {
         case .appendReply(let reply): note(reply, from: sender, around, &effects)
         case .timeoutNowRequest(let request): campaignNow(request, from: sender, around, &effects)
         case .timeoutNowReply(let reply): note(reply, from: sender, around, &effects)
+        case .releaseRequest(let request): heed(request, from: sender, around, &effects)
+        case .releaseReply(let reply): note(reply, from: sender, &effects)
+        case .readIndexRequest(let request): answer(request, of: sender, &effects)
+        case .readIndexReply(let reply): note(reply, from: sender, around, &effects)
+        case .snapshotRequest(let request): consider(request, from: sender, around, &effects)
+        case .snapshotReply: effects.refusal = .unexpectedReply
         }
     }
 
@@ -203,7 +270,13 @@ extension Raft {
                 AppendReply(ticket: request.ticket, term: term, success: false, lastIndex: nil))
         case .timeoutNowRequest:
             effects.reply = .timeoutNowReply(TimeoutNowReply(term: term, success: false))
-        case .voteReply, .appendReply, .timeoutNowReply:
+        case .releaseRequest(let request):
+            effects.reply = .releaseReply(ReleaseReply(term: request.term))
+        case .readIndexRequest(let request):
+            effects.reply = .readIndexReply(ReadIndexReply(sequence: request.sequence, index: nil))
+        case .snapshotRequest:
+            effects.reply = .snapshotReply(SnapshotReply(term: term, success: false))
+        case .voteReply, .appendReply, .timeoutNowReply, .releaseReply, .readIndexReply, .snapshotReply:
             break
         }
     }
@@ -211,7 +284,7 @@ extension Raft {
     /// A write is durable. Its mark vouches for the log as it is now only if the log has since grown under the same
     /// leader; the hard state of that leader's term was written before or with it.
     private mutating func notePersisted(_ mark: DurableMark) {
-        guard mark.term == logTerm else { return }
+        guard mark.term == logTerm || planted("marks-of-any-leader") else { return }
         durableIndex = max(durableIndex, min(mark.index, log.lastIndex))
         durableTerm = max(durableTerm, mark.term)
     }
@@ -225,7 +298,7 @@ extension Raft {
     }
 
     private mutating func reportApplicable(_ effects: inout Effects) {
-        let applicable = min(commitIndex, durableIndex)
+        let applicable = planted("apply-before-durable") ? commitIndex : min(commitIndex, durableIndex)
         guard applicable > reportedApplicable else { return }
         reportedApplicable = applicable
         effects.applicable = applicable
@@ -242,14 +315,26 @@ extension Raft {
         precondition(index > commitIndex, "committed entries stay")
         log.truncate(from: index)
         durableIndex = min(durableIndex, log.lastIndex)
+        if planted("membership-survives-truncation") { return }
         while let last = configurations.last, last.index >= index { configurations.removeLast() }
         configuration = configurations.last?.configuration ?? .empty
+        membershipVersion += 1
     }
 
     /// Puts a configuration in force.
     mutating func adopt(_ placed: PlacedConfiguration) {
         configurations.append(placed)
         configuration = placed.configuration
+        membershipVersion += 1
+    }
+
+    /// Whether this replica stands for election of its own accord. Also one that is about to leave does, until that is
+    /// committed: perhaps nobody else can be elected (dissertation §4.2.2).
+    var mayCampaign: Bool {
+        settings.electionPriority > 0
+            && configurations.contains {
+                $0.configuration.isVoter(id) && (!$0.configuration.isWitness(id) || planted("witness-campaigns"))
+            }
     }
 
     /// Truncation cannot go back before the last committed configuration.
@@ -259,26 +344,38 @@ extension Raft {
         if obsolete > 0 { configurations.removeFirst(obsolete) }
     }
 
-    private func checkInvariants() {
+    private mutating func updateDeadline() {
+        if role == .leader {
+            deadline = earliest(
+                earliest(leadership!.graceEnd, leadership!.transfer?.deadline),
+                earliest(
+                    earliest(leadership!.retryDeadline, leadership!.stallDeadline), leadership!.change?.deadline))
+        } else {
+            deadline = earliest(electionDeadline, earliest(release?.retryAt, followerReads.deadline))
+        }
+    }
+
+    // changes nothing, but whoever may is not called with a copy of the whole replica
+    private mutating func checkInvariants() {
         precondition(commitIndex <= log.lastIndex, "commit index beyond the log")
         precondition(durableIndex <= log.lastIndex, "durable index beyond the log")
         precondition(reportedApplicable <= commitIndex, "applied what is not committed")
+        precondition(log.base.index <= commitIndex, "compacted what is not committed")
         precondition(log.last.term <= term && logTerm <= term && durableTerm <= term, "a term ahead of the term")
-        precondition((role == .leader) == (leadership != nil), "leader state exactly while leading")
+        var leads = false
+        if case .some = leadership { leads = true }
+        precondition((role == .leader) == leads, "leader state exactly while leading")
         let campaigns = role == .candidate || role == .preCandidate
         precondition(campaigns == (candidacy != nil), "campaign state exactly while campaigning")
         switch role {
         case .leader:
-            precondition(leader == id && vote == id && logTerm == term && electionDeadline == nil)
+            precondition(leader == id && vote == id && logTerm == term && electionDeadline == nil && release == nil)
         case .candidate:
             precondition(leader == nil && vote == id && electionDeadline != nil)
         case .preCandidate:
             precondition(leader == nil && electionDeadline != nil)
         case .follower:
             precondition(leader != id, "a follower does not follow itself")
-            precondition(
-                leader != nil || electionDeadline != nil || !configuration.contains(id) || !hasStarted,
-                "a member without a leader stays awake")
         }
     }
 }

@@ -4,12 +4,27 @@ public struct RaftSettings: Sendable {
     public var electionTimeout = Interval.milliseconds(1000)
     /// Bound of the random delay before a woken replica campaigns (§5.2); above zero.
     public var electionJitter = Interval.milliseconds(300)
-    /// An append unanswered for so long is probed again.
+    /// How soon this replica campaigns compared with others: each step below ``highestPriority`` waits for one more
+    /// ``electionJitter``. 0: never of its own accord.
+    public var electionPriority = RaftSettings.highestPriority
+    /// The priority of replicas of which nothing else is said.
+    public static let highestPriority = 4
+    /// An append, a release or a question for the read index unanswered for so long is sent again.
     public var retryInterval = Interval.milliseconds(1000)
     /// Most entries in one append.
     public var maxEntriesPerAppend = 1024
     /// Most entries sent to one peer and not acknowledged.
     public var maxEntriesInFlight = 8192
+    /// A newcomer that lacks no more entries than this has caught up (dissertation §4.2.1).
+    public var catchUpMargin = 1000
+    /// A newcomer that has not got on for so long ends the change of membership.
+    public var catchUpTimeout = Interval.milliseconds(10_000)
+    /// Whether a leader with the promises of a majority answers reads without asking (dissertation §6.4.1).
+    public var leaseReads = true
+    /// From one heartbeat to the next for a member that knows no liveness of ours.
+    public var heartbeatInterval = Interval.milliseconds(100)
+    /// How much longer than ``electionTimeout`` a follower stands by a foreign leader: by so much may clocks differ.
+    public var maxClockDrift = Interval.milliseconds(1000)
 
     /// The defaults.
     public init() {}

@@ -17,6 +17,8 @@ public struct NodeIdentity: Equatable, Sendable {
     public var nodeID: UInt64
     /// The packed bootstrap record, if the node has seen one.
     public var bootstrap: Bytes?
+    /// The longest promise that this run or an earlier one can have given.
+    public var longestPromise: Interval
 }
 
 /// Why a data directory cannot be used.
@@ -64,8 +66,11 @@ public final class NodeDirectory {
     /// What the file says.
     public private(set) var identity: NodeIdentity
 
-    /// Reads the identity, or makes a new one under `freshIncarnation`; counts the run.
-    public init(disk: any Disk, address: NodeAddress, freshIncarnation: UInt64) throws(DirectoryError) {
+    /// Reads the identity, or makes a new one under `freshIncarnation`; counts the run, which gives promises of
+    /// `promise`.
+    public init(
+        disk: any Disk, address: NodeAddress, freshIncarnation: UInt64, promise: Interval
+    ) throws(DirectoryError) {
         self.disk = disk
         if disk.exists(NodeDirectory.file) {
             identity = try NodeDirectory.read(disk)
@@ -73,9 +78,11 @@ public final class NodeDirectory {
                 throw .otherAddress(path: disk.path, recorded: identity.address, asked: address)
             }
             identity.runNumber += 1
+            identity.longestPromise = max(identity.longestPromise, promise)
         } else {
             identity = NodeIdentity(
-                incarnation: freshIncarnation, runNumber: 1, address: address, clusterID: 0, nodeID: 0, bootstrap: nil)
+                incarnation: freshIncarnation, runNumber: 1, address: address, clusterID: 0, nodeID: 0, bootstrap: nil,
+                longestPromise: promise)
         }
         try write(identity)
     }
@@ -103,6 +110,9 @@ public final class NodeDirectory {
             message.pointee.cluster_id = identity.clusterID
             message.pointee.has_node_id = 1
             message.pointee.node_id = identity.nodeID
+            message.pointee.has_promise_ms = 1
+            // rounded up
+            message.pointee.promise_ms = UInt64((identity.longestPromise.nanoseconds + 999_999) / 1_000_000)
             if let bootstrap = identity.bootstrap {
                 message.pointee.record = arena.unpack(flotilla__bootstrap_record__init, bootstrap)
             }
@@ -166,7 +176,8 @@ public final class NodeDirectory {
             return NodeIdentity(
                 incarnation: message.incarnation, runNumber: message.run_number, address: address,
                 clusterID: message.cluster_id, nodeID: message.node_id,
-                bootstrap: message.record.map { arena.pack($0) })
+                bootstrap: message.record.map { arena.pack($0) },
+                longestPromise: .milliseconds(Int(min(message.promise_ms, 1 << 32))))
         }
     }
 }

@@ -79,8 +79,8 @@ struct NodeState: Equatable {
                     record.pointee.group = arena.string(replica.group)
                     record.pointee.peer = arena.string(replica.peer.description)
                     record.pointee.number = replica.number
-                    record.pointee.n_birth_peers = replica.birth.peers.count
-                    record.pointee.birth_peers = arena.strings(replica.birth.peers.map(\.description))
+                    record.pointee.n_birth_peers = replica.birth.listed.count
+                    record.pointee.birth_peers = arena.strings(replica.birth.listed.map(\.description))
                     record.pointee.kind = arena.string(replica.kind)
                     return record
                 })

@@ -44,7 +44,7 @@ final class PeerLink: @unchecked Sendable {
     let liveness: RpcChannel
     /// Outlets with something to send.
     var ready = FIFO<Outlet>()
-    /// Since when the node has not supported this one, or since the last measure against that.
+    /// Since when the node has not answered this one, or since the last measure against that.
     var silentSince: Instant?
 
     init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel, silentSince: Instant) {

@@ -6,7 +6,7 @@ import Transport
 struct LogBatch {
     enum Duty {
         case persisted(Replica, DurableMark)
-        case acknowledge(RpcResponder, Message)
+        case acknowledge(Replica, RpcResponder, Message)
         case send(Replica, [Outbound])
         case call(() -> Void)
     }
@@ -38,6 +38,10 @@ extension RaftHost {
         }
         batchUnderWay = batch
         batch = LogBatch()
+        if planted("duties-before-the-write"), let duties = batchUnderWay?.duties {
+            batchUnderWay?.duties = []
+            perform(duties)
+        }
         writeBatch()
     }
 
@@ -93,7 +97,9 @@ extension RaftHost {
             case .persisted(let replica, let mark):
                 step(replica, .persisted(mark))
                 trimTail(of: replica)
-            case .acknowledge(let responder, let message): responder.reply(body: wire.packReply(message))
+            case .acknowledge(let replica, let responder, let message):
+                observer?.acknowledged(replica.group, message)
+                responder.reply(body: wire.packReply(message))
             case .send(let replica, let messages): for message in messages { send(message, from: replica) }
             case .call(let body): deferred.append(body)
             }
@@ -166,7 +172,7 @@ extension RaftHost {
     }
 
     func leadsOthers(_ replica: Replica) -> Bool {
-        replica.raft.isLeader && replica.raft.configuration.members.count > 1
+        replica.raft.isLeader && replica.raft.configuration.voters.count > 1
     }
 
     /// Called every turn while stopping.
@@ -217,7 +223,7 @@ extension RaftHost {
         (replicas, byGroup, replicasByNode) = ([], [:], [:])
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
-        (batch, batchUnderWay, stopping) = (LogBatch(), nil, nil)
+        (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
     }
 }
 

@@ -7,6 +7,7 @@ import WireMessages
 extension RaftHost {
     static let raftService = "braft.RaftService"
     static let livenessService = "flotilla.LivenessService"
+    static let groupService = "flotilla.GroupService"
     static let nodeService = "flotilla.NodeService"
 
     func makeLink(to node: NodeAddress) {
@@ -39,6 +40,7 @@ extension RaftHost {
     // MARK: sending
 
     func send(_ message: Outbound, from replica: Replica) {
+        // a node that the membership has just lost
         guard let link = linkByNode[message.to.address] else { return }
         let peer = message.to
         switch message.body {
@@ -75,6 +77,39 @@ extension RaftHost {
                     receive(.received(.timeoutNowReply(answer), from: peer), replica)
                 }
             }
+        case .release(let request):
+            wire.arena.scope { arena in
+                let body = wire.releaseRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
+                link.data.call(
+                    service: RaftHost.groupService, method: "release", message: body, attachment: [],
+                    deadline: now + settings.raft.retryInterval
+                ) { [self] result in
+                    // a lost one is repeated
+                    guard case .reply(let reply) = result, let answer = wire.decodeReleaseReply(reply.body) else {
+                        return
+                    }
+                    receive(.received(.releaseReply(answer), from: peer), replica)
+                }
+            }
+        case .readIndex(let request):
+            wire.arena.scope { arena in
+                let body = wire.readIndexRequest(
+                    request, group: replica.group, from: replica.id, to: peer, arena: arena)
+                link.data.call(
+                    service: RaftHost.groupService, method: "read_index", message: body, attachment: [],
+                    deadline: now + settings.raft.retryInterval
+                ) { [self] result in
+                    if case .reply(let reply) = result,
+                        let answer = wire.decodeReadIndexReply(reply.body, to: request)
+                    {
+                        receive(.received(.readIndexReply(answer), from: peer), replica)
+                    } else {
+                        receive(.readIndexFailed(request), replica)
+                    }
+                }
+            }
+        case .snapshot:
+            preconditionFailure("no log is compacted yet, so nobody needs a snapshot")
         }
     }
 
@@ -151,14 +186,16 @@ extension RaftHost {
         let replica = outlet.replica
         let peer = outlet.peer
         let ticket = order.ticket
+        let hasState = !replica.raft.configuration.isWitness(peer)
         wire.arena.scope { arena in
             let body = wire.appendRequest(
                 group: replica.group, from: replica.id, to: peer, term: ticket.term,
                 previous: LogPosition(term: order.previousTerm, index: ticket.previous), entries: entries,
-                commit: order.commit, arena: arena)
+                withPayloads: hasState, commit: order.commit, arena: arena)
             link.data.call(
                 service: RaftHost.raftService, method: "append_entries", message: body,
-                attachment: entries.compactMap { $0.payload.isEmpty ? nil : $0.payload }, deadline: nil
+                attachment: hasState ? entries.compactMap { $0.payload.isEmpty ? nil : $0.payload } : [],
+                deadline: nil
             ) { [self] result in
                 switch result {
                 case .reply(let reply):
@@ -246,7 +283,9 @@ extension RaftHost {
                 NodeLiveness.Reply(
                     sequence: message.pointee.sequence, granted: message.pointee.granted != 0,
                     epoch: message.pointee.epoch, runNumber: message.pointee.run_number,
-                    wallClockMilliseconds: message.pointee.wall_clock_ms)
+                    wallClockMilliseconds: message.pointee.wall_clock_ms,
+                    promise: message.pointee.has_promise_ms == 0
+                        ? nil : .milliseconds(Int(min(message.pointee.promise_ms, 1 << 32))))
             }
         }
     }

@@ -29,6 +29,18 @@ extension RaftHost {
             support(request)
             return true
         }
+        server.register(RaftHost.groupService) { [self] method, request in
+            do throws(RaftWire.WireError) {
+                switch method {
+                case "release": try release(request)
+                case "read_index": try readIndex(request)
+                default: return false
+                }
+            } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            return true
+        }
         server.register(RaftHost.raftService) { [self] method, request in
             do throws(RaftWire.WireError) {
                 switch method {
@@ -98,6 +110,33 @@ extension RaftHost {
         lane.requestTurn()
     }
 
+    // MARK: flotilla.GroupService
+
+    private func release(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let (addressing, message) = try wire.decodeReleaseRequest(request.body)
+        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        step(replica, .received(.releaseRequest(message), from: from), StepContext(responder: request.responder))
+        lane.requestTurn()
+    }
+
+    private func readIndex(_ request: RpcRequest) throws(RaftWire.WireError) {
+        nextRead += 1
+        let (addressing, message) = try wire.decodeReadIndexRequest(request.body, sequence: nextRead)
+        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        guard replica.questions.count < settings.reads else {
+            throw RaftWire.WireError(code: 16, text: "too many reads wait")
+        }
+        replica.questions[message.sequence] = request.responder
+        step(replica, .received(.readIndexRequest(message), from: from))
+        if let reply = effects.reply { answerQuestion(message.sequence, of: replica, reply) }
+        lane.requestTurn()
+    }
+
+    /// Answers a follower that asked for the read index.
+    func answerQuestion(_ sequence: UInt64, of replica: Replica, _ reply: Message) {
+        replica.questions.removeValue(forKey: sequence)?.reply(body: wire.packReply(reply))
+    }
+
     // MARK: flotilla.LivenessService
 
     private func support(_ request: RpcRequest) {
@@ -133,6 +172,10 @@ extension RaftHost {
             response.pointee.epoch = reply.epoch
             response.pointee.run_number = reply.runNumber
             response.pointee.wall_clock_ms = reply.wallClockMilliseconds
+            if let promise = reply.promise {
+                response.pointee.has_promise_ms = 1
+                response.pointee.promise_ms = UInt64(promise.milliseconds)
+            }
             request.responder.reply(response)
         }
     }
@@ -246,8 +289,15 @@ extension RaftHost {
                 service: RaftHost.nodeService, method: "hello", message: message, attachment: [],
                 deadline: lane.clock.now + .milliseconds(5000)
             ) { [self] result in
-                guard case .reply(let reply) = result else { return done(false) }
-                welcome(reply.body, from: node, done)
+                switch result {
+                case .reply(let reply): welcome(reply.body, from: node, done)
+                case .failed(let error):
+                    if error.code == RpcCode.noService || error.code == RpcCode.noMethod {
+                        livenessInbox.append(.foreign(node))
+                        lane.requestTurn()
+                    }
+                    done(false)
+                }
             }
         }
     }

@@ -30,6 +30,7 @@ extension RaftHost {
         if !isOver {
             for link in links { pump(link) }
         }
+        finishVitalsCheck()
         let next = nextDeadline()
         if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
         return next
@@ -81,6 +82,7 @@ extension RaftHost {
                 replica.isDirty = false
                 if !replica.proposing.isEmpty { propose(replica) }
                 if !replica.reading.isEmpty { startRead(replica) }
+                if !replica.asking.isEmpty { startQuorumRead(replica) }
             }
         }
     }
@@ -104,12 +106,22 @@ extension RaftHost {
         step(replica, .proposed(count: replica.proposing.count))
     }
 
+    /// Reads of this turn share one number; a lease may spare them the question to a majority.
     private func startRead(_ replica: Replica) {
         nextRead += 1
         let completions = replica.reading
         replica.reading.removeAll(keepingCapacity: true)
         replica.readRounds.append((nextRead, completions))
-        step(replica, .readRequested(nextRead))
+        step(replica, .readRequested(nextRead, lease: true))
+    }
+
+    /// Those whose lease lapsed meanwhile.
+    private func startQuorumRead(_ replica: Replica) {
+        nextRead += 1
+        let completions = replica.asking
+        replica.asking.removeAll(keepingCapacity: true)
+        replica.readRounds.append((nextRead, completions))
+        step(replica, .readRequested(nextRead, lease: false))
     }
 
     private func runDeferred() {
@@ -160,12 +172,16 @@ extension RaftHost {
         let wasLeader = replica.raft.isLeader
         effects.removeAll()
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
-        execute(effects, of: replica, context)
+        let write = execute(effects, of: replica, context)
+        observer?.stepped(replica.group, event, replica.raft, effects, write)
         arm(replica)
         if wasLeader != replica.raft.isLeader { leadershipChanged(replica) }
     }
 
-    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) {
+    /// Returns what it has given the log to write.
+    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) -> LogWrite? {
+        var written: LogWrite?
+        if effects.peersChanged { membershipChanged(replica) }
         for message in effects.messages { send(message, from: replica) }
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
@@ -174,21 +190,23 @@ extension RaftHost {
             var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             batch.append(write)
+            written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
-            if effects.logChange?.truncateFrom != nil || write.entries.contains(where: { $0.configuration != nil }) {
-                membershipChanged(replica)
-            }
         }
         if let acknowledgement = effects.acknowledgement, let responder = context.responder {
-            batch.duties.append(.acknowledge(responder, acknowledgement))
+            batch.duties.append(.acknowledge(replica, responder, acknowledgement))
         }
         if !effects.durableMessages.isEmpty { batch.duties.append(.send(replica, effects.durableMessages)) }
         if let applicable = effects.applicable, applicable > replica.applicable {
             replica.applicable = applicable
             readyToApply(replica)
         }
-        for ready in effects.readyReads { finishRead(replica, ready.read, at: ready.index) }
-        for read in effects.failedReads { finishRead(replica, read, at: nil) }
+        for ready in effects.readyReads { finishRead(replica, ready) }
+        for read in effects.failedReads { failRead(replica, read) }
+        for (_, reply) in effects.readIndexReplies {
+            answerQuestion(reply.sequence, of: replica, .readIndexReply(reply))
+        }
+        for (change, outcome) in effects.finishedChanges { finishChange(change, outcome, of: replica) }
         if let refusal = effects.refusal {
             refusals[refusal, default: 0] += 1
             logger.log(
@@ -204,6 +222,7 @@ extension RaftHost {
                     ("leader", replica.raft.leader?.description ?? "none"),
                 ])
         }
+        return written
     }
 
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
@@ -247,7 +266,10 @@ extension RaftHost {
             ])
         if !isLeader {
             // the entries may still be committed by the next leader: nobody can tell yet
-            for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
+            let isHonest = !planted("unknown-outcomes-are-called-refused")
+            for proposal in replica.proposed.removeAll() {
+                deferred.append { proposal.completion(isHonest ? .unknown : .refused(.busy)) }
+            }
             let leader = replica.raft.leader
             for proposal in replica.proposing { deferred.append { proposal.completion(.notLeader(leader)) } }
             replica.proposing.removeAll()
@@ -266,22 +288,30 @@ extension RaftHost {
 
     // MARK: reads
 
-    private func finishRead(_ replica: Replica, _ read: UInt64, at index: LogIndex?) {
+    /// Rounds end in their order, a leader that steps down fails them all in it; only a lease may let the latest pass.
+    private func takeRound(_ read: UInt64, of replica: Replica) -> [(ReadOutcome) -> Void]? {
         // everybody has been answered already
-        guard !isOver else { return }
-        // rounds end in their order, except that a leader that steps down fails them all
-        guard let first = replica.readRounds.popFirst(), first.read == read else {
-            preconditionFailure("read \(read) finished out of order")
-        }
-        guard let index else {
-            return finish(first.completions, of: replica, .notLeader(replica.raft.leader))
-        }
+        guard !isOver else { return nil }
+        let isLatest = replica.readRounds.last?.read == read
+        guard let round = isLatest ? replica.readRounds.popLast() : replica.readRounds.popFirst(), round.read == read
+        else { preconditionFailure("read \(read) finished out of order") }
+        return round.completions
+    }
+
+    private func failRead(_ replica: Replica, _ read: UInt64) {
+        guard let completions = takeRound(read, of: replica) else { return }
+        finish(completions, of: replica, .notLeader(replica.raft.leader))
+    }
+
+    private func finishRead(_ replica: Replica, _ ready: ReadyRead) {
+        guard let completions = takeRound(ready.read, of: replica) else { return }
+        let moment = ReadMoment(group: replica.group, lease: ready.lease)
         if replica.problem != nil {
-            finish(first.completions, of: replica, .refused(.damaged))
-        } else if index <= replica.applied {
-            finish(first.completions, of: replica, .ready)
+            finish(completions, of: replica, .refused(.damaged))
+        } else if ready.index <= replica.applied || planted("read-before-applied") {
+            finish(completions, of: replica, .ready(moment))
         } else {
-            replica.awaitingApply.append((index, first.completions))
+            replica.awaitingApply.append((ready.index, moment, completions))
         }
     }
 
@@ -300,32 +330,53 @@ extension RaftHost {
         let requests = livenessEffects.requests
         let changed = livenessEffects.changed
         for (to, request) in requests { sendSupportRequest(request, to: to) }
+        if livenessEffects.checksVitals { checkVitals() }
         for node in changed {
             if let link = linkByNode[node] {
-                link.silentSince = liveness.supportStands(from: node, now: now) ? nil : link.silentSince ?? now
+                link.silentSince = liveness.isReachable(node) ? nil : link.silentSince ?? now
             }
             logger.log(
                 .info, "liveness changed",
                 [
                     ("node", node.description), ("promised", "\(liveness.promiseStands(to: node, now: now))"),
                     ("supported", "\(liveness.supportStands(from: node, now: now))"),
+                    ("reachable", "\(liveness.isReachable(node))"),
                 ])
             for replica in replicasByNode[node] ?? [] { inbox.append((replica, .livenessChanged(node))) }
         }
         if !changed.isEmpty { lane.requestTurn() }
     }
 
-    /// Rebuilds what hangs on who shares groups with whom.
+    /// Brings up to date what hangs on who shares groups with whom.
     func membershipChanged(_ replica: Replica) {
-        let members = replica.raft.configuration.members.map(\.address).filter { $0 != identity.address }
-        var isNewNode = false
-        for node in members where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
+        let peers = replica.raft.peers.map(\.address).filter { $0 != identity.address }
+        var isOtherCircle = false
+        for node in peers where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
             replicasByNode[node, default: []].append(replica)
             if linkByNode[node] == nil {
                 makeLink(to: node)
-                isNewNode = true
+                isOtherCircle = true
             }
         }
-        if isNewNode { livenessInbox.append(.track(links.map(\.address).sorted())) }
+        for link in links where !peers.contains(link.address) {
+            replicasByNode[link.address]?.removeAll { $0 === replica }
+            guard replicasByNode[link.address]?.isEmpty == true else { continue }
+            closeLink(to: link.address)
+            isOtherCircle = true
+        }
+        for outlet in replica.outlets where !peers.contains(outlet.peer.address) { outlet.clear() }
+        replica.outlets.removeAll { !peers.contains($0.peer.address) }
+        if isOtherCircle { livenessInbox.append(.track(links.map(\.address).sorted())) }
+    }
+
+    /// Nothing is shared with `node` any more.
+    private func closeLink(to node: NodeAddress) {
+        replicasByNode.removeValue(forKey: node)
+        guard let link = linkByNode.removeValue(forKey: node) else { return }
+        links.removeAll { $0 === link }
+        link.data.onStateChange = nil
+        link.liveness.onStateChange = nil
+        link.data.close()
+        link.liveness.close()
     }
 }

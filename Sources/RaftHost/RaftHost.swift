@@ -97,8 +97,12 @@ public final class RaftHost: @unchecked Sendable {
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 
+    /// Sees what the replicas do, if set; set before the first is opened.
+    public var observer: (any ReplicaObserver)?
+
     var now: Instant
-    var liveness: NodeLiveness
+    /// The node's promises, and those to it.
+    public internal(set) var liveness: NodeLiveness
     var livenessEffects = NodeLiveness.Effects()
     var effects = Effects()
 
@@ -119,6 +123,8 @@ public final class RaftHost: @unchecked Sendable {
     /// Answers that came in and wait for the turn.
     var inbox: [(Replica, Event)] = []
     var livenessInbox: [NodeLiveness.Event] = []
+    /// The check of this node's vitals under way.
+    var vitalsCheck: VitalsCheck?
     var dirty: [Replica] = []
     var applyReady: [Replica] = []
     var stalled: [Replica] = []
@@ -129,6 +135,7 @@ public final class RaftHost: @unchecked Sendable {
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []
     var nextRead: UInt64 = 0
+    var nextChange: UInt64 = 0
 
     var batch = LogBatch()
     var batchUnderWay: LogBatch?
@@ -174,6 +181,7 @@ public final class RaftHost: @unchecked Sendable {
             recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
+        livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
         self.liveness = NodeLiveness(
@@ -269,6 +277,9 @@ public final class RaftHost: @unchecked Sendable {
     /// How all replicas are doing.
     public func status() -> [ReplicaStatus] { replicas.map { $0.status() } + damaged }
 
+    /// The consensus of the replica of `group`, for those who judge it; nil if there is none here.
+    public func raft(of group: String) -> Raft? { byGroup[group]?.raft }
+
     /// Whether this node leads `group`, and may propose.
     public func leads(_ group: String) -> Bool { byGroup[group]?.raft.isLeader ?? false }
 
@@ -278,7 +289,7 @@ public final class RaftHost: @unchecked Sendable {
         guard let replica = byGroup[group] else { return nil }
         let monotonic = lane.clock.now.nanoseconds / 1_000_000
         var clocks: [Int64] = []
-        let members = replica.raft.configuration.members
+        let members = replica.raft.configuration.voters
         for member in members {
             if member == replica.id {
                 clocks.append(lane.clock.wallClockMilliseconds)
@@ -323,15 +334,21 @@ public final class RaftHost: @unchecked Sendable {
         markDirty(replica)
     }
 
-    /// Finds the moment at which a read of `group` is linearizable (ReadIndex, dissertation §6.4). Joined with everything
-    /// else that wants to read it in this turn.
-    public func read(_ group: String, completion: @escaping (ReadOutcome) -> Void) {
+    /// Finds a moment at which a read of `group` is linearizable: under the leader's lease, or by asking a majority
+    /// (ReadIndex, dissertation §6.4). Joined with everything else that wants to read it in this turn.
+    ///
+    /// - Parameters:
+    ///   - lease: whether a lease will do; false for reads whose lease had lapsed when they were evaluated.
+    ///   - atFollower: whether this replica may serve without leading, by asking the leader up to where to apply.
+    public func read(
+        _ group: String, lease: Bool = true, atFollower: Bool = false, completion: @escaping (ReadOutcome) -> Void
+    ) {
         guard let replica = byGroup[group] else {
             let refusal: ProposalRefusal = damaged.contains { $0.group == group } ? .damaged : .noSuchGroup
             return later { completion(.refused(refusal)) }
         }
-        if replica.problem != nil { return later { completion(.refused(.damaged)) } }
-        guard replica.raft.isLeader else {
+        if replica.problem != nil || replica.id.role == .witness { return later { completion(.refused(.damaged)) } }
+        guard replica.raft.isLeader || atFollower else {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
         }
@@ -340,24 +357,66 @@ public final class RaftHost: @unchecked Sendable {
             return later { completion(.refused(.busy)) }
         }
         replica.readsWaiting += 1
-        replica.reading.append(completion)
+        if lease { replica.reading.append(completion) } else { replica.asking.append(completion) }
         markDirty(replica)
     }
 
-    /// Runs `body` on the state machines' worker, where they may be read; several of a turn go in one job.
+    /// Runs `body` on the state machines' worker, where they may be read; several of a turn go in one job. The
+    /// completion gets nil if the moment turns out not to count, for a lease lapsed before `body` was done: read again
+    /// without lease.
     public func evaluate<R: Sendable>(
-        _ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void
+        at moment: ReadMoment, _ body: @escaping @Sendable () -> R, completion: @escaping (R?) -> Void
     ) {
         let result = Box<R?>(nil)
         evaluations.append(
             Evaluation(
                 job: { result.value = body() },
-                completion: {
-                    guard let value = result.value else {
-                        preconditionFailure("an evaluation completed without running")
-                    }
-                    completion(value)
-                }))
+                completion: { [self] in completion(stands(moment) ? result.value : nil) }))
+        lane.requestTurn()
+    }
+
+    /// Judged by a reading of the clock that is taken now: a pause since the evaluation must not be hidden.
+    private func stands(_ moment: ReadMoment) -> Bool {
+        guard let term = moment.lease, !planted("lease-not-judged-after-the-read") else { return true }
+        guard let replica = byGroup[moment.group] else { return false }
+        return replica.raft.holdsLease(of: term, now: lane.clock.now, liveness: liveness)
+    }
+
+    /// Changes the members of `group` to `target` (§6), which only its leader does. Newcomers must have been created on
+    /// their nodes, with an empty birth. The completion comes when the change is committed, or not to be.
+    public func changeMembership(
+        of group: String, to target: Configuration, completion: @escaping (ChangeOutcome) -> Void
+    ) {
+        order(group, completion) { .membershipRequested($0, target) }
+    }
+
+    /// Puts `target` in force on this node's replica of `group` without asking anybody: for a group that lost its
+    /// majority for good. What only the lost members knew is lost.
+    public func resetMembership(
+        of group: String, to target: Configuration, completion: @escaping (ChangeOutcome) -> Void
+    ) {
+        order(group, completion) { .resetRequested($0, target) }
+    }
+
+    private func order(
+        _ group: String, _ completion: @escaping (ChangeOutcome) -> Void, _ event: (UInt64) -> Event
+    ) {
+        guard let replica = byGroup[group], !isOver else { return later { completion(.refused(.notLeader)) } }
+        nextChange += 1
+        replica.changes[nextChange] = completion
+        inbox.append((replica, event(nextChange)))
+        lane.requestTurn()
+    }
+
+    func finishChange(_ change: UInt64, _ outcome: ChangeOutcome, of replica: Replica) {
+        guard let completion = replica.changes.removeValue(forKey: change) else { return }
+        logger.log(
+            .info, "membership",
+            [
+                ("group", replica.group), ("term", replica.raft.term.description), ("outcome", "\(outcome)"),
+                ("members", replica.raft.configuration.description),
+            ])
+        deferred.append { completion(outcome) }
         lane.requestTurn()
     }
 

@@ -28,9 +28,10 @@ struct RaftWire {
         return message
     }
 
+    /// The entries' payloads travel in the attachment; a witness gets none, nor hears how long they are.
     func appendRequest(
         group: String, from: PeerID, to: PeerID, term: Term, previous: LogPosition, entries: ArraySlice<LogEntry>,
-        commit: LogIndex, arena: Arena
+        withPayloads: Bool, commit: LogIndex, arena: Arena
     ) -> UnsafeMutablePointer<Braft__AppendEntriesRequest> {
         let message = arena.make(braft__append_entries_request__init)
         message.pointee.group_id = arena.string(group)
@@ -50,11 +51,13 @@ struct RaftWire {
             braft__entry_meta__init(meta)
             meta.pointee.term = entry.position.term.rawValue
             meta.pointee.type = Braft__EntryType(rawValue: UInt32(entry.kind.rawValue))
-            meta.pointee.has_data_len = 1
-            meta.pointee.data_len = Int64(entry.payload.count)
+            if withPayloads {
+                meta.pointee.has_data_len = 1
+                meta.pointee.data_len = Int64(entry.payload.count)
+            }
             if let configuration = entry.configuration {
-                meta.pointee.n_peers = configuration.peers.count
-                meta.pointee.peers = arena.strings(configuration.peers.map(\.description))
+                meta.pointee.n_peers = configuration.listed.count
+                meta.pointee.peers = arena.strings(configuration.listed.map(\.description))
                 if configuration.isJoint {
                     meta.pointee.n_old_peers = configuration.oldPeers.count
                     meta.pointee.old_peers = arena.strings(configuration.oldPeers.map(\.description))
@@ -220,14 +223,38 @@ struct RaftWire {
                     response.pointee.has_last_log_index = 1
                     response.pointee.last_log_index = last.rawValue
                 }
+                if let term = reply.lastTerm {
+                    response.pointee.has_last_log_term = 1
+                    response.pointee.last_log_term = term.rawValue
+                }
+                if let support = reply.support {
+                    response.pointee.has_support_epoch = 1
+                    response.pointee.support_epoch = support.epoch
+                    response.pointee.has_supporter_run = 1
+                    response.pointee.supporter_run = support.supporterRun
+                    response.pointee.has_asker_run = 1
+                    response.pointee.asker_run = support.askerRun
+                }
                 return arena.pack(response)
             case .timeoutNowReply(let reply):
                 let response = arena.make(braft__timeout_now_response__init)
                 response.pointee.term = reply.term.rawValue
                 response.pointee.success = reply.success ? 1 : 0
                 return arena.pack(response)
-            case .voteRequest, .appendRequest, .timeoutNowRequest:
-                preconditionFailure("a request does not answer a request")
+            case .releaseReply(let reply):
+                let response = arena.make(flotilla__release_reply__init)
+                response.pointee.term = reply.term.rawValue
+                return arena.pack(response)
+            case .readIndexReply(let reply):
+                let response = arena.make(flotilla__read_index_reply__init)
+                if let index = reply.index {
+                    response.pointee.has_index = 1
+                    response.pointee.index = index.rawValue
+                }
+                return arena.pack(response)
+            case .voteRequest, .appendRequest, .timeoutNowRequest, .releaseRequest, .readIndexRequest,
+                .snapshotRequest, .snapshotReply:
+                preconditionFailure("it answers no request of these services")
             }
         }
     }
@@ -245,9 +272,16 @@ struct RaftWire {
     func decodeAppendReply(_ body: Bytes, to ticket: AppendTicket) -> AppendReply? {
         arena.scope { arena in
             arena.unpack(braft__append_entries_response__init, body).map { message in
-                AppendReply(
-                    ticket: ticket, term: Term(message.pointee.term), success: message.pointee.success != 0,
-                    lastIndex: message.pointee.has_last_log_index != 0 ? LogIndex(message.pointee.last_log_index) : nil)
+                let message = message.pointee
+                let hasSupport =
+                    message.has_support_epoch != 0 && message.has_supporter_run != 0 && message.has_asker_run != 0
+                let support = SupportStamp(
+                    epoch: message.support_epoch, supporterRun: message.supporter_run, askerRun: message.asker_run)
+                return AppendReply(
+                    ticket: ticket, term: Term(message.term), success: message.success != 0,
+                    lastIndex: message.has_last_log_index != 0 ? LogIndex(message.last_log_index) : nil,
+                    lastTerm: message.has_last_log_term != 0 ? Term(message.last_log_term) : nil,
+                    support: hasSupport ? support : nil)
             }
         }
     }
@@ -256,6 +290,72 @@ struct RaftWire {
         arena.scope { arena in
             arena.unpack(braft__timeout_now_response__init, body).map { message in
                 TimeoutNowReply(term: Term(message.pointee.term), success: message.pointee.success != 0)
+            }
+        }
+    }
+
+    // MARK: flotilla.GroupService
+
+    func releaseRequest(
+        _ request: ReleaseRequest, group: String, from: PeerID, to: PeerID, arena: Arena
+    ) -> UnsafeMutablePointer<Flotilla__ReleaseRequest> {
+        let message = arena.make(flotilla__release_request__init)
+        message.pointee.group_id = arena.string(group)
+        message.pointee.from = arena.string(from.description)
+        message.pointee.to = arena.string(to.description)
+        message.pointee.term = request.term.rawValue
+        return message
+    }
+
+    func decodeReleaseRequest(_ body: Bytes) throws(WireError) -> (Addressing, ReleaseRequest) {
+        try arena.scope { (arena) throws(WireError) -> (Addressing, ReleaseRequest) in
+            guard let message = arena.unpack(flotilla__release_request__init, body)?.pointee else {
+                throw WireError(code: 1003, text: "Fail to parse request")
+            }
+            let addressing = Addressing(
+                group: String(field: message.group_id), from: String(field: message.from),
+                to: String(field: message.to))
+            return (addressing, ReleaseRequest(term: Term(message.term)))
+        }
+    }
+
+    func decodeReleaseReply(_ body: Bytes) -> ReleaseReply? {
+        arena.scope { arena in
+            arena.unpack(flotilla__release_reply__init, body).map { ReleaseReply(term: Term($0.pointee.term)) }
+        }
+    }
+
+    func readIndexRequest(
+        _ request: ReadIndexRequest, group: String, from: PeerID, to: PeerID, arena: Arena
+    ) -> UnsafeMutablePointer<Flotilla__ReadIndexRequest> {
+        let message = arena.make(flotilla__read_index_request__init)
+        message.pointee.group_id = arena.string(group)
+        message.pointee.from = arena.string(from.description)
+        message.pointee.to = arena.string(to.description)
+        message.pointee.term = request.term.rawValue
+        return message
+    }
+
+    /// The question, numbered by `sequence` on this node.
+    func decodeReadIndexRequest(
+        _ body: Bytes, sequence: UInt64
+    ) throws(WireError) -> (Addressing, ReadIndexRequest) {
+        try arena.scope { (arena) throws(WireError) -> (Addressing, ReadIndexRequest) in
+            guard let message = arena.unpack(flotilla__read_index_request__init, body)?.pointee else {
+                throw WireError(code: 1003, text: "Fail to parse request")
+            }
+            let addressing = Addressing(
+                group: String(field: message.group_id), from: String(field: message.from),
+                to: String(field: message.to))
+            return (addressing, ReadIndexRequest(term: Term(message.term), sequence: sequence))
+        }
+    }
+
+    func decodeReadIndexReply(_ body: Bytes, to request: ReadIndexRequest) -> ReadIndexReply? {
+        arena.scope { arena in
+            arena.unpack(flotilla__read_index_reply__init, body).map {
+                ReadIndexReply(
+                    sequence: request.sequence, index: $0.pointee.has_index != 0 ? LogIndex($0.pointee.index) : nil)
             }
         }
     }

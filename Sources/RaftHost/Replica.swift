@@ -30,10 +30,17 @@ public enum ProposalRefusal: Sendable, Equatable {
     case noSuchGroup
 }
 
+/// A moment at which a replica's state is recent enough for a linearizable answer.
+public struct ReadMoment: Sendable {
+    let group: String
+    /// Set: it counts only if this term's lease stands when the state has been looked at.
+    let lease: Term?
+}
+
 /// What came of a wish to read linearizably.
 public enum ReadOutcome: Sendable {
-    /// The state machine has everything a read must see; evaluate it now, on the apply worker.
-    case ready
+    /// The state machine has everything a read must see: evaluate it, see ``RaftHost/evaluate(at:_:completion:)``.
+    case ready(ReadMoment)
     /// The replica does not lead. The leader, if one is known.
     case notLeader(PeerID?)
     /// Not possible, for this reason.
@@ -120,10 +127,16 @@ final class Replica {
 
     /// Reads of this turn; reads whose round is under way; reads that wait for their index to be applied.
     var reading: [(ReadOutcome) -> Void] = []
+    /// Those that must not rely on a lease.
+    var asking: [(ReadOutcome) -> Void] = []
     var readRounds = FIFO<(read: UInt64, completions: [(ReadOutcome) -> Void])>()
-    var awaitingApply: [(index: LogIndex, completions: [(ReadOutcome) -> Void])] = []
-    /// Reads in the three of them.
+    var awaitingApply: [(index: LogIndex, moment: ReadMoment, completions: [(ReadOutcome) -> Void])] = []
+    /// Reads in the four of them.
     var readsWaiting = 0
+    /// Followers that asked for the read index, by the number their question got here.
+    var questions: [UInt64: RpcResponder] = [:]
+    /// Whoever waits for a change of membership, by its number.
+    var changes: [UInt64: (ChangeOutcome) -> Void] = [:]
 
     /// The deadline last given to the heap.
     var armed: Instant?
@@ -151,8 +164,10 @@ final class Replica {
     func dismiss() {
         let accepted = proposed.removeAll()
         let refused = proposing
-        let rounds = readRounds.removeAll().map(\.completions) + awaitingApply.map(\.completions) + [reading]
-        (proposing, awaitingApply, reading) = ([], [], [])
+        let rounds = readRounds.removeAll().map(\.completions) + awaitingApply.map(\.completions) + [reading, asking]
+        let waiting = changes.keys.sorted().compactMap { changes[$0] }
+        (proposing, awaitingApply, reading, asking, changes) = ([], [], [], [], [:])
+        for completion in waiting { completion(.unknown) }
         for proposal in accepted { proposal.completion(.unknown) }
         for proposal in refused { proposal.completion(.refused(.stopping)) }
         for completion in rounds.joined() { completion(.refused(.stopping)) }

@@ -4,6 +4,8 @@ enum LogFormat {
     /// The newest format this program writes and reads.
     static let version = 1
     static let manifestName = "MANIFEST"
+    /// What ``WriteAheadLog/pulse()`` overwrites.
+    static let pulseName = "PULSE"
     /// The manifest while it is being written.
     static let manifestDraftName = "MANIFEST.new"
     /// Batches begin at multiples of this, so that a search for one has few places to look at.

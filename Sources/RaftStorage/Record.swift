@@ -87,9 +87,9 @@ enum RecordPayload {
         return .some(peer)
     }
 
-    /// Two lists, the peers and the old peers; each a count and that many texts, every text behind its length.
+    /// Two lists, the peers with the learners and the old peers; each a count and that many texts, every text behind its length.
     static func append(_ configuration: Configuration, to scratch: Scratch) {
-        for list in [configuration.peers, configuration.oldPeers] {
+        for list in [configuration.listed, configuration.oldPeers] {
             scratch.append(UInt32(list.count))
             for peer in list {
                 let text = peer.description

@@ -98,8 +98,8 @@ public final class Router: KeyValueRouter {
         case map(MapAnswer, node: NodeAddress, attempt: UInt64)
     }
 
-    /// A router that learns the map from `seeds`, any nodes of the cluster. `seed` decides the session tokens; two
-    /// clients of one cluster must not share it.
+    /// A router that learns the map from `seeds`, any nodes of the cluster. `seed` decides the random numbers that
+    /// session tokens are made of.
     public init(
         seeds: [NodeAddress], transport: any RouterTransport, clock: any NodeClock, settings: Settings = Settings(),
         seed: UInt64

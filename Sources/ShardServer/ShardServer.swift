@@ -127,6 +127,13 @@ public final class ShardServer {
         return next
     }
 
+    /// Closes the server's own connections to other nodes, so that nobody who waits for an answer keeps it alive. No
+    /// other call may follow.
+    public func close() {
+        for node in channelOrder { channels[node]?.close() }
+        for node in strangerOrder { strangers[node]?.close() }
+    }
+
     func makeStateMachine(
         _ group: String, _ kind: String, _ number: UInt64
     ) throws(StateMachineError) -> any StateMachine {

@@ -264,4 +264,41 @@ import Testing
         disk.failsSyncs = false
         #expect(throws: StorageError.self) { try log.write(SampleLog.batches[1]) }
     }
+
+    @Test func aPulseIsOneSyncOfAFileThatDoesNotGrow() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        try log.write(SampleLog.batches[0])
+        let before = (syncs: disk.syncCount, bytes: log.totalBytes)
+        for _ in 0..<10 { try log.pulse() }
+        #expect(disk.syncCount == before.syncs + 10 && log.totalBytes == before.bytes)
+        #expect(disk.contents("PULSE")?.count == 8)
+        try log.write(SampleLog.batches[1])
+        disk.crash()
+        let again = try Opened(disk)
+        #expect(again.findings == [] && again.groups[1] != nil)
+        try again.log.pulse()
+    }
+
+    @Test func aPulseThatFailsClosesTheLogForWriting() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        disk.failsSyncs = true
+        #expect(throws: StorageError.self) { try log.pulse() }
+        disk.failsSyncs = false
+        #expect(throws: StorageError.self) { try log.pulse() }
+        #expect(throws: StorageError.self) { try log.write(SampleLog.batches[0]) }
+    }
+
+    @Test func aFullDiskHasAPulse() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        disk.isFull = true
+        try log.pulse()
+        disk.isFull = false
+        try log.pulse()
+        disk.isFull = true
+        try log.pulse()
+        #expect(disk.contents("PULSE") != nil)
+    }
 }

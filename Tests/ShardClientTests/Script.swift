@@ -44,8 +44,8 @@ final class Sent {
     var write: SessionWrite? {
         if case .write(let write)? = decoded { write } else { nil }
     }
-    var openedToken: UInt64? {
-        if case .openSession(_, _, let token)? = decoded { token } else { nil }
+    var opensSession: Bool {
+        if case .openSession? = decoded { true } else { false }
     }
     /// The operations' keys, whatever kind of request it is.
     var keys: [String] { (write?.operations ?? request.reads).map(\.key.text) }
@@ -61,6 +61,7 @@ final class Script: RouterTransport {
     var served: ClusterMap?
     /// Opens are answered at once, and not noted.
     var opensSessions = true
+    /// The tokens given.
     var opened: [UInt64] = []
     var turnsRequested = 0
     private(set) var nextTurn: Instant?
@@ -80,9 +81,9 @@ final class Script: RouterTransport {
         completion: @escaping (RouterOutcome) -> Void
     ) {
         let sent = Sent(request, command, node, clock.now, deadline, completion: completion)
-        if opensSessions, let token = sent.openedToken {
-            opened.append(token)
-            completion(.reply(ExecuteReply(session: token)))
+        if opensSessions, sent.opensSession {
+            opened.append(UInt64(opened.count) + 71)
+            completion(.reply(ExecuteReply(session: opened.last)))
         } else {
             self.sent.append(sent)
         }

@@ -125,10 +125,21 @@ struct  Braft__AppendEntriesResponse
   int64_t last_log_index;
   protobuf_c_boolean has_readonly;
   protobuf_c_boolean readonly;
+  /*
+   * Flotilla's, unknown to braft: the follower's term at last_log_index, and the promise it accepts the leader under.
+   */
+  protobuf_c_boolean has_last_log_term;
+  int64_t last_log_term;
+  protobuf_c_boolean has_support_epoch;
+  uint64_t support_epoch;
+  protobuf_c_boolean has_supporter_run;
+  uint64_t supporter_run;
+  protobuf_c_boolean has_asker_run;
+  uint64_t asker_run;
 };
 #define BRAFT__APPEND_ENTRIES_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&braft__append_entries_response__descriptor) \
-    , 0, 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 struct  Braft__TimeoutNowRequest

@@ -19,6 +19,10 @@ typedef struct Flotilla__HelloRequest Flotilla__HelloRequest;
 typedef struct Flotilla__HelloReply Flotilla__HelloReply;
 typedef struct Flotilla__SupportRequest Flotilla__SupportRequest;
 typedef struct Flotilla__SupportReply Flotilla__SupportReply;
+typedef struct Flotilla__ReleaseRequest Flotilla__ReleaseRequest;
+typedef struct Flotilla__ReleaseReply Flotilla__ReleaseReply;
+typedef struct Flotilla__ReadIndexRequest Flotilla__ReadIndexRequest;
+typedef struct Flotilla__ReadIndexReply Flotilla__ReadIndexReply;
 typedef struct Flotilla__BootstrapRecord Flotilla__BootstrapRecord;
 typedef struct Flotilla__NodeRecord Flotilla__NodeRecord;
 typedef struct Flotilla__GroupRecord Flotilla__GroupRecord;
@@ -175,10 +179,74 @@ struct  Flotilla__SupportReply
   uint64_t epoch;
   uint64_t run_number;
   int64_t wall_clock_ms;
+  /*
+   * how long the promise lasts, from the request's receipt
+   */
+  protobuf_c_boolean has_promise_ms;
+  uint64_t promise_ms;
 };
 #define FLOTILLA__SUPPORT_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__support_reply__descriptor) \
-    , 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0 }
+
+
+/*
+ * The sender leads this term no more.
+ */
+struct  Flotilla__ReleaseRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  /*
+   * PeerIds
+   */
+  char *from;
+  char *to;
+  int64_t term;
+};
+#define FLOTILLA__RELEASE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__release_request__descriptor) \
+    , NULL, NULL, NULL, 0 }
+
+
+struct  Flotilla__ReleaseReply
+{
+  ProtobufCMessage base;
+  int64_t term;
+};
+#define FLOTILLA__RELEASE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__release_reply__descriptor) \
+    , 0 }
+
+
+/*
+ * Up to where must a follower apply before it reads?
+ */
+struct  Flotilla__ReadIndexRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *from;
+  char *to;
+  int64_t term;
+};
+#define FLOTILLA__READ_INDEX_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_index_request__descriptor) \
+    , NULL, NULL, NULL, 0 }
+
+
+struct  Flotilla__ReadIndexReply
+{
+  ProtobufCMessage base;
+  /*
+   * absent: the asked replica does not lead
+   */
+  protobuf_c_boolean has_index;
+  int64_t index;
+};
+#define FLOTILLA__READ_INDEX_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_index_reply__descriptor) \
+    , 0, 0 }
 
 
 /*
@@ -601,9 +669,9 @@ struct  Flotilla__OpenSession
   uint64_t shard;
   uint64_t epoch;
   /*
-   * chosen by the client at random: repeating it opens nothing new
+   * the client's random number; the token is made of it and of the entry's index
    */
-  uint64_t token;
+  uint64_t nonce;
 };
 #define FLOTILLA__OPEN_SESSION__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__open_session__descriptor) \
@@ -730,10 +798,15 @@ struct  Flotilla__IdentityFile
   protobuf_c_boolean has_node_id;
   uint64_t node_id;
   Flotilla__BootstrapRecord *record;
+  /*
+   * the longest promise that a run can have given
+   */
+  protobuf_c_boolean has_promise_ms;
+  uint64_t promise_ms;
 };
 #define FLOTILLA__IDENTITY_FILE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__identity_file__descriptor) \
-    , 0, 0, 0, NULL, 0, 0, 0, 0, NULL }
+    , 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0, 0 }
 
 
 /*
@@ -864,6 +937,82 @@ Flotilla__SupportReply *
                       const uint8_t       *data);
 void   flotilla__support_reply__free_unpacked
                      (Flotilla__SupportReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReleaseRequest methods */
+void   flotilla__release_request__init
+                     (Flotilla__ReleaseRequest         *message);
+size_t flotilla__release_request__get_packed_size
+                     (const Flotilla__ReleaseRequest   *message);
+size_t flotilla__release_request__pack
+                     (const Flotilla__ReleaseRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__release_request__pack_to_buffer
+                     (const Flotilla__ReleaseRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReleaseRequest *
+       flotilla__release_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__release_request__free_unpacked
+                     (Flotilla__ReleaseRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReleaseReply methods */
+void   flotilla__release_reply__init
+                     (Flotilla__ReleaseReply         *message);
+size_t flotilla__release_reply__get_packed_size
+                     (const Flotilla__ReleaseReply   *message);
+size_t flotilla__release_reply__pack
+                     (const Flotilla__ReleaseReply   *message,
+                      uint8_t             *out);
+size_t flotilla__release_reply__pack_to_buffer
+                     (const Flotilla__ReleaseReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReleaseReply *
+       flotilla__release_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__release_reply__free_unpacked
+                     (Flotilla__ReleaseReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReadIndexRequest methods */
+void   flotilla__read_index_request__init
+                     (Flotilla__ReadIndexRequest         *message);
+size_t flotilla__read_index_request__get_packed_size
+                     (const Flotilla__ReadIndexRequest   *message);
+size_t flotilla__read_index_request__pack
+                     (const Flotilla__ReadIndexRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__read_index_request__pack_to_buffer
+                     (const Flotilla__ReadIndexRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReadIndexRequest *
+       flotilla__read_index_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__read_index_request__free_unpacked
+                     (Flotilla__ReadIndexRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReadIndexReply methods */
+void   flotilla__read_index_reply__init
+                     (Flotilla__ReadIndexReply         *message);
+size_t flotilla__read_index_reply__get_packed_size
+                     (const Flotilla__ReadIndexReply   *message);
+size_t flotilla__read_index_reply__pack
+                     (const Flotilla__ReadIndexReply   *message,
+                      uint8_t             *out);
+size_t flotilla__read_index_reply__pack_to_buffer
+                     (const Flotilla__ReadIndexReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReadIndexReply *
+       flotilla__read_index_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__read_index_reply__free_unpacked
+                     (Flotilla__ReadIndexReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__BootstrapRecord methods */
 void   flotilla__bootstrap_record__init
@@ -1525,6 +1674,18 @@ typedef void (*Flotilla__SupportRequest_Closure)
 typedef void (*Flotilla__SupportReply_Closure)
                  (const Flotilla__SupportReply *message,
                   void *closure_data);
+typedef void (*Flotilla__ReleaseRequest_Closure)
+                 (const Flotilla__ReleaseRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReleaseReply_Closure)
+                 (const Flotilla__ReleaseReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReadIndexRequest_Closure)
+                 (const Flotilla__ReadIndexRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReadIndexReply_Closure)
+                 (const Flotilla__ReadIndexReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__BootstrapRecord_Closure)
                  (const Flotilla__BootstrapRecord *message,
                   void *closure_data);
@@ -1639,6 +1800,10 @@ extern const ProtobufCMessageDescriptor flotilla__hello_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__hello_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__support_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__support_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__release_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__release_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__bootstrap_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_record__descriptor;

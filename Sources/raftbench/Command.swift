@@ -1,0 +1,77 @@
+/// One thing that can be measured: how it is called, and what it does.
+struct Command: Sendable {
+    /// The word that names it.
+    var name: String
+    /// What it measures, in one line.
+    var summary: String
+    var options: [CommandOption]
+    /// Measures, and prints figures.
+    var run: @Sendable (Arguments) throws(UsageError) -> Void
+
+    /// Everything that can be measured, in the order of the help.
+    static let all = [coreCommand]
+}
+
+/// An option `--name VALUE` of a command.
+struct CommandOption: Sendable {
+    var name: String
+    /// What its value stands for.
+    var value: String
+    var help: String
+}
+
+/// What is wrong with a command line.
+struct UsageError: Error {
+    var text: String
+}
+
+/// The options of a command as they were given.
+struct Arguments {
+    private var values: [String: String] = [:]
+
+    /// Reads `words`, all of which must be options of `command`.
+    init(_ words: some Collection<String>, of command: Command) throws(UsageError) {
+        var rest = words[...]
+        while let word = rest.popFirst() {
+            let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard let option = command.options.first(where: { "--" + $0.name == parts[0] }) else {
+                throw UsageError(text: "raftbench \(command.name) has no option '\(parts[0])'")
+            }
+            guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
+                throw UsageError(text: "--\(option.name) needs \(option.value)")
+            }
+            values[option.name] = value
+        }
+    }
+
+    /// A number in `range`.
+    func number(_ name: String, in range: ClosedRange<Int>, default standard: Int) throws(UsageError) -> Int {
+        guard let text = values[name] else { return standard }
+        guard let number = Int(text), range.contains(number) else { throw outside(name, range) }
+        return number
+    }
+
+    /// Numbers in `range`, with commas between them.
+    func numbers(_ name: String, in range: ClosedRange<Int>, default standard: [Int]) throws(UsageError) -> [Int] {
+        guard let text = values[name] else { return standard }
+        var numbers: [Int] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            guard let number = Int(part), range.contains(number) else { throw outside(name, range) }
+            numbers.append(number)
+        }
+        return numbers
+    }
+
+    /// A time above zero.
+    func seconds(_ name: String, default standard: Double) throws(UsageError) -> Double {
+        guard let text = values[name] else { return standard }
+        guard let seconds = Double(text), seconds > 0, seconds <= 3600 else {
+            throw UsageError(text: "--\(name) is a number of seconds above 0, up to 3600")
+        }
+        return seconds
+    }
+
+    private func outside(_ name: String, _ range: ClosedRange<Int>) -> UsageError {
+        UsageError(text: "--\(name) is \(range.lowerBound) to \(range.upperBound)")
+    }
+}
