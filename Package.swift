@@ -91,6 +91,7 @@ let package = Package(
                 "RaftCore", "RaftStorage", "Transport", "RaftHost", "ShardMap", "ShardKV", "ShardClient", "ShardServer",
                 "WireMessages", "CMessages",
             ]),
+        suite("RaftbenchTests", ["RaftCore", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",
