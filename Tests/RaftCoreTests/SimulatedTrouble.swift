@@ -124,7 +124,7 @@ extension SimulatedCluster {
 
     /// Takes those away that have left.
     mutating func removeLeavers() {
-        for node in nodes.indices where nodes[node].standing != .gone && !isNeeded(node) {
+        for node in nodes.indices where nodes[node].standing != .gone && node != leader && !isNeeded(node) {
             // the last one of all is needed by nobody else
             if nodes[node].raft.configuration.members != [nodes[node].id] { remove(node) }
         }
