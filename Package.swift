@@ -24,6 +24,7 @@ let package = Package(
         .executable(name: "raftd", targets: ["raftd"]),
         .executable(name: "raftctl", targets: ["raftctl"]),
         .executable(name: "raftbench", targets: ["raftbench"]),
+        .executable(name: "raftsim", targets: ["raftsim"]),
     ],
     targets: [
         // 0: C
@@ -68,6 +69,12 @@ let package = Package(
                 "ShardServer", "Gateway", "WireMessages",
             ]),
         module("Flotilla", ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
+        module(
+            "Simulator",
+            [
+                "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient", "ShardServer",
+                "WireMessages", "CMessages", "CProtobufC",
+            ]),
         // 6: processes
         .executableTarget(name: "CounterExample", dependencies: ["RaftCore", "Flotilla"], swiftSettings: strict),
         .executableTarget(
@@ -79,7 +86,8 @@ let package = Package(
             ],
             swiftSettings: strict),
         .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
-        suite("RaftCoreTests", ["RaftCore"]),
+        .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
+        suite("RaftCoreTests", ["RaftCore"], exclude: ["Traces"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
         suite("TransportTests", ["RaftCore", "Transport", "WireMessages", "CMessages", "CProtobufC"]),
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
@@ -87,10 +95,8 @@ let package = Package(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
         suite(
             "RaftHostTests",
-            [
-                "RaftCore", "RaftStorage", "Transport", "RaftHost", "ShardMap", "ShardKV", "ShardClient", "ShardServer",
-                "WireMessages", "CMessages",
-            ]),
+            ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
+        suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftbenchTests", ["RaftCore", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(

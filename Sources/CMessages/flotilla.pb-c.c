@@ -2206,7 +2206,7 @@ const ProtobufCMessageDescriptor flotilla__support_request__descriptor =
   (ProtobufCMessageInit) flotilla__support_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors[6] =
 {
   {
     "sequence",
@@ -2268,10 +2268,23 @@ static const ProtobufCFieldDescriptor flotilla__support_reply__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "promise_ms",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__SupportReply, has_promise_ms),
+    offsetof(Flotilla__SupportReply, promise_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__support_reply__field_indices_by_name[] = {
   2,   /* field[2] = epoch */
   1,   /* field[1] = granted */
+  5,   /* field[5] = promise_ms */
   3,   /* field[3] = run_number */
   0,   /* field[0] = sequence */
   4,   /* field[4] = wall_clock_ms */
@@ -2279,7 +2292,7 @@ static const unsigned flotilla__support_reply__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__support_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__support_reply__descriptor =
 {
@@ -2289,7 +2302,7 @@ const ProtobufCMessageDescriptor flotilla__support_reply__descriptor =
   "Flotilla__SupportReply",
   "flotilla",
   sizeof(Flotilla__SupportReply),
-  5,
+  6,
   flotilla__support_reply__field_descriptors,
   flotilla__support_reply__field_indices_by_name,
   1,  flotilla__support_reply__number_ranges,
@@ -4523,12 +4536,12 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
   {
-    "token",
+    "nonce",
     3,
     PROTOBUF_C_LABEL_REQUIRED,
     PROTOBUF_C_TYPE_FIXED64,
     0,   /* quantifier_offset */
-    offsetof(Flotilla__OpenSession, token),
+    offsetof(Flotilla__OpenSession, nonce),
     NULL,
     NULL,
     0,             /* flags */
@@ -4537,8 +4550,8 @@ static const ProtobufCFieldDescriptor flotilla__open_session__field_descriptors[
 };
 static const unsigned flotilla__open_session__field_indices_by_name[] = {
   1,   /* field[1] = epoch */
+  2,   /* field[2] = nonce */
   0,   /* field[0] = shard */
-  2,   /* field[2] = token */
 };
 static const ProtobufCIntRange flotilla__open_session__number_ranges[1 + 1] =
 {
@@ -4933,7 +4946,7 @@ const ProtobufCMessageDescriptor flotilla__execute_reply__descriptor =
   (ProtobufCMessageInit) flotilla__execute_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors[7] =
+static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors[8] =
 {
   {
     "format",
@@ -5019,6 +5032,18 @@ static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "promise_ms",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__IdentityFile, has_promise_ms),
+    offsetof(Flotilla__IdentityFile, promise_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__identity_file__field_indices_by_name[] = {
   3,   /* field[3] = advertise */
@@ -5026,13 +5051,14 @@ static const unsigned flotilla__identity_file__field_indices_by_name[] = {
   0,   /* field[0] = format */
   1,   /* field[1] = incarnation */
   5,   /* field[5] = node_id */
+  7,   /* field[7] = promise_ms */
   6,   /* field[6] = record */
   2,   /* field[2] = run_number */
 };
 static const ProtobufCIntRange flotilla__identity_file__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 7 }
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor flotilla__identity_file__descriptor =
 {
@@ -5042,7 +5068,7 @@ const ProtobufCMessageDescriptor flotilla__identity_file__descriptor =
   "Flotilla__IdentityFile",
   "flotilla",
   sizeof(Flotilla__IdentityFile),
-  7,
+  8,
   flotilla__identity_file__field_descriptors,
   flotilla__identity_file__field_indices_by_name,
   1,  flotilla__identity_file__number_ranges,

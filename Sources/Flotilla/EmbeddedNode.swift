@@ -82,7 +82,7 @@ public final class EmbeddedNode: @unchecked Sendable {
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: dataDirectory, address: address, freshIncarnation: generator.next() | 1,
-                log: WriteAheadLog.Settings(), logger: logger)
+                promise: settings.liveness.promise, log: WriteAheadLog.Settings(), logger: logger)
             let recorded = data.node.identity.clusterID
             guard recorded == 0 || recorded == clusterID else {
                 throw DirectoryError.otherCluster(path: dataDirectory)

@@ -143,9 +143,14 @@ extension RedisServer {
     }
 
     private func unserved(_ arguments: [Bytes]) -> Refusal {
-        arguments[0].isWord("keys")
-            ? Refusal("ERR KEYS is not supported: it would visit every shard at once; use SCAN")
-            : .unknownCommand(arguments)
+        switch arguments[0].shortName {
+        case "keys": Refusal("ERR KEYS is not supported: it would visit every shard at once; use SCAN")
+        case "multi": Refusal("ERR MULTI is not supported: each command is executed by itself, when it comes")
+        // what came in between was executed and answered: nobody may take it for a transaction, or for a discarded one
+        case "exec": Refusal("ERR EXEC without MULTI")
+        case "discard": Refusal("ERR DISCARD without MULTI")
+        default: .unknownCommand(arguments)
+        }
     }
 
     /// A number under which a scan that goes on at `key` is found again.

@@ -32,8 +32,8 @@ final class LocalTransport: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
         guard node == address else { return remote.fetchMap(at: node, deadline: deadline, completion: completion) }
-        completion(server.map)
+        completion(server.map.map { .map($0) } ?? (server.belongsToCluster ? .noMap : .noCluster))
     }
 }

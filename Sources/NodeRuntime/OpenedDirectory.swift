@@ -16,19 +16,43 @@ struct OpenedDirectory {
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: configuration.dataDirectory, address: configuration.advertise, freshIncarnation: incarnation,
-                log: settings, logger: logger)
+                promise: configuration.host.liveness.promise, log: settings, logger: logger)
         } catch {
-            throw NodeError(error.description)
+            throw NodeError(error)
         }
         do throws(StateMachineError) {
             switch configuration.engine {
             case .memory: engine = MemoryEngine()
             case .rocksdb:
-                engine = try RocksEngine(
-                    directory: configuration.dataDirectory + "/store", settings: RocksEngine.Settings())
+                engine = try RocksEngine(directory: configuration.storeDirectory, settings: RocksEngine.Settings())
             }
         } catch {
-            throw NodeError(error.description)
+            throw NodeError(error, store: configuration.storeDirectory)
         }
+    }
+}
+
+extension NodeConfiguration {
+    /// Where the engine keeps the state of the groups, if it does so on disk.
+    var storeDirectory: String { dataDirectory + "/store" }
+}
+
+extension NodeError {
+    /// A directory that cannot be used; with the flag of `raftd` that leads out.
+    fileprivate init(_ error: DirectoryError) {
+        switch error {
+        case .disk(.locked), .damaged: self.init("\(error) (--data-dir)")
+        case .otherAddress(_, let recorded, _): self.init("\(error) (--advertise \(recorded), --data-dir)")
+        case .disk, .log, .newerFormat, .otherCluster: self.init(error.description)
+        }
+    }
+
+    /// The state in `store` cannot be opened or read at the start. What is corrupt there is a copy: the log, opened
+    /// before it and never compacted, has all of it.
+    init(_ error: StateMachineError, store: String) {
+        // RocksDB's C interface tells errors apart by their text only; a file that is missing is no corruption to it
+        let isCorrupt = ["Corruption: ", "No such file or directory"].contains { error.description.contains($0) }
+        let advice = "; remove that directory: it is rebuilt from the log, as long as the log is whole"
+        self.init(isCorrupt ? "the store in \(store) is damaged (\(error))\(advice)" : error.description)
     }
 }

@@ -107,8 +107,8 @@ public final class ServerNode: @unchecked Sendable {
             disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw NodeError(
-                "the node's own record in the log cannot be used (\(damage)); start it with an empty --data-dir and let it "
-                    + "join anew")
+                "the node's own record in the log cannot be used (\(damage)); "
+                    + "start it with an empty --data-dir and let it join anew")
         }
         var settings = ShardServer.Settings(controllers: configuration.controllers)
         settings.version = configuration.version
@@ -117,7 +117,7 @@ public final class ServerNode: @unchecked Sendable {
                 settings: settings, host: host, directory: data.node, engine: opened.engine, lane: loop,
                 logger: logger, seed: generator.next())
         } catch {
-            throw NodeError(error.description)
+            throw NodeError(error, store: configuration.storeDirectory)
         }
         remote = RpcTransport(network: network, clock: loop.clock)
         router = Router(
@@ -179,6 +179,7 @@ public final class ServerNode: @unchecked Sendable {
                 ])
             }
         } catch {
+            if case .addressInUse = error { throw NodeError("\(error) (--listen)") }
             throw NodeError(error.description)
         }
         logger.log(

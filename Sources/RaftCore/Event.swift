@@ -185,6 +185,8 @@ public enum ChangeRefusal: String, Equatable, Sendable {
     case busy
     /// Nobody would be left to vote with a state of its own.
     case noVoters
+    /// A voter would become a witness, or a witness a replica: it comes back under another idx.
+    case roleChange
     /// A reset must keep this replica as a voter, and is not for a group that has its majority.
     case notApplicable
 }

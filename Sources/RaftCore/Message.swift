@@ -142,7 +142,7 @@ public struct AppendReply: Equatable, Sendable {
     /// On a mismatch the follower's term at ``lastIndex``: nothing of the leader's in a higher term can match before it
     /// (§5.3). Absent if the follower is a braft.
     public var lastTerm: Term?
-    /// The promise under which the follower accepts this leader, if it stands (Liveness, rule 2).
+    /// The promise under which the follower accepts this leader, if it stands (Liveness, rule 14).
     public var support: SupportStamp?
     /// An answer.
     public init(
@@ -184,7 +184,7 @@ public struct TimeoutNowReply: Equatable, Sendable {
     }
 }
 
-/// The sender leads this term no more: who stood by it for that is free (Liveness, rule 4).
+/// The sender leads this term no more: who stood by it for that is free (Liveness, rule 8).
 public struct ReleaseRequest: Equatable, Sendable {
     /// The term.
     public var term: Term

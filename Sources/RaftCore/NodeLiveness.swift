@@ -46,7 +46,8 @@ public struct NodeLiveness: Sendable {
         self.ownRun = runNumber
         self.settings = settings
         self.firstBeat = startedAt
-        self.quietUntil = settings.startupQuiet ? startedAt + settings.promise : startedAt
+        let isQuiet = settings.startupQuiet && !planted("restarted-node-is-not-quiet")
+        self.quietUntil = isQuiet ? startedAt + max(settings.promise, settings.earlierPromise) : startedAt
     }
 
     /// When to send ``Event/deadlineReached``: the next request is due, a request has failed, or a promise ends.
@@ -285,6 +286,7 @@ extension NodeLiveness {
         }
         guard run > known else { return run == known }
         peers[position].run = run
+        if planted("new-runs-keep-promises") { return true }
         peers[position].promiseEnd = nil
         peers[position].supportEnd = nil
         effects.noteChange(of: peers[position].node)
@@ -307,15 +309,16 @@ extension NodeLiveness {
         let granted = isPresent && request.asks
         if granted {
             if peers[position].promiseEnd == nil {
-                epochs += 1
+                if !planted("epochs-are-reused") { epochs += 1 }
                 peers[position].epoch = epochs
                 effects.noteChange(of: asker)
             }
-            peers[position].promiseEnd = now + settings.promise
+            let length = settings.promise.nanoseconds / (planted("supporter-counts-half") ? 2 : 1)
+            peers[position].promiseEnd = now + Interval(nanoseconds: length)
         }
         effects.reply = Reply(
             sequence: request.sequence, granted: granted, epoch: peers[position].epoch, runNumber: ownRun,
-            wallClockMilliseconds: wallClock)
+            wallClockMilliseconds: wallClock, promise: settings.promise)
         forgetStrangers()
     }
 
@@ -336,7 +339,9 @@ extension NodeLiveness {
         // an answered ping reopens asking at once
         peers[position].nextSend = request.asks ? nextBeat(after: sentAt) : now
         guard request.asks, reply.granted else { return }
-        let end = sentAt + settings.counted
+        let end =
+            planted("asker-counts-from-the-answer")
+            ? now + settings.promise : sentAt + settings.counted(of: reply.promise)
         guard now < end else { return }
         if peers[position].supportEnd == nil || peers[position].supportEpoch != reply.epoch {
             effects.noteChange(of: supporter)

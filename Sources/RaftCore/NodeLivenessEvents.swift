@@ -1,6 +1,6 @@
 /// What ``NodeLiveness`` is told and tells.
 extension NodeLiveness {
-    /// The same on all nodes of a cluster.
+    /// Best the same on all nodes of a cluster; where they differ, the asker counts the shorter promise.
     public struct Settings: Sendable {
         /// How long a promise lasts.
         public var promise = Interval.milliseconds(1000)
@@ -8,8 +8,10 @@ extension NodeLiveness {
         public var interval = Interval.milliseconds(200)
         /// By how much one node's clock may run faster than another's, in percent.
         public var maxClockDriftPercent = 5
-        /// Whether a starting node is quiet; only tests do without.
+        /// Whether a starting node is quiet; only a node that never promised anything does without.
         public var startupQuiet = true
+        /// The longest promise that an earlier run can have given, if longer than ``promise``.
+        public var earlierPromise = Interval(nanoseconds: 0)
         /// The defaults.
         public init() {}
     }
@@ -42,15 +44,19 @@ extension NodeLiveness {
         public var runNumber: UInt64
         /// The supporter's wall clock, milliseconds since 1970.
         public var wallClockMilliseconds: Int64
+        /// How long the supporter keeps the promise, from the request's receipt; nil: as long as the asker's own.
+        public var promise: Interval?
         /// An answer.
         public init(
-            sequence: UInt64, granted: Bool, epoch: UInt64, runNumber: UInt64, wallClockMilliseconds: Int64
+            sequence: UInt64, granted: Bool, epoch: UInt64, runNumber: UInt64, wallClockMilliseconds: Int64,
+            promise: Interval? = nil
         ) {
             self.sequence = sequence
             self.granted = granted
             self.epoch = epoch
             self.runNumber = runNumber
             self.wallClockMilliseconds = wallClockMilliseconds
+            self.promise = promise
         }
     }
 
@@ -107,8 +113,9 @@ extension NodeLiveness {
 }
 
 extension NodeLiveness.Settings {
-    /// How long the asker counts a promise.
-    var counted: Interval {
-        Interval(nanoseconds: promise.nanoseconds / 100 * Int64(100 - maxClockDriftPercent))
+    /// How long the asker counts a promise that the supporter keeps for `kept`.
+    func counted(of kept: Interval?) -> Interval {
+        let promise = min(promise, max(kept ?? promise, Interval(nanoseconds: 0)))
+        return Interval(nanoseconds: promise.nanoseconds / 100 * Int64(100 - maxClockDriftPercent))
     }
 }

@@ -6,14 +6,15 @@ struct Candidacy: Sendable {
     var handOver: TermLeader?
 }
 
-/// The leader that a replica accepted last. While its node's promise to that very run of the leader's node stands, the
-/// replica is loyal: leases count on it. Terms that others reach do not end that, only the leader itself does: by
+/// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
+/// stands, the replica is loyal: leases count on it. Terms that others reach do not end that, only the leader itself does: by
 /// asking for votes, by handing over, by a release; or a successor, whom a majority that is free has elected.
 struct Pledge: Sendable {
     /// Whom.
     let leader: PeerID
-    /// The run of its node when it was accepted; a node that was restarted leads nothing. Nil if none is known.
-    let run: UInt64?
+    /// The promise under which it was accepted; nil if none stood, or if it is a replica of this node. A later one says
+    /// nothing of this group: its node may be supported for the sake of others.
+    let promise: SupportStamp?
     /// In which term.
     let term: Term
     /// Of a foreign leader, which knows no promises: when loyalty ends without another message (braft's follower lease).
@@ -26,6 +27,7 @@ extension Raft {
     mutating func start(_ around: Surroundings) {
         precondition(!hasStarted, "a replica starts once")
         hasStarted = true
+        startLeaseEnd = around.now + settings.electionTimeout + settings.maxClockDrift
         wake(from: max(around.now, around.liveness.quietUntil))
     }
 
@@ -55,18 +57,32 @@ extension Raft {
         role = .follower
         candidacy = nil
         leader = newLeader
+        startLeaseEnd = .distantPast
         let isForeign = around.isForeign(newLeader)
         pledge = Pledge(
-            leader: newLeader, run: around.liveness.runNumber(of: newLeader.address), term: term,
+            leader: newLeader, promise: around.promise(to: newLeader), term: term,
             leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
-        if !isForeign, around.hasPromised(newLeader) { electionDeadline = nil } else { waitAwake(around) }
+        restOrWait(for: newLeader, around)
+    }
+
+    /// Rests under the promise to the leader that it follows, or gives it the time to show itself.
+    mutating func restOrWait(for leader: PeerID, _ around: Surroundings) {
+        if !around.isForeign(leader), isPledged(around) { electionDeadline = nil } else { waitAwake(around) }
     }
 
     /// Whether it owes loyalty to the leader that it accepted last.
     func isPledged(_ around: Surroundings) -> Bool {
-        guard let pledge else { return false }
+        guard let pledge, !planted("loyal-to-nobody") else { return false }
         if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
-        return around.hasPromised(pledge.leader) && around.liveness.runNumber(of: pledge.leader.address) == pledge.run
+        return around.hasPromised(pledge.leader)
+            && (around.promise(to: pledge.leader) == pledge.promise || planted("loyal-to-any-run"))
+    }
+
+    /// Whether, in a run before this one, it may have accepted a foreign leader whose lease is not over. Not one of
+    /// `former`: they lead no more.
+    private func mayOweLease(besides former: [PeerID], _ around: Surroundings) -> Bool {
+        around.now < startLeaseEnd
+            && configuration.voters.contains { $0 != id && !former.contains($0) && around.isForeign($0) }
     }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
@@ -87,12 +103,13 @@ extension Raft {
         becomeFollower(around, &effects)
         term = newTerm
         vote = nil
+        if planted("loyalty-ends-with-the-term") { pledge = nil }
     }
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
     /// Whoever found too few nodes to campaign looks again.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
-        forgetUnreachableVoters(around)
+        hastenRelease(to: node, around)
         if let leader, leader.address == node, !around.isForeign(leader), isPledged(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {
@@ -107,8 +124,13 @@ extension Raft {
     mutating func followerDue(_ around: Surroundings, _ effects: inout Effects) {
         repeatRelease(around, &effects)
         guard let due = electionDeadline, due <= around.now else { return }
-        guard mayCampaign else { return electionDeadline = nil }
+        guard mayCampaign else {
+            // it was told to campaign, and has lost
+            if role == .follower { electionDeadline = nil } else { becomeFollower(around, &effects) }
+            return
+        }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
+        guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
         if let leader, leader == pledge?.leader, isPledged(around) {
             if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
             return
@@ -150,7 +172,12 @@ extension Raft {
         waitForVotes(around)
         let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
         for peer in configuration.voters where peer != id {
-            effects.durableMessages.append(Outbound(to: peer, body: .vote(request)))
+            let outbound = Outbound(to: peer, body: .vote(request))
+            if planted("candidate-asks-before-its-vote-is-durable") {
+                effects.messages.append(outbound)
+            } else {
+                effects.durableMessages.append(outbound)
+            }
         }
         if hasWon { becomeLeader(around, &effects) }
     }
@@ -173,8 +200,11 @@ extension Raft {
         let isCurrent =
             reply.isPreVote
             ? role == .preCandidate && reply.requestTerm == term.next
-            : role == .candidate && reply.requestTerm == term
-        guard isCurrent, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+            : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
+        let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
+        guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+        // the request left after this replica's own vote was durable
+        if !reply.isPreVote { durableTerm = term }
         candidacy?.granted.append(voter)
         guard hasWon else { return }
         if role == .preCandidate {
@@ -210,7 +240,8 @@ extension Raft {
         let granted = grants(request, to: asker, around, &effects)
         let reply = Message.voteReply(
             VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted))
-        if granted, !request.isPreVote { effects.acknowledgement = reply } else { effects.reply = reply }
+        let mustBeDurable = granted && !request.isPreVote && !planted("vote-answered-before-durable")
+        if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }
 
     private mutating func grants(
@@ -224,14 +255,18 @@ extension Raft {
             return false
         }
         guard request.term >= term else { return false }
-        let isUpToDate = request.last >= log.last
+        let isUpToDate =
+            planted("vote-for-shorter-logs")
+            || (planted("logs-compared-by-length") ? request.last.index >= log.last.index : request.last >= log.last)
         guard !request.isPreVote else {
             if asker == leader, request.term > term { loseLeader(around) }
             return isUpToDate
         }
         if request.term > term { adopt(term: request.term, around, &effects) }
         // a term that has a leader has no use for another candidate
-        guard isUpToDate, vote == nil || vote == asker, leader == nil || leader == asker else { return false }
+        guard isUpToDate, vote == nil || vote == asker || planted("two-votes-in-a-term"),
+            leader == nil || leader == asker || planted("two-votes-in-a-term")
+        else { return false }
         vote = asker
         role = .follower
         candidacy = nil
@@ -244,14 +279,19 @@ extension Raft {
     private mutating func noteEnd(of asker: PeerID, _ request: VoteRequest) {
         guard let pledge, request.term > pledge.term else { return }
         let handsOver =
-            !request.isPreVote && request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
+            !request.isPreVote
+            && (request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
+                || (planted("any-hand-over-frees") && request.handOver != nil))
         if asker == pledge.leader || handsOver { self.pledge = nil }
     }
 
     /// Leader stickiness (§4.2.3, §6.4.1): while this node's promise to the leader it accepted stands, a replica hears
     /// no other candidate, nor its term; nor does a leader with its majority.
     private func isLoyal(against asker: PeerID, _ request: VoteRequest, _ around: Surroundings) -> Bool {
-        guard role == .leader else { return isPledged(around) }
+        guard role == .leader else {
+            let former = [asker] + (request.handOver.map { [$0.leader] } ?? [])
+            return isPledged(around) || mayOweLease(besides: former, around)
+        }
         return request.handOver != TermLeader(leader: id, term: term) && leadership?.transfer?.target != asker
             && hasSupport(around)
     }

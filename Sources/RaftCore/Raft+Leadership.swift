@@ -96,10 +96,14 @@ extension Raft {
 
     /// Everything that ends with a leadership: nobody may be answered from here, and voters are set free.
     mutating func endLeadership(_ around: Surroundings, _ effects: inout Effects) {
+        #if MUTANTS
+            if planted("deposed-leader-answers-reads") { answerReadsAnyway(&effects) }
+        #endif
         failReads(&effects)
         failChange(.unknown, &effects)
+        let followers = leadership!.peers.map(\.peer)
         leadership = nil
-        beginRelease(around, &effects)
+        beginRelease(followers, around, &effects)
     }
 
     mutating func leaderLivenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
@@ -136,7 +140,8 @@ extension Raft {
     /// will come. A foreign member gets heartbeats for ever.
     @inline(__always) private func retryDeadline(of peer: Progress, _ around: Surroundings) -> Instant? {
         if around.isForeign(peer.peer) {
-            let retry = peer.isWaiting ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
+            let awaitsAppend = peer.isWaiting && peer.state != .snapshot
+            let retry = awaitsAppend ? peer.waitingSince.map { $0 + settings.retryInterval } : nil
             return earliest(retry, peer.sentAt + settings.heartbeatInterval)
         }
         guard peer.isWaiting, peer.state != .snapshot, let since = peer.waitingSince,
@@ -164,12 +169,12 @@ extension Raft {
     }
 
     /// A leader that its voters' nodes support but that gets nothing done must go: a proposal or a read that finds no
-    /// majority for two promises ends its leadership (Liveness, rule 4). Not if nobody else could lead, and not while a
-    /// member is sent a snapshot: another leader would get no further, and the snapshot no faster.
+    /// majority for two promises ends its leadership (Liveness, rule 10). Not if nobody else could lead, and not while a
+    /// majority needs members that are sent snapshots: another leader would get no further, and they no faster.
     private mutating func watchForStall(_ around: Surroundings) {
         guard commitIndex < log.lastIndex || !leadership!.reads.isEmpty,
             leadership!.peers.contains(where: { $0.isVoter || $0.isOldVoter }),
-            !leadership!.peers.contains(where: { $0.state == .snapshot })
+            leadership!.hasMajority(itself: true, where: { $0.state != .snapshot })
         else {
             return leadership!.stallDeadline = nil
         }
@@ -194,6 +199,10 @@ extension Leadership {
             if peers[position].isVoter { (yes, all) = (yes + counts, all + 1) }
             if peers[position].isOldVoter { (oldYes, oldAll) = (oldYes + counts, oldAll + 1) }
         }
+        if planted("half-is-a-majority") { return yes >= all / 2 && (oldAll == 0 || oldYes > oldAll / 2) }
+        if planted("joint-counts-the-new-only") { return yes > all / 2 }
+        if planted("joint-counts-the-old-only"), oldAll > 0 { return oldYes > oldAll / 2 }
+        if planted("joint-counted-as-one") { return yes + oldYes > (all + oldAll) / 2 }
         return yes > all / 2 && (oldAll == 0 || oldYes > oldAll / 2)
     }
 }
@@ -229,7 +238,7 @@ extension Raft {
             leadership!.peers[position].match == log.lastIndex
         else { return }
         leadership!.transfer!.isSent = true
-        leadership!.hasGivenUpLease = true
+        leadership!.hasGivenUpLease = !planted("lease-kept-while-handing-over")
         let request = TimeoutNowRequest(term: term, oldLeaderSteppedDown: false)
         effects.messages.append(Outbound(to: transfer.target, body: .timeoutNow(request)))
     }
@@ -243,43 +252,48 @@ extension Raft {
     }
 }
 
-// MARK: Releasing (Liveness, rule 4)
+// MARK: Releasing (Liveness, rule 8)
 
 /// A leadership that is over while the node lives on: as long as promises to it stand, voters would stand by nobody.
+/// Whose promise has lapsed by this node's count is told when it stands again: it may have outlived the count.
 struct Release: Sendable {
     /// The term that was led.
     let term: Term
-    /// Voters that have not answered, and whose promises stand.
+    /// Followers that have not answered.
     var unanswered: [PeerID]
-    /// When to send again.
-    var retryAt: Instant
+    /// When to send again; nil while none of them stands by this node.
+    var retryAt: Instant?
 }
 
 extension Raft {
-    private mutating func beginRelease(_ around: Surroundings, _ effects: inout Effects) {
-        let voters = configuration.voters.filter { $0 != id && around.isSupported(by: $0) }
-        guard !voters.isEmpty else { return release = nil }
-        release = Release(term: term, unanswered: voters, retryAt: around.now + settings.retryInterval)
-        sendRelease(&effects)
+    private mutating func beginRelease(
+        _ followers: [PeerID], _ around: Surroundings, _ effects: inout Effects
+    ) {
+        let unanswered = followers.filter { !around.isForeign($0) }
+        guard !unanswered.isEmpty, !planted("no-release") else { return release = nil }
+        release = Release(term: term, unanswered: unanswered)
+        sendRelease(around, &effects)
     }
 
-    private func sendRelease(_ effects: inout Effects) {
+    private mutating func sendRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let release else { return }
-        for voter in release.unanswered {
-            effects.messages.append(Outbound(to: voter, body: .release(ReleaseRequest(term: release.term))))
+        self.release!.retryAt = nil
+        for follower in release.unanswered where around.isSupported(by: follower) {
+            effects.messages.append(Outbound(to: follower, body: .release(ReleaseRequest(term: release.term))))
+            self.release!.retryAt = around.now + settings.retryInterval
         }
     }
 
     mutating func repeatRelease(_ around: Surroundings, _ effects: inout Effects) {
         guard let due = release?.retryAt, due <= around.now else { return }
-        release!.retryAt = around.now + settings.retryInterval
-        sendRelease(&effects)
+        sendRelease(around, &effects)
     }
 
-    /// A promise that is over needs no release.
-    mutating func forgetUnreachableVoters(_ around: Surroundings) {
-        release?.unanswered.removeAll { !around.isSupported(by: $0) }
-        if release?.unanswered.isEmpty == true { release = nil }
+    /// Whoever stands by this node again may be loyal still.
+    mutating func hastenRelease(to node: NodeAddress, _ around: Surroundings) {
+        guard let release, release.unanswered.contains(where: { $0.address == node && around.isSupported(by: $0) })
+        else { return }
+        self.release!.retryAt = around.now
     }
 
     mutating func note(_ reply: ReleaseReply, from sender: PeerID, _ effects: inout Effects) {
@@ -293,7 +307,12 @@ extension Raft {
         _ request: ReleaseRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         effects.reply = .releaseReply(ReleaseReply(term: request.term))
-        if let pledge, pledge.leader == sender, pledge.term <= request.term { self.pledge = nil }
+        if request.term >= released?.term ?? .zero { released = TermLeader(leader: sender, term: request.term) }
+        if let pledge, pledge.leader == sender || planted("anybody-releases"),
+            pledge.term <= request.term || planted("old-releases-count")
+        {
+            self.pledge = nil
+        }
         if leader == sender, request.term >= term { loseLeader(around) }
     }
 }

@@ -9,6 +9,8 @@ struct MembershipChange: Sendable {
     let target: Configuration
     /// Voters to be that lack too much of the log yet, and where they were when they last got on.
     var catchingUp: [(peer: PeerID, match: LogIndex)]
+    /// When one of them last got on.
+    var gotOnAt: Instant
     /// When newcomers will have stood still too long; nil once all have caught up.
     var deadline: Instant?
     /// The entry that puts the target in force alone.
@@ -23,14 +25,22 @@ extension Raft {
         guard role == .leader else { return refuse(.notLeader) }
         // a change that overlaps another, or precedes the first entry of the term, could leave two majorities that do
         // not meet (dissertation §4.1 and its correction)
-        guard !isChangingMembership, leadership!.transfer == nil, let last = configurations.last,
-            last.index <= commitIndex, commitIndex >= leadership!.firstIndex
-        else { return refuse(.busy) }
+        let isSettled =
+            leadership!.transfer == nil
+            && (!isChangingMembership || planted("changes-overlap"))
+            && (commitIndex >= leadership!.firstIndex || planted("change-before-own-term"))
+            && (configurations.last.map { $0.index <= commitIndex } == true || planted("changes-overlap")
+                || planted("change-before-own-term"))
+        guard isSettled, let last = configurations.last else { return refuse(.busy) }
         guard !target.isJoint, target.peers.contains(where: { $0.role == .replica }) else { return refuse(.noVoters) }
+        let changesRole = target.peers.contains {
+            configuration.isVoter($0) && configuration.isWitness($0) != target.isWitness($0)
+        }
+        guard !changesRole else { return refuse(.roleChange) }
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
-            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) },
+            id: change, target: target, catchingUp: newcomers.map { ($0, .zero) }, gotOnAt: around.now,
             deadline: around.now + settings.catchUpTimeout)
         for newcomer in newcomers where leadership!.position(of: newcomer) == nil {
             insertProgress(of: newcomer)
@@ -43,8 +53,9 @@ extension Raft {
         // nearly always there is none to take
         guard leadership!.change != nil || configuration.isJoint || !leadership!.isVoter else { return }
         noteCatchingUp(around)
-        guard let last = configurations.last, last.index <= commitIndex, commitIndex >= leadership!.firstIndex,
-            effects.logChange == nil
+        guard let last = configurations.last, effects.logChange == nil,
+            last.index <= commitIndex || planted("final-before-joint-is-committed"),
+            commitIndex >= leadership!.firstIndex || planted("change-before-own-term")
         else { return }
         if configuration.isJoint {
             append(Configuration(peers: configuration.peers, learners: configuration.learners), around, &effects)
@@ -68,7 +79,7 @@ extension Raft {
         let target = change.target
         let leaving = configuration.peers.filter { !target.peers.contains($0) }
         let joining = target.peers.filter { !configuration.peers.contains($0) }
-        if leaving.count + joining.count > 1 {
+        if leaving.count + joining.count > 1, !planted("joint-stage-skipped") {
             let joint = Configuration(peers: target.peers, oldPeers: configuration.peers, learners: target.learners)
             append(joint, around, &effects)
         } else {
@@ -101,8 +112,10 @@ extension Raft {
         leadership!.isOldVoter = configuration.oldPeers.contains(id)
         for position in leadership!.peers.indices {
             let peer = leadership!.peers[position].peer
-            leadership!.peers[position].isVoter = configuration.peers.contains(peer)
+            leadership!.peers[position].isVoter =
+                configuration.peers.contains(peer) || planted("learners-and-leavers-count")
             leadership!.peers[position].isOldVoter = configuration.oldPeers.contains(peer)
+            leadership!.peers[position].isWitness = configuration.isWitness(peer)
         }
     }
 
@@ -133,10 +146,13 @@ extension Raft {
             guard let position = leadership!.position(of: newcomer.peer) else { return newcomer }
             let match = leadership!.peers[position].match
             if match > newcomer.match { gotOn = true }
-            let isThere = match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+            // without its promise the leader might lose its majority as soon as the newcomer counts
+            let isThere =
+                match > .zero && match.distance(to: log.lastIndex) <= settings.catchUpMargin
+                && (around.isSupported(by: newcomer.peer) || around.isForeign(newcomer.peer))
             return isThere ? nil : (newcomer.peer, match)
         }
-        if gotOn { change.deadline = around.now + settings.catchUpTimeout }
+        if gotOn { (change.gotOnAt, change.deadline) = (around.now, around.now + settings.catchUpTimeout) }
         if change.catchingUp.isEmpty { change.deadline = nil }
         leadership!.change = change
     }
@@ -155,6 +171,14 @@ extension Raft {
         }
     }
 
+    /// A snapshot to `peer` was given its time and came to nothing: the time of a newcomer may be over.
+    mutating func noteLostSnapshot(of peer: PeerID, _ around: Surroundings) {
+        guard let change = leadership!.change, change.deadline != nil,
+            change.catchingUp.contains(where: { $0.peer == peer })
+        else { return }
+        leadership!.change!.deadline = max(around.now, change.gotOnAt + settings.catchUpTimeout)
+    }
+
     mutating func failChange(_ outcome: ChangeOutcome, _ effects: inout Effects) {
         guard let change = leadership?.change else { return }
         leadership!.change = nil
@@ -168,7 +192,7 @@ extension Raft {
     mutating func resetMembership(
         _ change: UInt64, to target: Configuration, _ around: Surroundings, _ effects: inout Effects
     ) {
-        let isServed = role == .leader ? hasSupport(around) : leader != nil && isPledged(around)
+        let isServed = role == .leader ? hasSupport(around) : isPledged(around)
         guard !target.isJoint, target.peers.contains(id), !target.isWitness(id), !isServed else {
             return effects.finishedChanges.append((change, .refused(.notApplicable)))
         }

@@ -30,8 +30,20 @@ extension Raft {
         _ read: UInt64, lease: Bool, _ around: Surroundings, _ effects: inout Effects
     ) {
         guard role == .leader else {
-            followerReads.waiting.append(read)
+            if planted("follower-reads-by-itself") {
+                effects.readyReads.append(ReadyRead(read: read, index: commitIndex, lease: nil))
+            } else if planted("follower-reads-share-an-old-question"), followerReads.question != nil {
+                followerReads.asking.append(read)
+            } else {
+                followerReads.waiting.append(read)
+            }
             return
+        }
+        if planted("read-without-asking") {
+            return effects.readyReads.append(ReadyRead(read: read, index: commitIndex, lease: nil))
+        }
+        if planted("read-joins-the-round-under-way"), !leadership!.reads.confirming.isEmpty {
+            return leadership!.reads.confirming.append(.local(read))
         }
         if lease, settings.leaseReads, commitIndex >= leadership!.firstIndex,
             holdsLease(of: term, now: around.now, liveness: around.liveness)
@@ -42,12 +54,17 @@ extension Raft {
         }
     }
 
-    /// Whether this replica leads `term` and nobody else can have been elected up to `now` (Liveness, rule 2): in each
+    /// Whether this replica leads `term` and nobody else can have been elected up to `now` (Liveness, rule 14): in each
     /// majority, voters have accepted it in this term under promises that still stand under exactly the numbers that
     /// they named.
     public func holdsLease(of term: Term, now: Instant, liveness: NodeLiveness) -> Bool {
         guard let leadership, self.term == term, !leadership.hasGivenUpLease else { return false }
+        if planted("lease-without-quorum") { return true }
         return leadership.hasMajority(itself: true) { peer in
+            if planted("lease-without-acceptance") {
+                return liveness.supportStands(from: peer.peer.address, now: now)
+            }
+            if planted("lease-without-looking-again") { return peer.support != nil }
             guard let accepted = peer.support, !liveness.isForeign(peer.peer.address) else { return false }
             return accepted == liveness.supportStamp(from: peer.peer.address, now: now)
         }
@@ -59,7 +76,7 @@ extension Raft {
         finishRound(&effects)
         // before an entry of its own term commits, a leader may not know the newest commit index (§6.4)
         guard leadership!.reads.confirming.isEmpty, !leadership!.reads.waiting.isEmpty,
-            commitIndex >= leadership!.firstIndex
+            commitIndex >= leadership!.firstIndex || planted("read-before-own-term")
         else { return }
         leadership!.round += 1
         leadership!.reads.startRound(leadership!.round, index: commitIndex)
@@ -82,8 +99,19 @@ extension Raft {
 
     private var isRoundConfirmed: Bool {
         guard let leadership else { return false }
-        return leadership.hasMajority(itself: true) { $0.answeredRound >= leadership.reads.round }
+        return leadership.hasMajority(itself: true) {
+            $0.answeredRound >= leadership.reads.round || (planted("any-answer-confirms") && $0.answeredRound > 0)
+        }
     }
+
+    #if MUTANTS
+        mutating func answerReadsAnyway(_ effects: inout Effects) {
+            for case .local(let read) in leadership!.reads.confirming + leadership!.reads.waiting {
+                effects.readyReads.append(ReadyRead(read: read, index: commitIndex, lease: nil))
+            }
+            (leadership!.reads.confirming, leadership!.reads.waiting) = ([], [])
+        }
+    #endif
 
     /// Leadership is over: nobody may be answered from here.
     mutating func failReads(_ effects: inout Effects) {

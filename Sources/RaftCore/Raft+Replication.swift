@@ -14,7 +14,8 @@ extension Raft {
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
         let peer = leadership!.peers[position]
         guard peer.state == .replicate else { return }
-        if peer.next <= log.lastIndex {
+        guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
+        if peer.next <= lastSendable(to: peer) {
             sendEntries(to: position, around, &effects)
         } else if !peer.isWaiting, peer.knownCommit < commitIndex {
             sendEmpty(to: position, around, &effects)
@@ -22,11 +23,11 @@ extension Raft {
     }
 
     private mutating func sendEntries(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
-        while leadership!.peers[position].next <= log.lastIndex {
+        while leadership!.peers[position].next <= lastSendable(to: leadership!.peers[position]) {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
             guard room > 0 else { return }
-            let count = min(room, sendable(from: peer.next))
+            let count = min(room, sendable(to: peer))
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
         }
@@ -37,7 +38,7 @@ extension Raft {
     mutating func sendProbe(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
         let peer = leadership!.peers[position]
         guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
-        let count = peer.isSearching ? 0 : sendable(from: peer.next)
+        let count = peer.isSearching ? 0 : sendable(to: peer)
         send(to: position, after: peer.next.previous, count: count, around, &effects)
     }
 
@@ -75,14 +76,21 @@ extension Raft {
         let round = leadership!.round
         leadership!.peers[position].noteSent(round: round, now: around.now)
         let ticket = AppendTicket(term: term, previous: previous, count: count, round: round)
-        effects.messages.append(
-            Outbound(
-                to: leadership!.peers[position].peer,
-                body: .append(ticket, previousTerm: previousTerm, commit: commitIndex)))
+        let append = Outbound(
+            to: leadership!.peers[position].peer,
+            body: .append(ticket, previousTerm: previousTerm, commit: commitIndex))
+        // entries may leave before this disk has them, but not before it has the vote that this leader was elected by:
+        // a sole voter that forgot it would make other entries in the same term
+        if durableTerm == term { effects.messages.append(append) } else { effects.durableMessages.append(append) }
     }
 
-    private func sendable(from next: LogIndex) -> Int {
-        min(settings.maxEntriesPerAppend, next.distance(to: log.lastIndex) + 1)
+    private func sendable(to peer: Progress) -> Int {
+        max(0, min(settings.maxEntriesPerAppend, peer.next.distance(to: lastSendable(to: peer)) + 1))
+    }
+
+    /// A witness gets what this disk has: if it held more than any replica after a crash, it would let nobody lead.
+    @inline(__always) private func lastSendable(to peer: Progress) -> LogIndex {
+        peer.isWitness ? min(durableIndex, log.lastIndex) : log.lastIndex
     }
 
     mutating func loseConnection(to node: NodeAddress, _ around: Surroundings) {
@@ -110,7 +118,7 @@ extension Raft {
     ) {
         if reply.term > term, !reply.success { return adopt(term: reply.term, around, &effects) }
         // an answer to a leadership that is over
-        guard role == .leader, reply.ticket.term == term else { return }
+        guard role == .leader, reply.ticket.term == term || planted("answers-to-older-terms-count") else { return }
         guard let position = leadership!.position(of: sender) else { return effects.refusal = .unknownPeer }
         guard reply.ticket.previous.advanced(by: reply.ticket.count) <= log.lastIndex else {
             return effects.refusal = .acknowledgedTooMuch
@@ -125,9 +133,10 @@ extension Raft {
             peer.answeredAt = around.now
             if let support = reply.support { peer.note(support) }
         }
-        if reply.success { noteSuccess(reply.ticket, of: &peer) }
+        let isSuccess = reply.success || (planted("refusals-count-as-success") && reply.ticket.count > 0)
+        if isSuccess { noteSuccess(reply.ticket, of: &peer) }
         leadership!.peers[position] = peer
-        if !reply.success {
+        if !isSuccess {
             noteMismatch(reply, of: position, around, &effects)
             peer = leadership!.peers[position]
         }
@@ -186,7 +195,9 @@ extension Raft {
     /// Commits what a majority holds durably, this replica's own disk being one vote among them; earlier terms' entries
     /// only along with one of this term (§5.4.2).
     mutating func commitByMajority() {
-        let least = max(commitIndex.next, leadership!.firstIndex)
+        let least =
+            planted("old-terms-committed-by-counting")
+            ? commitIndex.next : max(commitIndex.next, leadership!.firstIndex)
         guard log.lastIndex >= least,
             let committed = leadership!.highestMajority(from: least, to: log.lastIndex, durable: durableIndex)
         else { return }
@@ -210,7 +221,8 @@ extension Leadership {
     }
 
     @inline(__always) private func isHeld(_ index: LogIndex, durable: LogIndex) -> Bool {
-        hasMajority(itself: durable >= index) { $0.match >= index }
+        let isHere = durable >= index || planted("leader-counts-itself-before-durable")
+        return hasMajority(itself: isHere) { $0.match >= index }
     }
 }
 
@@ -221,13 +233,19 @@ extension Raft {
         _ request: AppendRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         if let flaw = request.flaw { return refuse(.appendRequest(request), because: flaw, &effects) }
-        guard request.term >= term else { return reject(request, &effects) }
-        guard accept(sender, term: request.term, around, &effects) else {
+        let isCurrent = request.term >= term || (planted("deposed-leaders-are-heard") && request.term >= log.last.term)
+        guard isCurrent, released != TermLeader(leader: sender, term: request.term) else {
+            return reject(request, &effects)
+        }
+        guard accept(sender, term: max(term, request.term), around, &effects) else {
             return refuse(.appendRequest(request), because: .twoLeadersInOneTerm, &effects)
         }
         let previous = request.previous
         // what is compacted away is committed, and that matches every leader's log
-        guard previous.index < log.base.index || log.term(at: previous.index) == previous.term else {
+        let matches =
+            previous.index < log.base.index || log.term(at: previous.index) == previous.term
+            || (planted("previous-term-unchecked") && previous.index <= log.lastIndex && previous.term >= log.last.term)
+        guard matches else {
             return rejectMismatch(request, from: sender, around, &effects)
         }
         let circle = membershipVersion
@@ -237,7 +255,10 @@ extension Raft {
         }
         // whether it may campaign depends on the membership
         if membershipVersion != circle { follow(sender, around) }
-        commit(through: min(request.commit, previous.index.advanced(by: request.entries.count)))
+        let vouchedFor =
+            planted("commit-beyond-what-matches")
+            ? log.lastIndex : previous.index.advanced(by: request.entries.count)
+        commit(through: min(request.commit, vouchedFor))
         acknowledge(request, from: sender, around, &effects)
     }
 
@@ -289,7 +310,8 @@ extension Raft {
         var index = request.previous.index.next
         var offset = 0
         while offset < count, index <= log.lastIndex,
-            index <= log.base.index || log.term(at: index) == request.entries[offset].term
+            !(planted("append-cuts-what-it-knows") && index > commitIndex),
+            index < log.base.index || log.term(at: index) == request.entries[offset].term
         {
             index = index.next
             offset += 1
@@ -329,7 +351,11 @@ extension Raft {
             AppendReply(
                 ticket: request.ticket, term: term, success: true, lastIndex: isProbe ? log.lastIndex : nil,
                 support: around.liveness.promiseStamp(to: sender.address, now: around.now)))
-        if isProbe, request.previous.index <= durableIndex, durableTerm == term {
+        let isDurable = isProbe && request.previous.index <= durableIndex && durableTerm == term
+        let isHasty =
+            planted("acknowledge-before-durable")
+            || (planted("probe-vouches-for-what-is-not-durable") && isProbe)
+        if isDurable || isHasty {
             effects.reply = reply
         } else {
             effects.acknowledgement = reply

@@ -29,7 +29,11 @@ extension Raft {
             leadership!.peers[position].match = max(leadership!.peers[position].match, installed)
         }
         leadership!.peers[position].becomeProbe(now: around.now)
-        if installed != nil { sendProbe(to: position, around, &effects) }
+        if installed != nil {
+            sendProbe(to: position, around, &effects)
+        } else {
+            noteLostSnapshot(of: peer, around)
+        }
     }
 }
 
@@ -39,30 +43,48 @@ extension Raft {
     mutating func consider(
         _ request: SnapshotRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
-        guard request.term >= term else {
+        guard request.term >= term, released != TermLeader(leader: sender, term: request.term) else {
             return effects.reply = .snapshotReply(SnapshotReply(term: term, success: false))
         }
         guard accept(sender, term: request.term, around, &effects) else {
             return refuse(.snapshotRequest(request), because: .twoLeadersInOneTerm, &effects)
         }
         let last = request.meta.last
-        if last.index <= commitIndex {
-            guard log.term(at: last.index) == last.term || last.index < log.base.index else {
-                return refuse(.snapshotRequest(request), because: .conflictingSnapshot, &effects)
-            }
-            // all of it is here, as soon as it is durable
-            let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
-            effects.acknowledgement = reply
+        guard last.index <= commitIndex else { return effects.snapshotWanted = request.meta }
+        guard holdsCommitted(last) else {
+            return refuse(.snapshotRequest(request), because: .conflictingSnapshot, &effects)
+        }
+        acknowledgeSnapshot(&effects)
+    }
+
+    /// Whether the committed entry at the index of `last` is `last`; what is compacted away is.
+    private func holdsCommitted(_ last: LogPosition) -> Bool {
+        last.index < log.base.index || log.term(at: last.index) == last.term
+    }
+
+    /// All that a snapshot stands for is here, as soon as it is durable.
+    private func acknowledgeSnapshot(_ effects: inout Effects) {
+        let reply = Message.snapshotReply(SnapshotReply(term: term, success: true))
+        if planted("snapshot-answered-before-durable") {
+            effects.reply = reply
         } else {
-            effects.snapshotWanted = request.meta
+            effects.acknowledgement = reply
         }
     }
 
     /// Lets the snapshot take the place of the log's beginning, unless the log has got there by itself. Entries behind
     /// it stay if they continue it (§7, rule 6 of InstallSnapshot), for others may count on them.
     mutating func install(_ meta: SnapshotMeta, _ around: Surroundings, _ effects: inout Effects) {
-        guard role != .leader, meta.last.index > commitIndex, meta.last.term <= term else { return }
-        let keepsSuffix = log.term(at: meta.last.index) == meta.last.term
+        guard role != .leader, meta.last.term <= term else { return }
+        guard meta.last.index > commitIndex || planted("snapshot-goes-back") else {
+            if holdsCommitted(meta.last) { acknowledgeSnapshot(&effects) }
+            return
+        }
+        if role != .follower { becomeFollower(around, &effects) }
+        let isContinued = log.term(at: meta.last.index) == meta.last.term
+        let keepsSuffix =
+            (isContinued && !planted("snapshot-drops-what-continues-it"))
+            || (planted("snapshot-keeps-what-conflicts") && log.lastIndex > meta.last.index)
         if keepsSuffix {
             configurations.removeAll { $0.index <= meta.last.index }
             log.compact(through: meta.last.index)
@@ -71,7 +93,7 @@ extension Raft {
             log.reset(to: meta.last)
             logTerm = term
             // nothing that the disk held counts any more, and what comes instead is not there yet
-            durableIndex = .zero
+            durableIndex = planted("snapshot-durable-at-once") ? meta.last.index : .zero
         }
         configurations.insert(PlacedConfiguration(index: meta.last.index, configuration: meta.configuration), at: 0)
         configuration = configurations[configurations.count - 1].configuration
@@ -79,8 +101,8 @@ extension Raft {
         commitIndex = meta.last.index
         reportedApplicable = meta.last.index
         effects.install = SnapshotInstall(meta: meta, keepsSuffix: keepsSuffix)
-        effects.acknowledgement = .snapshotReply(SnapshotReply(term: term, success: true))
+        acknowledgeSnapshot(&effects)
         // whether it may campaign depends on the membership
-        if let leader { follow(leader, around) } else { wake(from: around.now) }
+        if let leader { restOrWait(for: leader, around) } else { wake(from: around.now) }
     }
 }

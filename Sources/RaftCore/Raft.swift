@@ -14,10 +14,10 @@
 /// 6. The log changed last under the leader of ``durableMark``'s term; from then on it is a prefix of that leader's
 ///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
 /// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
-/// 8. A follower that may campaign rests, without any deadline, only under its node's standing promise to the node of
-///    the leader that it accepted in its term, or while the nodes of a majority cannot be reached.
-/// 9. While its node's promise stands to the run of the leader that it accepted last, a replica neither campaigns nor
-///    votes for another, whatever its term: see ``Pledge``.
+/// 8. A follower that may campaign rests, without any deadline, only under the standing promise under which it accepted
+///    the leader of its term, or while the nodes of a majority cannot be reached.
+/// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
+///    another, whatever its term: see ``Pledge``.
 public struct Raft: Sendable {
     /// What a replica does at present.
     public enum Role: Sendable {
@@ -43,6 +43,8 @@ public struct Raft: Sendable {
     public internal(set) var leader: PeerID?
     /// The leader accepted last, of this term or an earlier one, unless it has since shown that it leads no more.
     var pledge: Pledge?
+    /// Who released this replica last, and of which term: what it said before may arrive after.
+    var released: TermLeader?
     /// Everything up to here is committed as far as it knows.
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.
@@ -73,6 +75,8 @@ public struct Raft: Sendable {
     var release: Release?
     /// Reads of this replica that wait for the leader's read index.
     var followerReads = FollowerReads()
+    /// Until then it may owe a foreign leader the loyalty of an earlier run of its node (braft's follower lease).
+    var startLeaseEnd = Instant.distantPast
     var hasStarted = false
 
     /// A replica as its disk knows it, before ``Event/started``.
@@ -168,8 +172,10 @@ public struct Raft: Sendable {
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
         reportApplicable(&effects)
-        let hardState = HardState(term: term, vote: vote)
-        if hardState != before.hardState { effects.hardState = hardState }
+        let hardState = HardState(term: term, vote: planted("vote-not-persisted") ? nil : vote)
+        if hardState != before.hardState, !(planted("term-not-persisted") && hardState.vote == before.hardState.vote) {
+            effects.hardState = hardState
+        }
         if before.role != role || before.hardState.term != term || before.leader != leader {
             effects.statusChanged = true
         }
@@ -197,6 +203,8 @@ struct Surroundings {
     var isQuiet: Bool { liveness.isQuiet(now: now) }
     /// Whether this node's promise to `peer`'s node stands.
     func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
+    /// This node's promise to `peer`'s node, by name, if it stands.
+    func promise(to peer: PeerID) -> SupportStamp? { liveness.promiseStamp(to: peer.address, now: now) }
     /// Whether the promise of `peer`'s node to this one stands.
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
     /// Whether `peer`'s node knows nothing of promises.
@@ -276,7 +284,7 @@ extension Raft {
     /// A write is durable. Its mark vouches for the log as it is now only if the log has since grown under the same
     /// leader; the hard state of that leader's term was written before or with it.
     private mutating func notePersisted(_ mark: DurableMark) {
-        guard mark.term == logTerm else { return }
+        guard mark.term == logTerm || planted("marks-of-any-leader") else { return }
         durableIndex = max(durableIndex, min(mark.index, log.lastIndex))
         durableTerm = max(durableTerm, mark.term)
     }
@@ -290,7 +298,7 @@ extension Raft {
     }
 
     private mutating func reportApplicable(_ effects: inout Effects) {
-        let applicable = min(commitIndex, durableIndex)
+        let applicable = planted("apply-before-durable") ? commitIndex : min(commitIndex, durableIndex)
         guard applicable > reportedApplicable else { return }
         reportedApplicable = applicable
         effects.applicable = applicable
@@ -307,6 +315,7 @@ extension Raft {
         precondition(index > commitIndex, "committed entries stay")
         log.truncate(from: index)
         durableIndex = min(durableIndex, log.lastIndex)
+        if planted("membership-survives-truncation") { return }
         while let last = configurations.last, last.index >= index { configurations.removeLast() }
         configuration = configurations.last?.configuration ?? .empty
         membershipVersion += 1
@@ -319,9 +328,13 @@ extension Raft {
         membershipVersion += 1
     }
 
-    /// Whether this replica stands for election of its own accord.
+    /// Whether this replica stands for election of its own accord. Also one that is about to leave does, until that is
+    /// committed: perhaps nobody else can be elected (dissertation §4.2.2).
     var mayCampaign: Bool {
-        settings.electionPriority > 0 && configuration.isVoter(id) && !configuration.isWitness(id)
+        settings.electionPriority > 0
+            && configurations.contains {
+                $0.configuration.isVoter(id) && (!$0.configuration.isWitness(id) || planted("witness-campaigns"))
+            }
     }
 
     /// Truncation cannot go back before the last committed configuration.

@@ -16,10 +16,10 @@ public struct DataDirectory {
     /// What it holds.
     public let recovered: [LogGroup: RecoveredGroup]
 
-    /// Opens `path`, which is created if missing, for the node at `address`.
+    /// Opens `path`, which is created if missing, for the node at `address`, whose promises last `promise`.
     public init(
-        path: String, address: NodeAddress, freshIncarnation: UInt64, log settings: WriteAheadLog.Settings,
-        logger: Logger
+        path: String, address: NodeAddress, freshIncarnation: UInt64, promise: Interval,
+        log settings: WriteAheadLog.Settings, logger: Logger
     ) throws(DirectoryError) {
         do throws(DiskError) {
             disk = try PosixDisk(directory: path, lockName: "LOCK")
@@ -31,7 +31,7 @@ public struct DataDirectory {
         guard disk.exists(NodeDirectory.file) || !WriteAheadLog.isKept(on: logDisk) else {
             throw .damaged(path: "\(path)/\(NodeDirectory.file)", reason: "it is missing, though there is a log")
         }
-        node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation)
+        node = try NodeDirectory(disk: disk, address: address, freshIncarnation: freshIncarnation, promise: promise)
         var settings = settings
         // any number nobody can guess beforehand will do; the incarnation is one
         settings.identity = freshIncarnation

@@ -17,6 +17,8 @@ public struct NodeIdentity: Equatable, Sendable {
     public var nodeID: UInt64
     /// The packed bootstrap record, if the node has seen one.
     public var bootstrap: Bytes?
+    /// The longest promise that this run or an earlier one can have given.
+    public var longestPromise: Interval
 }
 
 /// Why a data directory cannot be used.
@@ -34,20 +36,20 @@ public enum DirectoryError: Error, Sendable, CustomStringConvertible {
     /// The directory belongs to a node of another address.
     case otherAddress(path: String, recorded: NodeAddress, asked: NodeAddress)
 
-    /// One sentence: what, and the way out.
+    /// One sentence: what, and the way out, in words that hold for every program that opens a directory.
     public var description: String {
         switch self {
-        case .disk(.locked(let path)): "\(path) is in use by another raftd; stop it or choose another --data-dir"
+        case .disk(.locked(let path)): "\(path) is in use by another node; stop it or choose another directory"
         case .disk(let error): error.description
         case .log(let error): error.description
         case .damaged(let path, let reason):
-            "\(path) is damaged (\(reason)); start the node with an empty --data-dir and let it join anew"
+            "\(path) is damaged (\(reason)); start the node with an empty directory and let it join anew"
         case .newerFormat(let path, let found):
-            "\(path) has format \(found), newer than this version reads; upgrade raftd"
-        case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another data directory"
+            "\(path) has format \(found), newer than this version reads; upgrade"
+        case .otherCluster(let path): "\(path) belongs to a node of another cluster; choose another directory"
         case .otherAddress(let path, let recorded, let asked):
             "\(path) belongs to the node \(recorded), not \(asked); "
-                + "start it with --advertise \(recorded) or choose another --data-dir"
+                + "start it as \(recorded) or choose another directory"
         }
     }
 }
@@ -64,8 +66,11 @@ public final class NodeDirectory {
     /// What the file says.
     public private(set) var identity: NodeIdentity
 
-    /// Reads the identity, or makes a new one under `freshIncarnation`; counts the run.
-    public init(disk: any Disk, address: NodeAddress, freshIncarnation: UInt64) throws(DirectoryError) {
+    /// Reads the identity, or makes a new one under `freshIncarnation`; counts the run, which gives promises of
+    /// `promise`.
+    public init(
+        disk: any Disk, address: NodeAddress, freshIncarnation: UInt64, promise: Interval
+    ) throws(DirectoryError) {
         self.disk = disk
         if disk.exists(NodeDirectory.file) {
             identity = try NodeDirectory.read(disk)
@@ -73,9 +78,11 @@ public final class NodeDirectory {
                 throw .otherAddress(path: disk.path, recorded: identity.address, asked: address)
             }
             identity.runNumber += 1
+            identity.longestPromise = max(identity.longestPromise, promise)
         } else {
             identity = NodeIdentity(
-                incarnation: freshIncarnation, runNumber: 1, address: address, clusterID: 0, nodeID: 0, bootstrap: nil)
+                incarnation: freshIncarnation, runNumber: 1, address: address, clusterID: 0, nodeID: 0, bootstrap: nil,
+                longestPromise: promise)
         }
         try write(identity)
     }
@@ -103,6 +110,9 @@ public final class NodeDirectory {
             message.pointee.cluster_id = identity.clusterID
             message.pointee.has_node_id = 1
             message.pointee.node_id = identity.nodeID
+            message.pointee.has_promise_ms = 1
+            // rounded up
+            message.pointee.promise_ms = UInt64((identity.longestPromise.nanoseconds + 999_999) / 1_000_000)
             if let bootstrap = identity.bootstrap {
                 message.pointee.record = arena.unpack(flotilla__bootstrap_record__init, bootstrap)
             }
@@ -166,7 +176,8 @@ public final class NodeDirectory {
             return NodeIdentity(
                 incarnation: message.incarnation, runNumber: message.run_number, address: address,
                 clusterID: message.cluster_id, nodeID: message.node_id,
-                bootstrap: message.record.map { arena.pack($0) })
+                bootstrap: message.record.map { arena.pack($0) },
+                longestPromise: .milliseconds(Int(min(message.promise_ms, 1 << 32))))
         }
     }
 }

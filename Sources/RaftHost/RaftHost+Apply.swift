@@ -5,6 +5,7 @@ import Transport
 /// One replica's part of a job for the state machines' worker.
 private struct ApplyOrderOfReplica: Sendable {
     var slot: Int
+    var group: String
     var stateMachine: any StateMachine
     var number: LogGroup
     var from: LogIndex
@@ -22,7 +23,8 @@ private struct AppliedByReplica: Sendable {
 }
 
 extension RaftHost {
-    /// Entries of one replica in one job; the rest follows in the next.
+    /// What one job applies, of all replicas; the rest follows in the next. A job that took longer than a promise would
+    /// keep the check of the vitals waiting, and so cost a busy node its leaderships.
     private static let entriesPerJob = 4096
     private static let bytesPerJob = 16 << 20
 
@@ -40,7 +42,12 @@ extension RaftHost {
         var orders: [ApplyOrderOfReplica] = []
         let ready = applyReady
         applyReady.removeAll(keepingCapacity: true)
-        for replica in ready {
+        var (entriesLeft, bytesLeft) = (RaftHost.entriesPerJob, RaftHost.bytesPerJob)
+        for (position, replica) in ready.enumerated() {
+            guard entriesLeft > 0, bytesLeft > 0 else {
+                applyReady = Array(ready[position...])
+                break
+            }
             replica.isReadyToApply = false
             guard replica.applyRetry == nil, replica.applyOrdered < replica.applicable else { continue }
             guard replica.id.role != .witness else {
@@ -50,23 +57,27 @@ extension RaftHost {
                 continue
             }
             let from = replica.applyOrdered.next
-            let wanted = min(replica.applyOrdered.distance(to: replica.applicable), RaftHost.entriesPerJob)
+            let wanted = min(replica.applyOrdered.distance(to: replica.applicable), entriesLeft)
             var entries: [CommittedEntry] = []
             var count = wanted
             if let held = replica.tail.slice(from: from, count: wanted) {
                 precondition(held.count == wanted, "\(replica.group): applicable entries are missing from the tail")
                 entries.reserveCapacity(wanted)
-                var bytes = 0
                 for entry in held {
-                    if bytes > RaftHost.bytesPerJob { break }
-                    bytes += entry.payload.count
+                    if bytesLeft <= 0 { break }
+                    bytesLeft -= entry.payload.count
                     entries.append(CommittedEntry(position: entry.position, kind: entry.kind, payload: entry.payload))
                 }
                 count = entries.count
+            } else {
+                // not read yet: a guess
+                bytesLeft -= count * (RaftHost.bytesPerJob / RaftHost.entriesPerJob)
             }
+            entriesLeft -= count
             orders.append(
                 ApplyOrderOfReplica(
-                    slot: replica.slot, stateMachine: replica.stateMachine, number: replica.record.number, from: from,
+                    slot: replica.slot, group: replica.group, stateMachine: replica.stateMachine,
+                    number: replica.record.number, from: from,
                     count: count, entries: entries))
             replica.applyOrdered = replica.applyOrdered.advanced(by: count)
         }
@@ -74,9 +85,10 @@ extension RaftHost {
         isApplying = true
         let log = self.log
         let results = Box<[AppliedByReplica]>([])
+        let observer = self.observer
         let jobs = orders
         workers.apply.submit {
-            for order in jobs { results.value.append(RaftHost.run(order, log)) }
+            for order in jobs { results.value.append(RaftHost.run(order, log, observer)) }
         } completion: { [self] in
             isApplying = false
             now = lane.clock.now
@@ -85,7 +97,9 @@ extension RaftHost {
         }
     }
 
-    private static func run(_ order: ApplyOrderOfReplica, _ log: WriteAheadLog) -> AppliedByReplica {
+    private static func run(
+        _ order: ApplyOrderOfReplica, _ log: WriteAheadLog, _ observer: (any ReplicaObserver)?
+    ) -> AppliedByReplica {
         var entries = order.entries
         if entries.isEmpty {
             do throws(StorageError) {
@@ -99,6 +113,7 @@ extension RaftHost {
         do throws(StateMachineError) {
             let replies = try order.stateMachine.apply(entries)
             precondition(replies.count == entries.count, "a state machine answered another number of entries")
+            observer?.applied(order.group, entries, replies)
             return AppliedByReplica(slot: order.slot, from: order.from, replies: replies, problem: nil)
         } catch {
             return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)

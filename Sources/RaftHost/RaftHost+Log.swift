@@ -6,7 +6,7 @@ import Transport
 struct LogBatch {
     enum Duty {
         case persisted(Replica, DurableMark)
-        case acknowledge(RpcResponder, Message)
+        case acknowledge(Replica, RpcResponder, Message)
         case send(Replica, [Outbound])
         case call(() -> Void)
     }
@@ -38,6 +38,10 @@ extension RaftHost {
         }
         batchUnderWay = batch
         batch = LogBatch()
+        if planted("duties-before-the-write"), let duties = batchUnderWay?.duties {
+            batchUnderWay?.duties = []
+            perform(duties)
+        }
         writeBatch()
     }
 
@@ -93,7 +97,9 @@ extension RaftHost {
             case .persisted(let replica, let mark):
                 step(replica, .persisted(mark))
                 trimTail(of: replica)
-            case .acknowledge(let responder, let message): responder.reply(body: wire.packReply(message))
+            case .acknowledge(let replica, let responder, let message):
+                observer?.acknowledged(replica.group, message)
+                responder.reply(body: wire.packReply(message))
             case .send(let replica, let messages): for message in messages { send(message, from: replica) }
             case .call(let body): deferred.append(body)
             }

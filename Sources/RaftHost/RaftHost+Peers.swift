@@ -283,7 +283,9 @@ extension RaftHost {
                 NodeLiveness.Reply(
                     sequence: message.pointee.sequence, granted: message.pointee.granted != 0,
                     epoch: message.pointee.epoch, runNumber: message.pointee.run_number,
-                    wallClockMilliseconds: message.pointee.wall_clock_ms)
+                    wallClockMilliseconds: message.pointee.wall_clock_ms,
+                    promise: message.pointee.has_promise_ms == 0
+                        ? nil : .milliseconds(Int(min(message.pointee.promise_ms, 1 << 32))))
             }
         }
     }

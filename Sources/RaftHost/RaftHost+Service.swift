@@ -172,6 +172,10 @@ extension RaftHost {
             response.pointee.epoch = reply.epoch
             response.pointee.run_number = reply.runNumber
             response.pointee.wall_clock_ms = reply.wallClockMilliseconds
+            if let promise = reply.promise {
+                response.pointee.has_promise_ms = 1
+                response.pointee.promise_ms = UInt64(promise.milliseconds)
+            }
             request.responder.reply(response)
         }
     }

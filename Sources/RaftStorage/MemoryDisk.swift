@@ -4,7 +4,7 @@ import RaftCore
 /// A disk in memory that forgets what was not synced, and fails when told to. The same seed and the same calls give
 /// the same faults.
 ///
-/// Any thread may use it. After ``crash()`` files that were open fail every call: their process is dead.
+/// Any thread may use it. After ``crash(_:)`` files that were open fail every call: their process is dead.
 public final class MemoryDisk: Disk, @unchecked Sendable {
     /// The medium behind a file, whatever its name.
     fileprivate final class Medium {
@@ -37,6 +37,13 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     /// Nil: they never fail.
     private var syncsUntilFailure: Int?
     private var syncs = 0
+    /// Nil: it does not. Writes and syncs until it does.
+    private var changesUntilPowerFailure: Int?
+    private var onPowerFailure: () -> Void = {}
+    fileprivate private(set) var hasNoPower = false
+    private var readsToFail = 0
+    /// Changes of files that are not synced.
+    private var unsyncedCount = 0
 
     /// An empty disk whose accidents are drawn from `seed`.
     public init(seed: UInt64) {
@@ -62,26 +69,66 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
 
     /// How many syncs of files and directories have succeeded.
     public var syncCount: Int { lock.withLock { syncs } }
+
+    /// Lets `count` more writes and syncs of files happen; then the power fails: every call fails until ``crash(_:)``,
+    /// which must follow. `whenItDoes` is told once; it may not use the disk.
+    public func failPower(after count: Int, whenItDoes: @escaping () -> Void) {
+        lock.withLock {
+            changesUntilPowerFailure = count
+            onPowerFailure = whenItDoes
+        }
+    }
+
+    /// Lets the next `count` reads fail with EIO.
+    public func failReads(_ count: Int) { lock.withLock { readsToFail = count } }
+
+    /// Whether everything written to files is durable.
+    public var isSynced: Bool { lock.withLock { unsyncedCount == 0 } }
 }
 
 // MARK: - Accidents
 
 extension MemoryDisk {
-    /// The power fails: of what was not synced, an arbitrary part is lost. Of the changes of a file each is lost,
-    /// kept, cut off, or kept in some sectors only; of the directory's a prefix is kept.
-    public func crash() {
+    /// What is lost at the end of a process.
+    public enum Loss: Sendable {
+        /// Nothing: the machine goes on, and with it what it has not synced.
+        case nothing
+        /// Of what was not synced an arbitrary part. Of the changes of a file each is lost, kept, cut off, or kept in
+        /// some sectors only; of the directory's a prefix is kept.
+        case some
+        /// All that was not synced.
+        case everything
+    }
+
+    /// The process that uses the disk ends without notice.
+    public func crash(_ loss: Loss = .some) {
         lock.withLock {
-            let kept = number(below: unsyncedNames.count + 1)
+            crashes += 1
+            changesUntilPowerFailure = nil
+            onPowerFailure = {}
+            hasNoPower = false
+            readsToFail = 0
+            guard loss != .nothing else { return }
+            let kept = loss == .some ? number(below: unsyncedNames.count + 1) : 0
             for change in unsyncedNames.prefix(kept) { MemoryDisk.apply(change, to: &durableNames) }
             unsyncedNames = []
             names = durableNames
-            for (_, medium) in names.sorted(by: { $0.key < $1.key }) {
-                for change in medium.unsynced { tear(change, into: &medium.durable) }
+            for (_, medium) in names.sorted(by: { $0.key < $1.key }) where !medium.unsynced.isEmpty {
+                if loss == .some { for change in medium.unsynced { tear(change, into: &medium.durable) } }
                 medium.unsynced = []
                 medium.contents = medium.durable
             }
-            crashes += 1
+            unsyncedCount = 0
         }
+    }
+
+    /// What the disk would hold if everything that is not synced were lost now.
+    public func durableCopy() -> MemoryDisk {
+        let copy = MemoryDisk(seed: 0)
+        lock.withLock {
+            for (name, medium) in durableNames { copy.setContents(name, medium.durable) }
+        }
+        return copy
     }
 
     /// Turns bit `bit` of the byte at `offset` of a file around, durably: rot.
@@ -260,13 +307,33 @@ extension MemoryDisk {
     /// A change of a file; one that makes it grow needs space.
     fileprivate func change(_ medium: Medium, _ change: Change, upTo end: Int) throws(DiskError) {
         guard !full || end <= medium.contents.count else { throw .full(path: path) }
+        try spendPower(call: "pwritev")
         MemoryDisk.apply(change, to: &medium.contents)
         medium.unsynced.append(change)
+        unsyncedCount += 1
+    }
+
+    private func spendPower(call: String) throws(DiskError) {
+        guard let left = changesUntilPowerFailure else { return }
+        changesUntilPowerFailure = left - 1
+        guard left == 0 else { return }
+        hasNoPower = true
+        changesUntilPowerFailure = nil
+        onPowerFailure()
+        throw .system(call: call, path: path, errno: EIO)
+    }
+
+    fileprivate func countRead(_ name: String) throws(DiskError) {
+        guard readsToFail > 0 else { return }
+        readsToFail -= 1
+        throw .system(call: "pread", path: name, errno: EIO)
     }
 
     fileprivate func sync(_ medium: Medium, name: String) throws(DiskError) {
+        try spendPower(call: "fdatasync")
         try countSync(call: "fdatasync", name)
         for change in medium.unsynced { MemoryDisk.apply(change, to: &medium.durable) }
+        unsyncedCount -= medium.unsynced.count
         medium.unsynced = []
     }
 
@@ -307,6 +374,7 @@ private final class MemoryFile: DiskFile, @unchecked Sendable {
 
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(DiskError) -> Int {
         try alive("pread") { () throws(DiskError) in
+            try disk.countRead(name)
             let count = max(0, min(buffer.count, medium.contents.count - offset))
             if count > 0 { buffer.copyBytes(from: medium.contents[offset..<offset + count]) }
             return count
@@ -334,7 +402,7 @@ private final class MemoryFile: DiskFile, @unchecked Sendable {
 
     private func alive<R>(_ call: String, _ body: () throws(DiskError) -> R) throws(DiskError) -> R {
         try disk.lock.withLock { () throws(DiskError) -> R in
-            guard crashes == disk.crashes else { throw .system(call: call, path: name, errno: EIO) }
+            guard crashes == disk.crashes, !disk.hasNoPower else { throw .system(call: call, path: name, errno: EIO) }
             return try body()
         }
     }

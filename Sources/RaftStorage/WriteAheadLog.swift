@@ -220,7 +220,7 @@ extension WriteAheadLog {
         do throws(DiskError) {
             guard let file = segment.file else { preconditionFailure("\(segment.name) is not open") }
             try file.write(buffers, at: endOffset)
-            try file.sync()
+            if !planted("log-does-not-sync") { try file.sync() }
         } catch {
             // Even if the device is full: the segment was preallocated, so this is no ordinary shortage of space,
             // and it is unknown how much has been written.

@@ -32,12 +32,24 @@ public enum RouterOutcome: Sendable {
     case lost(String)
 }
 
+/// What a node that was asked for the cluster's map answers.
+public enum MapAnswer: Sendable {
+    /// The newest it knows.
+    case map(ClusterMap)
+    /// It belongs to no cluster yet.
+    case noCluster
+    /// It belongs to a cluster and does not know the map yet.
+    case noMap
+    /// Nothing.
+    case silence
+}
+
 /// How a ``Router`` reaches nodes: over RPC in a client, directly for a node's own groups. One lane only.
 public protocol RouterTransport: AnyObject {
     /// Sends an execute request; `command` is the packed ``GroupCommand`` of a write or an open.
     func execute(
         _ request: ExecuteRequest, command: Bytes?, at node: NodeAddress, deadline: Instant,
         completion: @escaping (RouterOutcome) -> Void)
-    /// Asks a node for its map; nil if there is none to be had there.
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void)
+    /// Asks a node for its map.
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void)
 }

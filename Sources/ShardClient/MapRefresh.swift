@@ -14,10 +14,29 @@ struct MapRefresh {
     private let seeds: [NodeAddress]
     private var nodes: [NodeAddress]
     private var position = 0
+    /// What each of ``nodes`` has said lately; nil: it was not asked.
+    private var answers: [Answer?]
+
+    private enum Answer {
+        case noCluster
+        /// It belongs to a cluster.
+        case cluster
+        /// Also as long as it owes its answer.
+        case silence
+    }
+
+    /// That all nodes were asked, and none belongs to a cluster: how many, and how many of them say nothing.
+    struct NoCluster {
+        var asked: Int
+        var silent: Int
+    }
 
     init(seeds: [NodeAddress]) {
-        self.seeds = seeds
-        nodes = seeds
+        var distinct: [NodeAddress] = []
+        for seed in seeds where !distinct.contains(seed) { distinct.append(seed) }
+        self.seeds = distinct
+        nodes = distinct
+        answers = [Answer?](repeating: nil, count: distinct.count)
     }
 
     /// When it has to be looked at again without an answer.
@@ -29,9 +48,39 @@ struct MapRefresh {
     /// Puts the question `attempt`; another one may follow at `due`. Whom to ask.
     mutating func ask(_ attempt: UInt64, next due: Instant) -> NodeAddress {
         defer { position = (position + 1) % nodes.count }
+        answers[position] = answers[position] ?? .silence
         asked = (asked?.lowerBound ?? attempt)...attempt
         self.due = due
         return nodes[position]
+    }
+
+    /// `node` has answered, in time or not.
+    mutating func note(_ answer: MapAnswer, of node: NodeAddress) {
+        guard let place = nodes.firstIndex(of: node), answers[place] != nil else { return }
+        answers[place] =
+            switch answer {
+            case .map, .noMap: .cluster
+            case .noCluster: .noCluster
+            case .silence: .silence
+            }
+    }
+
+    /// Not nil if all have been asked, some belong to no cluster, and the others say nothing. To be read when the next
+    /// question may be put: until then the last one asked may still answer.
+    var findsNoCluster: NoCluster? {
+        let silent = answers.count { $0 == .silence }
+        let strangers = answers.count { $0 == .noCluster }
+        guard strangers > 0, strangers + silent == answers.count else { return nil }
+        return NoCluster(asked: answers.count, silent: silent)
+    }
+
+    /// Nobody waits any more: whoever comes next asks everybody again.
+    mutating func forgetAnswers() { for place in answers.indices { answers[place] = nil } }
+
+    /// Who waited has heard that there is no cluster; who comes next hears as soon.
+    mutating func restart() {
+        forgetAnswers()
+        failures = 0
     }
 
     /// Whether the answer to `attempt` says anything: a map does, and that the node asked last has none.
@@ -54,6 +103,7 @@ struct MapRefresh {
         for seed in seeds where !addresses.contains(seed) { addresses.append(seed) }
         guard addresses != nodes else { return }
         nodes = addresses
+        answers = [Answer?](repeating: nil, count: addresses.count)
         position = 0
     }
 }

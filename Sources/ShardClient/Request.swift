@@ -36,7 +36,7 @@ final class Request {
     var rest: Part?
     /// Of a write: its number in the client.
     let sequence: UInt64
-    /// Of a write: the session of the last attempt. Of an open: the token.
+    /// Of a write: the session of the last attempt.
     var session: UInt64
     /// Of a write: the packed command of the last attempt. Of an open: the one to be repeated, nil if it has to be
     /// packed anew.

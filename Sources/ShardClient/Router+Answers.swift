@@ -5,7 +5,8 @@ internal import ShardMap
 
 extension Router {
     func take(_ outcome: RouterOutcome, of request: Request, attempt: UInt64) {
-        // an answer that comes after the attempt was given up says nothing that the next one does not
+        // an answer that comes after the attempt was given up says nothing that the next one does not; a session that
+        // it names stays unused
         guard request.state == .sent, request.attempt == attempt else { return }
         touch(request.channel)
         switch outcome {
@@ -23,6 +24,10 @@ extension Router {
     func lose(_ request: Request, _ text: String) {
         request.channel.problem = Problem(node: request.node, text: text)
         if request.kind == .write { request.mayHaveExecuted = true }
+        if planted("lost-writes-are-called-refused"), request.kind == .write {
+            request.mayHaveExecuted = false
+            return fail(request, .busy, text)
+        }
         retryElsewhere(request)
     }
 
@@ -30,7 +35,10 @@ extension Router {
         let channel = request.channel
         channel.problem = nil
         if request.kind == .open {
-            channel.session = reply.session ?? request.session
+            guard let session = reply.session else {
+                return fail(request, .internalError, "a session was opened, but not named")
+            }
+            channel.session = session
             return remove(request)
         }
         let expected = request.operationCount
@@ -148,7 +156,8 @@ extension Router {
     private func failWrites(of open: Request, _ error: NamedError, _ message: String?) {
         let channel = open.channel
         let refusal = error.outcome == .notExecuted ? error : .refused
-        let text = message ?? error.sentence
+        // another error has to say what this one was
+        let text = refusal == error ? message : message ?? error.sentence
         remove(open)
         for part in channel.takeQueuedWrites() { fail(part, refusal, text) }
         for request in channel.requests where request.state == .awaitingSession { fail(request, refusal, text) }

@@ -19,6 +19,20 @@ extension Router {
         for call in late { call.completion(.failure(NamedErrorThrown(.deadlineExceeded, noMap))) }
     }
 
+    /// Ends what waits for a map, for there is no cluster as far as anybody can tell; nothing was sent.
+    func giveUpOnCluster(_ findings: MapRefresh.NoCluster) {
+        refresh.restart()
+        let message: String? =
+            findings.silent == 0
+            ? nil
+            : "no node that answers belongs to a cluster (\(findings.silent) of \(findings.asked) do not answer); "
+                + "run raftctl init unless there is one"
+        for part in unrouted.removeAll() { fail(part, .notInitialized, message) }
+        let calls = mapCalls
+        mapCalls.removeAll()
+        for call in calls { call.completion(.failure(NamedErrorThrown(.notInitialized, message))) }
+    }
+
     private var noMap: String { "no node had a map of the cluster" }
 
     private func expire(_ request: Request) {

@@ -35,19 +35,23 @@ extension Router {
 
     func askForMap() {
         guard refresh.isDue(now: now) else { return }
+        if map == nil, let findings = refresh.findsNoCluster { giveUpOnCluster(findings) }
         guard isMapAwaited else {
             refresh.isWanted = false
+            refresh.forgetAnswers()
             return awaitingMap.removeAll()
         }
         attempts += 1
         let attempt = attempts
         let node = refresh.ask(attempt, next: now + settings.mapPatience)
-        transport.fetchMap(at: node, deadline: now + settings.attemptTimeout) { [weak self] map in
-            self?.arrived(.map(map, attempt: attempt))
+        transport.fetchMap(at: node, deadline: now + settings.attemptTimeout) { [weak self] answer in
+            self?.arrived(.map(answer, node: node, attempt: attempt))
         }
     }
 
-    func takeMap(_ fetched: ClusterMap?, attempt: UInt64) {
+    func take(_ answer: MapAnswer, of node: NodeAddress, attempt: UInt64) {
+        refresh.note(answer, of: node)
+        let fetched: ClusterMap? = if case .map(let map) = answer { map } else { nil }
         guard refresh.counts(attempt, hasMap: fetched != nil) else { return }
         let isNew = fetched.map(isNewer) ?? false
         refresh.answered(

@@ -51,7 +51,7 @@ extension Router {
 
     private func openSession(on channel: ShardChannel) {
         guard !channel.requests.contains(where: { $0.kind == .open }) else { return }
-        let request = Request(.open, on: channel, sequence: 0, session: random.next())
+        let request = Request(.open, on: channel, sequence: 0, session: 0)
         channel.requests.append(request)
         send(request)
     }
@@ -93,7 +93,7 @@ extension Router {
             request.dropAnswered()
         case .open:
             guard request.command == nil else { break }
-            let open = GroupCommand.openSession(shard: shard.id, epoch: shard.epoch, token: request.session)
+            let open = GroupCommand.openSession(shard: shard.id, epoch: shard.epoch, nonce: random.next())
             request.command = open.encoded(arena)
         case .write:
             if !request.mayHaveExecuted {
@@ -103,8 +103,9 @@ extension Router {
                 request.dropAnswered()
             }
             // a repeated one says the present floor: the replies below it would take the room that it needs
+            let shift = planted("repetitions-get-new-numbers") && request.mayHaveExecuted ? attempts % 7 + 1 : 0
             let write = SessionWrite(
-                shard: shard.id, epoch: shard.epoch, session: request.session, sequence: request.sequence,
+                shard: shard.id, epoch: shard.epoch, session: request.session, sequence: request.sequence + shift,
                 floor: window.floor, operations: request.gatherOperations())
             request.command = GroupCommand.write(write).encoded(arena)
         }

@@ -95,11 +95,11 @@ public final class Router: KeyValueRouter {
     /// An answer to an attempt.
     enum Arrival {
         case outcome(RouterOutcome, Request, attempt: UInt64)
-        case map(ClusterMap?, attempt: UInt64)
+        case map(MapAnswer, node: NodeAddress, attempt: UInt64)
     }
 
-    /// A router that learns the map from `seeds`, any nodes of the cluster. `seed` decides the session tokens; two
-    /// clients of one cluster must not share it.
+    /// A router that learns the map from `seeds`, any nodes of the cluster. `seed` decides the random numbers that
+    /// session tokens are made of.
     public init(
         seeds: [NodeAddress], transport: any RouterTransport, clock: any NodeClock, settings: Settings = Settings(),
         seed: UInt64
@@ -218,7 +218,7 @@ public final class Router: KeyValueRouter {
         for arrival in taken {
             switch arrival {
             case .outcome(let outcome, let request, let attempt): take(outcome, of: request, attempt: attempt)
-            case .map(let map, let attempt): takeMap(map, attempt: attempt)
+            case .map(let answer, let node, let attempt): take(answer, of: node, attempt: attempt)
             }
         }
     }

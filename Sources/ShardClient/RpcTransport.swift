@@ -38,23 +38,14 @@ public final class RpcTransport: RouterTransport {
     }
 
     /// As ``RouterTransport/fetchMap(at:deadline:completion:)``: `flotilla.ClusterService.get_map`.
-    public func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
+    public func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
         let channel = channel(to: node)
         let arena = arena
         arena.scope { scope in
             channel.call(
                 service: "flotilla.ClusterService", method: "get_map",
                 message: scope.make(flotilla__get_map_request__init), deadline: deadline
-            ) { result in completion(RpcTransport.map(in: result, arena)) }
-        }
-    }
-
-    private static func map(in result: RpcResult, _ arena: Arena) -> ClusterMap? {
-        guard case .reply(let reply) = result else { return nil }
-        return arena.scope { arena in
-            guard let message = arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee, message.error == 0
-            else { return nil }
-            return message.map.flatMap { ClusterMap($0.pointee) }
+            ) { result in completion(MapAnswer(result, arena)) }
         }
     }
 
@@ -88,6 +79,22 @@ public final class RpcTransport: RouterTransport {
         channelsByNode[node] = channel
         channels.append(channel)
         return channel
+    }
+}
+
+extension MapAnswer {
+    /// What the result of a `get_map` says.
+    fileprivate init(_ result: RpcResult, _ arena: Arena) {
+        guard case .reply(let reply) = result else {
+            self = .silence
+            return
+        }
+        self = arena.scope { arena in
+            guard let message = arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee else { return .noMap }
+            if message.error == NamedError.notInitialized.rawValue { return .noCluster }
+            guard message.error == 0, let map = message.map.flatMap({ ClusterMap($0.pointee) }) else { return .noMap }
+            return .map(map)
+        }
     }
 }
 

@@ -28,8 +28,8 @@ extension NamedError {
         case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
-        case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .badRequest, .diskFull,
-            .refused, .unknownFormat, .internalError:
+        case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
+            .diskFull, .refused, .unknownFormat, .internalError:
             .final
         }
     }

@@ -11,29 +11,31 @@ extension KeyValueStateMachine {
         else { return refusal(.wrongShard) }
         let hash = RequestHash.of(write.operations)
         switch shards[position].sessions.verdict(on: write, hash: hash, limits) {
+        case .refuse(.sequenceTooOld) where planted("old-repetitions-are-executed"):
+            return try execute(write, shards[position].shard.range)
         case .refuse(let error):
             return refusal(error)
         case .answered:
+            if planted("repetitions-are-executed") { return try execute(write, shards[position].shard.range) }
             use(write, at: position)
             return try storedReply(to: write)
         case .execute:
             let reply = try execute(write, shards[position].shard.range)
             let answer = Answer(sequence: write.sequence, hash: hash, bytes: reply.count)
+            if planted("replies-are-not-remembered") { return reply }
             store.put(replyKey(write.shard, write.session, write.sequence), StoredReply(hash, reply).encoded)
             use(write, at: position, recording: answer)
             return reply
         }
     }
 
-    /// Opens a session unless it is open; at the limit the least recently used one of the shard has to go.
-    func open(_ token: UInt64, _ shard: UInt64, _ epoch: UInt64) throws(StateMachineError) -> Bytes {
+    /// Opens a new session; at the limit the least recently used one of the shard has to go. What a repeated entry
+    /// opens nobody uses, and so it goes in its time.
+    func open(_ nonce: UInt64, _ shard: UInt64, _ epoch: UInt64) -> Bytes {
         guard let position = position(of: shard, epoch: epoch) else { return refusal(.wrongShard) }
-        if shards[position].sessions[token] == nil {
-            while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
-            shards[position].sessions.insert(Session(token: token, lastUse: lastApplied))
-        } else {
-            shards[position].sessions.use(token, at: lastApplied) { _ in }
-        }
+        let token = shards[position].sessions.freeToken(of: nonce, openedAt: lastApplied)
+        while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
+        shards[position].sessions.insert(Session(token: token, lastUse: lastApplied))
         persist(token, at: position)
         return ExecuteReply(session: token).packed(arena)
     }
@@ -102,6 +104,7 @@ extension KeyValueStateMachine {
             }
             shards[position].sessions.insert(session)
         }
+        if planted("replies-are-lost-at-a-restart") { return }
         var loaded = shards
         try store.scan(.replies) { (key, value) throws(StateMachineError) in
             var place = ByteReader(key, from: KeyLayout.prefixBytes)

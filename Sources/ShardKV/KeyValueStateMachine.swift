@@ -140,7 +140,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         case .nothing: return Bytes()
         case .malformed(let error): return refusal(error)
         case .command(.write(let write)): return try apply(write)
-        case .command(.openSession(let shard, let epoch, let token)): return try open(token, shard, epoch)
+        case .command(.openSession(let shard, let epoch, let nonce)): return open(nonce, shard, epoch)
         case .command(.install(let shards)): return install(shards)
         case .command(.time(let milliseconds)):
             try keyspace.advance(to: milliseconds, removingAtMost: limits.expiredKeysPerTime)

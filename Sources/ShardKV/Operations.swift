@@ -200,7 +200,7 @@ extension Keyspace {
     ) -> KeyResult {
         guard let number = live.map({ Int64(decimal: $0.payload) }) ?? 0 else { return .failure(.notAnInteger) }
         let (sum, overflow) = number.addingReportingOverflow(operation.number)
-        guard !overflow else { return .failure(.notAnInteger) }
+        guard !overflow else { return .failure(.overflow) }
         put(operation.key, StoredValue(Bytes(String(sum)), expiry: live?.expiry), replacing: old)
         return KeyResult(integer: sum)
     }

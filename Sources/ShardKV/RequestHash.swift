@@ -54,8 +54,13 @@ struct RequestHash {
         }
     }
 
-    private var finished: UInt64 {
-        var mixed = (state ^ (state >> 33)) &* 0xff51_afd7_ed55_8ccd
+    private var finished: UInt64 { state.mixed }
+}
+
+extension UInt64 {
+    /// Each bit of it counts for every bit of the result (MurmurHash3's last step); different numbers stay different.
+    var mixed: UInt64 {
+        var mixed = (self ^ (self >> 33)) &* 0xff51_afd7_ed55_8ccd
         mixed = (mixed ^ (mixed >> 33)) &* 0xc4ce_b9fe_1a85_ec53
         return mixed ^ (mixed >> 33)
     }

@@ -23,7 +23,7 @@ enum SessionVerdict: Equatable, Sendable {
 
 /// A client's identity on one shard, which makes its writes exactly-once.
 struct Session: Sendable {
-    /// Chosen by the client at random.
+    /// Named by the entry that opened it: ``SessionTable/freeToken(of:openedAt:)``.
     let token: UInt64
     /// The last entry that named it; different for every session.
     var lastUse: LogIndex
@@ -113,6 +113,16 @@ struct SessionTable: Sendable {
 
     /// The session of `token`.
     subscript(token: UInt64) -> Session? { positions[token].map { places[$0].session } }
+
+    /// The token of the session that the entry `index` opens. For one nonce every index gives another: an entry that
+    /// was committed twice does not bring back a session that was evicted, under which late writes would be executed
+    /// again. Part of the replicated rules.
+    func freeToken(of nonce: UInt64, openedAt index: LogIndex) -> UInt64 {
+        var seed = nonce &+ UInt64(bitPattern: index.rawValue) &* 0x9e37_79b9_7f4a_7c15
+        // zero stands for no session, and nothing keeps clients from choosing their nonces badly
+        while seed.mixed == 0 || positions[seed.mixed] != nil { seed &+= 1 }
+        return seed.mixed
+    }
 
     /// What the write's session says about it; a write never opens a session.
     func verdict(on write: SessionWrite, hash: UInt64, _ limits: KeyValueStateMachine.Limits) -> SessionVerdict {

@@ -122,11 +122,11 @@ extension GroupCommand {
             message.pointee.format = MessageFormat.current
             switch self {
             case .write(let write): message.pointee.write = write.encoded(arena)
-            case .openSession(let shard, let epoch, let token):
+            case .openSession(let shard, let epoch, let nonce):
                 let open = arena.make(flotilla__open_session__init)
                 open.pointee.shard = shard
                 open.pointee.epoch = epoch
-                open.pointee.token = token
+                open.pointee.nonce = nonce
                 message.pointee.open_session = open
             case .install(let shards):
                 let install = arena.make(flotilla__install_shards__init)
@@ -158,7 +158,7 @@ extension GroupCommand {
                         sequence: write.pointee.sequence, floor: write.pointee.floor, operations: operations))
             }
             if let open = message.open_session?.pointee {
-                return .openSession(shard: open.shard, epoch: open.epoch, token: open.token)
+                return .openSession(shard: open.shard, epoch: open.epoch, nonce: open.nonce)
             }
             if let install = message.install?.pointee {
                 guard let shards = Shard.decoded(install.shards, count: install.n_shards) else {

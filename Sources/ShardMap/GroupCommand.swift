@@ -4,8 +4,9 @@ public import RaftCore
 public enum GroupCommand: Equatable, Sendable {
     /// A session's write.
     case write(SessionWrite)
-    /// Opens a session on a shard; its token was chosen at random by the client, so repeating it opens nothing new.
-    case openSession(shard: UInt64, epoch: UInt64, token: UInt64)
+    /// Opens a new session on a shard. Its token, which the reply names, is made of the client's random number and the
+    /// entry's index: a repetition opens another session, and never one that has been before.
+    case openSession(shard: UInt64, epoch: UInt64, nonce: UInt64)
     /// Gives the group its first shards.
     case install([Shard])
     /// Moves the group's replicated time on to at least this many milliseconds since 1970.

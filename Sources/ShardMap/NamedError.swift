@@ -22,7 +22,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case keyTooLarge = 9
     /// The value is larger than 8 MiB.
     case valueTooLarge = 10
-    /// The stored value is not an integer, or the result does not fit 64 bits.
+    /// The stored value is not an integer of 64 bits.
     case notAnInteger = 11
     /// The request is malformed.
     case badRequest = 12
@@ -50,6 +50,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case noLeader = 23
     /// Our own fault.
     case internalError = 24
+    /// The result of an increment does not fit 64 bits; the value is as it was.
+    case overflow = 25
 
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
@@ -64,7 +66,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// What the error says about whether the request happened.
     public var outcome: Class {
         switch self {
-        case .notAnInteger: .executed
+        case .notAnInteger, .overflow: .executed
         case .outcomeUnknown, .internalError, .sequenceTooOld: .unknown
         default: .notExecuted
         }
@@ -109,6 +111,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .unknownFormat: "the format is newer than this version understands; upgrade"
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
+        case .overflow: "increment or decrement would overflow"
         }
     }
 }

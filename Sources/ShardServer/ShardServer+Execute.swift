@@ -61,25 +61,24 @@ extension ShardServer {
     // MARK: reads
 
     private func read(_ request: ExecuteRequest, _ completion: @escaping (Bytes) -> Void) {
-        guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
+        guard machines[request.group] != nil else { return fail(.noSuchGroup, completion) }
         guard request.reads.count <= KeyLimits.operations, request.reads.allSatisfy(\.isRead) else {
             return fail(.badRequest, completion)
         }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
         let patience = Int(min(request.deadlineMilliseconds ?? ShardServer.patienceMilliseconds, 1 << 32))
         let deadline = lane.clock.now + .milliseconds(patience)
-        read(request, of: machine, until: deadline, lease: true, completion)
+        read(request, until: deadline, lease: true, completion)
     }
 
     private func read(
-        _ request: ExecuteRequest, of machine: KeyValueStateMachine, until deadline: Instant, lease: Bool,
-        _ completion: @escaping (Bytes) -> Void
+        _ request: ExecuteRequest, until deadline: Instant, lease: Bool, _ completion: @escaping (Bytes) -> Void
     ) {
         host.read(request.group, lease: lease) { [self] outcome in
             switch outcome {
             case .ready(let moment):
                 let time = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
-                evaluate(request, on: machine, at: moment, time: time, until: deadline, completion)
+                evaluate(request, at: moment, time: time, until: deadline, completion)
             case .notLeader(let leader):
                 completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
             case .refused(let refusal): fail(refusal.namedError, completion)
@@ -91,11 +90,13 @@ extension ShardServer {
     private static let patienceMilliseconds: UInt64 = 60_000
 
     private func evaluate(
-        _ request: ExecuteRequest, on machine: KeyValueStateMachine, at moment: ReadMoment, time wallClock: Int64,
-        until deadline: Instant, _ completion: @escaping (Bytes) -> Void
+        _ request: ExecuteRequest, at moment: ReadMoment, time wallClock: Int64, until deadline: Instant,
+        _ completion: @escaping (Bytes) -> Void
     ) {
         // nobody waits for it any more
         guard lane.clock.now <= deadline else { return fail(.deadlineExceeded, completion) }
+        // not before: the one that was there when the read came may have failed and been made anew since
+        guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
         host.evaluate(at: moment) { () -> Result<KeyValueStateMachine.ReadOutcome, StateMachineError> in
             do throws(StateMachineError) {
                 return .success(try machine.read(request, wallClock: wallClock))
@@ -104,14 +105,14 @@ extension ShardServer {
             }
         } completion: { [self] result in
             switch result {
-            case nil: read(request, of: machine, until: deadline, lease: false, completion)
+            case nil: read(request, until: deadline, lease: false, completion)
             case .success(.reply(let reply)): completion(reply.packed(arena))
             case .success(.needsTime(let time)):
                 // a key is due: the group's time must pass it before anybody is told that it is gone
                 proposeTime(time, to: request.group) { [self] outcome in
                     if case .applied = outcome {
                         // at the moment that is committed: what falls due meanwhile is for the next read
-                        evaluate(request, on: machine, at: moment, time: time, until: deadline, completion)
+                        evaluate(request, at: moment, time: time, until: deadline, completion)
                     } else if case .unknown = outcome {
                         fail(.notLeader, completion)
                     } else {

@@ -56,8 +56,10 @@ extension ShardServer {
                 reply.pointee.error = 0
                 if map.version > known { reply.pointee.map = map.encoded(arena) }
             } else {
-                reply.pointee.error = NamedError.notInitialized.rawValue
-                reply.pointee.message = arena.string(NamedError.notInitialized.sentence)
+                let error = belongsToCluster ? NamedError.noLeader : .notInitialized
+                reply.pointee.error = error.rawValue
+                reply.pointee.message = arena.string(
+                    belongsToCluster ? "the node does not know its cluster's map yet" : error.sentence)
             }
             request.responder.reply(reply)
         }
@@ -69,7 +71,7 @@ extension ShardServer {
         let state =
             if isStopping {
                 "stopping"
-            } else if identity.clusterID == 0 {
+            } else if !belongsToCluster {
                 "uninitialized"
             } else {
                 host.refusesWrites ? "read_only" : "serving"

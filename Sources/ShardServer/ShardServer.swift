@@ -43,6 +43,8 @@ public final class ShardServer {
 
     /// The newest map known here.
     public internal(set) var map: ClusterMap?
+    /// Whether the node has joined a cluster; then there is a map, though this node may not know it yet.
+    public var belongsToCluster: Bool { directory.identity.clusterID != 0 }
     /// Called with every newer map.
     public var onMap: (ClusterMap) -> Void = { _ in }
 
@@ -123,6 +125,13 @@ public final class ShardServer {
             if let deadline = channel.expire(now: now) { next = next.map { min($0, deadline) } ?? deadline }
         }
         return next
+    }
+
+    /// Closes the server's own connections to other nodes, so that nobody who waits for an answer keeps it alive. No
+    /// other call may follow.
+    public func close() {
+        for node in channelOrder { channels[node]?.close() }
+        for node in strangerOrder { strangers[node]?.close() }
     }
 
     func makeStateMachine(

@@ -11,7 +11,7 @@ public enum TransportError: Error, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .addressInUse(let address):
-            "\(address) is in use by another process; stop it or choose another port with --listen"
+            "\(address) is in use by another process; stop it or choose another port"
         case .system(let call, let errno, let message): "\(call): \(message) (errno \(errno))"
         }
     }

@@ -24,8 +24,8 @@ final class SimulatedConnection: Connection {
     var handler: (any ConnectionHandler)?
 
     private unowned let world: SimulatedWorld
-    /// The other end, while it is alive: the world holds those that are not closed, deliveries hold their sender.
-    private weak var peer: SimulatedConnection?
+    /// The other end, until the end of one has arrived there. The ends hold each other: ``unlink()`` lets go.
+    private var peer: SimulatedConnection?
     private var state = State.connecting
     private var closeReason: String?
     private var closesWhenSent = false
@@ -95,7 +95,7 @@ final class SimulatedConnection: Connection {
         guard state == .open else { return }
         let bytes = join(outbox)
         outbox.removeAll()
-        if !bytes.isEmpty { push(splitting: bytes) }
+        if !bytes.isEmpty { launch(bytes) }
         if let closeReason { return end(reason: closeReason) }
         if !isReadingPaused {
             if !unread.isEmpty {
@@ -147,8 +147,8 @@ extension SimulatedConnection {
         state = .closed
         outbox = []
         unread = Bytes()
+        world.close(self)
         push(.end(reason: "closed by the other side"))
-        world.forget(self)
         world.schedule(after: Interval(nanoseconds: 1_000), "closed", on: lane) { [self] in
             handler?.closed(self, reason: reason)
             handler = nil
@@ -168,19 +168,72 @@ extension SimulatedConnection {
         state = .closed
         handler = nil
         context = nil
+        outbox = []
+        pipe = []
+        peer = nil
     }
 
     /// The node crashed; its kernel tells the other side.
     func die() {
         guard state != .closed else { return }
-        vanish()
+        if peer?.state == .closed { unlink() }
+        guard peer != nil else { return vanish() }
+        state = .closed
+        handler = nil
+        context = nil
+        world.close(self)
         push(.end(reason: "connection reset"))
+    }
+
+    /// Nothing travels between the ends any more.
+    private func unlink() {
+        guard let other = peer else { return world.forget(self) }
+        peer = nil
+        other.peer = nil
+        for end in [self, other] where end.state == .closed { world.forget(end) }
     }
 }
 
 // MARK: the pipe
 
 extension SimulatedConnection {
+    /// Sends what a turn has left: as one stretch, or message by message if the link is disturbed.
+    private func launch(_ bytes: Bytes) {
+        guard let disturbance = world.disturbance(from: lane.address, to: peerAddress),
+            let frames = SimulatedConnection.frames(in: bytes)
+        else { return push(splitting: bytes) }
+        for frame in frames {
+            if world.strikes(disturbance.lossOneOf) {
+                world.record("lose", lane.address, frame.count)
+                unsentBytes -= frame.count
+            } else if world.strikes(disturbance.reorderOneOf) {
+                world.schedule(after: world.delay(disturbance.reorderDelay), "late", on: nil) { [self] in
+                    if state == .open { push(.bytes(frame)) }
+                }
+            } else {
+                push(splitting: frame)
+            }
+            guard world.strikes(disturbance.duplicateOneOf) else { continue }
+            unsentBytes += frame.count
+            push(.bytes(frame))
+        }
+        noticeDrained()
+    }
+
+    /// The messages that `bytes` consist of; nil if they are not whole ones.
+    private static func frames(in bytes: Bytes) -> [Bytes]? {
+        var frames: [Bytes] = []
+        var start = 0
+        while start < bytes.count {
+            guard case .frame(let frame) = Frame.next(in: bytes, at: start, bodyBytesMax: Frame.bodyBytesMax) else {
+                return nil
+            }
+            frames.append(bytes.slice(from: start, count: frame.bytes))
+            start += frame.bytes
+        }
+        return frames
+    }
+
     private func push(splitting bytes: Bytes) {
         guard bytes.count > 1, world.number(in: 0..<world.settings.splitOneOf) == 0 else { return push(.bytes(bytes)) }
         let cut = Int(world.number(in: 1..<Int64(bytes.count)))
@@ -196,7 +249,8 @@ extension SimulatedConnection {
     }
 
     private func scheduleDelivery(to peer: SimulatedConnection) {
-        lastArrival = max(lastArrival, world.now + world.delay(world.settings.linkDelay))
+        let delay = world.disturbance(from: lane.address, to: peerAddress)?.linkDelay ?? world.settings.linkDelay
+        lastArrival = max(lastArrival, world.now + world.delay(delay))
         world.schedule(at: lastArrival, "arrive", on: peer.lane) { [self] in deliver() }
     }
 
@@ -212,8 +266,7 @@ extension SimulatedConnection {
             peer.welcome()
             world.record("open", peer.lane.address)
         case .end(let reason):
-            self.peer = nil
-            peer.peer = nil
+            unlink()
             world.record("end", peer.lane.address)
             peer.end(reason: reason)
         case .bytes(let bytes):

@@ -8,14 +8,17 @@ public final class SimulatedLane: LaneDriver, Network {
     public let clock: any NodeClock
     /// False once it has crashed.
     public private(set) var isAlive = true
+    /// Until then the process stands still: nothing it should do happens before.
+    var pausedUntil = Instant.distantPast
+    /// Until then no job of its workers runs.
+    var jobsHeldUntil = Instant.distantPast
+    /// How long a job of its workers takes, if not as long as everywhere.
+    var jobDelay: Range<Int64>?
 
     /// Where this node listens, in the order of ``listen(on:accept:)``.
     public private(set) var listeningAddresses: [NodeAddress] = []
 
-    /// Handles nothing before then.
-    var stalledUntil = Instant.distantPast
-
-    private let simulatedClock: SimulatedClock
+    let simulatedClock: SimulatedClock
     private unowned let world: SimulatedWorld
     private var turn: ((Instant) -> Instant?)?
     /// Bumped when a later alarm replaces one that waits.
@@ -27,6 +30,7 @@ public final class SimulatedLane: LaneDriver, Network {
     private var unsettled: [SimulatedConnection] = []
     private var listeners: [(port: UInt16, accept: (any Connection) -> any ConnectionHandler)] = []
     private var lastPort: UInt16 = 40_000
+    private var workers: [SimulatedWorker] = []
 
     /// A turn costs so much, lest a lane that always wants another stops the time.
     private static let turnCost = Interval(nanoseconds: 1_000)
@@ -96,10 +100,16 @@ public final class SimulatedLane: LaneDriver, Network {
         turn = nil
         listeners = []
         unsettled = []
+        for worker in workers { worker.forget() }
+        workers = []
     }
 
     /// A worker whose jobs take random virtual time, in order.
-    public func makeWorker(name: String) -> any Worker { SimulatedWorker(world: world, lane: self) }
+    public func makeWorker(name: String) -> any Worker {
+        let worker = SimulatedWorker(world: world, lane: self)
+        workers.append(worker)
+        return worker
+    }
 
     // MARK: the network
 
@@ -138,10 +148,12 @@ public final class SimulatedLane: LaneDriver, Network {
 }
 
 /// A simulated node's clocks: the world's time, moved and stretched.
-final class SimulatedClock: NodeClock {
+final class SimulatedClock: NodeClock, @unchecked Sendable {
     private let time: VirtualTime
-    private let offset: Int64
-    private let driftPartsPerMillion: Int64
+    private var offset: Int64
+    private var driftPartsPerMillion: Int64
+    /// How far the wall clock is ahead of the world's.
+    private var wallOffsetMilliseconds: Int64 = 0
     /// 2024-01-01, so that wall times look like some.
     private static let wallStartMilliseconds: Int64 = 1_704_067_200_000
 
@@ -154,7 +166,20 @@ final class SimulatedClock: NodeClock {
 
     var now: Instant { nodeTime(of: time.now.nanoseconds) }
 
-    var wallClockMilliseconds: Int64 { SimulatedClock.wallStartMilliseconds + time.now.nanoseconds / 1_000_000 }
+    var wallClockMilliseconds: Int64 {
+        SimulatedClock.wallStartMilliseconds + wallOffsetMilliseconds + time.now.nanoseconds / 1_000_000
+    }
+
+    /// Moves the wall clock.
+    func jumpWallClock(by milliseconds: Int64) { wallOffsetMilliseconds += milliseconds }
+
+    /// From now on the monotonic clock runs so much too fast; what it shows does not jump.
+    func drift(partsPerMillion: Int64) {
+        precondition(abs(partsPerMillion) < 500_000)
+        let shown = now
+        driftPartsPerMillion = partsPerMillion
+        offset += (shown - now).nanoseconds
+    }
 
     private func nodeTime(of world: Int64) -> Instant {
         let drift = world / 1_000_000 * driftPartsPerMillion + world % 1_000_000 * driftPartsPerMillion / 1_000_000
@@ -178,8 +203,16 @@ final class SimulatedClock: NodeClock {
 
 /// Jobs of a simulated node that take virtual time. A crash forgets those that have not run, and every completion.
 private final class SimulatedWorker: Worker {
+    private struct Job {
+        var body: @Sendable () -> Void
+        var completion: @Sendable () -> Void
+    }
+
     private unowned let world: SimulatedWorld
-    private weak var lane: SimulatedLane?
+    /// Until the node has crashed.
+    private var lane: SimulatedLane?
+    /// Not run yet, oldest first; each has an event of its own.
+    private var jobs: [Job] = []
     private var lastJob = Instant(nanoseconds: 0)
     private var lastCompletion = Instant(nanoseconds: 0)
 
@@ -190,14 +223,27 @@ private final class SimulatedWorker: Worker {
 
     func submit(_ job: @escaping @Sendable () -> Void, completion: @escaping @Sendable () -> Void) {
         guard let lane, lane.isAlive else { return }
-        lastJob = max(lastJob, world.now) + world.delay(world.settings.jobDelay)
-        lastCompletion = max(lastCompletion, lastJob + world.delay(world.settings.completionDelay))
-        // Not on the lane: a job runs although no turn follows, but not in a node that has crashed.
-        world.schedule(at: lastJob, "job", on: nil) { [unowned world] in
-            guard lane.isAlive else { return }
-            world.record("ran", lane.address)
-            job()
-        }
-        world.schedule(at: lastCompletion, "completion", on: lane, completion)
+        jobs.append(Job(body: job, completion: completion))
+        lastJob = max(lastJob, world.now) + world.delay(lane.jobDelay ?? world.settings.jobDelay)
+        schedule(at: lastJob, of: lane)
+    }
+
+    /// The node has crashed.
+    func forget() {
+        jobs = []
+        lane = nil
+    }
+
+    /// No turn of the lane follows a job, only its completion.
+    private func schedule(at moment: Instant, of lane: SimulatedLane) {
+        world.schedule(at: moment, "job", on: lane, takesTurn: false) { [self] in runNext(of: lane) }
+    }
+
+    private func runNext(of lane: SimulatedLane) {
+        guard lane.jobsHeldUntil <= world.now else { return schedule(at: lane.jobsHeldUntil, of: lane) }
+        let job = jobs.removeFirst()
+        job.body()
+        lastCompletion = max(lastCompletion, world.now + world.delay(world.settings.completionDelay))
+        world.schedule(at: lastCompletion, "completion", on: lane, job.completion)
     }
 }

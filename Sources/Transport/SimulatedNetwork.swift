@@ -32,7 +32,7 @@ public final class SimulatedWorld {
     /// A fingerprint of everything that has happened.
     public private(set) var digest: UInt64 = 0xcbf2_9ce4_8422_2325
     /// How many events have happened.
-    public private(set) var eventCount = 0
+    public private(set) var stepCount = 0
 
     let time = VirtualTime()
     private var random: SeededRandom
@@ -40,9 +40,12 @@ public final class SimulatedWorld {
     private var sequence: UInt64 = 0
     private var lanes: [SimulatedLane] = []
     private var cuts: [Link] = []
+    private var disturbances: [(link: Link, disturbance: Disturbance)] = []
     private var lastConnectionID: UInt64 = 0
     /// All that are not closed, in the order of their making.
     private var connections: [SimulatedConnection] = []
+    /// Those that are closed while the other end has not heard of it.
+    private var closed: [SimulatedConnection] = []
     /// Those whose pipe holds pieces back, closed or not.
     private var holding: [SimulatedConnection] = []
 
@@ -51,13 +54,30 @@ public final class SimulatedWorld {
         var to: NodeAddress
     }
 
+    /// What a link does to whole messages (frames of the RPC protocol), more than TCP would.
+    public struct Disturbance: Sendable {
+        /// One of so many is lost; 0: none. Whoever disturbs a link so should break its connections in the end: nobody
+        /// else tells the sender.
+        public var lossOneOf: Int64 = 0
+        /// One of so many arrives twice; 0: none.
+        public var duplicateOneOf: Int64 = 0
+        /// One of so many is overtaken by what comes after it; 0: none.
+        public var reorderOneOf: Int64 = 0
+        /// How much later it then is, in nanoseconds.
+        public var reorderDelay: Range<Int64> = 0..<20_000_000
+        /// One way through the link in nanoseconds, if not as everywhere.
+        public var linkDelay: Range<Int64>?
+        /// No disturbance.
+        public init() {}
+    }
+
     /// A world without nodes, ruled by `seed`.
     public init(seed: UInt64) { random = SeededRandom(seed: seed) }
 
     /// Connections, handlers and lanes hold each other until closed; nobody will close them any more.
     deinit {
         for lane in lanes { lane.die() }
-        for connection in connections { connection.vanish() }
+        for connection in connections + closed { connection.vanish() }
     }
 
     /// Virtual time since the world began, by no node's clock.
@@ -89,13 +109,6 @@ public final class SimulatedWorld {
         connections.removeAll { $0.lane === lane }
     }
 
-    /// Takes a node's lane away for `interval`, as a loop that spins does, or a process that is suspended: what happens to
-    /// it waits. Its workers go on.
-    public func stall(_ address: NodeAddress, for interval: Interval) {
-        record("stall", address)
-        lane(at: address)?.stalledUntil = now + interval
-    }
-
     // MARK: the network's faults
 
     /// Lets nothing pass in one direction until healed.
@@ -120,6 +133,17 @@ public final class SimulatedWorld {
         for link in cuts { heal(from: link.from, to: link.to) }
     }
 
+    /// Disturbs one direction of a link until told otherwise; nil ends it.
+    public func disturb(from: NodeAddress, to: NodeAddress, _ disturbance: Disturbance?) {
+        record("disturb", from)
+        let link = Link(from: from, to: to)
+        disturbances.removeAll { $0.link == link }
+        if let disturbance { disturbances.append((link, disturbance)) }
+    }
+
+    /// Ends every disturbance.
+    public func calm() { disturbances = [] }
+
     /// Breaks every connection between two nodes; both sides hear it.
     public func breakConnections(between one: NodeAddress, and other: NodeAddress) {
         record("break", one)
@@ -129,6 +153,35 @@ public final class SimulatedWorld {
         for connection in connections where connection.lane.address == other && connection.peerAddress == one {
             connection.reset()
         }
+    }
+
+    // MARK: faults of nodes
+
+    /// Lets the process of a node stand still for `interval`, as after SIGSTOP; its kernel goes on.
+    public func pause(_ address: NodeAddress, for interval: Interval) {
+        record("pause", address)
+        lane(at: address)?.pausedUntil = now + interval
+    }
+
+    /// Holds the jobs of a node's workers back for `interval`, as a device that answers nothing does.
+    public func holdJobs(of address: NodeAddress, for interval: Interval) {
+        record("hang", address)
+        lane(at: address)?.jobsHeldUntil = now + interval
+    }
+
+    /// From now on the jobs of a node's workers take so many nanoseconds; nil: as long as everywhere.
+    public func setJobDelay(of address: NodeAddress, _ delay: Range<Int64>?) { lane(at: address)?.jobDelay = delay }
+
+    /// Moves a node's wall clock.
+    public func jumpWallClock(of address: NodeAddress, milliseconds: Int64) {
+        record("jump", address)
+        lane(at: address)?.simulatedClock.jumpWallClock(by: milliseconds)
+    }
+
+    /// From now on a node's monotonic clock runs so much too fast.
+    public func drift(_ address: NodeAddress, partsPerMillion: Int64) {
+        record("drift", address)
+        lane(at: address)?.simulatedClock.drift(partsPerMillion: partsPerMillion)
     }
 
     // MARK: running
@@ -154,17 +207,28 @@ public final class SimulatedWorld {
         return true
     }
 
-    private func step() {
-        let event = events.removeFirst()
+    /// Lets the next event happen; false if there is none.
+    @discardableResult
+    public func step() -> Bool {
+        guard events.nextMoment != nil else { return false }
+        var event = events.removeFirst()
         time.now = event.moment
+        stepCount += 1
         guard let lane = event.lane else {
             record(event.kind, nil)
-            return event.action()
+            event.action()
+            return true
         }
-        guard lane.isAlive else { return }
-        if now < lane.stalledUntil { return schedule(at: lane.stalledUntil, event.kind, on: lane, event.action) }
+        guard lane.isAlive else { return true }
+        if lane.pausedUntil > event.moment {
+            // in the order in which they would have happened
+            event.moment = lane.pausedUntil
+            events.insert(event)
+            return true
+        }
         record(event.kind, lane.address)
-        lane.handle(event.action)
+        if event.takesTurn { lane.handle(event.action) } else { event.action() }
+        return true
     }
 }
 
@@ -176,18 +240,31 @@ extension SimulatedWorld {
         schedule(at: now + delay, kind, on: lane, action)
     }
 
-    func schedule(at moment: Instant, _ kind: StaticString, on lane: SimulatedLane?, _ action: @escaping () -> Void) {
+    func schedule(
+        at moment: Instant, _ kind: StaticString, on lane: SimulatedLane?, takesTurn: Bool = true,
+        _ action: @escaping () -> Void
+    ) {
         sequence += 1
         events.insert(
             SimulatedEvent(
-                moment: max(moment, now), sequence: sequence, kind: kind, lane: lane, action: action))
+                moment: max(moment, now), sequence: sequence, kind: kind, lane: lane, takesTurn: takesTurn,
+                action: action))
     }
 
     func number(in range: Range<Int64>) -> Int64 { random.number(in: range) }
 
     func delay(_ range: Range<Int64>) -> Interval { Interval(nanoseconds: number(in: range)) }
 
-    func isCut(from: NodeAddress, to: NodeAddress) -> Bool { cuts.contains(Link(from: from, to: to)) }
+    func isCut(from: NodeAddress, to: NodeAddress) -> Bool { !cuts.isEmpty && cuts.contains(Link(from: from, to: to)) }
+
+    func disturbance(from: NodeAddress, to: NodeAddress) -> Disturbance? {
+        guard !disturbances.isEmpty else { return nil }
+        let link = Link(from: from, to: to)
+        return disturbances.first { $0.link == link }?.disturbance
+    }
+
+    /// Whether it happens to this one, of which one in `oneOf` is hit.
+    func strikes(_ oneOf: Int64) -> Bool { oneOf > 0 && number(in: 0..<oneOf) == 0 }
 
     func makeConnectionID() -> UInt64 {
         lastConnectionID += 1
@@ -201,17 +278,25 @@ extension SimulatedWorld {
 
     func register(_ connection: SimulatedConnection) { connections.append(connection) }
 
-    func forget(_ connection: SimulatedConnection) { connections.removeAll { $0 === connection } }
+    /// It takes part in nothing any more, but what it sent is on its way.
+    func close(_ connection: SimulatedConnection) {
+        connections.removeAll { $0 === connection }
+        closed.append(connection)
+    }
+
+    func forget(_ connection: SimulatedConnection) { closed.removeAll { $0 === connection } }
 
     /// Adds to the fingerprint and the trace.
     func record(_ kind: StaticString, _ address: NodeAddress?, _ size: Int = 0) {
-        eventCount += 1
-        kind.withUTF8Buffer { for byte in $0 { mix(UInt64(byte)) } }
+        mix(UInt64(kind.utf8CodeUnitCount) << 8 | UInt64(kind.utf8Start.pointee))
         mix(UInt64(bitPattern: now.nanoseconds))
         mix(UInt64(address?.ip ?? 0) << 16 | UInt64(address?.port ?? 0))
         mix(UInt64(size))
         trace?("\(now.nanoseconds) \(kind) \(address.map(\.description) ?? "-") \(size)")
     }
+
+    /// Adds something that happened outside to the fingerprint.
+    public func note(_ value: UInt64) { mix(value) }
 
     private func mix(_ value: UInt64) { digest = (digest ^ value) &* 0x100_0000_01b3 }
 }
@@ -227,6 +312,8 @@ struct SimulatedEvent {
     var sequence: UInt64
     var kind: StaticString
     var lane: SimulatedLane?
+    /// Whether a turn of the lane follows.
+    var takesTurn: Bool
     var action: () -> Void
 
     func precedes(_ other: SimulatedEvent) -> Bool {

@@ -35,6 +35,8 @@ struct Command: Sendable {
     let run: @Sendable (Invocation) async throws(Failure) -> Void
 
     var name: String { path.joined(separator: " ") }
+    /// Its name and its arguments.
+    var synopsis: String { (path + (arguments.isEmpty ? [] : [arguments])).joined(separator: " ") }
 
     /// Every command, in the order of the help.
     static let all: [Command] = [

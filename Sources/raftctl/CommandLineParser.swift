@@ -33,7 +33,7 @@ struct CommandLineParser {
         }
         guard let command else { throw .usage("'\(path.joined(separator: " "))' is not a whole command") }
         guard command.positionals.contains(positionals.count) else {
-            throw .usage("usage: raftctl \(command.name) \(command.arguments)")
+            throw .usage("usage: raftctl \(command.synopsis)")
         }
         return .run(command, try invocation(positionals, values))
     }

@@ -10,7 +10,7 @@ struct Help {
         if let command = commands.first(where: { $0.path == path }) { return text(about: command) }
         let family = commands.filter { $0.path.starts(with: path) }
         guard !family.isEmpty else { throw .usage("there is no command '\(path.joined(separator: " "))'") }
-        return Help.lines(family.map { ("raftctl \($0.name) \($0.arguments)", $0.summary) })
+        return Help.lines(family.map { ("raftctl \($0.synopsis)", $0.summary) })
     }
 
     private var overview: String {
@@ -20,7 +20,7 @@ struct Help {
         Talks to a Flotilla cluster.
 
         Commands:
-        \(Help.lines(commands.map { ("\($0.name) \($0.arguments)", $0.summary) }))
+        \(Help.lines(commands.map { ($0.synopsis, $0.summary) }))
           help [COMMAND]
               this text, or more about a command
 
@@ -36,7 +36,8 @@ struct Help {
     }
 
     private func text(about command: Command) -> String {
-        var text = "raftctl \(command.name)\(command.options.isEmpty ? "" : " [OPTIONS]") \(command.arguments)\n\n"
+        let words = ["raftctl", command.name, command.options.isEmpty ? "" : "[OPTIONS]", command.arguments]
+        var text = words.filter { !$0.isEmpty }.joined(separator: " ") + "\n\n"
         text += command.summary
         if !command.details.isEmpty { text += "\n\n" + command.details }
         if !command.options.isEmpty { text += "\n\nOptions:\n" + Help.lines(command.options.map(Help.entry)) }

@@ -142,7 +142,7 @@ extension NamedError {
         case .notLeader, .wrongShard, .sessionExpired, .windowExceeded, .busy, .deadlineExceeded, .unreachable,
             .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld:
             true
-        case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .badRequest, .diskFull, .damaged,
+        case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
             .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError:
             false
         }

@@ -23,7 +23,9 @@ struct Options: Sendable {
     var segmentMegabytes = 64
     var reserveMegabytes = 256
     var promiseMilliseconds = 1000
+    var clockDriftPercent = 5
     var electionMilliseconds = 1000
+    var leaseReads = true
     var requestMilliseconds = 10_000
     var connections = 10_000
 
@@ -83,8 +85,21 @@ struct Options: Sendable {
         ) {
             number($0, 100...60_000, &$1.promiseMilliseconds)
         },
+        Flag(
+            name: "max-clock-drift", value: "PERCENT",
+            help: "how much faster one node's clock may run than another's; beyond it promises are unsafe (default 5)"
+        ) {
+            number($0, 0...50, &$1.clockDriftPercent)
+        },
         Flag(name: "election-timeout-ms", value: "MS", help: "how long a candidate waits for votes (default 1000)") {
             number($0, 100...60_000, &$1.electionMilliseconds)
+        },
+        Flag(
+            name: "lease-reads", value: "on|off",
+            help: "whether a leader that a majority stands by answers reads without asking it (default on)"
+        ) {
+            $1.leaseReads = $0 == "on"
+            return $0 == "on" || $0 == "off"
         },
         Flag(
             name: "request-timeout-ms", value: "MS",
@@ -181,7 +196,9 @@ extension Options {
         configuration.host.minimumFreeBytes = reserveMegabytes << 20
         configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
         configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))
+        configuration.host.liveness.maxClockDriftPercent = clockDriftPercent
         configuration.host.raft.electionTimeout = .milliseconds(electionMilliseconds)
+        configuration.host.raft.leaseReads = leaseReads
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
         return configuration

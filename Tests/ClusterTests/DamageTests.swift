@@ -72,6 +72,32 @@ extension Clusters {
             }
         }
 
+        @Test(arguments: ["MANIFEST-", ".sst", "CURRENT"])
+        func aCorruptStoreIsNamedAndRebuiltFromTheLog(file: String) async throws {
+            let cluster = try await ProcessCluster(nodes: 1, groups: 2, replicas: 1)
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            for key in Self.keys { try await client.put(key, Bytes("kept")) }
+            // in order, so that everything is flushed
+            _ = try await cluster.terminate(0)
+
+            let store = cluster.dataDirectory(0) + "/store"
+            let hurt = try #require(try Files.list(store).first { $0.contains(file) })
+            try Files.write(Array("no file of RocksDB".utf8), to: "\(store)/\(hurt)")
+            let outcome = try await Tools.run(Tools.raftd, cluster.arguments(0))
+            #expect(outcome.status == 1)
+            let lines = outcome.output.split(separator: "\n").filter { $0.hasPrefix("raftd: ") }
+            #expect(lines.count == 1 && lines[0].contains("the store in \(store) is damaged"), "\(outcome.output)")
+            #expect(
+                lines[0].hasSuffix("remove that directory: it is rebuilt from the log, as long as the log is whole"))
+
+            // the way out that it names
+            TemporaryDirectory.remove(store)
+            try cluster.start(0)
+            try await cluster.probe.waitUntilLed()
+            for key in Self.keys { #expect(try await client.get(key) == Bytes("kept")) }
+        }
+
         @Test func aTornLastRecordIsCut() async throws {
             let cluster = try await ProcessCluster(nodes: 3, groups: 1, replicas: 3)
             let client = try cluster.makeClient()

@@ -124,7 +124,8 @@ import Testing
         #expect(outcome.status == 0)
         for flag in [
             "listen", "advertise", "data-dir", "controllers", "log-level", "engine", "segment-mb", "reserve-mb",
-            "liveness-promise-ms", "election-timeout-ms", "request-timeout-ms", "max-connections", "flagfile", "help",
+            "liveness-promise-ms", "max-clock-drift", "election-timeout-ms", "request-timeout-ms", "max-connections",
+            "flagfile", "help",
         ] {
             #expect(outcome.output.contains("--\(flag)"), "--\(flag)")
         }

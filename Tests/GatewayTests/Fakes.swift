@@ -75,7 +75,7 @@ final class DictionaryRouter: KeyValueRouter {
         case .increment:
             guard let old = (entry?.value ?? Bytes("0")).strictInteger else { return .failure(.notAnInteger) }
             let (sum, overflows) = old.addingReportingOverflow(operation.number)
-            if overflows { return .failure(.notAnInteger) }
+            if overflows { return .failure(.overflow) }
             entries[operation.key] = Entry(value: Bytes(String(sum)), expiresAt: entry?.expiresAt)
             return KeyResult(integer: sum)
         case .append:

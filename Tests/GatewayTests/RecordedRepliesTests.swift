@@ -133,6 +133,12 @@ private let recordedReplies: [Recorded] = [
     .commands("INCRBY a 9223372036854775808", "-ERR value is not an integer or out of range\r\n"),
     .commands("INCRBY a 41 ; DECRBY a -1", ":42\r\n:43\r\n"),
     .commands("DECRBY a -9223372036854775808", "-ERR decrement would overflow\r\n"),
+    .commands(
+        "SET i 9223372036854775807 ; INCR i ; INCRBY i 2 ; DECRBY i -2 ; GET i",
+        "+OK\r\n" + "-ERR increment or decrement would overflow\r\n" * 3 + "$19\r\n9223372036854775807\r\n"),
+    .commands(
+        "SET i -9223372036854775808 ; DECR i ; DEL i",
+        "+OK\r\n-ERR increment or decrement would overflow\r\n:1\r\n"),
     .commands("DECR a", ":42\r\n"),
     .commands(
         "SET s abc ; INCR s ; APPEND s def ; STRLEN s ; STRLEN none ; TYPE s ; TYPE none",

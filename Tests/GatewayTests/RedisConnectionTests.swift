@@ -81,7 +81,11 @@ struct CommandTests {
         #expect(
             harness.run("EXPIRE a 10 NX")
                 == "-ERR the options NX, XX, GT and LT of 'expire' are not supported\r\n")
-        #expect(harness.run("MULTI") == "-ERR unknown command 'MULTI', with args beginning with: \r\n")
+        // what comes between is executed, and says so: never QUEUED, never a reply of EXEC or DISCARD
+        let refusal = "-ERR MULTI is not supported: each command is executed by itself, when it comes\r\n"
+        #expect(harness.run("MULTI ; SET m 1 ; EXEC") == refusal + "+OK\r\n-ERR EXEC without MULTI\r\n")
+        #expect(harness.run("multi ; INCR m ; discard") == refusal + ":2\r\n-ERR DISCARD without MULTI\r\n")
+        #expect(harness.run("GET m ; DEL m") == "$1\r\n2\r\n:1\r\n")
     }
 
     @Test(arguments: [0, 3_600_000, -3_600_000] as [Int64])

@@ -204,7 +204,7 @@ struct StickinessTests {
         #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
     }
 
-    @Test("a lapsed promise wakes a resting follower, a gained one lets it rest")
+    @Test("a lapsed promise wakes a resting follower; under a new one it rests when it has heard its leader again")
     func wakes() {
         var stage = follower()
         stage.wait(milliseconds: 1000)
@@ -214,7 +214,30 @@ struct StickinessTests {
         #expect(stage.raft.deadline! - stage.now <= RaftSettings().electionJitter)
         stage.promise(to: b)
         stage.step(.livenessChanged(b.address))
+        #expect(stage.raft.deadline != nil)
+        stage.hear(from: b, term: 3)
         #expect(stage.raft.deadline == nil)
+    }
+
+    @Test("a new promise to the node of a leader that is over binds nobody")
+    func newPromise() {
+        var stage = follower()
+        stage.wait(milliseconds: 1000)
+        stage.step(.livenessChanged(b.address))
+        stage.promise(to: b)
+        stage.step(.livenessChanged(b.address))
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("a voter that a former leader did not count on is released as soon as it supports the node again")
+    func lateRelease() {
+        var stage = Stage(terms: [1], term: 1)
+        stage.gainSupport(from: [b, c])
+        stage.lead()
+        stage.wait(milliseconds: 960)
+        #expect(stage.step(.stepDownRequested).releases.isEmpty)
+        stage.gainSupport(from: [b])
+        #expect(stage.reachDeadline().releases == [b])
     }
 
     @Test("a hand-over by exactly this leader and term is heard")

@@ -2,28 +2,158 @@ import Testing
 
 @testable import RaftCore
 
-/// Watches a cluster and knows the properties of Figure 3.
+/// Watches a cluster and knows the properties of Figure 3, and what leases, reads and disks promise.
 struct Judge {
     private var leaders: [Term: PeerID] = [:]
-    /// What is committed, with the term of whoever knew it first.
-    private var committed: [(entry: SimulatedEntry, knownIn: Term)] = []
-    private var inspected = 0
+    /// What is committed, the term of whoever knew it first, and the state's digest behind it.
+    private(set) var committed: [SimulatedEntry] = []
+    private var knownIn: [Term] = []
+    private var digests: [UInt64] = [SimulatedState().digest]
+    /// Up to where each node's commit index was looked at.
+    private var judged: [LogIndex] = []
+    /// The latest term whose leader has committed something.
+    private var committingTerm = Term.zero
+    /// Every entry that was ever in a log, and the term before it.
+    private var known: [LogPosition: (entry: SimulatedEntry, previous: Term)] = [:]
     private var reads: [UInt64: LogIndex] = [:]
     private var nextRead: UInt64 = 0
+    private var failures = 0
+    /// After a majority was lost for good, commits cannot be counted on disks that are gone.
+    var isMajorityLost = false
     private(set) var finishedReads = 0
-    private(set) var terms = 0
+    private(set) var leaseReads = 0
+    private(set) var failedReads = 0
+    private(set) var finishedChanges = 0
+    private(set) var installedSnapshots = 0
+    var terms: Int { leaders.count }
 
     var commitIndex: LogIndex { LogIndex(Int64(committed.count)) }
 
-    mutating func inspect(_ nodes: [SimulatedNode], at time: Int64) {
-        for node in nodes where node.isUp {
-            inspectCommitted(node)
-            if node.raft.isLeader { inspectLeader(node) }
-        }
-        inspectPromises(nodes, at: time)
-        inspected += 1
-        if inspected % 64 == 0 { inspectMatching(nodes) }
+    /// Records a failure if `holds` is false; only the first few of a cluster, for one brings many.
+    mutating func check(_ holds: Bool, _ what: @autoclosure () -> String, at time: Int64) {
+        guard !holds else { return }
+        failures += 1
+        if failures <= 3 { Issue.record("\(what()) at \(time / 1_000_000) ms") }
     }
+
+    /// What a replica was before an event: who counted for what it committed thereby, and whether it led.
+    struct Before {
+        var voters: Configuration
+        var isLeader: Bool
+    }
+
+    /// Looks at a node that has just taken in an event.
+    mutating func inspect(_ node: Int, _ nodes: [SimulatedNode], _ before: Before, at time: Int64) {
+        let raft = nodes[node].raft
+        inspectCommitted(node, nodes, before, at: time)
+        guard raft.isLeader else { return }
+        if leaders[raft.term] != raft.id { inspectLeader(nodes[node], at: time) }
+        if raft.term < committingTerm { inspectLease(nodes[node], at: time) }
+    }
+
+    // MARK: Figure 3
+
+    /// State Machine Safety: what is committed is the same everywhere and never changes.
+    private mutating func inspectCommitted(
+        _ node: Int, _ nodes: [SimulatedNode], _ before: Before, at time: Int64
+    ) {
+        while judged.count < nodes.count { judged.append(.zero) }
+        let raft = nodes[node].raft
+        let commit = raft.commitIndex
+        guard commit != judged[node] else { return }
+        var index = min(judged[node], commit)
+        judged[node] = commit
+        let isNew = commit > commitIndex
+        while index < commit {
+            index = index.next
+            guard let entry = nodes[node].log[index] else { continue }
+            if index <= commitIndex {
+                let isSame = entry.agrees(with: committed[Int(index.rawValue) - 1])
+                check(isSame, "\(raft.id) has another entry \(index) than was committed", at: time)
+            } else {
+                committed.append(entry)
+                knownIn.append(raft.term)
+                digests.append(SimulatedState.digest(after: digests[digests.count - 1], value: entry.value))
+            }
+        }
+        check(commit <= commitIndex, "\(raft.id) skipped something", at: time)
+        guard isNew, commit <= commitIndex else { return }
+        check(raft.isLeader || before.isLeader, "committed by somebody who does not lead", at: time)
+        committingTerm = max(committingTerm, raft.term)
+        for other in nodes where other.isUp && other.raft.isLeader && other.raft.term < committingTerm {
+            inspectLease(other, at: time)
+        }
+        guard !isMajorityLost else { return }
+        let last = LogPosition(term: committed[committed.count - 1].term, index: commit)
+        let isDurable = before.voters.hasMajority { nodes[SimulatedCluster.position(of: $0)].disk.holds(last) }
+        check(isDurable, "\(raft.id) committed \(last), which no majority holds durably", at: time)
+    }
+
+    /// Election Safety and Leader Completeness.
+    private mutating func inspectLeader(_ node: SimulatedNode, at time: Int64) {
+        let raft = node.raft
+        check(leaders[raft.term] == nil, "two leaders in term \(raft.term)", at: time)
+        check(!node.isWitness, "a witness leads", at: time)
+        leaders[raft.term] = node.id
+        for (offset, entry) in committed.enumerated() where knownIn[offset] < raft.term {
+            let index = LogIndex(Int64(offset) + 1)
+            guard index >= node.log.base.index else { continue }
+            let holds = node.log.term(at: index) == entry.term
+            check(holds, "\(raft.id) leads term \(raft.term) without committed entry \(index)", at: time)
+        }
+    }
+
+    /// Log Matching: same index and term, same entry and same term before it; so, by induction, same log.
+    mutating func inspectMatching(_ entry: SimulatedEntry, _ index: LogIndex, previous: Term, at time: Int64) {
+        let position = LogPosition(term: entry.term, index: index)
+        guard let first = known[position] else { return known[position] = (entry, previous) }
+        let isSame = first.previous == previous && first.entry.agrees(with: entry)
+        check(isSame, "two entries \(position)", at: time)
+        if first.entry.value == 0 { known[position] = (entry, previous) }
+    }
+
+    /// Every state machine applies the same sequence, whether from the log or out of a snapshot.
+    mutating func inspectApplied(_ node: SimulatedNode, at time: Int64) {
+        let state = node.state
+        guard state.index <= commitIndex else {
+            return check(false, "\(node.id) applied \(state.index), which is not committed", at: time)
+        }
+        guard !node.isWitness else { return }
+        let isSame = digests[Int(state.index.rawValue)] == state.digest
+        check(isSame, "\(node.id) applied another sequence up to \(state.index)", at: time)
+    }
+
+    // MARK: Disks
+
+    /// The term never goes back, nor does a vote change (§5.2).
+    mutating func inspectHardState(_ before: HardState, _ after: HardState, at time: Int64) {
+        let isForward =
+            after.term > before.term || (after.term == before.term && (before.vote == nil || after.vote == before.vote))
+        check(isForward, "hard state went from \(before) to \(after)", at: time)
+    }
+
+    /// Nothing is said before it is durable.
+    mutating func inspectSaid(_ packet: Packet, by node: SimulatedNode, at time: Int64) {
+        let hardState = node.disk.hardState
+        func isDurable(_ term: Term, votedFor vote: PeerID) -> Bool {
+            hardState.term > term || hardState == HardState(term: term, vote: vote)
+        }
+        switch packet.body {
+        case .vote(let request) where !request.isPreVote:
+            check(isDurable(request.term, votedFor: node.id), "asked for votes before the own was durable", at: time)
+        case .reply(.voteReply(let reply)) where reply.granted && !reply.isPreVote:
+            let voted = SimulatedCluster.id(packet.to)
+            check(isDurable(reply.requestTerm, votedFor: voted), "voted before it was durable", at: time)
+        case .reply(.appendReply(let reply)) where reply.success:
+            check(hardState.term >= reply.term, "acknowledged in a term that was not durable", at: time)
+            check(node.disk.holds(packet.vouched!), "acknowledged entries that were not durable", at: time)
+        case .snapshotReply(let reply, _, _) where reply.success:
+            check(node.disk.holds(packet.vouched!), "acknowledged a snapshot that was not durable", at: time)
+        default: break
+        }
+    }
+
+    // MARK: Reads and leases
 
     mutating func beginRead() -> UInt64 {
         nextRead += 1
@@ -31,68 +161,79 @@ struct Judge {
         return nextRead
     }
 
-    /// ReadIndex: a read sees whatever was committed when it was asked for.
-    mutating func finishRead(_ read: UInt64, at index: LogIndex) {
+    /// A read sees whatever was committed, so whatever was acknowledged to anybody, when it was asked for.
+    mutating func finishRead(_ read: UInt64, seen index: LogIndex, lease: Bool = false, at time: Int64) {
+        // one that was asked for before a majority was lost has lost its claim
+        guard let floor = reads.removeValue(forKey: read) else { return }
         finishedReads += 1
-        #expect(index >= reads[read]!, "a stale read")
+        if lease { leaseReads += 1 }
+        check(index >= floor, "a stale read\(lease ? " by lease" : "") saw \(index), not \(floor)", at: time)
     }
 
-    /// Between ourselves nobody breaks the protocol.
-    func noteRefusal(_ refusal: Refusal?) {
-        guard let refusal else { return }
-        #expect(refusal == .unexpectedReply, "refused: \(refusal)")
+    mutating func failRead(_ read: UInt64) {
+        if reads.removeValue(forKey: read) != nil { failedReads += 1 }
     }
 
-    /// State Machine Safety: what is committed is the same everywhere and never changes.
-    private mutating func inspectCommitted(_ node: SimulatedNode) {
-        let commit = Int(node.raft.commitIndex.rawValue)
-        for entry in node.entries[min(committed.count, commit)..<commit] {
-            committed.append((entry, node.raft.term))
-        }
-        guard commit > 0 else { return }
-        #expect(node.entries[commit - 1] == committed[commit - 1].entry, "a committed entry changed")
-    }
-
-    /// Election Safety and Leader Completeness.
-    private mutating func inspectLeader(_ node: SimulatedNode) {
-        if let known = leaders[node.raft.term] {
-            #expect(known == node.id, "two leaders in one term")
-            return
-        }
-        leaders[node.raft.term] = node.id
-        terms += 1
-        for (offset, past) in committed.enumerated() where past.knownIn < node.raft.term {
-            let holds = offset < node.entries.count && node.entries[offset] == past.entry
-            #expect(holds, "a leader lacks a committed entry")
-        }
-    }
-
-    /// Log Matching: same index and term, same log up to there.
-    private func inspectMatching(_ nodes: [SimulatedNode]) {
-        for (position, left) in nodes.enumerated() {
-            for right in nodes[(position + 1)...] {
-                let common = min(left.entries.count, right.entries.count)
-                guard let last = (0..<common).last(where: { left.entries[$0].term == right.entries[$0].term }) else {
-                    continue
-                }
-                #expect(left.entries[...last] == right.entries[...last], "logs do not match")
-            }
-        }
+    /// While a lease is held, no other leader commits.
+    private mutating func inspectLease(_ node: SimulatedNode, at time: Int64) {
+        let holds = node.raft.holdsLease(
+            of: node.raft.term, now: node.localTime(time), liveness: node.liveness)
+        let newest = committingTerm
+        check(!holds, "\(node.id) holds a lease of term \(node.raft.term) after one of \(newest)", at: time)
     }
 
     /// An asker never counts longer on a promise than the supporter.
-    private func inspectPromises(_ nodes: [SimulatedNode], at time: Int64) {
-        for asker in nodes where asker.isUp {
-            for supporter in nodes where supporter.isUp && supporter.id != asker.id {
-                let isCounted = asker.liveness.supportStands(
-                    from: supporter.id.address, now: asker.localTime(time))
-                guard isCounted, asker.liveness.runNumber(of: supporter.id.address) == supporter.incarnation else {
-                    continue
-                }
-                let isKept = supporter.liveness.promiseStands(
-                    to: asker.id.address, now: supporter.localTime(time))
-                #expect(isKept, "a promise counted on has ended")
-            }
+    mutating func inspectPromises(of node: Int, _ nodes: [SimulatedNode], at time: Int64) {
+        for other in nodes where other.isUp && other.id != nodes[node].id {
+            inspectPromise(of: other, to: nodes[node], at: time)
+            inspectPromise(of: nodes[node], to: other, at: time)
         }
+    }
+
+    private mutating func inspectPromise(of supporter: SimulatedNode, to asker: SimulatedNode, at time: Int64) {
+        guard asker.liveness.supportStands(from: supporter.id.address, now: asker.localTime(time)),
+            asker.liveness.runNumber(of: supporter.id.address) == supporter.run
+        else { return }
+        let isKept = supporter.liveness.promiseStands(to: asker.id.address, now: supporter.localTime(time))
+        check(isKept, "a promise that is counted on has ended", at: time)
+    }
+
+    // MARK: The rest
+
+    mutating func noteInstalled() { installedSnapshots += 1 }
+
+    /// Between ourselves nobody breaks the protocol.
+    mutating func note(_ refusal: Refusal?, at time: Int64) {
+        guard let refusal else { return }
+        // answers that come twice or late, and questions of those who have left
+        let isHarmless = refusal == .unexpectedReply || refusal == .unknownPeer
+        check(isHarmless, "refused: \(refusal)", at: time)
+    }
+
+    /// A change that is done is what was asked for, and committed.
+    mutating func inspectChange(_ target: Configuration, _ outcome: ChangeOutcome, at time: Int64) {
+        guard case .done(let index) = outcome else { return }
+        finishedChanges += 1
+        guard index <= commitIndex else { return check(false, "a change is done but not committed", at: time) }
+        let found = committed[Int(index.rawValue) - 1].configuration
+        check(found == target, "asked for \(target), got \(String(describing: found))", at: time)
+    }
+
+    /// Only `survivor`'s log is left of the group: what it lacks is lost, also of terms.
+    mutating func loseMajority(but survivor: SimulatedNode) {
+        isMajorityLost = true
+        let held = committed.indices.prefix {
+            let index = LogIndex(Int64($0) + 1)
+            return index < survivor.log.base.index || survivor.log.term(at: index) == committed[$0].term
+        }
+        let term = survivor.raft.term
+        for lost in leaders.keys.filter({ $0 > term }) { leaders[lost] = nil }
+        for lost in known.keys.filter({ $0.term > term }) { known[lost] = nil }
+        committingTerm = min(committingTerm, term)
+        let lost = committed.count - held.count
+        committed.removeLast(lost)
+        knownIn.removeLast(lost)
+        digests.removeLast(lost)
+        reads.removeAll()
     }
 }

@@ -38,10 +38,12 @@ struct LivenessStage {
 
     /// The other node answers the last request.
     @discardableResult
-    mutating func answer(granted: Bool = true, epoch: UInt64 = 1, run: UInt64 = 1, at time: Int) -> NodeLiveness.Effects
-    {
+    mutating func answer(
+        granted: Bool = true, epoch: UInt64 = 1, run: UInt64 = 1, promise: Interval? = nil, at time: Int
+    ) -> NodeLiveness.Effects {
         let reply = NodeLiveness.Reply(
-            sequence: lastSequence, granted: granted, epoch: epoch, runNumber: run, wallClockMilliseconds: 9000)
+            sequence: lastSequence, granted: granted, epoch: epoch, runNumber: run, wallClockMilliseconds: 9000,
+            promise: promise)
         return step(.answered(reply, from: other), at: time)
     }
 

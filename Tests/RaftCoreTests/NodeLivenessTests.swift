@@ -25,7 +25,20 @@ struct PromiseDurationTests {
     @Test("the drift is a setting") func drift() {
         var settings = NodeLiveness.Settings()
         settings.maxClockDriftPercent = 20
-        #expect(settings.counted == .milliseconds(800))
+        #expect(settings.counted(of: nil) == .milliseconds(800))
+    }
+
+    @Test("the asker counts the shorter one of what it expects and what the supporter keeps", arguments: [400, 4000])
+    func differentSettings(kept: Int) {
+        var stage = LivenessStage.asking()
+        stage.answer(promise: .milliseconds(kept), at: 30)
+        let end = 10 + min(kept, 1000) * 95 / 100
+        #expect(stage.isSupported(at: end - 1) && !stage.isSupported(at: end))
+    }
+
+    @Test("the supporter says how long it keeps one") func said() {
+        var stage = LivenessStage()
+        #expect(stage.hear(at: 0).reply?.promise == .milliseconds(1000))
     }
 
     @Test("a grant that comes when the count is over gives nothing") func late() {
@@ -162,6 +175,14 @@ struct QuietTests {
         let stage = LivenessStage()
         #expect(stage.liveness.quietUntil == stage.at(1000))
         #expect(stage.liveness.isQuiet(now: stage.at(999)) && !stage.liveness.isQuiet(now: stage.at(1000)))
+    }
+
+    @Test("for the longest promise that an earlier run can have given") func earlierPromise() {
+        var settings = NodeLiveness.Settings()
+        settings.earlierPromise = .milliseconds(5000)
+        #expect(LivenessStage(settings: settings).liveness.quietUntil == LivenessStage().at(5000))
+        settings.earlierPromise = .milliseconds(500)
+        #expect(LivenessStage(settings: settings).liveness.quietUntil == LivenessStage().at(1000))
     }
 
     @Test("unless it never promised before") func firstRun() {

@@ -8,14 +8,15 @@ private struct PromiseWorld {
     private struct Node {
         var liveness: NodeLiveness
         var run: UInt64
-        var startedAt: Int64
+        /// Of all its runs; on its disk.
+        var longestPromise = Interval(nanoseconds: 0)
         var offset: Int64
         /// Clock ticks per 1000 ns.
         var rate: Int64
         var isUp = true
         /// Takes no step before then: a lane that spins, or a process that was suspended.
         var pausedUntil: Int64 = 0
-        /// What its memory would say it promised, kept by the world: the stamp by asker, and till when on its clock.
+        /// No check of its vitals ends before then.
         var hangsUntil: Int64 = 0
     }
 
@@ -44,7 +45,7 @@ private struct PromiseWorld {
                 Node(
                     liveness: NodeLiveness(
                         node: PromiseWorld.address(0), runNumber: 1, settings: settings, startedAt: .distantPast),
-                    run: 0, startedAt: 0, offset: chance(in: 0..<1_000_000_000_000), rate: 1000))
+                    run: 0, offset: chance(in: 0..<1_000_000_000_000), rate: 1000))
         }
         for node in nodes.indices { start(node) }
     }
@@ -71,6 +72,10 @@ private struct PromiseWorld {
         nodes[node].offset -= time / 1000 * nodes[node].rate
         var own = settings
         own.startupQuiet = nodes[node].run > 1
+        // not always the same on all nodes, nor in all runs of one
+        own.promise = [settings.promise, .milliseconds(600), .milliseconds(2500)][Int(chance(in: 0..<3))]
+        own.earlierPromise = nodes[node].longestPromise
+        nodes[node].longestPromise = max(nodes[node].longestPromise, own.promise)
         nodes[node].liveness = NodeLiveness(
             node: PromiseWorld.address(node), runNumber: nodes[node].run, settings: own, startedAt: clock(node))
         step(node, .track(nodes.indices.map(PromiseWorld.address)))
@@ -112,7 +117,7 @@ private struct PromiseWorld {
     }
 
     /// What comes to a node that does not turn waits for it.
-    private func delayed(_ node: Int, _ happening: Happening) -> Int64? {
+    private func pause(of node: Int) -> Int64? {
         nodes[node].isUp && nodes[node].pausedUntil > time ? nodes[node].pausedUntil : nil
     }
 
@@ -122,7 +127,7 @@ private struct PromiseWorld {
             case .request(_, _, _, let to), .reply(_, _, let to, _): to
             case .failed(let node, _, _), .vitals(let node, _, _), .restart(let node): node
             }
-        if let later = delayed(receiver, happening) { return queue.push(happening, at: later) }
+        if let later = pause(of: receiver) { return queue.push(happening, at: later) }
         switch happening {
         case .request(let request, let from, let run, let to):
             guard nodes[to].isUp, nodes[from].run == run else { return }

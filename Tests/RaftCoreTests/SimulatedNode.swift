@@ -1,86 +1,145 @@
 @testable import RaftCore
 
-/// An entry with something to tell it from every other.
-struct SimulatedEntry: Equatable {
-    var term: Term
-    var kind: EntryKind
-    var value: UInt64
-    var configuration: Configuration?
-}
-
 /// A write on its way to a disk, and what waits for it.
 struct SimulatedWrite {
+    enum Change {
+        case none
+        case log(truncateFrom: LogIndex?, entries: [SimulatedEntry])
+        case install(SnapshotInstall, SimulatedState)
+        case compact(through: LogIndex)
+    }
     var hardState: HardState?
-    var truncateFrom: LogIndex?
-    var entries: [SimulatedEntry]
-    var mark: DurableMark
+    var change = Change.none
+    /// What the core is told when it is done; it asked for nothing if nil.
+    var mark: DurableMark?
     /// What leaves when it is done.
-    var released: [Packet]
+    var released: [Packet] = []
 }
 
-/// A message under way. Answers come back to the incarnation that asked, or not at all.
+/// A message under way. Answers come back to the run that asked, or not at all.
 struct Packet {
     enum Body {
         case vote(VoteRequest)
         case append(AppendRequest, entries: [SimulatedEntry], ticket: AppendTicket)
         case timeoutNow(TimeoutNowRequest)
         case release(ReleaseRequest)
+        case readIndex(ReadIndexRequest)
+        case snapshot(SnapshotRequest, SimulatedState, sending: UInt64)
         case reply(Message)
+        /// Answers the sending of a snapshot.
+        case snapshotReply(SnapshotReply, sending: UInt64, through: LogIndex)
         case livenessRequest(NodeLiveness.Request)
         case livenessReply(NodeLiveness.Reply)
     }
     var from: Int
     var to: Int
-    /// The asker's incarnation, and the ticket to put into an answer.
-    var incarnation: UInt64
-    var ticket: AppendTicket?
+    /// The asker's run.
+    var run: UInt64
     var body: Body
+    /// Up to where an answer in the positive vouches for its sender's log.
+    var vouched: LogPosition?
+
+    var isReply: Bool {
+        switch body {
+        case .reply, .snapshotReply, .livenessReply: true
+        default: false
+        }
+    }
+
+    var isLiveness: Bool {
+        switch body {
+        case .livenessRequest, .livenessReply: true
+        default: false
+        }
+    }
+
+    /// Estimated bytes on the wire: header and metadata of a frame, entries with their payloads.
+    var size: Int {
+        switch body {
+        case .append(_, let entries, _): entries.reduce(120) { $0 + $1.size + 16 }
+        case .snapshot: 1000
+        default: isReply ? 60 : 120
+        }
+    }
 }
 
 /// What survives a crash.
 struct SimulatedDisk {
     var hardState = HardState.initial
-    var entries: [SimulatedEntry] = []
+    var log: SimulatedLog
+    /// What the state machine has flushed.
+    var state = SimulatedState()
 
     mutating func complete(_ write: SimulatedWrite) {
         if let hardState = write.hardState { self.hardState = hardState }
-        if let index = write.truncateFrom { entries.removeSubrange(Int(index.rawValue) - 1..<entries.count) }
-        entries += write.entries
+        switch write.change {
+        case .none: break
+        case .log(let index, let entries):
+            if let index { log.truncate(from: index) }
+            for entry in entries { log.append(entry) }
+        case .install(let install, let state):
+            log.install(install)
+            self.state = state
+        case .compact(let index): log.compact(through: index)
+        }
     }
 
-    var termRuns: [LogPosition] {
-        var runs: [LogPosition] = []
-        for (offset, entry) in entries.enumerated() where runs.last?.term != entry.term {
-            runs.append(LogPosition(term: entry.term, index: LogIndex(Int64(offset) + 1)))
-        }
-        return runs
-    }
-
-    func configurations(atBirth birth: Configuration) -> [PlacedConfiguration] {
-        var placed = [PlacedConfiguration(index: .zero, configuration: birth)]
-        for (offset, entry) in entries.enumerated() {
-            guard let configuration = entry.configuration else { continue }
-            placed.append(PlacedConfiguration(index: LogIndex(Int64(offset) + 1), configuration: configuration))
-        }
-        return placed
+    /// Whether it holds this entry, or a state that contains it.
+    func holds(_ position: LogPosition) -> Bool {
+        position.index < log.base.index || log.term(at: position.index) == position.term
     }
 }
 
 /// One node with one replica.
 struct SimulatedNode {
+    enum Standing {
+        case up
+        case down
+        /// It left the group, or its disk is lost: never started again.
+        case gone
+    }
+
+    /// Changes whenever the nodes change that a replica has to do with.
+    struct TrackedMark: Equatable {
+        var configuration: LogIndex?
+        var count: Int
+        var peers: Int
+        var term: Term
+    }
+
     let id: PeerID
-    var disk = SimulatedDisk()
-    var incarnation: UInt64 = 0
-    var isUp = false
+    var standing = Standing.down
+    /// Counts its starts.
+    var run: UInt64 = 0
+    var disk: SimulatedDisk
     var raft: Raft
     var liveness: NodeLiveness
-    /// The log in memory.
-    var entries: [SimulatedEntry] = []
+    /// The log in memory, and what is applied of it.
+    var log: SimulatedLog
+    var state = SimulatedState()
+    /// What may be applied.
+    var applicable = LogIndex.zero
     var writes: [SimulatedWrite] = []
-    var applied = LogIndex.zero
+    /// Until then the disk finishes nothing, and the process does nothing.
+    var diskStalledUntil: Int64 = 0
+    var pausedUntil: Int64 = 0
+    /// When its next timer fires, in simulated time; nil if none is set.
+    var wakesAt: Int64?
+    /// What ``SimulatedCluster`` last told liveness to track, in short.
+    var trackedMark: TrackedMark?
+    /// Reads that wait for their index to be applied.
+    var readings: [ReadyRead] = []
+    /// Snapshots that are being sent, by number.
+    var sendings: [UInt64: PeerID] = [:]
+    /// Runs of the followers that asked for a read index, by node and sequence.
+    var questions: [[UInt64]: UInt64] = [:]
     /// This node's clock: it began somewhere and runs a little fast or slow.
     let clockOffset: Int64
     let clockPercent: Int64
+
+    var isUp: Bool { standing == .up }
+    /// Whether it keeps entries without their payloads.
+    var isWitness: Bool { id.role == .witness }
 
     func localTime(_ time: Int64) -> Instant { Instant(nanoseconds: clockOffset + time / 100 * clockPercent) }
 

@@ -12,29 +12,35 @@ struct Stage {
     var liveness: NodeLiveness
     var now = Instant(nanoseconds: 1_000_000_000_000)
     var effects = Effects()
-    /// The nodes of the other members; all of them can be reached.
+    /// What became of changes of membership, so far.
+    private(set) var outcomes: [ChangeOutcome] = []
+    /// Everything sent so far, before and after the disk.
+    private(set) var sent: [Outbound] = []
+    /// The nodes of the other members and of neighbours; all of them can be reached.
     let others: [NodeAddress]
     /// Requests of the node that wait for an answer.
     private var pings: [(to: NodeAddress, request: NodeLiveness.Request)] = []
 
-    /// A replica whose log holds entries of these terms.
+    /// A replica whose log holds entries of these terms behind `base`, applied at least up to there.
     init(
         id: PeerID = a, terms: [Int64] = [], term: Int64? = nil, vote: PeerID? = nil, members: [PeerID] = [a, b, c],
-        applied: Int64 = 0, settings: RaftSettings = RaftSettings(), isQuiet: Bool = false, starts: Bool = true
+        learners: [PeerID] = [], neighbours: [PeerID] = [], base: LogPosition = .zero, applied: Int64 = 0,
+        settings: RaftSettings = RaftSettings(), isQuiet: Bool = false, starts: Bool = true
     ) {
         var runs: [LogPosition] = []
         for (offset, term) in terms.enumerated() where runs.last?.term.rawValue != term {
-            runs.append(position(Int64(offset) + 1, term: term))
+            runs.append(position(base.index.rawValue + Int64(offset) + 1, term: term))
         }
+        let membership = Configuration(peers: members, learners: learners)
         raft = Raft(
-            id: id, hardState: HardState(term: Term(term ?? terms.last ?? 0), vote: vote), termRuns: runs,
-            lastIndex: LogIndex(Int64(terms.count)),
-            configurations: [PlacedConfiguration(index: .zero, configuration: Configuration(peers: members))],
-            applied: index(applied), settings: settings, seed: 7)
+            id: id, hardState: HardState(term: Term(term ?? terms.last ?? base.term.rawValue), vote: vote),
+            base: base, termRuns: runs, lastIndex: base.index.advanced(by: terms.count),
+            configurations: [PlacedConfiguration(index: base.index, configuration: membership)],
+            applied: max(base.index, index(applied)), settings: settings, seed: 7)
         var livenessSettings = NodeLiveness.Settings()
         livenessSettings.startupQuiet = isQuiet
         liveness = NodeLiveness(node: id.address, runNumber: 1, settings: livenessSettings, startedAt: now)
-        others = members.filter { $0 != id }.map(\.address)
+        others = (membership.members + neighbours).filter { $0 != id }.map(\.address).sorted()
         exchange(with: others, granting: false)
         if starts { step(.started) }
     }
@@ -43,6 +49,8 @@ struct Stage {
     mutating func step(_ event: Event) -> Effects {
         effects.removeAll()
         raft.step(event, now: now, liveness: liveness, into: &effects)
+        outcomes += effects.finishedChanges.map(\.outcome)
+        sent += effects.messages + effects.durableMessages
         return effects
     }
 

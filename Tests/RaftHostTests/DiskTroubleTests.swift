@@ -1,5 +1,6 @@
 import RaftCore
 import RaftStorage
+import Simulator
 import Testing
 
 @testable import RaftHost
@@ -8,9 +9,9 @@ import Testing
 @Suite("Disks that are full, fail, or rot")
 struct DiskTroubleTests {
     private func cluster(
-        seed: UInt64, size: Int = 3, groups: [String] = ["g0"], _ change: (inout SimulatedNode.Plan) -> Void = { _ in }
+        seed: UInt64, size: Int = 3, groups: [String] = ["g0"], _ change: (inout HostCluster.Plan) -> Void = { _ in }
     ) throws -> HostCluster {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.size = size
         plan.groups = groups
         change(&plan)

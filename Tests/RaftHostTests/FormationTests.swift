@@ -1,5 +1,6 @@
 import CMessages
 import RaftCore
+import Simulator
 import ShardMap
 import Testing
 import Transport

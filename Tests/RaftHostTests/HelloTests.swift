@@ -1,6 +1,7 @@
 import CMessages
 import RaftCore
 import RaftStorage
+import Simulator
 import Testing
 import WireMessages
 
@@ -119,7 +120,7 @@ struct HelloTests {
     private let stranger: Stranger
 
     init() throws {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.size = 1
         cluster = HostCluster(seed: 5, plan: plan)
         node = cluster.nodes[0]
@@ -217,7 +218,7 @@ struct AnswererTests {
     private let stranger: Stranger
 
     init() throws {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.size = 1
         cluster = HostCluster(seed: 7, plan: plan)
         node = cluster.nodes[0]
@@ -299,7 +300,7 @@ struct CreateTests {
     }
 
     private func single() throws -> HostCluster {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.size = 1
         let cluster = HostCluster(seed: 6, plan: plan)
         try cluster.start()

@@ -1,6 +1,7 @@
 import RaftCore
 import RaftHost
 import RaftStorage
+import Simulator
 import Testing
 import Transport
 
@@ -9,22 +10,38 @@ final class HostCluster {
     let world: SimulatedWorld
     let nodes: [SimulatedNode]
     let histories: [AppliedHistory]
-    /// Harness decisions; the world and the nodes draw from others.
-    var random: SeededRandom
     private(set) var violations: [String] = []
     /// Who led a group in a term, by group position and term.
     private var leaders: [[Int64: Int]]
 
-    init(seed: UInt64, plan: SimulatedNode.Plan = SimulatedNode.Plan()) {
+    /// What is the same for all nodes, and for all lives of one.
+    struct Plan {
+        var settings = RaftHost.Settings()
+        var log = WriteAheadLog.Settings(segmentBytes: 64 << 10, reserveBytes: 1)
+        /// A machine is flushed after about so many of its jobs.
+        var flushesOneOf: Int64 = 16
+        var clusterID: UInt64 = 99
+        var groups: [String] = ["g0"]
+        /// Members by node number, from 1.
+        var size = 3
+    }
+
+    init(seed: UInt64, plan: Plan = Plan()) {
         var random = SeededRandom(seed: seed)
         let world = SimulatedWorld(seed: random.next())
         let histories = plan.groups.map { AppliedHistory(group: $0) }
+        var settings = SimulatedNode.Settings()
+        settings.host = plan.settings
+        settings.log = plan.log
         nodes = (1...plan.size).map {
-            SimulatedNode(number: $0, world: world, plan: plan, histories: histories, seed: random.next())
+            let program = RecordingProgram(plan: plan, histories: histories)
+            let node = SimulatedNode(
+                number: $0, world: world, settings: settings, program: program, seed: random.next())
+            node.makeWorker = { [unowned program] in program.makeWorker($0, $1) }
+            return node
         }
         self.world = world
         self.histories = histories
-        self.random = random
         leaders = plan.groups.map { _ in [:] }
     }
 
@@ -74,18 +91,11 @@ final class HostCluster {
         }
     }
 
-    /// Who is what in the group at `position`, for messages of failed tests.
-    func summary(of position: Int) -> String {
-        nodes.map { node in
-            guard let status = node.status(position) else { return "\(node.number): nothing" }
-            return "\(node.number): \(status.state) in \(status.term), log to \(status.lastIndex), durable to "
-                + "\(status.durableIndex), committed \(status.commitIndex), applied \(status.appliedIndex)"
-                + (node.host.refusesWrites ? ", refuses writes" : "")
-        }.joined(separator: "; ")
-    }
-
     /// Everything that must not happen and did, so far.
-    var allViolations: [String] { violations + histories.flatMap(\.violations) + nodes.flatMap(\.violations) }
+    var allViolations: [String] {
+        violations + histories.flatMap(\.violations) + nodes.flatMap { $0.violations.map(\.description) }
+            + nodes.flatMap(\.recording.problems)
+    }
 }
 
 extension HostCluster {

@@ -9,8 +9,10 @@ struct NodeDirectoryTests {
     private let home = NodeAddress(ip: 10 << 24 | 1, port: 8100)
     private let file = "IDENTITY"
 
-    private func open(_ disk: MemoryDisk, at address: NodeAddress? = nil) throws(DirectoryError) -> NodeDirectory {
-        try NodeDirectory(disk: disk, address: address ?? home, freshIncarnation: 77)
+    private func open(
+        _ disk: MemoryDisk, at address: NodeAddress? = nil, promise: Interval = .milliseconds(1000)
+    ) throws(DirectoryError) -> NodeDirectory {
+        try NodeDirectory(disk: disk, address: address ?? home, freshIncarnation: 77, promise: promise)
     }
 
     /// The error that opening `disk` ends in; nil if it does not.
@@ -28,16 +30,28 @@ struct NodeDirectoryTests {
         #expect(
             identity
                 == NodeIdentity(
-                    incarnation: 77, runNumber: 1, address: home, clusterID: 0, nodeID: 0, bootstrap: nil))
+                    incarnation: 77, runNumber: 1, address: home, clusterID: 0, nodeID: 0, bootstrap: nil,
+                    longestPromise: .milliseconds(1000)))
     }
 
     @Test("Every opening counts a run, keeps the incarnation, and survives the loss of power at once")
     func runsCount() throws {
         let disk = MemoryDisk(seed: 1)
         for run in 1...5 as ClosedRange<UInt64> {
-            let directory = try NodeDirectory(disk: disk, address: home, freshIncarnation: 100 + run)
+            let directory = try NodeDirectory(
+                disk: disk, address: home, freshIncarnation: 100 + run, promise: .milliseconds(1000))
             #expect(directory.identity.runNumber == run)
             #expect(directory.identity.incarnation == 101)
+            disk.crash()
+        }
+    }
+
+    @Test("The longest promise that a run can have given is remembered, however short those of later runs")
+    func longestPromise() throws {
+        let disk = MemoryDisk(seed: 1)
+        for (given, longest) in [(1000, 1000), (10_000, 10_000), (500, 10_000), (500, 10_000)] {
+            let identity = try open(disk, promise: .milliseconds(given)).identity
+            #expect(identity.longestPromise == .milliseconds(longest))
             disk.crash()
         }
     }
@@ -78,7 +92,7 @@ struct NodeDirectoryTests {
             Issue.record("\(error)")
             return
         }
-        #expect(error.description.contains("--advertise 10.0.0.1:8100"))
+        #expect(error.description.contains("start it as 10.0.0.1:8100"))
         #expect(try open(disk).identity.runNumber == 2, "a refused start counts no run")
     }
 

@@ -1,6 +1,7 @@
 import CMessages
 import RaftCore
 import RaftHost
+import Simulator
 import ShardClient
 import ShardMap
 import Testing

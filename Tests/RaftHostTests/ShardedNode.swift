@@ -1,5 +1,6 @@
 import RaftCore
 import RaftHost
+import Simulator
 import RaftStorage
 import ShardKV
 import ShardServer
@@ -37,7 +38,8 @@ final class ShardedNode {
 
     func start() throws {
         let directory = try NodeDirectory(
-            disk: directoryDisk, address: address, freshIncarnation: random.next() | 1)
+            disk: directoryDisk, address: address, freshIncarnation: random.next() | 1,
+            promise: RaftHost.Settings().liveness.promise)
         let (log, recovered) = try WriteAheadLog.open(
             disk: logDisk, settings: .init(segmentBytes: 64 << 10, reserveBytes: 1, identity: random.next())
         ) { _ in }

@@ -2,6 +2,7 @@ import RaftCore
 import Testing
 
 @testable import RaftHost
+import Simulator
 @testable import Transport
 
 /// A node that hangs, or whose packets are lost: connections to it stay open and bring nothing.

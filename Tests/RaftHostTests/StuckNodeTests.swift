@@ -1,5 +1,6 @@
 import RaftCore
 import RaftHost
+import Simulator
 import RaftStorage
 import Testing
 
@@ -13,7 +14,7 @@ struct StuckNodeTests {
 
     /// Six groups on three nodes, all led by the one returned.
     private func ledByOne(seed: UInt64) throws -> (cluster: HostCluster, leader: SimulatedNode) {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.groups = (0..<6).map { "g\($0)" }
         let cluster = HostCluster(seed: seed, plan: plan)
         try cluster.start()
@@ -46,7 +47,7 @@ struct StuckNodeTests {
         switch trouble {
         case .disk: stuck.logWorker.hangs = true
         case .apply: stuck.applyWorker.hangs = true
-        case .lane: cluster.world.stall(stuck.address, for: .milliseconds(4000))
+        case .lane: cluster.world.pause(stuck.address, for: .milliseconds(4000))
         }
         var outcomes: [ProposalOutcome] = []
         if isBusy {
@@ -85,6 +86,36 @@ struct StuckNodeTests {
         leader.failSyncs(after: 0)
         #expect(cluster.run(limit: 2000) { leader.failure != nil })
         #expect(leader.failure?.contains("log") == true && cluster.allViolations == [])
+    }
+
+    @Test("However much waits to be applied in however many groups, one job takes a part of it") func jobSize() throws {
+        var plan = HostCluster.Plan()
+        plan.groups = (0..<6).map { "g\($0)" }
+        plan.size = 1
+        let cluster = HostCluster(seed: 8, plan: plan)
+        try cluster.start()
+        cluster.awaitLeaders()
+        let node = cluster.nodes[0]
+        func applied() -> Int { node.machines.reduce(0) { $0 + Int($1.appliedPosition.index.rawValue) } }
+        node.applyWorker.hangs = true
+        var outcomes: [ProposalOutcome] = []
+        node.lane.post { [host = node.host!] in
+            for position in plan.groups.indices {
+                for tag in 0..<1000 {
+                    let command = Command.payload(tag: UInt64(position * 1000 + tag), byteCount: 20)
+                    host.propose(command, to: plan.groups[position]) { outcomes.append($0) }
+                }
+            }
+        }
+        cluster.run(.milliseconds(1000))
+        var (before, most) = (applied(), 0)
+        node.applyWorker.onJob = { isDone in
+            if isDone { most = max(most, applied() - before) } else { before = applied() }
+        }
+        node.applyWorker.hangs = false
+        #expect(cluster.run(limit: 5000) { outcomes.count == 6000 })
+        #expect(most > 0 && most <= 4096)
+        #expect(cluster.allViolations == [])
     }
 
     @Test("A slow disk, half a second per job, costs no leadership") func slowDisk() throws {

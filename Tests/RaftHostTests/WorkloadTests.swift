@@ -1,5 +1,6 @@
 import RaftCore
 import RaftStorage
+import Simulator
 import Testing
 
 @testable import RaftHost
@@ -8,9 +9,9 @@ import Testing
 @Suite("Loads and limits")
 struct WorkloadTests {
     private func cluster(
-        seed: UInt64, size: Int = 3, _ change: (inout SimulatedNode.Plan) -> Void = { _ in }
+        seed: UInt64, size: Int = 3, _ change: (inout HostCluster.Plan) -> Void = { _ in }
     ) throws -> HostCluster {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.size = size
         change(&plan)
         let cluster = HostCluster(seed: seed, plan: plan)
@@ -280,7 +281,7 @@ struct WorkloadTests {
 @Suite("A stop in order")
 struct StopTests {
     private func cluster(seed: UInt64, size: Int = 3) throws -> HostCluster {
-        var plan = SimulatedNode.Plan()
+        var plan = HostCluster.Plan()
         plan.groups = ["g0", "g1", "g2"]
         plan.size = size
         plan.flushesOneOf = .max

@@ -67,6 +67,16 @@ import Testing
         guard case .version = try parse("--version") else { return #expect(Bool(false), "no version") }
     }
 
+    @Test("usage lines and help end in no blank", arguments: Command.all.map(\.name))
+    func blanks(command: String) throws {
+        let tooMany = try #require(throws: Failure.self) { try parse("\(command) a b c d e") }
+        #expect(tooMany.message.contains("usage: raftctl \(command)") && !tooMany.message.contains("  "))
+        for line in ["help", "help \(command)", "help \(command.prefix { $0 != " " })"] {
+            guard case .help(let text) = try parse(line) else { throw Failure.failed("no help for \(line)") }
+            #expect(!text.split(separator: "\n").contains { $0.hasSuffix(" ") }, "\(text)")
+        }
+    }
+
     @Test("init: boundaries are N-1, ascending, escaped; or even")
     func boundaries() throws {
         func plan(_ line: String) throws -> InitPlan { try InitPlan(try invocation("init --replicas 3 \(line)").1) }

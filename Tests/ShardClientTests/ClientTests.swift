@@ -70,9 +70,9 @@ private final class OneNode: @unchecked Sendable {
         guard body.group == "g1", body.shard == 1, body.epoch == 1 else { return ExecuteReply(error: .wrongShard) }
         guard !request.attachment.isEmpty else { return ExecuteReply(results: body.reads.map(evaluate)) }
         switch try? GroupCommand.decoded(request.attachment, arena) {
-        case .openSession(_, _, let token):
-            sessions.append(token)
-            return ExecuteReply(session: token)
+        case .openSession:
+            sessions.append(UInt64(sessions.count) + 71)
+            return ExecuteReply(session: sessions.last)
         case .write(let write) where sessions.contains(write.session):
             return ExecuteReply(results: write.operations.map(evaluate))
         case .write: return ExecuteReply(error: .sessionExpired)

@@ -25,6 +25,7 @@ final class FakeCluster: RouterTransport {
     private(set) var map: ClusterMap
     private(set) var values: [Bytes: String] = [:]
     private var sessions: [UInt64: [UInt64: Session]] = [:]
+    private var sessionsOpened: UInt64 = 0
     private var leaders: [String: NodeAddress] = [:]
     private var events: [Event] = []
     private var eventNumber = 0
@@ -142,10 +143,10 @@ final class FakeCluster: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
         let answered = map
-        guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(nil) } }
-        later(upTo: 10) { completion(answered) }
+        guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(.silence) } }
+        later(upTo: 10) { completion(.map(answered)) }
     }
 
     // MARK: the servers
@@ -160,9 +161,10 @@ final class FakeCluster: RouterTransport {
             return ExecuteReply(results: request.reads.map { KeyResult(value: values[$0.key].map { Bytes($0) }) })
         }
         switch try? GroupCommand.decoded(command, Arena()) {
-        case .openSession(_, _, let token):
-            if sessions[shard.id]?[token] == nil { sessions[shard.id, default: [:]][token] = Session() }
-            return ExecuteReply(session: token)
+        case .openSession:
+            sessionsOpened += 1
+            sessions[shard.id, default: [:]][sessionsOpened] = Session()
+            return ExecuteReply(session: sessionsOpened)
         case .write(let write): return apply(write, shard)
         default: return ExecuteReply(error: .badRequest)
         }

@@ -68,7 +68,7 @@ import Testing
             .unreachable, .wrongShard, .noSuchGroup, .wrongIdentity, .outcomeUnknown:
             nil
         case .sessionExpired: afterLoss ? .outcomeUnknown : nil
-        case .sequenceTooOld, .internalError, .notAnInteger: error
+        case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat:
             afterLoss ? .outcomeUnknown : error
         }

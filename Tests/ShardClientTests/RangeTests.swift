@@ -125,7 +125,7 @@ import Testing
         var count: Int64?
         script.router.count(deadline: .ms(1000)) { count = try? $0.get() }
         script.turn()
-        script.mapAsked[0].completion(.one)
+        script.mapAsked[0].completion(.map(.one))
         script.takeOne().answer([KeyResult(integer: 4)])
         script.turn()
         #expect(count == 4)

@@ -11,7 +11,7 @@ import Testing
         _ = script.execute([get("b")])
         #expect(script.take().isEmpty)
         #expect(script.mapAsked.map(\.node) == [.n(9)])
-        script.mapAsked[0].completion(.one)
+        script.mapAsked[0].completion(.map(.one))
         let sent = script.takeOne()
         #expect(sent.keys == ["a", "b"])
         sent.answer([.text("A"), .done])
@@ -28,10 +28,65 @@ import Testing
             script.mapAsked = []
             for question in asked {
                 #expect([0, 20, 60, 140, 300].contains(milliseconds))
-                question.completion(nil)
+                question.completion(.silence)
             }
         }
         #expect(answer.errors == [.deadlineExceeded] && answer.time == .ms(500))
+    }
+
+    @Test func nobodyWaitsForAClusterThatWasNeverInitialised() {
+        // the node itself is among its seeds twice
+        let script = Script(map: nil, seeds: [.n(1), .n(1), .n(2), .n(3)])
+        for _ in 0..<2 {
+            let start = Int(script.clock.now.nanoseconds / 1_000_000)
+            let answer = script.execute([get("a"), set("b")], by: start + 10_000)
+            var failure: NamedErrorThrown?
+            script.router.count(deadline: .ms(start + 10_000)) { if case .failure(let error) = $0 { failure = error } }
+            for milliseconds in start...start + 200 {
+                script.run(to: milliseconds)
+                let asked = script.mapAsked
+                script.mapAsked = []
+                for question in asked { question.completion(.noCluster) }
+            }
+            #expect(answer.errors == [.notInitialized, .notInitialized] && failure?.error == .notInitialized)
+            #expect(answer.results?[0].message == nil)
+        }
+        // after an init the first question that finds the map is enough
+        let answer = script.execute([get("a")], by: 60_000)
+        script.served = .one
+        script.run(to: Int(script.clock.now.nanoseconds / 1_000_000) + 100)
+        #expect(script.takeOne().keys == ["a"] && answer.results == nil)
+    }
+
+    @Test func seedsThatSayNothingAreNotWaitedForLong() {
+        let script = Script(map: nil, seeds: [.n(1), .n(2), .n(3)])
+        let answer = script.execute([get("a")])
+        script.turn()
+        script.mapAsked[0].completion(.noCluster)
+        script.run(to: 900)
+        #expect(script.mapAsked.map(\.node) == [.n(1), .n(2), .n(3)])
+        #expect(answer.errors == [.notInitialized])
+        #expect(answer.results?[0].message?.contains("2 of 3") == true)
+    }
+
+    @Test(arguments: [MapAnswer.noMap, .silence])
+    func aClusterThatIsThereOrMayBeThereIsWaitedFor(second: MapAnswer) {
+        let script = Script(map: nil, seeds: [.n(1), .n(2)])
+        let answer = script.execute([get("a")], by: 3000)
+        for milliseconds in 0...3000 {
+            script.run(to: milliseconds)
+            let asked = script.mapAsked
+            script.mapAsked = []
+            for question in asked {
+                // a node of a cluster that has just started; or nobody at all
+                if case .noMap = second, question.node == .n(1) {
+                    question.completion(.noCluster)
+                } else {
+                    question.completion(second)
+                }
+            }
+        }
+        #expect(answer.errors == [.deadlineExceeded] && answer.time == .ms(3000))
     }
 
     @Test func whileANodeOwesTheMapTheNextIsAskedToo() {
@@ -42,7 +97,7 @@ import Testing
         script.run(to: 600)
         #expect(script.mapAsked.map(\.node) == [.n(1), .n(2), .n(3)])
         #expect(script.mapAsked.map(\.time) == [.ms(0), .ms(300), .ms(600)])
-        script.mapAsked[1].completion(.split(at: [], version: 2, epoch: 2))
+        script.mapAsked[1].completion(.map(.split(at: [], version: 2, epoch: 2)))
         #expect(script.takeOne().request.epoch == 2)
         script.run(to: 5000)
         #expect(script.mapAsked.count == 3)
@@ -55,10 +110,10 @@ import Testing
         script.takeOne().answer(.wrongShard)
         script.run(to: 700)
         // no map, and from one that is not the last asked: the others may still have one
-        script.mapAsked[0].completion(nil)
+        script.mapAsked[0].completion(.silence)
         #expect(script.take().isEmpty)
         // a look at the map, though it brings nothing new: the first route is tried again
-        script.mapAsked[1].completion(.one)
+        script.mapAsked[1].completion(.map(.one))
         #expect(script.takeOne().request.epoch == 1)
     }
 
@@ -68,7 +123,7 @@ import Testing
         _ = script.execute([get("a")])
         script.takeOne().answer(.wrongShard)
         script.turn()
-        script.mapAsked[0].completion(nil)
+        script.mapAsked[0].completion(.silence)
         script.run(to: 20)
         #expect(script.mapAsked.map(\.time) == [.ms(0), .ms(20)])
     }

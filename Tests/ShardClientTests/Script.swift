@@ -44,8 +44,8 @@ final class Sent {
     var write: SessionWrite? {
         if case .write(let write)? = decoded { write } else { nil }
     }
-    var openedToken: UInt64? {
-        if case .openSession(_, _, let token)? = decoded { token } else { nil }
+    var opensSession: Bool {
+        if case .openSession? = decoded { true } else { false }
     }
     /// The operations' keys, whatever kind of request it is.
     var keys: [String] { (write?.operations ?? request.reads).map(\.key.text) }
@@ -56,18 +56,22 @@ final class Script: RouterTransport {
     let clock = ManualClock()
     private(set) var router: Router!
     var sent: [Sent] = []
-    var mapAsked: [(node: NodeAddress, time: Instant, completion: (ClusterMap?) -> Void)] = []
+    var mapAsked: [(node: NodeAddress, time: Instant, completion: (MapAnswer) -> Void)] = []
     /// Given to whoever asks; nil: the test answers.
     var served: ClusterMap?
     /// Opens are answered at once, and not noted.
     var opensSessions = true
+    /// The tokens given.
     var opened: [UInt64] = []
     var turnsRequested = 0
     private(set) var nextTurn: Instant?
 
-    init(map: ClusterMap? = .one, settings: Router.Settings = Router.Settings(), seed: UInt64 = 1) {
+    init(
+        map: ClusterMap? = .one, seeds: [NodeAddress] = [.n(9)], settings: Router.Settings = Router.Settings(),
+        seed: UInt64 = 1
+    ) {
         served = map
-        router = Router(seeds: [.n(9)], transport: self, clock: clock, settings: settings, seed: seed)
+        router = Router(seeds: seeds, transport: self, clock: clock, settings: settings, seed: seed)
         router.requestTurn = { [unowned self] in self.turnsRequested += 1 }
         if let map { router.updateMap(map) }
     }
@@ -77,16 +81,16 @@ final class Script: RouterTransport {
         completion: @escaping (RouterOutcome) -> Void
     ) {
         let sent = Sent(request, command, node, clock.now, deadline, completion: completion)
-        if opensSessions, let token = sent.openedToken {
-            opened.append(token)
-            completion(.reply(ExecuteReply(session: token)))
+        if opensSessions, sent.opensSession {
+            opened.append(UInt64(opened.count) + 71)
+            completion(.reply(ExecuteReply(session: opened.last)))
         } else {
             self.sent.append(sent)
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (ClusterMap?) -> Void) {
-        if let served { completion(served) }
+    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
+        if let served { completion(.map(served)) }
         mapAsked.append((node, clock.now, completion))
     }
 

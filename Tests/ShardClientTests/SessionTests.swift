@@ -10,14 +10,14 @@ import Testing
         script.opensSessions = false
         _ = script.execute([set("a")])
         let open = script.takeOne()
-        #expect(open.openedToken != nil)
+        #expect(open.opensSession)
         _ = script.execute([set("b")])
         #expect(script.take().isEmpty, "writes wait")
         _ = script.execute([get("c")])
         #expect(script.takeOne().keys == ["c"], "reads do not")
-        open.answer(.reply(ExecuteReply(session: open.openedToken)))
+        open.answer(.reply(ExecuteReply(session: 71)))
         let write = script.takeOne()
-        #expect(write.keys == ["a", "b"] && write.write?.session == open.openedToken)
+        #expect(write.keys == ["a", "b"] && write.write?.session == 71)
     }
 
     @Test func eachShardHasASessionOfItsOwn() {
@@ -28,7 +28,7 @@ import Testing
         #expect(script.opened.count == 2)
     }
 
-    @Test func aLostOpenIsRepeatedWithTheSameToken() {
+    @Test func aLostOpenIsRepeatedAndOnlyTheRepetitionsSessionIsUsed() {
         let script = Script()
         script.opensSessions = false
         _ = script.execute([set("a")])
@@ -37,6 +37,20 @@ import Testing
         script.run(to: 20)
         let second = script.takeOne()
         #expect(second.command == first.command && second.node == .n(2))
+        first.answer(.reply(ExecuteReply(session: 71)))
+        #expect(script.take().isEmpty)
+        second.answer(.reply(ExecuteReply(session: 72)))
+        #expect(script.takeOne().write?.session == 72)
+    }
+
+    @Test func anOpenWhoseAnswerNamesNoSessionFailsTheWritesThatWaitForIt() {
+        let script = Script()
+        script.opensSessions = false
+        let write = script.execute([set("a")])
+        script.takeOne().answer(.reply(ExecuteReply()))
+        #expect(script.take().isEmpty)
+        // our own fault, but certainly not executed
+        #expect(write.errors == [.refused] && write.results?[0].message == "a session was opened, but not named")
     }
 
     @Test func anOpenThatIsRefusedFailsTheWritesThatWaitForIt() {
@@ -46,6 +60,11 @@ import Testing
         script.takeOne().answer(.diskFull, "1 MiB left")
         script.turn()
         #expect(write.errors == [.diskFull] && write.results?[0].message == "1 MiB left")
+        // the error's sentence is not a message: it would be said twice
+        let other = script.execute([set("a")])
+        script.takeOne().answer(.diskFull)
+        script.turn()
+        #expect(other.results == [.failure(.diskFull)])
     }
 
     @Test func anOpenThatNobodyNeedsAnyMoreIsNotRepeated() {

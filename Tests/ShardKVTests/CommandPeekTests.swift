@@ -18,7 +18,7 @@ struct CommandPeekTests {
         let plain = try #require(CommandPeek(write([KeyOperation(.set, key: Bytes("a"), value: Bytes("b"))])))
         #expect(plain.kind == .write && !plain.setsExpiry && plain.operationCount == 1)
         #expect(plain.format == UInt64(MessageFormat.current))
-        let open = try #require(CommandPeek(GroupCommand.openSession(shard: 1, epoch: 1, token: 9).encoded(arena)))
+        let open = try #require(CommandPeek(GroupCommand.openSession(shard: 1, epoch: 1, nonce: 9).encoded(arena)))
         #expect(open.kind == .openSession)
         // what clients may not send
         #expect(CommandPeek(GroupCommand.time(5).encoded(arena))?.kind == .other)
@@ -48,7 +48,7 @@ struct CommandPeekTests {
     @Test func whatIsCutOffOrMixedIsNone() {
         let whole = write([KeyOperation(.set, key: Bytes("a"), value: Bytes("b"), expiresInMilliseconds: 1)])
         for count in 0..<whole.count { #expect(CommandPeek(whole.slice(from: 0, count: count)) == nil) }
-        let open = GroupCommand.openSession(shard: 1, epoch: 1, token: 9).encoded(arena)
+        let open = GroupCommand.openSession(shard: 1, epoch: 1, nonce: 9).encoded(arena)
         #expect(CommandPeek(Bytes(whole.array + open.array)) == nil, "two commands in one")
         var random = SeededRandom(seed: 1)
         for _ in 0..<20_000 {

@@ -63,9 +63,9 @@ struct OperationTests {
             [
                 (.increment("a", by: 5), .integer(5)), (.increment("a", by: -7), .integer(-2)),
                 (.get("a"), .value("-2")),
-                (.set("a", "9223372036854775807"), KeyResult()), (.increment("a", by: 1), .failure(.notAnInteger)),
+                (.set("a", "9223372036854775807"), KeyResult()), (.increment("a", by: 1), .failure(.overflow)),
                 (.get("a"), .value("9223372036854775807")), (.increment("a", by: -1), .integer(.max - 1)),
-                (.set("a", "-9223372036854775808"), KeyResult()), (.increment("a", by: -1), .failure(.notAnInteger)),
+                (.set("a", "-9223372036854775808"), KeyResult()), (.increment("a", by: -1), .failure(.overflow)),
                 (.increment("a", by: 0), .integer(.min)),
             ]),
         Story(

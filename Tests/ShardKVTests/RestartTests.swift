@@ -16,6 +16,8 @@ struct RestartTests {
         func roll(_ sides: Int64) -> Int64 { random.number(in: 0..<sides) }
         let arena = Arena()
         var sequences: [UInt64] = [1, 1, 1, 1]
+        // of each client's last session on each shard
+        var tokens: [[UInt64]] = [[0, 0], [0, 0], [0, 0], [0, 0]]
         var time: Int64 = 0
         func operation(_ shard: UInt64) -> KeyOperation {
             // once in a while the other shard's key
@@ -35,31 +37,35 @@ struct RestartTests {
             default: .get(key)
             }
         }
-        func command() -> GroupCommand {
+        func command(_ index: LogIndex) -> GroupCommand {
             let shard: UInt64 = roll(3) == 0 ? 2 : 1
-            let session = Int(roll(4))
+            let client = Int(roll(4))
             switch roll(20) {
             case 0: return .install(shards)
             case 1, 2:
                 time += roll(8)
                 return .time(time)
-            case 3, 4, 5: return .openSession(shard: shard, epoch: 1, token: UInt64(session))
+            case 3, 4:
+                tokens[client][Int(shard) - 1] = SessionTable().freeToken(of: UInt64(client), openedAt: index)
+                return .openSession(shard: shard, epoch: 1, nonce: UInt64(client))
             default:
-                if roll(4) != 0 { sequences[session] += 1 }
-                let sequence = sequences[session]
+                if roll(4) != 0 { sequences[client] += 1 }
+                let sequence = sequences[client]
                 return .write(
                     SessionWrite(
-                        shard: shard, epoch: 1, session: UInt64(session), sequence: sequence,
+                        shard: shard, epoch: 1, session: tokens[client][Int(shard) - 1], sequence: sequence,
                         floor: UInt64(max(0, Int64(sequence) - roll(6))),
                         operations: (0..<1 + roll(3)).map { _ in operation(shard) }))
             }
         }
         return (1...count).map { index in
-            let payload = index == 1 ? GroupCommand.install(shards).encoded(arena) : command().encoded(arena)
+            let index = LogIndex(Int64(index))
+            let isFirst = index == LogIndex(1)
+            let payload = (isFirst ? .install(shards) : command(index)).encoded(arena)
             return switch roll(15) {
-            case 0 where index > 1: entry(LogIndex(Int64(index)), kind: .noOp, Bytes())
-            case 1 where index > 1: entry(LogIndex(Int64(index)), Bytes("not a command"))
-            default: entry(LogIndex(Int64(index)), payload)
+            case 0 where !isFirst: entry(index, kind: .noOp, Bytes())
+            case 1 where !isFirst: entry(index, Bytes("not a command"))
+            default: entry(index, payload)
             }
         }
     }
@@ -246,7 +252,7 @@ struct FormatTests {
         let arena = Arena()
         let commands: [GroupCommand] = [
             .install([Replica.shard, ShardTests.shard(2, "a", "b")]), .time(77),
-            .openSession(shard: 1, epoch: 1, token: 5),
+            .openSession(shard: 1, epoch: 1, nonce: 5),
             ShardTests.write(
                 .set("key", "value", expiresIn: 9), .scan("a", to: "b", limit: 3), .increment("n", by: -1)),
         ]

@@ -14,7 +14,7 @@ struct SessionTests {
                 shard: 1, epoch: 1, session: session, sequence: sequence, floor: floor, operations: operations))
     }
 
-    static func open(_ token: UInt64) -> GroupCommand { .openSession(shard: 1, epoch: 1, token: token) }
+    static func open(_ nonce: UInt64) -> GroupCommand { .openSession(shard: 1, epoch: 1, nonce: nonce) }
 
     @Test(arguments: [false, true]) func aRepeatedWriteIsAnsweredButNotExecuted(_ restarts: Bool) throws {
         let replica = try Replica()
@@ -84,40 +84,80 @@ struct SessionTests {
 
     @Test func aWriteNeverOpensASession() throws {
         let replica = try Replica()
-        let write = SessionTests.write(1, session: 99, .set("a", "1"))
+        // of the next session but one
+        let token = SessionTable().freeToken(of: 99, openedAt: replica.machine.appliedPosition.index.advanced(by: 2))
+        let write = SessionTests.write(1, session: token, .set("a", "1"))
         #expect(try replica.apply(write).error == .sessionExpired)
         #expect(try replica.result(.exists("a")) == .integer(0))
-        #expect(try replica.apply(SessionTests.open(99)) == ExecuteReply(session: 99))
+        #expect(try replica.apply(SessionTests.open(99)) == ExecuteReply(session: token))
         #expect(try replica.apply(write).error == nil)
     }
 
-    @Test func openingAgainForgetsNothing() throws {
+    @Test func openingAgainOpensAnotherAndForgetsNothing() throws {
         let replica = try Replica()
-        let write = SessionTests.write(1, .increment("a", by: 1))
+        let token = try replica.openSession(nonce: 99)
+        let write = SessionTests.write(1, session: token, .increment("a", by: 1))
         let first = try replica.apply(write)
-        #expect(try replica.apply(SessionTests.open(Replica.token)) == ExecuteReply(session: Replica.token))
+        let other = try replica.openSession(nonce: 99)
+        #expect(other != token)
         #expect(try replica.apply(write) == first)
+        let underTheOther = SessionTests.write(1, session: other, .increment("a", by: 1))
+        #expect(try replica.apply(underTheOther).results == [.integer(2)])
+    }
+
+    @Test func theTokenIsTheSameForEver() {
+        let table = SessionTable()
+        // computed by an independent implementation
+        #expect(table.freeToken(of: 0xabc, openedAt: LogIndex(2)) == 0x2024_8287_516c_9256)
+        #expect(table.freeToken(of: 0xabc, openedAt: LogIndex(3)) == 0xc5c3_f0a6_63b4_4538)
+        #expect(table.freeToken(of: .max, openedAt: LogIndex(1 << 40)) == 0xf99a_afa2_1e20_540a)
+    }
+
+    @Test func aBadlyChosenNonceIsNoTrouble() throws {
+        let replica = try Replica()
+        // with this one the third entry would open the session of the replica's own client
+        let step: UInt64 = 0x9e37_79b9_7f4a_7c15
+        let other = try replica.openSession(nonce: 0xabc &- step)
+        #expect(other != Replica.token)
+        #expect(try replica.apply(SessionTests.write(1, session: other, .increment("a", by: 1))).error == nil)
+        #expect(try replica.apply(SessionTests.write(1, .increment("a", by: 1))).results == [.integer(2)])
+        // and with this one the sixth would open none
+        #expect(try replica.openSession(nonce: 0 &- 6 &* step) != 0)
+    }
+
+    @Test(arguments: [false, true]) func aLateOpenDoesNotBringAnEvictedSessionBack(_ restarts: Bool) throws {
+        let replica = try Replica(limits: .init(sessionsPerShard: 2))
+        let open = SessionTests.open(99)
+        let token = try #require(try replica.apply(open).session)
+        let write = SessionTests.write(1, session: token, .increment("a", by: 1))
+        #expect(try replica.apply(write).results == [.integer(1)])
+        _ = try replica.apply([SessionTests.open(3), SessionTests.open(4)])
+        if restarts { try replica.restart() }
+        #expect(try replica.apply(write).error == .sessionExpired)
+        // repetitions of both arrive after that
+        #expect(try replica.apply(open).error == nil)
+        #expect(try replica.apply(write).error == .sessionExpired)
         #expect(try replica.result(.get("a")) == .value("1"))
     }
 
     @Test(arguments: [false, true]) func theLeastRecentlyUsedSessionIsEvicted(_ restarts: Bool) throws {
         let replica = try Replica(limits: .init(sessionsPerShard: 3))
-        _ = try replica.apply([SessionTests.open(1), SessionTests.open(2)])
-        // order of last use: 1, the replica's own, 2
+        let (first, second) = (try replica.openSession(), try replica.openSession())
+        // order of last use: the first, the replica's own, the second
         _ = try replica.apply([
-            SessionTests.write(1, .set("a", "1")), SessionTests.write(1, session: 2, .set("a", "1")),
+            SessionTests.write(1, .set("a", "1")), SessionTests.write(1, session: second, .set("a", "1")),
         ])
         if restarts { try replica.restart() }
-        #expect(try replica.apply(SessionTests.open(3)).error == nil)
-        #expect(try replica.apply(SessionTests.write(1, session: 1, .set("a", "1"))).error == .sessionExpired)
-        #expect(try replica.apply(SessionTests.open(4)).error == nil)
+        let third = try replica.openSession()
+        #expect(try replica.apply(SessionTests.write(1, session: first, .set("a", "1"))).error == .sessionExpired)
+        let fourth = try replica.openSession()
         #expect(try replica.apply(SessionTests.write(2, .set("a", "1"))).error == .sessionExpired)
-        #expect(try replica.apply(SessionTests.write(2, session: 2, .set("a", "1"))).error == nil)
+        #expect(try replica.apply(SessionTests.write(2, session: second, .set("a", "1"))).error == nil)
         let layout = KeyLayout(replicaNumber: Replica.number)
         let sessions = try contents(replica.engine).filter { $0[0][8] == KeyKind.sessions.rawValue }
-        #expect(sessions.map { $0[0] } == [2, 3, 4].map { layout.key(.sessions, 1, $0) })
+        #expect(sessions.map { $0[0] } == [second, third, fourth].sorted().map { layout.key(.sessions, 1, $0) })
         let replies = try contents(replica.engine).filter { $0[0][8] == KeyKind.replies.rawValue }
-        #expect(replies.map { $0[0] } == [1, 2].map { layout.key(.replies, 1, 2, $0) })
+        #expect(replies.map { $0[0] } == [1, 2].map { layout.key(.replies, 1, second, $0) })
     }
 
     @Test func theHashIsTheSameForEver() {

@@ -11,10 +11,11 @@ struct ShardTests {
         Shard(id: id, range: KeyRange(start: Bytes(start), end: Bytes(end)), group: "g1", epoch: epoch)
     }
 
-    static func write(shard: UInt64 = 1, epoch: UInt64 = 1, _ operations: KeyOperation...) -> GroupCommand {
+    static func write(
+        shard: UInt64 = 1, epoch: UInt64 = 1, session: UInt64 = Replica.token, _ operations: KeyOperation...
+    ) -> GroupCommand {
         .write(
-            SessionWrite(
-                shard: shard, epoch: epoch, session: Replica.token, sequence: 1, floor: 1, operations: operations))
+            SessionWrite(shard: shard, epoch: epoch, session: session, sequence: 1, floor: 1, operations: operations))
     }
 
     @Test(
@@ -43,8 +44,10 @@ struct ShardTests {
     @Test func aScanAndACountSeeTheirShardOnly() throws {
         let shards = [ShardTests.shard(1, "b", "f"), ShardTests.shard(2, "f", "")]
         let replica = try Replica(shards: shards)
-        _ = try replica.apply(.openSession(shard: 2, epoch: 1, token: Replica.token))
-        _ = try replica.apply([ShardTests.write(.set("e", "1")), ShardTests.write(shard: 2, .set("f", "2"))])
+        let session = try #require(try replica.apply(.openSession(shard: 2, epoch: 1, nonce: 1)).session)
+        _ = try replica.apply([
+            ShardTests.write(.set("e", "1")), ShardTests.write(shard: 2, session: session, .set("f", "2")),
+        ])
         #expect(try replica.result(.scan("")) == .pairs([("e", "1")], more: false))
         #expect(try replica.result(.scan("", to: "z", limit: 1)) == .pairs([("e", "1")], more: false))
         #expect(try replica.result(.scan("f")) == .pairs([], more: false))

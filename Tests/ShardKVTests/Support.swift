@@ -9,7 +9,8 @@ import WireMessages
 final class Replica {
     static let number: UInt64 = 7
     static let shard = Shard(id: 1, range: KeyRange(start: Bytes(), end: Bytes()), group: "g1", epoch: 1)
-    static let token: UInt64 = 0xabc
+    /// Of the session that the second entry opens.
+    static let token = SessionTable().freeToken(of: 0xabc, openedAt: LogIndex(2))
 
     let engine: any KeyValueEngine
     let limits: KeyValueStateMachine.Limits
@@ -26,8 +27,8 @@ final class Replica {
         machine = try KeyValueStateMachine(engine: engine, replicaNumber: Replica.number, limits: limits)
         if !shards.isEmpty {
             #expect(try apply(.install(shards)).error == nil)
-            #expect(
-                try apply(.openSession(shard: shards[0].id, epoch: shards[0].epoch, token: Replica.token)).error == nil)
+            let open = GroupCommand.openSession(shard: shards[0].id, epoch: shards[0].epoch, nonce: 0xabc)
+            #expect(try apply(open) == ExecuteReply(session: Replica.token))
         }
     }
 
@@ -42,6 +43,11 @@ final class Replica {
         let first = machine.appliedPosition.index.next
         let entries = commands.enumerated().map { entry(first.advanced(by: $0.offset), $0.element.encoded(arena)) }
         return try machine.apply(entries).map { try #require(ExecuteReply($0, arena)) }
+    }
+
+    /// Opens a session on shard 1; its token.
+    func openSession(nonce: UInt64 = 1) throws -> UInt64 {
+        try #require(try apply(.openSession(shard: 1, epoch: 1, nonce: nonce)).session)
     }
 
     /// Executes operations as the replica's own client, in one request.

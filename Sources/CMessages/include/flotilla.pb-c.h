@@ -179,10 +179,15 @@ struct  Flotilla__SupportReply
   uint64_t epoch;
   uint64_t run_number;
   int64_t wall_clock_ms;
+  /*
+   * how long the promise lasts, from the request's receipt
+   */
+  protobuf_c_boolean has_promise_ms;
+  uint64_t promise_ms;
 };
 #define FLOTILLA__SUPPORT_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__support_reply__descriptor) \
-    , 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*
@@ -664,9 +669,9 @@ struct  Flotilla__OpenSession
   uint64_t shard;
   uint64_t epoch;
   /*
-   * chosen by the client at random: repeating it opens nothing new
+   * the client's random number; the token is made of it and of the entry's index
    */
-  uint64_t token;
+  uint64_t nonce;
 };
 #define FLOTILLA__OPEN_SESSION__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__open_session__descriptor) \
@@ -793,10 +798,15 @@ struct  Flotilla__IdentityFile
   protobuf_c_boolean has_node_id;
   uint64_t node_id;
   Flotilla__BootstrapRecord *record;
+  /*
+   * the longest promise that a run can have given
+   */
+  protobuf_c_boolean has_promise_ms;
+  uint64_t promise_ms;
 };
 #define FLOTILLA__IDENTITY_FILE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__identity_file__descriptor) \
-    , 0, 0, 0, NULL, 0, 0, 0, 0, NULL }
+    , 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0, 0 }
 
 
 /*

@@ -47,8 +47,13 @@ assert r.incr("n") == 1 and r.incrby("n", 41) == 42 and r.decr("n") == 41 and r.
 r.set("word", "abc")
 refused(lambda: r.incr("word"), "not an integer")
 r.set("big", str(2**63 - 1))
-refused(lambda: r.incr("big"), "")
+refused(lambda: r.incr("big"), "increment or decrement would overflow")
 assert r.get("big") == str(2**63 - 1).encode()
+
+# no transactions: whoever sends one hears of it, and what was in it was executed
+refused(lambda: r.pipeline().incr("piped").execute(), "EXEC without MULTI")
+assert r.get("piped") == b"1"
+assert r.pipeline(transaction=False).incr("piped").delete("piped").execute() == [2, 1]
 
 # many keys, on all shards
 keys = [("%c-%d" % (first, number)).encode() for first in range(0x21, 0x7F) for number in range(3)]

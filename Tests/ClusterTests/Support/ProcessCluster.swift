@@ -24,12 +24,16 @@ final class ProcessCluster: Sendable {
 
     /// Starts a node that does not run; it may not listen yet.
     func start(_ node: Int, _ flags: [String] = []) throws {
-        let arguments = [
+        let process = try ChildProcess(Tools.raftd, arguments(node) + flags, output: logFile(node))
+        processes.withLock { $0[node] = process }
+    }
+
+    /// What `raftd` is started with.
+    func arguments(_ node: Int) -> [String] {
+        [
             "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
             "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
         ]
-        let process = try ChildProcess(Tools.raftd, arguments + flags, output: logFile(node))
-        processes.withLock { $0[node] = process }
     }
 
     /// SIGKILL; returns when the process is gone.

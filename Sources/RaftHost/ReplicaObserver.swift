@@ -1,0 +1,16 @@
+public import RaftCore
+public import RaftStorage
+
+/// Sees what the replicas of a host decide, write, say and apply. For simulations, which judge it: an observer changes
+/// nothing and calls nothing of the host.
+public protocol ReplicaObserver: AnyObject, Sendable {
+    /// On the lane, after a step of a core. `write` is what the log has been given to write because of it; it is durable
+    /// when the replica's next ``RaftCore/Event/persisted(_:)`` that answers none of its earlier writes is stepped.
+    func stepped(_ group: String, _ event: Event, _ raft: Raft, _ effects: Effects, _ write: LogWrite?)
+
+    /// On the lane: an answer that had to wait for the disk is about to leave.
+    func acknowledged(_ group: String, _ message: Message)
+
+    /// On the state machines' worker: `entries` have been applied, with these replies.
+    func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes])
+}

@@ -1,0 +1,335 @@
+import RaftCore
+import RaftHost
+import RaftStorage
+import ShardMap
+import WireMessages
+
+/// Gives the checkers what the nodes' observers see, and keeps the first violation.
+///
+/// It follows each replica's log twice: as the replica sees it, and as its disk holds it, which lags by the writes
+/// under way. A restarted replica must have found what its disk held, or that and some of those writes, in order.
+final class Judge {
+    /// What is known of a replica.
+    private struct Followed {
+        var log = LogChain()
+        var durable = LogChain()
+        var writes: [FollowedWrite] = []
+        /// How many of the writes are done: they leave the array from time to time.
+        var done = 0
+        var commit = LogIndex.zero
+        /// The term it leads in.
+        var leads: Term?
+    }
+
+    private struct FollowedWrite {
+        var state: HardState?
+        var truncateFrom: LogIndex?
+        var entries: [(term: Term, fingerprint: UInt64)]
+    }
+
+    private let world: WorldEvents
+    private var followed: [ReplicaName: Followed] = [:]
+    private let arena = Arena()
+    private var oneLeaderPerTerm = OneLeaderPerTerm()
+    private var logMatching = LogMatching()
+    private var leaderCompleteness = LeaderCompleteness()
+    private(set) var committedNeverChanges = CommittedNeverChanges()
+    private(set) var appliedSequencesEqual = AppliedSequencesEqual()
+    private var hardStateNeverGoesBack = HardStateNeverGoesBack()
+    private let durableBeforeAcknowledged = DurableBeforeAcknowledged()
+    private(set) var exactlyOnce = ExactlyOnce()
+    private let leaseSafety = LeaseSafety()
+    private(set) var violation: Violation?
+    /// Disks whose next look would find damage, or whose owner lost a majority's trust: by node.
+    private var rotten: Set<Int> = []
+    private var looks = 0
+    /// Elections won.
+    private(set) var elections = 0
+
+    /// Whether the replica of a group on a node would serve a read by lease now; unset while there are no lease reads.
+    var holdsLease: ((_ group: String, _ node: Int) -> Bool)?
+
+    /// One acknowledgement in so many has the disk read back as a restart would.
+    private static let looksOneOf = 400
+
+    /// What the judge wants from the world around it.
+    struct WorldEvents {
+        var nodes: Int
+        /// The number of the node at an address.
+        var number: (NodeAddress) -> Int
+        /// A node's log disk.
+        var disk: (Int) -> MemoryDisk
+        /// The host of a running node.
+        var host: (Int) -> RaftHost?
+        /// Hears what stands in a timeline.
+        var tell: (@autoclosure () -> String) -> Void
+    }
+
+    init(_ world: WorldEvents) { self.world = world }
+
+    /// A node's disk was damaged: what it held does not count any more as its own fault.
+    func rots(_ node: Int) { rotten.insert(node) }
+
+    /// Keeps the first violation.
+    func note(_ found: Violation?) {
+        if violation == nil, let found { violation = found }
+    }
+
+    /// Stands for everything that was committed.
+    var fingerprint: UInt64 {
+        var hash: UInt64 = 0
+        for name in followed.keys.sorted(by: { ($0.group, $0.node) < ($1.group, $1.node) }) {
+            guard let replica = followed[name] else { continue }
+            hash = mixed(hash, replica.log.chain(at: replica.commit) ?? 0)
+        }
+        return hash
+    }
+}
+
+// MARK: steps
+
+extension Judge {
+    fileprivate func stepped(
+        _ name: ReplicaName, _ event: Event, _ raft: Raft, _ effects: Effects, _ write: LogWrite?
+    ) {
+        guard violation == nil else { return }
+        var replica = followed.removeValue(forKey: name) ?? Followed()
+        if case .started = event { restart(&replica, name, raft) }
+        if case .persisted = event { persist(&replica, name) }
+        if effects.hardState != nil {
+            note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
+        }
+        if let write { submit(write, &replica, name) }
+        let wasLeading = replica.leads
+        replica.leads = raft.isLeader ? raft.term : nil
+        followed[name] = replica
+        if let term = replica.leads, wasLeading != term { elected(name, term, replica) }
+        if raft.commitIndex > replica.commit { committed(name, raft) }
+        if let reply = effects.reply { said(name, reply) }
+        if holdsLease != nil { note(leaseSafety.believed(name.group, believers(of: name.group))) }
+    }
+
+    private func submit(_ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName) {
+        if let index = write.truncateFrom {
+            note(committedNeverChanges.truncates(name, from: index, of: replica.log))
+            replica.log.truncate(from: index)
+        }
+        let first = replica.log.lastIndex.next
+        var entries: [(term: Term, fingerprint: UInt64)] = []
+        entries.reserveCapacity(write.entries.count)
+        for entry in write.entries {
+            let print = Judge.fingerprint(of: entry.kind, entry.payload)
+            entries.append((entry.position.term, print))
+            replica.log.append(term: entry.position.term, fingerprint: print)
+        }
+        if !entries.isEmpty { note(logMatching.grew(name, replica.log, from: first)) }
+        replica.writes.append(
+            FollowedWrite(state: write.hardState, truncateFrom: write.truncateFrom, entries: entries))
+    }
+
+    private static func fingerprint(of kind: EntryKind, _ payload: Bytes) -> UInt64 {
+        kind == .data ? Simulator.fingerprint(payload) : UInt64(kind.rawValue)
+    }
+
+    /// The replica's oldest write under way is durable, it says.
+    private func persist(_ replica: inout Followed, _ name: ReplicaName) {
+        guard replica.done < replica.writes.count else {
+            return note(Violation("DurableBeforeAcknowledged", group: name.group, nodes: [name.node], "done twice"))
+        }
+        let write = replica.writes[replica.done]
+        replica.done += 1
+        if replica.done >= 64 {
+            replica.writes.removeFirst(replica.done)
+            replica.done = 0
+        }
+        replica.durable.take(write.truncateFrom, write.entries)
+        if let state = write.state { hardStateNeverGoesBack.persisted(name, state) }
+        if !world.disk(name.node).isSynced {
+            note(
+                Violation(
+                    "DurableBeforeAcknowledged", group: name.group, index: replica.durable.lastIndex,
+                    nodes: [name.node], "reported durable while the disk has not synced everything"))
+        }
+    }
+
+    private func restart(_ replica: inout Followed, _ name: ReplicaName, _ raft: Raft) {
+        let found = HardState(term: raft.term, vote: raft.vote)
+        note(hardStateNeverGoesBack.restarted(name, with: found))
+        func explains(_ log: LogChain) -> Bool {
+            log.lastIndex == raft.lastIndex && log.last.term == raft.lastTerm
+        }
+        var log = replica.durable
+        var isExplained = explains(log)
+        for write in replica.writes[replica.done...] where !isExplained {
+            log.take(write.truncateFrom, write.entries)
+            isExplained = explains(log)
+        }
+        if !isExplained {
+            note(
+                Violation(
+                    "DurableBeforeAcknowledged", group: name.group, index: raft.lastIndex, nodes: [name.node],
+                    "a restart found the log up to \(raft.lastIndex)@\(raft.lastTerm), "
+                        + "\(replica.durable.last) was durable and \(replica.writes.count - replica.done) writes on "
+                        + "their way"))
+        }
+        replica = Followed(log: log, durable: log)
+        note(appliedSequencesEqual.starts(name, at: raft.commitIndex))
+        if raft.commitIndex > .zero { note(committedNeverChanges.committed(name, .first...raft.commitIndex, log)) }
+        replica.commit = raft.commitIndex
+        world.tell("node \(name.node) starts \(name.group) in term \(raft.term), log \(log.last)")
+    }
+
+    private func elected(_ name: ReplicaName, _ term: Term, _ replica: Followed) {
+        elections += 1
+        world.tell("node \(name.node) leads \(name.group) in term \(term), log \(replica.log.last)")
+        note(oneLeaderPerTerm.leads(name, in: term))
+        note(leaderCompleteness.elected(name, in: term, replica.log))
+        note(
+            durableBeforeAcknowledged.votes(
+                name, in: term, durable: hardStateNeverGoesBack.durableState(of: name)))
+    }
+
+    private func committed(_ name: ReplicaName, _ raft: Raft) {
+        guard let replica = followed[name] else { return }
+        let first = replica.commit.next
+        followed[name]?.commit = raft.commitIndex
+        note(committedNeverChanges.committed(name, first...raft.commitIndex, replica.log))
+        guard raft.isLeader else { return }
+        note(
+            leaderCompleteness.committed(name, through: raft.commitIndex, in: raft.term, replica.log) { node in
+                followed[ReplicaName(name.group, on: node)]?.log
+            })
+        note(
+            durableBeforeAcknowledged.commits(name, through: raft.commitIndex, replica.log, raft.configuration) {
+                followed[ReplicaName(name.group, on: world.number($0.address))]?.durable
+            })
+    }
+}
+
+// MARK: what is said and applied
+
+extension Judge {
+    fileprivate func said(_ name: ReplicaName, _ message: Message) {
+        guard violation == nil, let replica = followed[name] else { return }
+        switch message {
+        case .appendReply(let reply):
+            guard reply.success else { return }
+            note(
+                durableBeforeAcknowledged.acknowledges(
+                    name, through: reply.ticket.previous.advanced(by: reply.ticket.count), replica.log,
+                    durable: replica.durable))
+            look(at: name, replica)
+        case .voteReply(let reply):
+            guard reply.granted, !reply.isPreVote else { return }
+            let state = hardStateNeverGoesBack.durableState(of: name)
+            note(durableBeforeAcknowledged.votes(name, in: reply.requestTerm, durable: state))
+            look(at: name, replica)
+        default: return
+        }
+    }
+
+    /// Now and then reads back what the node's disk would hold if it lost its unsynced bytes now.
+    private func look(at name: ReplicaName, _ replica: Followed) {
+        looks += 1
+        guard looks % Judge.looksOneOf == 0, !rotten.contains(name.node), let host = world.host(name.node),
+            let record = host.records.first(where: { $0.group == name.group })
+        else { return }
+        do throws(StorageError) {
+            let (log, recovered) = try WriteAheadLog.open(
+                disk: world.disk(name.node).durableCopy(), settings: .init(reserveBytes: 1)
+            ) { _ in }
+            try log.close()
+            let found = recovered[record.number] ?? RecoveredGroup()
+            let terms = found.termRuns
+            note(
+                durableBeforeAcknowledged.holds(
+                    name, last: LogPosition(term: terms.last?.term ?? .zero, index: found.lastIndex),
+                    termAt: { index in terms.last { $0.index <= index }?.term }, found.hardState,
+                    log: replica.durable, state: hardStateNeverGoesBack.durableState(of: name)))
+        } catch {
+            note(
+                Violation(
+                    "DurableBeforeAcknowledged", group: name.group, nodes: [name.node],
+                    "the disk cannot be read back: \(error.description)"))
+        }
+    }
+
+    fileprivate func applied(_ name: ReplicaName, _ entries: [CommittedEntry], _ replies: [Bytes]) {
+        guard violation == nil else { return }
+        if let last = entries.last, let replica = followed[name] {
+            note(durableBeforeAcknowledged.applies(name, last.position, durable: replica.durable))
+        }
+        for (entry, reply) in zip(entries, replies) {
+            let isNew = entry.position.index > appliedSequencesEqual.lastApplied(of: name.group)
+            let print = Judge.fingerprint(of: entry.kind, entry.payload)
+            let replyPrint = Simulator.fingerprint(reply)
+            note(appliedSequencesEqual.applied(name, entry.position, entry: print, reply: replyPrint))
+            guard isNew, entry.kind == .data, name.group != ClusterMap.controllerGroup else { continue }
+            judge(entry.payload, reply, replyPrint, in: name)
+        }
+    }
+
+    /// The first time that anybody applies this entry.
+    private func judge(_ payload: Bytes, _ reply: Bytes, _ replyPrint: UInt64, in name: ReplicaName) {
+        if holdsLease != nil, let leader = followed[name]?.leads {
+            note(leaseSafety.acknowledges(name.group, by: name.node, in: leader, believers(of: name.group)))
+        }
+        guard let decoded = try? GroupCommand.decoded(payload, arena), case .write(let write) = decoded else { return }
+        let isRefused = ExecuteReply(reply, arena)?.error != nil
+        var content: UInt64 = 0
+        for operation in write.operations {
+            content = mixed(content, UInt64(operation.code.rawValue))
+            content = mixed(content, Simulator.fingerprint(operation.key))
+            content = mixed(content, Simulator.fingerprint(operation.value))
+            content = mixed(content, UInt64(bitPattern: operation.number))
+        }
+        let request = ExactlyOnce.Request(
+            shard: write.shard, session: write.session, sequence: write.sequence)
+        note(
+            exactlyOnce.applied(request, content: content, reply: isRefused ? nil : replyPrint, in: name.group))
+    }
+
+    private func believers(of group: String) -> [LeaseSafety.Believer] {
+        guard let holdsLease else { return [] }
+        return (1...world.nodes).filter { holdsLease(group, $0) }.map { node in
+            LeaseSafety.Believer(node: node, term: followed[ReplicaName(group, on: node)]?.leads ?? .zero)
+        }
+    }
+
+    /// The observer of a node.
+    func observer(of node: Int) -> any ReplicaObserver { NodeObserver(self, node) }
+}
+
+/// What a node's host tells the judge. The world runs on one thread, its workers too.
+private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
+    private unowned let judge: Judge
+    private let node: Int
+
+    init(_ judge: Judge, _ node: Int) {
+        self.judge = judge
+        self.node = node
+    }
+
+    func stepped(_ group: String, _ event: Event, _ raft: Raft, _ effects: Effects, _ write: LogWrite?) {
+        judge.stepped(ReplicaName(group, on: node), event, raft, effects, write)
+    }
+
+    func acknowledged(_ group: String, _ message: Message) { judge.said(ReplicaName(group, on: node), message) }
+
+    func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
+        judge.applied(ReplicaName(group, on: node), entries, replies)
+    }
+}
+
+extension LogIndex {
+    /// The first entry's.
+    fileprivate static var first: LogIndex { LogIndex(1) }
+}
+
+extension LogChain {
+    /// What a write does to the log.
+    fileprivate mutating func take(_ truncateFrom: LogIndex?, _ entries: [(term: Term, fingerprint: UInt64)]) {
+        if let truncateFrom { truncate(from: truncateFrom) }
+        for entry in entries { append(term: entry.term, fingerprint: entry.fingerprint) }
+    }
+}

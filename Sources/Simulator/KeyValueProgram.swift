@@ -1,0 +1,59 @@
+import RaftCore
+import RaftHost
+import ShardKV
+import ShardServer
+import Transport
+
+/// The key-value service of a node, composed as `raftd` does, over an engine that forgets.
+final class KeyValueProgram: NodeProgram {
+    private let controllers: [NodeAddress]
+    private let engine: ForgetfulEngine
+    private var server: ShardServer?
+
+    init(controllers: [NodeAddress], seed: UInt64) {
+        self.controllers = controllers
+        engine = ForgetfulEngine(seed: seed)
+    }
+
+    func prepare(_ directory: NodeDirectory, _ number: Int) {}
+
+    func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
+        let server = try ShardServer(
+            settings: ShardServer.Settings(controllers: controllers), host: process.host,
+            directory: process.directory, engine: engine, lane: process.lane, logger: .silent, seed: process.seed)
+        server.register(on: process.rpc)
+        self.server = server
+        return { now in server.turn(now: now) }
+    }
+
+    func crashed() {
+        server?.close()
+        server = nil
+        engine.crash()
+    }
+}
+
+/// The memory engine with a mind of its own about when what was written becomes durable, as RocksDB has.
+private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
+    private let memory = MemoryEngine()
+    private var random: SeededRandom
+
+    init(seed: UInt64) { random = SeededRandom(seed: seed) }
+
+    func crash() { memory.crash() }
+
+    func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try memory.get(key) }
+
+    func write(_ changes: [EngineChange]) throws(StateMachineError) {
+        try memory.write(changes)
+        if random.number(in: 0..<32) == 0 { try memory.flush() }
+    }
+
+    func scan(from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool) throws(StateMachineError) {
+        try memory.scan(from: start, to: end, visit)
+    }
+
+    func flush() throws(StateMachineError) { try memory.flush() }
+
+    func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try memory.durableGet(key) }
+}

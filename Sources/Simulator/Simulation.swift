@@ -1,0 +1,368 @@
+import CMessages
+import RaftCore
+import RaftHost
+import RaftStorage
+import ShardMap
+public import Transport
+import WireMessages
+
+/// A whole cluster from one plan, in one thread: nodes as `raftd` composes them, clients with the real router, disks,
+/// clocks and a network that fail as the plan says; judged after every step.
+///
+/// A run forms the cluster, suffers the faults while clients go on, and then heals: every group must be led again, all
+/// sound replicas must apply the same, and every client must get answers.
+public final class Simulation {
+    /// What a run came to.
+    public struct Outcome: Equatable, Sendable {
+        /// What must not happen and did; nil: the run has passed.
+        public var violation: Violation?
+        /// Stands for everything that happened.
+        public var hash: UInt64
+        /// Events of the world.
+        public var steps: Int
+        /// Calls of clients that were answered.
+        public var answered: Int
+        /// Calls of clients that were certainly not executed.
+        public var refused: Int
+        /// Calls of clients of which nobody knows.
+        public var lost: Int
+        /// Keys whose history had too many possibilities to be judged to its end.
+        public var undecided: Int
+        /// Elections won.
+        public var elections: Int
+        /// Faults that happened, by kind.
+        public var faults: [FaultKind: Int]
+
+        /// What came of a run.
+        public init(
+            violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
+            undecided: Int = 0, elections: Int = 0, faults: [FaultKind: Int] = [:]
+        ) {
+            self.violation = violation
+            self.hash = hash
+            self.steps = steps
+            self.answered = answered
+            self.refused = refused
+            self.lost = lost
+            self.undecided = undecided
+            self.elections = elections
+            self.faults = faults
+        }
+    }
+
+    /// What is simulated.
+    public let plan: Plan
+    /// The world; for whoever wants to look closer.
+    public let world: SimulatedWorld
+    /// The nodes, in the order of their numbers.
+    public let nodes: [SimulatedNode]
+    let keys: KeyTable
+    let clients: [SimulatedClient]
+    var judge: Judge!
+    /// Of decisions while running; what it decides comes from the plan's seed.
+    var random: SeededRandom
+    /// What has to be done later: the end of a fault, the start of a node; ascending.
+    var agenda: [(due: Instant, number: Int, action: () -> Void)] = []
+    private var agendaNumber = 0
+    /// Nodes whose power has just failed, in the middle of something.
+    var powerless: [(node: SimulatedNode, loss: MemoryDisk.Loss)] = []
+    /// Nodes that have lost data for good.
+    var rotten: Set<Int> = []
+    var faultCounts: [FaultKind: Int] = [:]
+    private let timeline: ((String) -> Void)?
+
+    /// A simulation of `plan`; `timeline` hears a line about whatever is worth one.
+    public init(_ plan: Plan, timeline: ((String) -> Void)? = nil) {
+        self.plan = plan
+        self.timeline = timeline
+        var random = SeededRandom(seed: plan.seed ^ 0x5eed)
+        let world = SimulatedWorld(seed: random.next())
+        let addresses = (1...plan.nodes).map { SimulatedNode.address($0) }
+        let controllers = Array(addresses.prefix(plan.replicas))
+        var settings = SimulatedNode.Settings()
+        settings.log.segmentBytes = 16 << 10
+        if random.number(in: 0..<3) == 0 {
+            // most catching up is from the disk, in small frames
+            settings.host.tailBytes = 2 << 10
+            settings.host.frameBytes = 4 << 10
+            settings.host.raft.maxEntriesPerAppend = 16
+            settings.host.raft.maxEntriesInFlight = 64
+        }
+        nodes = addresses.indices.map { position in
+            SimulatedNode(
+                number: position + 1, world: world, settings: settings,
+                program: KeyValueProgram(controllers: controllers, seed: random.next()), seed: random.next())
+        }
+        let keys = KeyTable(count: 4 + 3 * plan.groups)
+        clients = (1...plan.clients).map {
+            SimulatedClient(number: $0, world: world, seeds: addresses, keys: keys, seed: random.next())
+        }
+        self.keys = keys
+        self.world = world
+        self.random = random
+        connect()
+    }
+
+    private func connect() {
+        let addresses = nodes.map(\.address)
+        judge = Judge(
+            Judge.WorldEvents(
+                nodes: nodes.count,
+                number: { address in (addresses.firstIndex(of: address) ?? 0) + 1 },
+                disk: { [nodes] in nodes[$0 - 1].logDisk },
+                host: { [nodes] in nodes[$0 - 1].isRunning ? nodes[$0 - 1].host : nil },
+                tell: { [unowned self] in tell($0()) }))
+        for node in nodes { node.observer = judge.observer(of: node.number) }
+        for client in clients {
+            client.onViolation = { [unowned self] in judge.note($0) }
+            client.onEnd = { [unowned self] key, operation, end in
+                world.note(fingerprint(of: end))
+                tell("client \(client.number): \(key.name.text): \(operation) \(end)")
+            }
+        }
+    }
+
+    private func fingerprint(of end: KeyTable.CallEnd) -> UInt64 {
+        switch end {
+        case .answered(.value(let value)): value.map { Simulator.fingerprint($0) } ?? 1
+        case .answered(.number(let number)): UInt64(bitPattern: number) &+ 5
+        case .answered(.notAnInteger): 2
+        case .refused: 3
+        case .lost: 4
+        }
+    }
+
+    /// A line of the timeline.
+    func tell(_ line: @autoclosure () -> String) {
+        guard let timeline else { return }
+        let now = world.now.nanoseconds / 1000
+        let fraction = String(now % 1_000_000)
+        let padding = String(repeating: "0", count: 6 - fraction.count)
+        timeline("\(now / 1_000_000).\(padding)\(fraction)s step \(world.stepCount): \(line())")
+    }
+
+    /// Runs everything. Once.
+    public func run() -> Outcome {
+        form()
+        if judge.violation == nil { suffer() }
+        if judge.violation == nil { heal() }
+        for node in nodes { judge.note(node.violations.first) }
+        if let violation = judge.violation { tell(violation.description) }
+        world.note(judge.fingerprint)
+        defer { end() }
+        return Outcome(
+            violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
+            refused: keys.refused, lost: keys.lost, undecided: keys.undecided, elections: judge.elections,
+            faults: faultCounts)
+    }
+
+    /// Lets go of everything that holds another.
+    private func end() {
+        agenda = []
+        for client in clients { client.close() }
+        for node in nodes { node.crash() }
+    }
+
+    /// One step of the world, and whatever is due between steps.
+    func step() {
+        if let first = agenda.first, first.due <= world.now {
+            agenda.removeFirst()
+            first.action()
+        }
+        world.step()
+        while let (node, loss) = powerless.popLast() { restartLater(node, loss, after: 50 + chance(1000)) }
+    }
+
+    /// Does `action` about `milliseconds` from now.
+    func later(_ milliseconds: Int, _ action: @escaping () -> Void) {
+        agendaNumber += 1
+        let due = world.now + .milliseconds(milliseconds)
+        let place = agenda.firstIndex { $0.due > due } ?? agenda.count
+        agenda.insert((due, agendaNumber, action), at: place)
+    }
+
+    func chance(_ bound: Int) -> Int { Int(random.number(in: 0..<Int64(bound))) }
+
+    /// Steps until `condition` holds, looked at now and then; false if it does not within `limit` of virtual time.
+    func run(limit: Interval, until condition: () -> Bool) -> Bool {
+        let end = world.now + limit
+        var steps = 0
+        while judge.violation == nil {
+            if steps % 64 == 0, condition() { return true }
+            guard world.now < end else { return condition() }
+            step()
+            steps += 1
+        }
+        return false
+    }
+
+    var groupNames: [String] { [ClusterMap.controllerGroup] + (1...plan.groups).map { "g\($0)" } }
+}
+
+// MARK: forming
+
+extension Simulation {
+    private func form() {
+        for node in nodes {
+            do { try node.start() } catch { judge.note(Violation("Forms", nodes: [node.number], "\(error)")) }
+        }
+        var isFormed = false
+        for _ in 0..<120 where !isFormed && judge.violation == nil {
+            askToForm { isFormed = true }
+            _ = run(limit: .milliseconds(500)) { isFormed }
+        }
+        if !isFormed { judge.note(Violation("Forms", "the cluster is not formed after a minute")) }
+        tell("formed: \(plan.groups) groups of \(plan.replicas) replicas on \(plan.nodes) nodes")
+    }
+
+    private func askToForm(_ done: @escaping () -> Void) {
+        let client = clients[0]
+        let plan = self.plan
+        client.lane.post {
+            let body = Arena().scope { arena in
+                let message = arena.make(flotilla__init_request__init)
+                message.pointee.groups = UInt32(plan.groups)
+                message.pointee.replicas = UInt32(plan.replicas)
+                message.pointee.has_nodes = 1
+                message.pointee.nodes = UInt32(plan.nodes)
+                return arena.pack(message)
+            }
+            client.remote.call(
+                SimulatedNode.address(1), service: "flotilla.ClusterService", method: "init", body: body,
+                deadline: client.lane.clock.now + .milliseconds(2000)
+            ) { result in
+                guard case .reply(let reply) = result else { return }
+                let isDone = Arena().scope { arena in
+                    arena.unpack(flotilla__init_reply__init, reply.body)?.pointee.done ?? 0 != 0
+                }
+                if isDone { done() }
+            }
+            client.lane.requestTurn()
+        }
+    }
+}
+
+// MARK: suffering and healing
+
+extension Simulation {
+    private func suffer() {
+        for client in clients { client.begin() }
+        let begin = world.stepCount
+        var next = 0
+        let faults = plan.schedule.faults
+        while world.stepCount - begin < plan.steps, judge.violation == nil {
+            while next < faults.count, faults[next].step <= world.stepCount - begin {
+                strike(faults[next])
+                next += 1
+            }
+            step()
+        }
+    }
+
+    private func heal() {
+        tell("healing")
+        for client in clients { client.rest() }
+        endFaults()
+        guard run(limit: .milliseconds(60_000), until: { clients.allSatisfy { $0.underWay == 0 } }) else {
+            return judge.note(Violation("Heals", "a client's call has no end"))
+        }
+        guard run(limit: .milliseconds(60_000), until: { isLed() && hasRoom() }) else {
+            return judge.note(Violation("Heals", "not every group is led, or a node has no room: " + summary()))
+        }
+        serveEverybody()
+        guard judge.violation == nil else { return }
+        guard run(limit: .milliseconds(60_000), until: isApplied) else {
+            return judge.note(Violation("Heals", "not everybody has applied the same: " + summary()))
+        }
+        expectRest()
+    }
+
+    /// Nobody without work logs, campaigns or changes leaders; the disk is heard once per interval of the liveness.
+    private func expectRest() {
+        // the last batch is sealed, and calls that nobody waits for any more have ended
+        _ = run(limit: .milliseconds(10_000)) { false }
+        let before = (state: summary(), logs: loggedBytes(), syncs: nodes.map(\.logDisk.syncCount))
+        _ = run(limit: .milliseconds(5_000)) { false }
+        guard judge.violation == nil else { return }
+        // a node's clock may run a little fast
+        let pulses = 5_000 / NodeLiveness.Settings().interval.milliseconds + 2
+        let isCalm = zip(nodes, before.syncs).allSatisfy { $0.logDisk.syncCount - $1 <= pulses }
+        guard summary() != before.state || loggedBytes() != before.logs || !isCalm else { return }
+        let syncs = zip(nodes, before.syncs).map { "\($0.logDisk.syncCount - $1) syncs" }.joined(separator: ", ")
+        judge.note(Violation("Rests", "in five seconds \(syncs); before: \(before.state); now: \(summary())"))
+    }
+
+    /// What the logs hold on the disks.
+    private func loggedBytes() -> [[UInt8]?] {
+        nodes.flatMap { node in
+            ((try? node.logDisk.list()) ?? []).filter { $0.hasSuffix(".log") }.map { node.logDisk.contents($0) }
+        }
+    }
+
+    /// Every client writes and reads every key, one client after the other: fewer orders are possible.
+    private func serveEverybody() {
+        for client in clients where judge.violation == nil { serve(client) }
+    }
+
+    private func serve(_ client: SimulatedClient) {
+        var waiting = keys.count
+        for slot in 0..<keys.count {
+            let key = keys.key(at: slot)
+            client.lane.post { [self] in
+                client.call([(key, .increment(1)), (key, .get)], within: .milliseconds(20_000)) { [self] ends in
+                    waiting -= 1
+                    for end in ends {
+                        if case .answered = end { continue }
+                        judge.note(Violation("Heals", "key \(key.name.text) is not served: it \(end); " + summary()))
+                    }
+                }
+                client.lane.requestTurn()
+            }
+        }
+        if !run(limit: .milliseconds(60_000), until: { waiting == 0 }) {
+            judge.note(Violation("Heals", "\(waiting) calls were never answered: " + summary()))
+        }
+    }
+
+    /// Whether the replica may have lost data for good: it is not expected to serve.
+    private func isLost(_ node: SimulatedNode, _ group: String) -> Bool {
+        rotten.contains(node.number) && (!node.isRunning || node.status(of: group)?.state == "damaged")
+    }
+
+    private func isLed() -> Bool {
+        groupNames.allSatisfy { group in
+            guard let leader = nodes.first(where: { $0.leads(group) }) else { return false }
+            return nodes.allSatisfy { node in
+                guard let status = node.status(of: group), !isLost(node, group) else { return true }
+                return status.leader == leader.peer
+            }
+        }
+    }
+
+    /// A host looks for room once a second.
+    private func hasRoom() -> Bool { nodes.allSatisfy { !$0.isRunning || !$0.host.refusesWrites } }
+
+    private func isApplied() -> Bool {
+        groupNames.allSatisfy { group in
+            let last = judge.appliedSequencesEqual.lastApplied(of: group)
+            return nodes.allSatisfy { node in
+                guard let status = node.status(of: group), !isLost(node, group) else { return true }
+                return status.problem == nil && status.appliedIndex == last && status.lastIndex == last
+            }
+        }
+    }
+
+    /// Who is what, for people.
+    func summary() -> String {
+        groupNames.map { group in
+            group + ": "
+                + nodes.compactMap { node in
+                    guard node.isRunning else { return "\(node.number) down" }
+                    guard let status = node.status(of: group) else { return nil }
+                    return "\(node.number) \(status.state) of term \(status.term), log \(status.lastIndex), durable "
+                        + "\(status.durableIndex), committed \(status.commitIndex), applied \(status.appliedIndex)"
+                        + (status.problem.map { " (\($0))" } ?? "")
+                }.joined(separator: ", ")
+        }.joined(separator: "; ")
+    }
+}

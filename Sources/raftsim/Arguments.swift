@@ -1,0 +1,120 @@
+import Glibc
+import Simulator
+
+/// A command line that cannot be understood.
+struct UsageError: Error {
+    var text: String
+}
+
+/// What the command line asks for.
+struct Arguments {
+    var seeds: ClosedRange<UInt64> = 0...0
+    var isMany = false
+    var groups: Int?
+    var nodes: Int?
+    var steps: Int?
+    var kinds = FaultKind.available
+    var schedule: FaultSchedule?
+    var printsTimeline = false
+
+    static let help = """
+        raftsim runs a whole cluster from a seed - nodes, clients, disks, clocks and network in one thread - lets it
+        suffer, and judges it after every step.
+
+        usage: raftsim SEED [OPTION...]            one seed, bit for bit as always
+               raftsim --seeds A..B [OPTION...]    all seeds from A to B
+
+          --groups G         groups of keys, 1 to 100 (default: drawn from the seed)
+          --nodes N          nodes, 1 to 9 (default: drawn from the seed)
+          --steps S          events of the phase of faults (default: \(Plan.usualSteps))
+          --faults LIST      kinds of faults, separated by commas, or none (default: all)
+          --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas
+          --schedule-file F  the same from a file
+          --timeline         with one seed: print what happens
+
+        faults: \(FaultKind.available.map(\.rawValue).joined(separator: " "))
+
+        A failing seed prints its timeline, the smallest schedule found that still fails, and the command that replays it.
+        Exit status: 0 all seeds passed, 1 one failed, 2 usage.
+
+        """
+
+    init(_ words: [String]) throws(UsageError) {
+        var rest = words[...]
+        func value(of flag: String) throws(UsageError) -> String {
+            guard let value = rest.popFirst() else { throw UsageError(text: "\(flag) needs a value") }
+            return value
+        }
+        func number(of flag: String, _ range: ClosedRange<Int>) throws(UsageError) -> Int {
+            let text = try value(of: flag)
+            guard let number = Int(text), range.contains(number) else {
+                throw UsageError(text: "\(flag) must be \(range.lowerBound) to \(range.upperBound), not \(text)")
+            }
+            return number
+        }
+        var hasSeeds = false
+        while let word = rest.popFirst() {
+            switch word {
+            case "--seeds":
+                seeds = try Arguments.range(try value(of: word))
+                (isMany, hasSeeds) = (true, true)
+            case "--groups": groups = try number(of: word, 1...100)
+            case "--nodes": nodes = try number(of: word, 1...9)
+            case "--steps": steps = try number(of: word, 0...1_000_000_000)
+            case "--faults": kinds = try Arguments.kinds(try value(of: word))
+            case "--schedule": schedule = try Arguments.schedule(try value(of: word))
+            case "--schedule-file": schedule = try Arguments.schedule(try Arguments.contents(of: try value(of: word)))
+            case "--timeline": printsTimeline = true
+            default:
+                guard !word.hasPrefix("-"), let seed = UInt64(word), !hasSeeds else {
+                    throw UsageError(text: "\(word) is not understood")
+                }
+                (seeds, hasSeeds) = (seed...seed, true)
+            }
+        }
+        guard hasSeeds else { throw UsageError(text: "a seed is needed") }
+    }
+
+    /// The plan of a seed.
+    func plan(_ seed: UInt64) -> Plan {
+        Plan(seed: seed, groups: groups, nodes: nodes, steps: steps, kinds: kinds, schedule: schedule)
+    }
+
+    private static func range(_ text: String) throws(UsageError) -> ClosedRange<UInt64> {
+        let ends = text.split(separator: ".", omittingEmptySubsequences: false)
+        guard ends.count == 3, ends[1].isEmpty, let first = UInt64(ends[0]), let last = UInt64(ends[2]), first <= last
+        else { throw UsageError(text: "--seeds must be like 1..100, not \(text)") }
+        return first...last
+    }
+
+    private static func kinds(_ text: String) throws(UsageError) -> [FaultKind] {
+        if text == "none" { return [] }
+        var kinds: [FaultKind] = []
+        for name in text.split(separator: ",") {
+            guard let kind = FaultKind(rawValue: String(name)) else {
+                throw UsageError(text: "there is no fault \(name)")
+            }
+            if let obstacle = kind.obstacle { throw UsageError(text: obstacle) }
+            kinds.append(kind)
+        }
+        return kinds
+    }
+
+    private static func schedule(_ text: String) throws(UsageError) -> FaultSchedule {
+        guard let schedule = FaultSchedule(text) else { throw UsageError(text: "the schedule is malformed") }
+        return schedule
+    }
+
+    private static func contents(of path: String) throws(UsageError) -> String {
+        guard let file = fopen(path, "r") else { throw UsageError(text: "\(path) cannot be opened") }
+        defer { fclose(file) }
+        var bytes: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = fread(&buffer, 1, buffer.count, file)
+            guard count > 0 else { break }
+            bytes.append(contentsOf: buffer[..<count])
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}

@@ -1,0 +1,330 @@
+import Testing
+
+@testable import RaftCore
+
+@Suite("Liveness of a group: loyalty while a promise stands")
+struct LoyaltyTests {
+    @Test("a term that a follower hears of does not end its loyalty to the leader it accepted before")
+    func acrossTerms() {
+        var stage = Stage.resting()
+        stage.receive(
+            .voteReply(VoteReply(isPreVote: false, requestTerm: Term(2), term: Term(7), granted: false)), from: c)
+        #expect(stage.raft.term == Term(7) && stage.raft.leader == nil)
+        #expect(stage.hearVote(from: c, term: 9, last: .zero).voteReply?.granted == false)
+        #expect(stage.raft.term == Term(7))
+    }
+
+    @Test("loyal, it asks whether it could be elected so that it is heard of, but does not stand for election")
+    func onlyAsks() {
+        var stage = Stage.resting()
+        stage.receive(
+            .voteReply(VoteReply(isPreVote: false, requestTerm: Term(2), term: Term(7), granted: false)), from: c)
+        stage.reachDeadline()
+        stage.answerVotes([c])
+        #expect(stage.raft.role == .preCandidate && stage.raft.term == Term(7))
+    }
+
+    @Test("loyalty is owed to the run that led: once the leader's node runs anew it is over")
+    func newRun() {
+        var stage = Stage.resting()
+        var ignored = NodeLiveness.Effects()
+        let request = NodeLiveness.Request(runNumber: 2, sequence: 1, asks: true)
+        stage.liveness.step(.received(request, from: b.address, wallClock: 0), now: stage.now, into: &ignored)
+        stage.step(.livenessChanged(b.address))
+        #expect(stage.raft.deadline != nil)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("an old vote request of the leader, from before it led, does not end loyalty")
+    func oldRequest() {
+        var stage = Stage.resting()
+        stage.hearVote(from: b, term: 3, last: .zero)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
+    }
+
+    @Test("told by its leader to campaign, it may although its promise stands; told by another it may not")
+    func handOver() {
+        for (sender, campaigns) in [(b, true), (c, false)] {
+            var stage = Stage.resting()
+            stage.receive(
+                .timeoutNowRequest(TimeoutNowRequest(term: Term(3), oldLeaderSteppedDown: true)), from: sender)
+            #expect((stage.raft.role == .candidate) == campaigns)
+        }
+    }
+}
+
+@Suite("Liveness of a group: release")
+struct ReleaseTests {
+    @Test("a leader that steps down tells every voter whose node supports it, and again until each has answered")
+    func retried() {
+        var stage = Stage.settled()
+        #expect(stage.step(.stepDownRequested).releases == [b, c])
+        stage.receive(.releaseReply(ReleaseReply(term: Term(1))), from: b)
+        stage.wait(milliseconds: 1000, supportedBy: [b, c])
+        #expect(stage.step(.deadlineReached).releases == [c])
+        stage.receive(.releaseReply(ReleaseReply(term: Term(0))), from: c)
+        stage.wait(milliseconds: 1000, supportedBy: [b, c])
+        #expect(stage.step(.deadlineReached).releases == [c], "the answer to another release")
+        stage.receive(.releaseReply(ReleaseReply(term: Term(1))), from: c)
+        stage.wait(milliseconds: 1000, supportedBy: [b, c])
+        #expect(stage.step(.deadlineReached).releases.isEmpty)
+    }
+
+    @Test("so does one that finds a higher term, and names its own")
+    func higherTerm() {
+        var stage = Stage.settled()
+        let effects = stage.hear(from: b, term: 5)
+        #expect(effects.messages.contains { $0 == Outbound(to: c, body: .release(ReleaseRequest(term: Term(1)))) })
+    }
+
+    @Test("a released voter wakes, is free to vote, and answers")
+    func freed() {
+        var stage = Stage.resting()
+        let effects = stage.receive(.releaseRequest(ReleaseRequest(term: Term(3))), from: b)
+        #expect(effects.reply == .releaseReply(ReleaseReply(term: Term(3))))
+        #expect(stage.raft.deadline != nil && stage.raft.leader == nil)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("of an earlier term, or from somebody else, it frees nobody but is answered")
+    func others() {
+        for (sender, term) in [(b, 2), (c, 3)] as [(PeerID, Int64)] {
+            var stage = Stage.resting()
+            let effects = stage.receive(.releaseRequest(ReleaseRequest(term: Term(term))), from: sender)
+            #expect(effects.reply == .releaseReply(ReleaseReply(term: Term(term))))
+            #expect(stage.raft.deadline == nil && stage.raft.leader == b)
+        }
+    }
+
+    @Test("a release that comes after the follower has gone on to another term frees it all the same")
+    func late() {
+        var stage = Stage.resting()
+        stage.receive(
+            .voteReply(VoteReply(isPreVote: false, requestTerm: Term(2), term: Term(7), granted: false)), from: c)
+        stage.receive(.releaseRequest(ReleaseRequest(term: Term(3))), from: b)
+        #expect(stage.hearVote(from: c, term: 8, last: .zero).voteReply?.granted == true)
+    }
+}
+
+@Suite("Liveness of a group: a leader that gets nothing done resigns")
+struct StallTests {
+    private func stall(_ stage: inout Stage) {
+        let others = stage.raft.peers
+        stage.wait(milliseconds: 2100, supportedBy: others)
+        stage.step(.deadlineReached)
+    }
+
+    @Test("a proposal without a majority for two promises ends the leadership, with a release and a hand-over")
+    func proposal() {
+        var stage = Stage.settled()
+        stage.step(.proposed(count: 1))
+        stage.wait(milliseconds: 1900, supportedBy: [b, c])
+        stage.step(.deadlineReached)
+        #expect(stage.raft.isLeader)
+        stage.wait(milliseconds: 200, supportedBy: [b, c])
+        stage.step(.deadlineReached)
+        #expect(!stage.raft.isLeader && stage.effects.releases == [b, c] && stage.effects.timeoutsNow == [b])
+    }
+
+    @Test("so does a read")
+    func read() {
+        var stage = Stage.settled()
+        stage.step(.readRequested(1, lease: false))
+        stall(&stage)
+        #expect(!stage.raft.isLeader && stage.effects.failedReads == [1])
+    }
+
+    @Test("its own disk alone does not end it: a majority of others commits")
+    func ownDisk() {
+        var stage = Stage.settled()
+        stage.step(.proposed(count: 1))
+        stage.catchUp([b, c])
+        stall(&stage)
+        #expect(stage.raft.isLeader)
+    }
+
+    @Test("what gets on is given new time")
+    func progress() {
+        var stage = Stage.settled()
+        for _ in 0..<4 {
+            stage.step(.proposed(count: 1))
+            stage.wait(milliseconds: 1500, supportedBy: [b, c])
+            stage.step(.proposed(count: 1))
+            stage.persist()
+            stage.catchUp([b])
+        }
+        #expect(stage.raft.isLeader)
+    }
+
+    @Test("without anything to do nothing stalls")
+    func idle() {
+        var stage = Stage.settled()
+        #expect(stage.raft.deadline == nil)
+        stall(&stage)
+        #expect(stage.raft.isLeader)
+    }
+
+    @Test("a snapshot under way excuses a leader only if a majority needs its receiver")
+    func snapshots() {
+        for (isNeeded, leads) in [(true, true), (false, false)] {
+            // of a, b, c the last one, or a learner beside them
+            let receiver = isNeeded ? c : d
+            var stage = Stage.settled(members: isNeeded ? [a, c] : [a, b, c], learners: isNeeded ? [] : [d])
+            stage.step(.proposed(count: 3))
+            stage.persist()
+            stage.catchUp(isNeeded ? [c] : [b, c])
+            stage.step(.compacted(through: index(4)))
+            if isNeeded {
+                let ticket = stage.step(.proposed(count: 1)).appends(to: c)[0]
+                stage.answer(ticket, from: c, success: false, hint: 0)
+                let probe = stage.effects.appends(to: c)
+                stage.answer(probe.first ?? ticket, from: c, success: false, hint: 0)
+            } else {
+                stage.step(.connectionLost(d.address))
+                stage.wait(milliseconds: 1000, supportedBy: stage.raft.peers)
+                stage.step(.deadlineReached)
+                stage.step(.proposed(count: 1))
+            }
+            #expect(stage.raft.progress(of: receiver)?.isInstalling == true)
+            stall(&stage)
+            #expect(stage.raft.isLeader == leads, "needed: \(isNeeded)")
+        }
+    }
+}
+
+@Suite("Liveness of a group: resting and waking")
+struct RestTests {
+    @Test("without a majority of reachable nodes nobody campaigns, and news of one wakes")
+    func unreachable() {
+        var stage = Stage.resting()
+        var ignored = NodeLiveness.Effects()
+        stage.wait(milliseconds: 5000)
+        stage.liveness.step(.deadlineReached, now: stage.now, into: &ignored)
+        stage.wait(milliseconds: 5000)
+        stage.liveness.step(.deadlineReached, now: stage.now, into: &ignored)
+        stage.step(.livenessChanged(b.address))
+        #expect(stage.reachDeadline().messages.isEmpty && stage.raft.role == .follower)
+        #expect(stage.raft.deadline == nil && stage.raft.leader == nil)
+        stage.promise(to: c)
+        stage.step(.livenessChanged(c.address))
+        #expect(stage.raft.deadline != nil)
+    }
+
+    @Test("a new epoch of a supporter makes its leader probe there, once")
+    func probe() {
+        var stage = Stage.settled()
+        #expect(stage.step(.livenessChanged(b.address)).appends(to: b).map(\.count) == [0])
+        #expect(stage.effects.appends(to: c).isEmpty)
+    }
+
+    @Test("a group rests when everybody has acknowledged everything; what one of them missed keeps its leader awake")
+    func group() {
+        var stage = Stage.settled()
+        #expect(stage.raft.deadline == nil)
+        stage.step(.proposed(count: 1))
+        stage.persist()
+        stage.catchUp([b])
+        #expect(stage.raft.deadline != nil)
+        stage.catchUp([c])
+        #expect(stage.raft.deadline == nil)
+    }
+
+    @Test("a member whose node is dead keeps nobody awake")
+    func deadNode() {
+        var stage = Stage()
+        stage.lead()
+        stage.gainSupport(from: [b])
+        stage.persist()
+        stage.catchUp([b])
+        #expect(stage.raft.deadline == nil && stage.raft.progress(of: c)?.match == .zero)
+    }
+}
+
+@Suite("Liveness of a group: foreign members")
+struct ForeignTests {
+    private func settled() -> Stage {
+        var stage = Stage.settled()
+        stage.makeForeign(c)
+        return stage
+    }
+
+    @Test("a foreign member gets heartbeats, others do not")
+    func heartbeats() {
+        var stage = settled()
+        for _ in 0..<3 {
+            let effects = stage.reachDeadline()
+            #expect(effects.appends(to: c).map(\.count) == [0] && effects.appends(to: b).isEmpty)
+            stage.gainSupport(from: [b], tells: false)
+            stage.answer(effects.appends(to: c)[0], from: c)
+        }
+        #expect(stage.raft.deadline! <= stage.now + RaftSettings().heartbeatInterval)
+    }
+
+    @Test("it counts for commits and rounds of reads, but never for a lease")
+    func counts() {
+        var stage = settled()
+        stage.step(.proposed(count: 1))
+        stage.persist()
+        stage.catchUp([c])
+        #expect(stage.raft.commitIndex == index(2))
+        let ticket = stage.step(.readRequested(1, lease: false)).appends(to: c)[0]
+        #expect(stage.answer(ticket, from: c).readyReads.map(\.read) == [1])
+        #expect(stage.raft.holdsLease(of: Term(1), now: stage.now, liveness: stage.liveness), "by b")
+        stage.makeForeign(b)
+        #expect(!stage.raft.holdsLease(of: Term(1), now: stage.now, liveness: stage.liveness))
+    }
+
+    @Test("it supports a leader by answering, for one election timeout")
+    func support() {
+        var stage = settled()
+        stage.makeForeign(b)
+        stage.catchUp([b, c])
+        stage.wait(milliseconds: 999)
+        stage.step(.deadlineReached)
+        #expect(stage.raft.isLeader)
+        stage.wait(milliseconds: 1)
+        stage.step(.deadlineReached)
+        #expect(!stage.raft.isLeader)
+    }
+
+    @Test("towards a foreign leader a follower keeps braft's lease: election timeout and clock drift, awake")
+    func lease() {
+        var stage = Stage()
+        stage.makeForeign(b)
+        stage.hear(from: b, term: 3)
+        #expect(stage.raft.deadline != nil)
+        stage.wait(milliseconds: 1999)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
+        stage.wait(milliseconds: 1)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("the lease runs from the start of the process too, for the run before may have given it")
+    func leaseAtStart() {
+        var stage = Stage(isQuiet: true)
+        stage.makeForeign(b)
+        stage.wait(milliseconds: 1500)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
+        stage.step(.deadlineReached)
+        #expect(stage.raft.role == .follower && stage.raft.deadline! - stage.now >= .milliseconds(500))
+        stage.wait(milliseconds: 500)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("a foreign leader that asks for votes itself is heard: it leads no more")
+    func itself() {
+        var stage = Stage(isQuiet: true)
+        stage.makeForeign(b)
+        stage.wait(milliseconds: 1500)
+        #expect(stage.hearVote(from: b, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("a hand-over by a foreign leader ends its lease")
+    func handOver() {
+        var stage = Stage()
+        stage.makeForeign(b)
+        stage.hear(from: b, term: 3)
+        let handOver = TermLeader(leader: b, term: Term(3))
+        #expect(stage.hearVote(from: c, term: 4, last: .zero, handOver: handOver).voteReply?.granted == true)
+    }
+}

@@ -1,0 +1,52 @@
+import Glibc
+import RaftCore
+import Simulator
+import Testing
+
+/// Whole clusters under random trouble: never wrong, and well again and at rest when it is over. `RAFT_SEEDS=n` runs n
+/// seeds, `RAFT_FIRST_SEED=k` from k on.
+@Suite("A cluster from one seed")
+struct SimulationTests {
+    static let seeds: Range<UInt64> = {
+        func variable(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
+        let first = variable("RAFT_FIRST_SEED") ?? 1
+        return first..<first + (variable("RAFT_SEEDS") ?? 8)
+    }()
+
+    @Test("Trouble does no harm, and ends", arguments: seeds) func survives(seed: UInt64) {
+        let outcome = Simulation(Plan(seed: seed)).run()
+        #expect(outcome.violation == nil, "seed \(seed): \(outcome.violation?.description ?? "")")
+        #expect(outcome.answered > 100 && !outcome.faults.isEmpty)
+    }
+
+    @Test("Every kind of fault happens, and does no harm", arguments: FaultKind.available) func kinds(kind: FaultKind) {
+        // a fault in a hundred steps or so
+        var random = SeededRandom(seed: 1)
+        let schedule = FaultSchedule.random(
+            kinds: [kind], nodes: 3, replicas: 3, steps: 4000, stepsPerFault: 400, &random)
+        let outcome = Simulation(Plan(seed: 1, groups: 2, nodes: 3, steps: 4000, schedule: schedule)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+        #expect(outcome.faults[kind] ?? 0 > 0)
+    }
+
+    @Test("The same seed gives the same run, another seed another one") func determinism() {
+        func run(_ seed: UInt64) -> Simulation.Outcome { Simulation(Plan(seed: seed, steps: 5000)).run() }
+        let (one, again, other) = (run(1001), run(1001), run(1002))
+        #expect(one == again)
+        #expect(one.hash != other.hash)
+    }
+
+    @Test("A cluster that cannot heal is reported") func unhealed() {
+        // more rot than a majority survives
+        let schedule = FaultSchedule(
+            (2...3).flatMap { node in
+                (0..<3).map {
+                    Fault(
+                        step: 9050, kind: .bitRot, node: node, other: 1, milliseconds: 10,
+                        amount: 7 * (1700 + 400 * $0))
+                }
+            })
+        let plan = Plan(seed: 2, groups: 1, nodes: 3, steps: 10_000, schedule: schedule)
+        #expect(Simulation(plan).run().violation?.checker == "Heals")
+    }
+}
