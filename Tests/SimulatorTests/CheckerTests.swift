@@ -175,13 +175,13 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(checker.applied(request, content: 2, reply: 10, in: "g") != nil, "another content")
     }
 
-    @Test("One lease at a time, and none over a later leader's write") func leases() {
+    @Test("One lease at a time, and none while a later leader commits") func leases() {
         let checker = LeaseSafety()
         let old = LeaseSafety.Believer(node: 1, term: Term(3))
         let new = LeaseSafety.Believer(node: 2, term: Term(4))
         #expect(checker.believed("g", []) == nil && checker.believed("g", [old]) == nil)
         #expect(checker.believed("g", [old, new])?.nodes == [1, 2])
-        #expect(checker.acknowledges("g", by: 2, in: Term(4), [new]) == nil)
-        #expect(checker.acknowledges("g", by: 2, in: Term(4), [old])?.checker == "LeaseSafety")
+        #expect(checker.commits("g", by: 2, in: Term(4), [new]) == nil)
+        #expect(checker.commits("g", by: 2, in: Term(4), [old])?.checker == "LeaseSafety")
     }
 }
