@@ -19,6 +19,9 @@ final class Judge {
         var commit = LogIndex.zero
         /// The term it leads in.
         var leads: Term?
+        /// Successes that wait for the disk, each with what stood for the log up to its end when it was decided on: the
+        /// entries may be replaced before it leaves, which is as if it had been long under way.
+        var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
         /// The membership in force after its last step.
         var configuration = Configuration.empty
     }
@@ -104,6 +107,9 @@ extension Judge {
             note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
         }
         if let write { submit(write, &replica, name) }
+        if case .appendReply(let reply) = effects.acknowledgement, reply.success {
+            replica.acknowledging.append((reply, replica.log.chain(at: reply.end)))
+        }
         let wasLeading = replica.leads
         replica.leads = raft.isLeader ? raft.term : nil
         // a leader that commits and then puts another membership in force has counted by the old one
@@ -220,14 +226,24 @@ extension Judge {
 // MARK: what is said and applied
 
 extension Judge {
-    fileprivate func said(_ name: ReplicaName, _ message: Message) {
+    /// An answer that had to wait for the disk leaves.
+    fileprivate func acknowledged(_ name: ReplicaName, _ message: Message) {
+        guard case .appendReply(let reply) = message, reply.success,
+            let place = followed[name]?.acknowledging.firstIndex(where: { $0.reply == reply })
+        else { return said(name, message) }
+        let chain = followed[name]?.acknowledging[place].chain
+        followed[name]?.acknowledging.removeFirst(place + 1)
+        said(name, message, chain: chain)
+    }
+
+    private func said(_ name: ReplicaName, _ message: Message, chain: UInt64? = nil) {
         guard violation == nil, let replica = followed[name] else { return }
         switch message {
         case .appendReply(let reply):
             guard reply.success else { return }
             note(
                 durableBeforeAcknowledged.acknowledges(
-                    name, through: reply.ticket.previous.advanced(by: reply.ticket.count), replica.log,
+                    name, through: reply.end, chain: chain ?? replica.log.chain(at: reply.end),
                     durable: replica.durable))
             look(at: name, replica)
         case .voteReply(let reply):
@@ -332,11 +348,16 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
         judge.stepped(ReplicaName(group, on: node), event, raft, effects, write)
     }
 
-    func acknowledged(_ group: String, _ message: Message) { judge.said(ReplicaName(group, on: node), message) }
+    func acknowledged(_ group: String, _ message: Message) { judge.acknowledged(ReplicaName(group, on: node), message) }
 
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)
     }
+}
+
+extension AppendReply {
+    /// Up to where a success vouches for the log.
+    fileprivate var end: LogIndex { ticket.previous.advanced(by: ticket.count) }
 }
 
 extension LogIndex {

@@ -16,8 +16,8 @@ extension Simulation {
         return nodes.filter { raft.configuration.contains($0.peer) }
     }
 
-    /// The leader of a group of keys is asked for other members, once newcomers whose nodes run have an empty replica;
-    /// if it leads no more by then, nobody is asked. The map does not learn of it.
+    /// The leader of a group of keys is asked for other members, once the newcomers have replicas. If one of them cannot
+    /// have any now, or the leader leads no more by then, nobody is asked. The map does not learn of it.
     func churn(_ fault: Fault) {
         let group = "g\(1 + fault.amount % plan.groups)"
         guard let leader = leader(of: group), let raft = leader.host.raft(of: group),
@@ -31,14 +31,14 @@ extension Simulation {
         var random = SeededRandom(seed: UInt64(fault.amount))
         guard let target = draw.next(after: raft.configuration, leader: leader.peer, &random) else { return }
         tell("\(group): from \(raft.configuration) to \(target)")
-        let newcomers = nodes.filter { target.contains($0.peer) && $0.isRunning && $0.status(of: group) == nil }
+        let newcomers = nodes.filter { target.contains($0.peer) && !raft.configuration.contains($0.peer) }
         var awaited = newcomers.count
         let noteCreated = { [self] in
             if awaited == 0 { askForMembers(target, of: group, leader) }
             awaited -= 1
         }
         for newcomer in newcomers {
-            guard let server = server(of: newcomer) else { continue }
+            guard newcomer.isRunning, let server = server(of: newcomer) else { return }
             newcomer.lane.post { [self] in
                 server.createNewcomer(of: group) { [self] problem in
                     guard let problem else { return noteCreated() }
