@@ -94,9 +94,8 @@ public final class ShardServer {
         self.startedAt = lane.clock.now
         self.nextFormation = startedAt
         self.nextMapPoll = startedAt
-        var random = SeededRandom(seed: seed)
-        self.mapPolls = Int(random.number(in: 0..<1 << 16))
-        self.random = random
+        self.random = SeededRandom(seed: seed)
+        self.mapPolls = Int(seed & 0xffff)
         if let packed = directory.identity.bootstrap {
             bootstrap = arena.scope { arena in
                 arena.unpack(flotilla__bootstrap_record__init, packed).flatMap { BootstrapRecord($0.pointee) }
