@@ -158,7 +158,11 @@ extension Judge {
         }
         replica.durable.take(write.truncateFrom, write.entries)
         if let state = write.state { hardStateNeverGoesBack.persisted(name, state) }
-        if !world.disk(name.node).isSynced {
+        let disk = world.disk(name.node)
+        if disk.failsSyncs {
+            // a later write may have failed before this one's completion came
+            readBack(name, replica)
+        } else if !disk.isSynced {
             note(
                 Violation(
                     "DurableBeforeAcknowledged", group: name.group, index: replica.durable.lastIndex,
@@ -255,10 +259,14 @@ extension Judge {
         }
     }
 
-    /// Now and then reads back what the node's disk would hold if it lost its unsynced bytes now.
     private func look(at name: ReplicaName, _ replica: Followed) {
         looks += 1
-        guard looks % Judge.looksOneOf == 0, !rotten.contains(name.node), let host = world.host(name.node),
+        if looks % Judge.looksOneOf == 0 { readBack(name, replica) }
+    }
+
+    /// Reads back what the node's disk would hold if it lost its unsynced bytes now.
+    private func readBack(_ name: ReplicaName, _ replica: Followed) {
+        guard !rotten.contains(name.node), let host = world.host(name.node),
             let record = host.records.first(where: { $0.group == name.group })
         else { return }
         do throws(StorageError) {
