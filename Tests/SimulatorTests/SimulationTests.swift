@@ -38,6 +38,14 @@ struct SimulationTests {
         #expect(one.hash != other.hash)
     }
 
+    @Test("A batch counts as durable whose completion comes after the failed sync of a later write")
+    func lateCompletion() throws {
+        let schedule = try #require(
+            FaultSchedule("11965:hanging-disk:3:2:1646:499043,12936:fsync-error:3:2:772:734486"))
+        let outcome = Simulation(Plan(seed: 6, groups: 2, nodes: 3, schedule: schedule)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+    }
+
     @Test("A cluster that cannot heal is reported") func unhealed() {
         // more rot than a majority survives
         let schedule = FaultSchedule(
