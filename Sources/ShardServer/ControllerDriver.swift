@@ -107,6 +107,23 @@ extension ShardServer {
         }
     }
 
+    /// Creates an empty replica of `group`, a group of the map, for a change of membership that is about to make this
+    /// node a member: it knows nobody, and neither votes nor campaigns until a leader has told it of its members. Not
+    /// for a group's birth, which the map orders. On the lane; `done` gets nil once the replica is durable, or was there
+    /// already, or why there is none.
+    public func createNewcomer(of group: String, _ done: @escaping (String?) -> Void) {
+        guard map?.groups.contains(where: { $0.id == group && $0.isBorn }) == true else {
+            return done("the map known here has no group \(group) that is born")
+        }
+        host.create(
+            group: group, peer: PeerID(address: address), birth: .empty, kind: ReplicaKind.keyValue
+        ) { [self] (number) throws(StateMachineError) in
+            try makeStateMachine(group, ReplicaKind.keyValue, number)
+        } completion: { problem in
+            done(problem)
+        }
+    }
+
     func answerCreateReplica(_ request: RpcRequest) {
         let parsed = arena.scope { arena -> (String, PeerID, [PeerID])? in
             guard let message = arena.unpack(flotilla__create_replica_request__init, request.body)?.pointee,

@@ -75,6 +75,8 @@ public final class ShardServer {
     private var complaints: [String: Instant] = [:]
     var nextMapPoll: Instant
     var isPollingMap = false
+    /// Which of the seeds is asked next; nodes begin with different ones.
+    private var mapPolls: Int
     /// Set by the process while it stops.
     public var isStopping = false
 
@@ -93,6 +95,7 @@ public final class ShardServer {
         self.nextFormation = startedAt
         self.nextMapPoll = startedAt
         self.random = SeededRandom(seed: seed)
+        self.mapPolls = Int(seed & 0xffff)
         if let packed = directory.identity.bootstrap {
             bootstrap = arena.scope { arena in
                 arena.unpack(flotilla__bootstrap_record__init, packed).flatMap { BootstrapRecord($0.pointee) }
@@ -201,7 +204,9 @@ public final class ShardServer {
         let seeds = settings.controllers.filter { $0 != directory.identity.address }
         guard !seeds.isEmpty else { return nextMapPoll }
         isPollingMap = true
-        let seed = seeds[Int(random.number(in: 0..<Int64(seeds.count)))]
+        // in turn: none is passed over for long by chance
+        let seed = seeds[mapPolls % seeds.count]
+        mapPolls += 1
         let body = arena.scope { arena in
             let message = arena.make(flotilla__get_map_request__init)
             message.pointee.has_known_version = 1

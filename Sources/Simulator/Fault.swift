@@ -38,20 +38,12 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case slowDisk = "slow-disk"
     /// A node's disk answers nothing, and goes on.
     case hangingDisk = "hanging-disk"
-    /// A member of a group is replaced.
+    /// A leader of a group of keys is asked for other members; see ``MembershipDraw``.
     case churn
     /// A leader is asked to hand over, and perhaps cut off while it does.
     case transfer
     /// A node is stopped in order and started again.
     case stop
-
-    /// Why a simulation cannot do it, if it cannot.
-    public var obstacle: String? {
-        self == .churn ? "churn: not available yet, the host has no way to change the members of a group" : nil
-    }
-
-    /// Those that can happen.
-    public static var available: [FaultKind] { allCases.filter { $0.obstacle == nil } }
 }
 
 /// Something that goes wrong, and when. It ends by itself, so that any part of a schedule is a schedule.

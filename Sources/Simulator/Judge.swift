@@ -19,6 +19,11 @@ final class Judge {
         var commit = LogIndex.zero
         /// The term it leads in.
         var leads: Term?
+        /// Successes that wait for the disk, each with what stood for the log up to its end when it was decided on: the
+        /// entries may be replaced before it leaves, which is as if it had been long under way.
+        var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
+        /// The membership in force after its last step.
+        var configuration = Configuration.empty
     }
 
     private struct FollowedWrite {
@@ -46,8 +51,8 @@ final class Judge {
     /// Elections won.
     private(set) var elections = 0
 
-    /// Whether the replica of a group on a node would serve a read by lease now; unset while there are no lease reads.
-    var holdsLease: ((_ group: String, _ node: Int) -> Bool)?
+    /// By group, the nodes that lead it, each in a term of its own; one that has crashed may be among them.
+    private var leaders: [String: [Int]] = [:]
 
     /// One acknowledgement in so many has the disk read back as a restart would.
     private static let looksOneOf = 400
@@ -61,6 +66,8 @@ final class Judge {
         var disk: (Int) -> MemoryDisk
         /// The host of a running node.
         var host: (Int) -> RaftHost?
+        /// What the clock of a running node shows.
+        var clock: (Int) -> Instant
         /// Hears what stands in a timeline.
         var tell: (@autoclosure () -> String) -> Void
     }
@@ -100,13 +107,20 @@ extension Judge {
             note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
         }
         if let write { submit(write, &replica, name) }
+        if case .appendReply(let reply) = effects.acknowledgement, reply.success {
+            replica.acknowledging.append((reply, replica.log.chain(at: reply.end)))
+        }
         let wasLeading = replica.leads
         replica.leads = raft.isLeader ? raft.term : nil
+        // a leader that commits and then puts another membership in force has counted by the old one
+        let counted = replica.configuration
+        replica.configuration = raft.configuration
         followed[name] = replica
+        if (wasLeading != nil) != raft.isLeader { noteLeader(name, raft.isLeader) }
         if let term = replica.leads, wasLeading != term { elected(name, term, replica) }
-        if raft.commitIndex > replica.commit { committed(name, raft) }
+        if raft.commitIndex > replica.commit { committed(name, raft, counted) }
         if let reply = effects.reply { said(name, reply) }
-        if holdsLease != nil { note(leaseSafety.believed(name.group, believers(of: name.group))) }
+        if raft.isLeader { note(leaseSafety.believed(name.group, believers(of: name.group))) }
     }
 
     private func submit(_ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName) {
@@ -144,7 +158,11 @@ extension Judge {
         }
         replica.durable.take(write.truncateFrom, write.entries)
         if let state = write.state { hardStateNeverGoesBack.persisted(name, state) }
-        if !world.disk(name.node).isSynced {
+        let disk = world.disk(name.node)
+        if disk.failsSyncs {
+            // a later write may have failed before this one's completion came
+            readBack(name, replica)
+        } else if !disk.isSynced {
             note(
                 Violation(
                     "DurableBeforeAcknowledged", group: name.group, index: replica.durable.lastIndex,
@@ -172,7 +190,9 @@ extension Judge {
                         + "\(replica.durable.last) was durable and \(replica.writes.count - replica.done) writes on "
                         + "their way"))
         }
+        let wasLeading = replica.leads
         replica = Followed(log: log, durable: log)
+        (replica.leads, replica.configuration) = (wasLeading, raft.configuration)
         note(appliedSequencesEqual.starts(name, at: raft.commitIndex))
         if raft.commitIndex > .zero { note(committedNeverChanges.committed(name, .first...raft.commitIndex, log)) }
         replica.commit = raft.commitIndex
@@ -189,7 +209,7 @@ extension Judge {
                 name, in: term, durable: hardStateNeverGoesBack.durableState(of: name)))
     }
 
-    private func committed(_ name: ReplicaName, _ raft: Raft) {
+    private func committed(_ name: ReplicaName, _ raft: Raft, _ counted: Configuration) {
         guard let replica = followed[name] else { return }
         let first = replica.commit.next
         followed[name]?.commit = raft.commitIndex
@@ -200,23 +220,34 @@ extension Judge {
                 followed[ReplicaName(name.group, on: node)]?.log
             })
         note(
-            durableBeforeAcknowledged.commits(name, through: raft.commitIndex, replica.log, raft.configuration) {
+            durableBeforeAcknowledged.commits(name, through: raft.commitIndex, replica.log, counted) {
                 followed[ReplicaName(name.group, on: world.number($0.address))]?.durable
             })
+        note(leaseSafety.commits(name.group, by: name.node, in: raft.term, believers(of: name.group)))
     }
 }
 
 // MARK: what is said and applied
 
 extension Judge {
-    fileprivate func said(_ name: ReplicaName, _ message: Message) {
+    /// An answer that had to wait for the disk leaves.
+    fileprivate func acknowledged(_ name: ReplicaName, _ message: Message) {
+        guard case .appendReply(let reply) = message, reply.success,
+            let place = followed[name]?.acknowledging.firstIndex(where: { $0.reply == reply })
+        else { return said(name, message) }
+        let chain = followed[name]?.acknowledging[place].chain
+        followed[name]?.acknowledging.removeFirst(place + 1)
+        said(name, message, chain: chain)
+    }
+
+    private func said(_ name: ReplicaName, _ message: Message, chain: UInt64? = nil) {
         guard violation == nil, let replica = followed[name] else { return }
         switch message {
         case .appendReply(let reply):
             guard reply.success else { return }
             note(
                 durableBeforeAcknowledged.acknowledges(
-                    name, through: reply.ticket.previous.advanced(by: reply.ticket.count), replica.log,
+                    name, through: reply.end, chain: chain ?? replica.log.chain(at: reply.end),
                     durable: replica.durable))
             look(at: name, replica)
         case .voteReply(let reply):
@@ -228,10 +259,14 @@ extension Judge {
         }
     }
 
-    /// Now and then reads back what the node's disk would hold if it lost its unsynced bytes now.
     private func look(at name: ReplicaName, _ replica: Followed) {
         looks += 1
-        guard looks % Judge.looksOneOf == 0, !rotten.contains(name.node), let host = world.host(name.node),
+        if looks % Judge.looksOneOf == 0 { readBack(name, replica) }
+    }
+
+    /// Reads back what the node's disk would hold if it lost its unsynced bytes now.
+    private func readBack(_ name: ReplicaName, _ replica: Followed) {
+        guard !rotten.contains(name.node), let host = world.host(name.node),
             let record = host.records.first(where: { $0.group == name.group })
         else { return }
         do throws(StorageError) {
@@ -271,9 +306,6 @@ extension Judge {
 
     /// The first time that anybody applies this entry.
     private func judge(_ payload: Bytes, _ reply: Bytes, _ replyPrint: UInt64, in name: ReplicaName) {
-        if holdsLease != nil, let leader = followed[name]?.leads {
-            note(leaseSafety.acknowledges(name.group, by: name.node, in: leader, believers(of: name.group)))
-        }
         guard let decoded = try? GroupCommand.decoded(payload, arena), case .write(let write) = decoded else { return }
         let isRefused = ExecuteReply(reply, arena)?.error != nil
         var content: UInt64 = 0
@@ -289,10 +321,20 @@ extension Judge {
             exactlyOnce.applied(request, content: content, reply: isRefused ? nil : replyPrint, in: name.group))
     }
 
+    private func noteLeader(_ name: ReplicaName, _ leads: Bool) {
+        if leads { leaders[name.group, default: []].append(name.node) }
+        if !leads { leaders[name.group]?.removeAll { $0 == name.node } }
+    }
+
+    /// Who holds the lease of a group now, by the own clock; looked at only if there is more than one leader. A lease
+    /// is gained in a step of its leader alone, so looking after the steps of leaders misses none.
     private func believers(of group: String) -> [LeaseSafety.Believer] {
-        guard let holdsLease else { return [] }
-        return (1...world.nodes).filter { holdsLease(group, $0) }.map { node in
-            LeaseSafety.Believer(node: node, term: followed[ReplicaName(group, on: node)]?.leads ?? .zero)
+        guard let candidates = leaders[group], candidates.count > 1 else { return [] }
+        return candidates.compactMap { node in
+            guard let host = world.host(node), let raft = host.raft(of: group), raft.isLeader,
+                raft.holdsLease(of: raft.term, now: world.clock(node), liveness: host.liveness)
+            else { return nil }
+            return LeaseSafety.Believer(node: node, term: raft.term)
         }
     }
 
@@ -314,11 +356,16 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
         judge.stepped(ReplicaName(group, on: node), event, raft, effects, write)
     }
 
-    func acknowledged(_ group: String, _ message: Message) { judge.said(ReplicaName(group, on: node), message) }
+    func acknowledged(_ group: String, _ message: Message) { judge.acknowledged(ReplicaName(group, on: node), message) }
 
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)
     }
+}
+
+extension AppendReply {
+    /// Up to where a success vouches for the log.
+    fileprivate var end: LogIndex { ticket.previous.advanced(by: ticket.count) }
 }
 
 extension LogIndex {

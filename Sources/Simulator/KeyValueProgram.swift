@@ -8,7 +8,8 @@ import Transport
 final class KeyValueProgram: NodeProgram {
     private let controllers: [NodeAddress]
     private let engine: ForgetfulEngine
-    private var server: ShardServer?
+    /// The service of this life; nil while there is no process.
+    private(set) var server: ShardServer?
 
     init(controllers: [NodeAddress], seed: UInt64) {
         self.controllers = controllers

@@ -30,12 +30,12 @@ public struct Plan: Equatable, Sendable {
     ///   - schedule: the faults.
     public init(
         seed: UInt64, groups: Int? = nil, nodes: Int? = nil, steps: Int? = nil,
-        kinds: [FaultKind] = FaultKind.available, schedule: FaultSchedule? = nil
+        kinds: [FaultKind] = FaultKind.allCases, schedule: FaultSchedule? = nil
     ) {
         // one sequence for each, so that an argument leaves the others as they are
         var random = SeededRandom(seed: seed)
         var faultRandom = SeededRandom(seed: random.next())
-        let drawnNodes = random.number(in: 0..<4) == 0 ? 5 : 3
+        let drawnNodes = 3 + Int(random.number(in: 0..<4))
         let drawnGroups = 1 + Int(random.number(in: 0..<4))
         let wantsFive = random.number(in: 0..<2) == 0
         self.seed = seed

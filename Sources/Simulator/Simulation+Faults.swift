@@ -6,7 +6,7 @@ import Transport
 extension Simulation {
     /// Begins `fault`; it ends by itself.
     func strike(_ fault: Fault) {
-        guard fault.node <= nodes.count, fault.other <= nodes.count, fault.kind.obstacle == nil else { return }
+        guard fault.node <= nodes.count, fault.other <= nodes.count else { return }
         tell("fault \(fault)")
         faultCounts[fault.kind, default: 0] += 1
         let node = nodes[fault.node - 1]
@@ -25,7 +25,7 @@ extension Simulation {
             later(2500 + fault.milliseconds) { [self] in
                 if node.life == life { restartLater(node, .nothing, after: 1) }
             }
-        case .churn: return
+        case .churn: churn(fault)
         }
     }
 

@@ -30,13 +30,15 @@ public final class Simulation {
         public var undecided: Int
         /// Elections won.
         public var elections: Int
+        /// Changes of membership that were carried out to their end by the leader that was asked.
+        public var changes: Int
         /// Faults that happened, by kind.
         public var faults: [FaultKind: Int]
 
         /// What came of a run.
         public init(
             violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
-            undecided: Int = 0, elections: Int = 0, faults: [FaultKind: Int] = [:]
+            undecided: Int = 0, elections: Int = 0, changes: Int = 0, faults: [FaultKind: Int] = [:]
         ) {
             self.violation = violation
             self.hash = hash
@@ -46,6 +48,7 @@ public final class Simulation {
             self.lost = lost
             self.undecided = undecided
             self.elections = elections
+            self.changes = changes
             self.faults = faults
         }
     }
@@ -69,6 +72,8 @@ public final class Simulation {
     /// Nodes that have lost data for good.
     var rotten: Set<Int> = []
     var faultCounts: [FaultKind: Int] = [:]
+    /// Changes of membership that were carried out.
+    var changes = 0
     private let timeline: ((String) -> Void)?
 
     /// A simulation of `plan`; `timeline` hears a line about whatever is worth one.
@@ -111,6 +116,7 @@ public final class Simulation {
                 number: { address in (addresses.firstIndex(of: address) ?? 0) + 1 },
                 disk: { [nodes] in nodes[$0 - 1].logDisk },
                 host: { [nodes] in nodes[$0 - 1].isRunning ? nodes[$0 - 1].host : nil },
+                clock: { [nodes] in nodes[$0 - 1].lane.clock.now },
                 tell: { [unowned self] in tell($0()) }))
         for node in nodes { node.observer = judge.observer(of: node.number) }
         for client in clients {
@@ -153,7 +159,7 @@ public final class Simulation {
         return Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
             refused: keys.refused, lost: keys.lost, undecided: keys.undecided, elections: judge.elections,
-            faults: faultCounts)
+            changes: changes, faults: faultCounts)
     }
 
     /// Lets go of everything that holds another.
@@ -281,15 +287,16 @@ extension Simulation {
     private func expectRest() {
         // the last batch is sealed, and calls that nobody waits for any more have ended
         _ = run(limit: .milliseconds(10_000)) { false }
-        let before = (state: summary(), logs: loggedBytes(), syncs: nodes.map(\.logDisk.syncCount))
+        let before = (state: summary(of: .members), logs: loggedBytes(), syncs: nodes.map(\.logDisk.syncCount))
         _ = run(limit: .milliseconds(5_000)) { false }
         guard judge.violation == nil else { return }
         // a node's clock may run a little fast
         let pulses = 5_000 / NodeLiveness.Settings().interval.milliseconds + 2
         let isCalm = zip(nodes, before.syncs).allSatisfy { $0.logDisk.syncCount - $1 <= pulses }
-        guard summary() != before.state || loggedBytes() != before.logs || !isCalm else { return }
+        let after = summary(of: .members)
+        guard after != before.state || loggedBytes() != before.logs || !isCalm else { return }
         let syncs = zip(nodes, before.syncs).map { "\($0.logDisk.syncCount - $1) syncs" }.joined(separator: ", ")
-        judge.note(Violation("Rests", "in five seconds \(syncs); before: \(before.state); now: \(summary())"))
+        judge.note(Violation("Rests", "in five seconds \(syncs); before: \(before.state); now: \(after)"))
     }
 
     /// What the logs hold on the disks.
@@ -331,11 +338,8 @@ extension Simulation {
 
     private func isLed() -> Bool {
         groupNames.allSatisfy { group in
-            guard let leader = nodes.first(where: { $0.leads(group) }) else { return false }
-            return nodes.allSatisfy { node in
-                guard let status = node.status(of: group), !isLost(node, group) else { return true }
-                return status.leader == leader.peer
-            }
+            guard let leader = leader(of: group), let members = members(of: group) else { return false }
+            return members.allSatisfy { isLost($0, group) || $0.status(of: group)?.leader == leader.peer }
         }
     }
 
@@ -344,19 +348,28 @@ extension Simulation {
 
     private func isApplied() -> Bool {
         groupNames.allSatisfy { group in
+            guard let members = members(of: group) else { return false }
             let last = judge.appliedSequencesEqual.lastApplied(of: group)
-            return nodes.allSatisfy { node in
-                guard let status = node.status(of: group), !isLost(node, group) else { return true }
+            return members.allSatisfy { node in
+                if isLost(node, group) { return true }
+                guard let status = node.status(of: group) else { return false }
                 return status.problem == nil && status.appliedIndex == last && status.lastIndex == last
             }
         }
     }
 
+    /// Whom a summary is about: a replica that left, and perhaps was not told of it, asks for votes in vain for ever.
+    enum Audience {
+        case members
+        case everybody
+    }
+
     /// Who is what, for people.
-    func summary() -> String {
+    func summary(of audience: Audience = .everybody) -> String {
         groupNames.map { group in
-            group + ": "
-                + nodes.compactMap { node in
+            let shown = audience == .members ? members(of: group) ?? [] : nodes
+            return group + ": "
+                + shown.compactMap { node in
                     guard node.isRunning else { return "\(node.number) down" }
                     guard let status = node.status(of: group) else { return nil }
                     return "\(node.number) \(status.state) of term \(status.term), log \(status.lastIndex), durable "

@@ -227,6 +227,10 @@ struct CoreCluster {
             for changed in livenessEffects.changed { step(position, .livenessChanged(changed)) }
         }
         livenessQueue.removeAll(keepingCapacity: true)
-        livenessDeadline = liveness.compactMap(\.deadline).min()
+        livenessDeadline = nil
+        for node in liveness {
+            guard let deadline = node.deadline else { continue }
+            livenessDeadline = min(livenessDeadline ?? deadline, deadline)
+        }
     }
 }

@@ -28,8 +28,8 @@ func describe(_ plan: Plan, _ outcome: Simulation.Outcome) -> String {
     let verdict = outcome.violation.map { "FAILED \($0)" } ?? "passed"
     let faults = outcome.faults.values.reduce(0, +)
     return "seed \(plan.seed): \(verdict); \(plan.groups) groups on \(plan.nodes) nodes, \(outcome.steps) steps, "
-        + "\(outcome.elections) elections, \(faults) faults, calls: \(outcome.answered) answered, \(outcome.refused) "
-        + "refused, \(outcome.lost) unknown, \(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
+        + "\(outcome.elections) elections, \(faults) faults, \(outcome.changes) changes of membership, calls: "
+        + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
 }
 
 /// The timeline of a failure, and the smallest schedule that still fails.

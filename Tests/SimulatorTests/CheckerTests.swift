@@ -125,10 +125,11 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
     @Test("Acknowledgements, votes and commits need the disk") func durable() {
         let checker = DurableBeforeAcknowledged()
         let whole = log((1, 5), (1, 6))
-        #expect(checker.acknowledges(one, through: index(2), whole, durable: whole) == nil)
-        #expect(checker.acknowledges(one, through: index(1), whole, durable: log((1, 5))) == nil)
-        #expect(checker.acknowledges(one, through: index(2), whole, durable: log((1, 5)))?.index == index(2))
-        #expect(checker.acknowledges(one, through: index(2), whole, durable: log((1, 5), (1, 9))) != nil)
+        let (first, both) = (whole.chain(at: index(1)), whole.chain(at: index(2)))
+        #expect(checker.acknowledges(one, through: index(2), chain: both, durable: whole) == nil)
+        #expect(checker.acknowledges(one, through: index(1), chain: first, durable: log((1, 5))) == nil)
+        #expect(checker.acknowledges(one, through: index(2), chain: both, durable: log((1, 5)))?.index == index(2))
+        #expect(checker.acknowledges(one, through: index(2), chain: both, durable: log((1, 5), (1, 9))) != nil)
         let vote = HardState(term: Term(3), vote: peers[0])
         #expect(checker.votes(one, in: Term(3), durable: vote) == nil)
         #expect(checker.votes(one, in: Term(4), durable: vote) != nil)
@@ -175,13 +176,13 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(checker.applied(request, content: 2, reply: 10, in: "g") != nil, "another content")
     }
 
-    @Test("One lease at a time, and none over a later leader's write") func leases() {
+    @Test("One lease at a time, and none while a later leader commits") func leases() {
         let checker = LeaseSafety()
         let old = LeaseSafety.Believer(node: 1, term: Term(3))
         let new = LeaseSafety.Believer(node: 2, term: Term(4))
         #expect(checker.believed("g", []) == nil && checker.believed("g", [old]) == nil)
         #expect(checker.believed("g", [old, new])?.nodes == [1, 2])
-        #expect(checker.acknowledges("g", by: 2, in: Term(4), [new]) == nil)
-        #expect(checker.acknowledges("g", by: 2, in: Term(4), [old])?.checker == "LeaseSafety")
+        #expect(checker.commits("g", by: 2, in: Term(4), [new]) == nil)
+        #expect(checker.commits("g", by: 2, in: Term(4), [old])?.checker == "LeaseSafety")
     }
 }

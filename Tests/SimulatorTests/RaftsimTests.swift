@@ -66,7 +66,7 @@ import Testing
         "What cannot be understood is a usage error",
         arguments: [
             "", "x", "1 2", "--seeds 5", "--seeds 5..1", "1 --nodes 0", "1 --steps", "1 --faults quake",
-            "1 --faults churn", "1 --schedule 5", "1 --schedule-file /nowhere/at/all",
+            "1 --schedule 5", "1 --schedule-file /nowhere/at/all",
         ])
     func usage(arguments: String) throws {
         let result = try raftsim(arguments)

@@ -25,7 +25,6 @@ import Testing
         #expect(plan == same)
         #expect(Plan(seed: 8, kinds: [.crash]).schedule.faults.allSatisfy { $0.kind == .crash })
         #expect(Plan(seed: 8, kinds: []).schedule.faults.isEmpty)
-        #expect(!FaultKind.available.contains(.churn) && FaultKind.churn.obstacle != nil)
     }
 
     @Test("A minority of every group rots at most", arguments: 1...50 as ClosedRange<UInt64>)

@@ -10,12 +10,12 @@ public struct DurableBeforeAcknowledged: Sendable {
     /// The replica says that its log is that of `term`'s leader up to `index`.
     ///
     /// - Parameters:
-    ///   - log: as the replica sees it.
+    ///   - chain: stands for the log up to there, as the replica saw it when it decided to say so.
     ///   - durable: as its disk holds it.
     public func acknowledges(
-        _ replica: ReplicaName, through index: LogIndex, _ log: LogChain, durable: LogChain
+        _ replica: ReplicaName, through index: LogIndex, chain: UInt64?, durable: LogChain
     ) -> Violation? {
-        guard durable.chain(at: index) == nil || durable.chain(at: index) != log.chain(at: index) else { return nil }
+        guard durable.chain(at: index) == nil || durable.chain(at: index) != chain else { return nil }
         return Violation(
             "DurableBeforeAcknowledged", group: replica.group, index: index, nodes: [replica.node],
             "acknowledged, and the disk holds the log up to \(durable.last) only")

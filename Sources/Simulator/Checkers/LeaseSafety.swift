@@ -1,7 +1,7 @@
 public import RaftCore
 
 /// Lease reads (dissertation §6.4.1): at any moment at most one node believes to hold a read lease for a group, and no
-/// write of a later leader is acknowledged while it does.
+/// leader of a later term commits anything while it does.
 public struct LeaseSafety: Sendable {
     /// A node that would answer a read from its own state now.
     public struct Believer: Equatable, Sendable {
@@ -27,11 +27,11 @@ public struct LeaseSafety: Sendable {
             "hold the lease at once, in the terms " + believers.map { "\($0.term)" }.joined(separator: ", "))
     }
 
-    /// A write of the leader of `term` on `node` is acknowledged while these hold the lease.
-    public func acknowledges(_ group: String, by node: Int, in term: Term, _ believers: [Believer]) -> Violation? {
+    /// The leader of `term` on `node` commits something while these hold the lease.
+    public func commits(_ group: String, by node: Int, in term: Term, _ believers: [Believer]) -> Violation? {
         guard let stale = believers.first(where: { $0.term < term }) else { return nil }
         return Violation(
             "LeaseSafety", group: group, nodes: [stale.node, node],
-            "a write of term \(term) is acknowledged while the leader of term \(stale.term) holds the lease")
+            "commits in term \(term) while the leader of term \(stale.term) holds the lease")
     }
 }
