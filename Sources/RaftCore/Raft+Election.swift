@@ -277,11 +277,9 @@ extension Raft {
     /// A vote asked by the leader itself, or in the name of its hand-over, ends the loyalty to it. An old one that was
     /// long under way, from before it led, does not.
     private mutating func noteEnd(of asker: PeerID, _ request: VoteRequest) {
-        guard let pledge, request.term > pledge.term else { return }
+        guard let pledge, request.term > pledge.term || planted("late-votes-end-loyalty") else { return }
         let handsOver =
-            !request.isPreVote
-            && (request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
-                || (planted("any-hand-over-frees") && request.handOver != nil))
+            !request.isPreVote && request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
         if asker == pledge.leader || handsOver { self.pledge = nil }
     }
 
