@@ -36,12 +36,13 @@ struct Arguments {
           --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas
           --schedule-file F  the same from a file
           --timeline         with one seed: print what happens
-          --life KIND        with --cores, which takes no other option: what they go through (default: drawn from the seed)
+          --life KIND        with --cores, which takes no other: what they go through (default: drawn from the seed)
 
         lives: \(CoreLifeKind.allCases.map(\.rawValue).joined(separator: " "))
         faults: \(FaultKind.available.map(\.rawValue).joined(separator: " "))
 
-        A failing seed prints its timeline, the smallest schedule found that still fails, and the command that replays it.
+        A failing seed prints its timeline, the smallest schedule found that still fails, and the command that replays
+        it.
         Exit status: 0 all seeds passed, 1 one failed, 2 usage.
 
         """

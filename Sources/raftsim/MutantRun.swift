@@ -2,8 +2,8 @@
     import Glibc
     import Simulator
 
-    /// Serves `tools/mutants`: `--mutants` lists the table, `--mutant NAME` lets the simulation look for one bug. The exit
-    /// status, or nil if neither was asked for.
+    /// Serves `tools/mutants`: `--mutants` lists the table, `--mutant NAME` lets the simulation look for one bug. The
+    /// exit status, or nil if neither was asked for.
     ///
     /// Each seed is announced before it runs, so that whoever finds this process trapped knows where.
     func runMutants(_ words: [String]) -> Int32? {
@@ -16,11 +16,12 @@
             put("raftsim: there is no mutant \(words[1])", on: STDERR_FILENO)
             return 2
         }
-        guard let (checker, seeds) = mutant.hunt(announce: { put("seed \($0)") }) else {
+        guard let (violation, seeds) = mutant.hunt(announce: { put("seed \($0)") }) else {
             put("mutant \(mutant.name): survived")
             return 1
         }
-        put("mutant \(mutant.name): caught by \(checker) after \(seeds) seed\(seeds == 1 ? "" : "s")")
+        put("\(violation)")
+        put("mutant \(mutant.name): caught by \(violation.checker) after \(seeds) seed\(seeds == 1 ? "" : "s")")
         return 0
     }
 #endif

@@ -1,4 +1,3 @@
-
 import RaftCore
 
 /// A group on simulated nodes, disks, clocks and network, all drawn from one seed; judged after every event.
@@ -244,7 +243,9 @@ struct CoreCluster {
         nodes[node].liveness.step(event, now: nodes[node].localTime(time), into: &livenessEffects)
         let drained = livenessEffects
         for (to, request) in drained.requests {
-            post(CorePacket(from: node, to: Self.position(of: to), run: nodes[node].run, body: .livenessRequest(request)))
+            post(
+                CorePacket(from: node, to: Self.position(of: to), run: nodes[node].run, body: .livenessRequest(request))
+            )
         }
         if let reply = drained.reply, let asked {
             post(CorePacket(from: node, to: asked.from, run: asked.run, body: .livenessReply(reply)))
@@ -277,7 +278,8 @@ struct CoreCluster {
         _ node: Int, _ event: Event, values: [CoreEntry] = [], state: CoreState? = nil,
         answering asked: CorePacket? = nil
     ) {
-        let before = CoreJudge.Before(voters: nodes[node].raft.configuration, isLeader: nodes[node].raft.isLeader,
+        let before = CoreJudge.Before(
+            voters: nodes[node].raft.configuration, isLeader: nodes[node].raft.isLeader,
             commitIndex: nodes[node].raft.commitIndex)
         effects.removeAll()
         nodes[node].raft.step(
@@ -308,6 +310,7 @@ extension CoreCluster {
             if !install.keepsSuffix {
                 judge.inspectDropped(from: install.meta.last.index.next, of: nodes[node], at: time)
             }
+            judge.noteInstalled()
             nodes[node].log.install(install)
             nodes[node].state = state!
             nodes[node].applicable = max(nodes[node].applicable, state!.index)
@@ -608,7 +611,8 @@ extension CoreCluster {
         let raft = nodes[node].raft
         events += 1
         digest = mixed(digest, UInt64(time) ^ UInt64(node) << 56)
-        digest = mixed(digest, UInt64(bitPattern: raft.term.rawValue) << 32 ^ UInt64(bitPattern: raft.lastIndex.rawValue))
+        digest = mixed(
+            digest, UInt64(bitPattern: raft.term.rawValue) << 32 ^ UInt64(bitPattern: raft.lastIndex.rawValue))
         digest = mixed(digest, UInt64(bitPattern: raft.commitIndex.rawValue))
         guard let timeline else { return }
         let leader = raft.leader.map { "\(Self.position(of: $0))" } ?? "-"

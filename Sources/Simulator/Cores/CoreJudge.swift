@@ -1,4 +1,3 @@
-
 import RaftCore
 
 /// Watches a cluster and knows the properties of Figure 3, and what leases, reads and disks promise.
@@ -22,6 +21,7 @@ struct CoreJudge {
     private(set) var leaseReads = 0
     private(set) var failedReads = 0
     private(set) var finishedChanges = 0
+    private(set) var installedSnapshots = 0
     var terms: Int { leaders.count }
 
     var commitIndex: LogIndex { LogIndex(Int64(committed.count)) }
@@ -76,7 +76,9 @@ struct CoreJudge {
             guard let entry = nodes[node].log[index] else { continue }
             if index <= commitIndex {
                 let isSame = entry.agrees(with: committed[Int(index.rawValue) - 1])
-                check(isSame, "CommittedNeverChanges", "\(raft.id) has another entry \(index) than was committed", at: time)
+                check(
+                    isSame, "CommittedNeverChanges", "\(raft.id) has another entry \(index) than was committed",
+                    at: time)
             } else {
                 committed.append(entry)
                 knownIn.append(raft.term)
@@ -85,7 +87,8 @@ struct CoreJudge {
         }
         check(commit <= commitIndex, "CommittedNeverChanges", "\(raft.id) skipped something", at: time)
         guard isNew, commit <= commitIndex else { return }
-        check(raft.isLeader || before.isLeader, "LeaderCompleteness", "committed by somebody who does not lead", at: time)
+        check(
+            raft.isLeader || before.isLeader, "LeaderCompleteness", "committed by somebody who does not lead", at: time)
         committingTerm = max(committingTerm, raft.term)
         for other in nodes where other.isUp && other.raft.isLeader && other.raft.term < committingTerm {
             inspectLease(other, at: time)
@@ -93,7 +96,9 @@ struct CoreJudge {
         guard !isMajorityLost else { return }
         let last = LogPosition(term: committed[committed.count - 1].term, index: commit)
         let isDurable = before.voters.hasMajority { nodes[CoreCluster.position(of: $0)].disk.holds(last) }
-        check(isDurable, "DurableBeforeAcknowledged", "\(raft.id) committed \(last), which no majority holds durably", at: time)
+        check(
+            isDurable, "DurableBeforeAcknowledged", "\(raft.id) committed \(last), which no majority holds durably",
+            at: time)
     }
 
     /// Election Safety and Leader Completeness.
@@ -106,7 +111,9 @@ struct CoreJudge {
             let index = LogIndex(Int64(offset) + 1)
             guard index >= node.log.base.index else { continue }
             let holds = node.log.term(at: index) == entry.term
-            check(holds, "LeaderCompleteness", "\(raft.id) leads term \(raft.term) without committed entry \(index)", at: time)
+            check(
+                holds, "LeaderCompleteness", "\(raft.id) leads term \(raft.term) without committed entry \(index)",
+                at: time)
         }
     }
 
@@ -123,21 +130,24 @@ struct CoreJudge {
     mutating func inspectApplied(_ node: CoreNode, at time: Int64) {
         let state = node.state
         guard state.index <= commitIndex else {
-            return check(false, "AppliedSequencesEqual", "\(node.id) applied \(state.index), which is not committed", at: time)
+            return check(
+                false, "AppliedSequencesEqual", "\(node.id) applied \(state.index), which is not committed", at: time)
         }
         guard !node.isWitness else { return }
         let isSame = digests[Int(state.index.rawValue)] == state.digest
         check(isSame, "AppliedSequencesEqual", "\(node.id) applied another sequence up to \(state.index)", at: time)
     }
 
-    /// Whoever holds a committed entry in the term in which it was committed or later keeps it, or a snapshot that stands
-    /// for it. The leader of an earlier term may still have it dropped where it did not count.
+    /// Whoever holds a committed entry in the term in which it was committed or later keeps it, or a snapshot that
+    /// stands for it. The leader of an earlier term may still have it dropped where it did not count.
     mutating func inspectDropped(from index: LogIndex, of node: CoreNode, at time: Int64) {
         guard index > .zero, index <= commitIndex, let entry = node.log[index] else { return }
         let place = Int(index.rawValue) - 1
         let isCommitted = node.raft.term >= knownIn[place] && entry.agrees(with: committed[place])
         check(!isCommitted, "CommittedNeverChanges", "\(node.id) drops \(index), which is committed", at: time)
     }
+
+    mutating func noteInstalled() { installedSnapshots += 1 }
 
     /// The membership in force is the last one in the log, committed or not (§4.1). Only an operator who gives a lost
     /// majority up puts another one in force first.
@@ -166,15 +176,25 @@ struct CoreJudge {
         }
         switch packet.body {
         case .vote(let request) where !request.isPreVote:
-            check(isDurable(request.term, votedFor: node.id), "DurableBeforeAcknowledged", "asked for votes before the own was durable", at: time)
+            check(
+                isDurable(request.term, votedFor: node.id), "DurableBeforeAcknowledged",
+                "asked for votes before the own was durable", at: time)
         case .reply(.voteReply(let reply)) where reply.granted && !reply.isPreVote:
             let voted = CoreCluster.id(packet.to)
-            check(isDurable(reply.requestTerm, votedFor: voted), "DurableBeforeAcknowledged", "voted before it was durable", at: time)
+            check(
+                isDurable(reply.requestTerm, votedFor: voted), "DurableBeforeAcknowledged",
+                "voted before it was durable", at: time)
         case .reply(.appendReply(let reply)) where reply.success:
-            check(hardState.term >= reply.term, "DurableBeforeAcknowledged", "acknowledged in a term that was not durable", at: time)
-            check(node.disk.holds(packet.vouched!), "DurableBeforeAcknowledged", "acknowledged entries that were not durable", at: time)
+            check(
+                hardState.term >= reply.term, "DurableBeforeAcknowledged",
+                "acknowledged in a term that was not durable", at: time)
+            check(
+                node.disk.holds(packet.vouched!), "DurableBeforeAcknowledged",
+                "acknowledged entries that were not durable", at: time)
         case .snapshotReply(let reply, _, _) where reply.success:
-            check(node.disk.holds(packet.vouched!), "DurableBeforeAcknowledged", "acknowledged a snapshot that was not durable", at: time)
+            check(
+                node.disk.holds(packet.vouched!), "DurableBeforeAcknowledged",
+                "acknowledged a snapshot that was not durable", at: time)
         default: break
         }
     }
@@ -193,7 +213,9 @@ struct CoreJudge {
         guard let floor = reads.removeValue(forKey: read) else { return }
         finishedReads += 1
         if lease { leaseReads += 1 }
-        check(index >= floor, "ReadsAreFresh", "a stale read\(lease ? " by lease" : "") saw \(index), not \(floor)", at: time)
+        check(
+            index >= floor, "ReadsAreFresh", "a stale read\(lease ? " by lease" : "") saw \(index), not \(floor)",
+            at: time)
     }
 
     mutating func failRead(_ read: UInt64) {
@@ -205,7 +227,9 @@ struct CoreJudge {
         let holds = node.raft.holdsLease(
             of: node.raft.term, now: node.localTime(time), liveness: node.liveness)
         let newest = committingTerm
-        check(!holds, "LeaseSafety", "\(node.id) holds a lease of term \(node.raft.term) after one of \(newest)", at: time)
+        check(
+            !holds, "LeaseSafety", "\(node.id) holds a lease of term \(node.raft.term) after one of \(newest)", at: time
+        )
     }
 
     /// An asker never counts longer on a promise than the supporter.
@@ -252,7 +276,9 @@ struct CoreJudge {
     mutating func inspectChange(_ target: Configuration, _ outcome: ChangeOutcome, at time: Int64) {
         guard case .done(let index) = outcome else { return }
         finishedChanges += 1
-        guard index <= commitIndex else { return check(false, "ChangesAreDone", "a change is done but not committed", at: time) }
+        guard index <= commitIndex else {
+            return check(false, "ChangesAreDone", "a change is done but not committed", at: time)
+        }
         let found = committed[Int(index.rawValue) - 1].configuration
         check(found == target, "ChangesAreDone", "asked for \(target), got \(String(describing: found))", at: time)
     }

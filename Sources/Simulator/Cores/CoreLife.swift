@@ -72,7 +72,8 @@ struct CoreLife {
         faults = CoreCluster.Faults(late: 50, lateness: 20..<300, delay: 5..<40)
         between = 1..<10
         deeds = [
-            (.propose, 250), (.read, 250), (.readAnywhere, 300), (.readByLease, 50), (.handOver, 5), (.isolateLeader, 5),
+            (.propose, 250), (.read, 250), (.readAnywhere, 300), (.readByLease, 50), (.handOver, 5),
+            (.isolateLeader, 5),
             (.mend, 10), (.flush, 10),
         ]
     }
@@ -98,14 +99,16 @@ struct CoreLife {
         ]
     }
 
-    /// Leaders have little to say, and messages of earlier leaderships arrive, while somebody cannot hear the present one.
+    /// Leaders have little to say, and messages of earlier leaderships arrive, while somebody who has all entries
+    /// cannot hear the present one.
     private mutating func makeLoyalty() {
-        milliseconds = 30_000
-        faults = CoreCluster.Faults(doubled: 300, late: 400, lateness: 100..<5000, told: 200, restarting: 1..<300)
+        milliseconds = 60_000
+        size = 3
+        faults = CoreCluster.Faults(doubled: 300, late: 400, lateness: 100..<8000, told: 200, restarting: 1..<300)
         between = 20..<100
         deeds = [
-            (.propose, 30), (.readByLease, 20), (.stepDownLeader, 25), (.handOver, 25), (.isolateLeader, 10),
-            (.cutLink, 30), (.mend, 15), (.disconnect, 10), (.flush, 10),
+            (.propose, 8), (.readByLease, 10), (.stepDownLeader, 12), (.handOver, 12), (.cutLink, 20), (.mend, 10),
+            (.disconnect, 5),
         ]
     }
 
@@ -132,9 +135,11 @@ struct CoreLife {
         faults = CoreCluster.Faults(lost: seed % 2 == 0 ? 300 : 30, doubled: 20, late: 30, restarting: 1..<300)
         deeds = [
             (.propose, 200), (.readByLease, 50), (.change, 150), (.changeAnyway, 80), (.loseChange, 20),
-            (.retireLeader, 20), (.partition, 10), (.mend, 30), (.crash, 20), (.crashLeader, 30), (.stepDownLeader, 10),
-            (.flush, 30), (.compact, 30),
+            (.partition, 10), (.mend, 30), (.crash, 20), (.crashLeader, 30), (.stepDownLeader, 10), (.flush, 30),
+            (.compact, 30),
         ]
+        guard seed % 4 == 0 else { return }
+        deeds = [(.propose, 100), (.retireLeader, 60), (.loseChange, 10), (.change, 60), (.mend, 60), (.flush, 30)]
     }
 
     /// Logs are short and snapshots slow, so that most who come back get one, late.

@@ -1,8 +1,8 @@
 import RaftCore
 
-/// A cluster of cores alone, from one seed: one group, without host, log format, wire or state machine, so that a minute
-/// of its life takes milliseconds. Members, snapshots, witnesses, learners, transfers, leases and reads of all kinds are
-/// in it; it is judged after every event.
+/// A cluster of cores alone, from one seed: one group, without host, log format, wire or state machine, so that a
+/// minute of its life takes milliseconds. Members, snapshots, witnesses, learners, transfers, leases and reads of all
+/// kinds are in it; it is judged after every event.
 ///
 /// It suffers, and then everything must heal: within a minute there is one leader, everybody has applied the same, and
 /// nobody has anything left to do; and a membership is changed, entries are written and reads are served.

@@ -131,7 +131,9 @@ extension CoreCluster {
 
     /// Asks for a change to a membership without this one; false if there is none to be asked for now.
     private mutating func dismissSomebody(_ node: Int) -> Bool {
-        guard let leader, nodes[leader].pausedUntil <= time, !nodes[leader].raft.isChangingMembership else { return false }
+        guard let leader, nodes[leader].pausedUntil <= time, !nodes[leader].raft.isChangingMembership else {
+            return false
+        }
         let present = nodes[leader].raft.configuration
         let peers = present.peers.filter { $0 != nodes[node].id }
         guard peers.count < present.peers.count, peers.contains(where: { $0.role == .replica }) else { return false }
