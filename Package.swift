@@ -97,6 +97,7 @@ let package = Package(
             "RaftHostTests",
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
         suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
+        suite("RaftbenchTests", ["RaftCore", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",

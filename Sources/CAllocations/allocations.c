@@ -9,7 +9,13 @@ static _Thread_local uint64_t count;
 
 uint64_t allocations_of_this_thread(void) { return count; }
 
-#if !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+
+bool allocations_are_counted(void) { return false; }
+
+#else
+
+bool allocations_are_counted(void) { return true; }
 
 // glibc's own functions under their second names; what they return is for its free, which stays as it is
 extern void *__libc_malloc(size_t size);

@@ -20,6 +20,8 @@ struct Progress: Sendable {
     /// Whether it counts for the majorities of the configuration's peers and old peers.
     var isVoter = false
     var isOldVoter = false
+    /// Whether it holds no payloads.
+    var isWitness = false
     /// Everything up to here is durable there.
     var match: LogIndex = .zero
     /// The next entry to send.

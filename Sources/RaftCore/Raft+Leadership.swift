@@ -23,8 +23,8 @@ struct Leadership: Sendable {
     var retryDeadline: Instant?
     /// When something that waits for a majority will have waited too long; nil if nothing waits.
     var stallDeadline: Instant?
-    /// The commit index and the read round when ``stallDeadline`` was set.
-    var stalledAt: (commit: LogIndex, round: UInt64) = (.zero, 0)
+    /// The commit index, the read round, and how far the voters had got, when ``stallDeadline`` was set.
+    var stalledAt: (commit: LogIndex, round: UInt64, approach: Int64) = (.zero, 0, 0)
     /// Grows with everything that must be told to somebody. An answer to an append of a round proves that it left
     /// after everything before that round.
     var round: UInt64 = 0
@@ -178,7 +178,10 @@ extension Raft {
         else {
             return leadership!.stallDeadline = nil
         }
-        let mark = (commit: commitIndex, round: leadership!.reads.round)
+        // voters that come nearer to the oldest entry that waits will have it in the end
+        let mark = (
+            commit: commitIndex, round: leadership!.reads.round, approach: leadership!.approach(to: commitIndex.next)
+        )
         if leadership!.stallDeadline == nil || mark != leadership!.stalledAt {
             leadership!.stalledAt = mark
             let promise = around.liveness.settings.promise
@@ -188,6 +191,15 @@ extension Raft {
 }
 
 extension Leadership {
+    /// Grows as long as a voter that lacks the entry at `index` gets entries before it.
+    func approach(to index: LogIndex) -> Int64 {
+        var sum: Int64 = 0
+        for position in peers.indices where peers[position].isVoter || peers[position].isOldVoter {
+            sum += min(peers[position].match, index).rawValue
+        }
+        return sum
+    }
+
     /// Whether the voters for whom `holds` is true, the leader itself included if `itself` is, are a majority of the
     /// configuration's peers, and of its old peers while joint.
     @inline(__always) func hasMajority(itself: Bool, where holds: (Progress) -> Bool) -> Bool {

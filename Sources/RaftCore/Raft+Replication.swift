@@ -15,7 +15,7 @@ extension Raft {
         let peer = leadership!.peers[position]
         guard peer.state == .replicate else { return }
         guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
-        if peer.next <= log.lastIndex {
+        if peer.next <= lastSendable(to: peer) {
             sendEntries(to: position, around, &effects)
         } else if !peer.isWaiting, peer.knownCommit < commitIndex {
             sendEmpty(to: position, around, &effects)
@@ -23,11 +23,11 @@ extension Raft {
     }
 
     private mutating func sendEntries(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
-        while leadership!.peers[position].next <= log.lastIndex {
+        while leadership!.peers[position].next <= lastSendable(to: leadership!.peers[position]) {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
             guard room > 0 else { return }
-            let count = min(room, sendable(from: peer.next))
+            let count = min(room, sendable(to: peer))
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
         }
@@ -38,7 +38,7 @@ extension Raft {
     mutating func sendProbe(to position: Int, _ around: Surroundings, _ effects: inout Effects) {
         let peer = leadership!.peers[position]
         guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
-        let count = peer.isSearching ? 0 : sendable(from: peer.next)
+        let count = peer.isSearching ? 0 : sendable(to: peer)
         send(to: position, after: peer.next.previous, count: count, around, &effects)
     }
 
@@ -84,8 +84,13 @@ extension Raft {
         if durableTerm == term { effects.messages.append(append) } else { effects.durableMessages.append(append) }
     }
 
-    private func sendable(from next: LogIndex) -> Int {
-        min(settings.maxEntriesPerAppend, next.distance(to: log.lastIndex) + 1)
+    private func sendable(to peer: Progress) -> Int {
+        max(0, min(settings.maxEntriesPerAppend, peer.next.distance(to: lastSendable(to: peer)) + 1))
+    }
+
+    /// A witness gets what this disk has: if it held more than any replica after a crash, it would let nobody lead.
+    @inline(__always) private func lastSendable(to peer: Progress) -> LogIndex {
+        peer.isWitness ? min(durableIndex, log.lastIndex) : log.lastIndex
     }
 
     mutating func loseConnection(to node: NodeAddress, _ around: Surroundings) {

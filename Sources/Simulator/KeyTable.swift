@@ -7,6 +7,7 @@ final class KeyTable {
         let name: Bytes
         fileprivate(set) var history = Linearizability<KeyModel>()
         fileprivate(set) var operations = 0
+        fileprivate(set) var underWay = 0
 
         fileprivate init(_ name: Bytes) { self.name = name }
     }
@@ -20,8 +21,9 @@ final class KeyTable {
     /// Keys whose history had too many possibilities to be judged to its end.
     private(set) var undecided = 0
 
-    /// A key with so many operations of unknown outcome is left for a fresh one: each doubles what is possible.
-    private static let lostMax = 5
+    /// A key with so many operations under way or of unknown outcome is left for a fresh one: each multiplies what is
+    /// possible.
+    private static let openMax = 4
     private static let operationsMax = 400
 
     init(count: Int) { keys = (0..<count).map { Key(KeyTable.name(slot: $0, generation: 0)) } }
@@ -36,7 +38,9 @@ final class KeyTable {
     /// The key of a slot, for a new call.
     func key(at slot: Int) -> Key {
         let key = keys[slot]
-        guard key.operations >= KeyTable.operationsMax || key.history.lostCount > KeyTable.lostMax else { return key }
+        let open = key.underWay + key.history.lostCount
+        let isJudged = key.history.verdict == .explained
+        guard key.operations >= KeyTable.operationsMax || open >= KeyTable.openMax || !isJudged else { return key }
         generation += 1
         keys[slot] = Key(KeyTable.name(slot: slot, generation: generation))
         return keys[slot]
@@ -45,11 +49,13 @@ final class KeyTable {
     /// A client calls; names the operation until it ends.
     func called(_ key: Key, _ operation: KeyModel.Operation) -> Int {
         key.operations += 1
+        key.underWay += 1
         return key.history.called(operation)
     }
 
     /// The call has ended; nil for `outcome`: nobody knows how.
     func ended(_ key: Key, _ slot: Int, _ operation: KeyModel.Operation, _ end: CallEnd) -> Violation? {
+        key.underWay -= 1
         let before = key.history.verdict
         switch end {
         case .answered(let outcome):

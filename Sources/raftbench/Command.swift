@@ -5,11 +5,18 @@ struct Command: Sendable {
     /// What it measures, in one line.
     var summary: String
     var options: [CommandOption]
-    /// Measures, and prints figures.
-    var run: @Sendable (Arguments) throws(UsageError) -> Void
+    var run: @Sendable (Arguments) throws(UsageError) -> Report
 
     /// Everything that can be measured, in the order of the help.
     static let all = [coreCommand]
+}
+
+/// What was measured.
+struct Report {
+    /// Lines of figures.
+    var text: String
+    /// Which bound, given on the command line, they break.
+    var complaint: String?
 }
 
 /// An option `--name VALUE` of a command.
@@ -46,7 +53,12 @@ struct Arguments {
 
     /// A number in `range`.
     func number(_ name: String, in range: ClosedRange<Int>, default standard: Int) throws(UsageError) -> Int {
-        guard let text = values[name] else { return standard }
+        try number(name, in: range) ?? standard
+    }
+
+    /// A number in `range`, if it was given.
+    func number(_ name: String, in range: ClosedRange<Int>) throws(UsageError) -> Int? {
+        guard let text = values[name] else { return nil }
         guard let number = Int(text), range.contains(number) else { throw outside(name, range) }
         return number
     }

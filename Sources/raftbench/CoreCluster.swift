@@ -38,24 +38,27 @@ struct CoreCluster {
         for position in nodes.indices {
             stepLiveness(position, .track(ids.map(\.address).filter { $0 != ids[position].address }))
         }
-        while !nodes.contains(where: { $0.raft.isLeader && $0.applied > .zero }) {
-            let isIdle = nodes.allSatisfy { $0.inbox.isEmpty }
-            if isIdle, let next = nodes.compactMap(\.deadline).min(), next > now { now = next }
-            round()
+        // until there is a leader, and every queue has seen what a second brings
+        let settled = now + .milliseconds(2000)
+        while now < settled || !nodes.contains(where: { $0.raft.isLeader && $0.applied > .zero }) {
+            if nodes.allSatisfy(\.inbox.isEmpty), let next = nextDeadline, next > now { now = next }
+            for position in nodes.indices { turn(position, proposes: false) }
         }
     }
 
+    private var nextDeadline: Instant? { (nodes.compactMap(\.deadline) + [livenessDeadline].compactMap(\.self)).min() }
+
     /// A turn of every node.
     mutating func round() {
-        for position in nodes.indices { turn(position) }
+        for position in nodes.indices { turn(position, proposes: true) }
     }
 
-    private mutating func turn(_ position: Int) {
+    private mutating func turn(_ position: Int, proposes: Bool) {
         now = now + Interval(nanoseconds: 1000)
         if let deadline = livenessDeadline, deadline <= now { fireLivenessDeadlines() }
         drainInbox(position)
         if let deadline = nodes[position].deadline, deadline <= now { step(position, .deadlineReached) }
-        if clients.isWaiting, nodes[position].raft.acceptsProposals {
+        if proposes, clients.isWaiting, nodes[position].raft.acceptsProposals {
             let last = nodes[position].raft.lastIndex
             step(position, .proposed(count: clients.propose(after: last)))
         }

@@ -12,6 +12,8 @@ let coreCommand = Command(
         CommandOption(
             name: "runs", value: "N", help: "runs of each row, taken in turn; the row shows their median (5)"),
         CommandOption(name: "voters", value: "N", help: "members of the group (3)"),
+        CommandOption(
+            name: "max-allocations", value: "N", help: "fail if a run of a row allocates more often than that"),
     ],
     run: { (arguments) throws(UsageError) in
         let clients = try arguments.numbers("clients", in: 1...100_000, default: [1, 64, 256, 1024, 4096])
@@ -19,14 +21,35 @@ let coreCommand = Command(
         let seconds = try arguments.seconds("seconds", default: 1)
         let runs = try arguments.number("runs", in: 1...1000, default: 5)
         let voters = try arguments.number("voters", in: 1...99, default: 3)
+        let bound = try arguments.number("max-allocations", in: 0...Int.max)
         var rows = batches.flatMap { batch in clients.map { CoreRow(voters: voters, clients: $0, batch: batch) } }
         for _ in 0..<runs {
             for position in rows.indices { rows[position].run(seconds: seconds) }
         }
-        print("\(voters) voters, one thread; median of \(runs) runs of \(seconds) s of processor time for each row")
-        print(CoreRow.header)
-        for row in rows { print(row.line) }
+        let report = CoreReport(rows: rows, bound: bound)
+        let title =
+            "\(voters) voters, one thread; for each row the median of \(runs) runs of \(seconds) s on a processor"
+        return Report(text: "\(title)\n\(report.table)", complaint: report.complaint)
     })
+
+/// What came of all runs.
+struct CoreReport {
+    /// Lines of figures.
+    let table: String
+    /// Set if allocations are more than `bound` in any run.
+    var complaint: String?
+
+    init(rows: [CoreRow], bound: Int?) {
+        let lines = ([CoreRow.header] + rows.map(\.line)).map { $0 + "\n" }.joined()
+        guard allocations_are_counted() else {
+            table = lines + "allocations are not counted in a build with a sanitizer\n"
+            return
+        }
+        table = lines
+        let most = rows.flatMap(\.runs).map(\.allocations).max() ?? 0
+        if let bound, most > bound { complaint = "a run allocated \(most) times, more than \(bound)" }
+    }
+}
 
 /// Runs of one setting.
 struct CoreRow {
@@ -55,8 +78,10 @@ struct CoreRow {
     mutating func run(seconds: Double) {
         var cluster = CoreCluster(voters: voters, clients: ClosedLoopClients(count: clients, batch: batch))
         _ = measure(&cluster, seconds: seconds / 10)
-        runs.append(measure(&cluster, seconds: seconds))
+        note(measure(&cluster, seconds: seconds))
     }
+
+    mutating func note(_ run: Run) { runs.append(run) }
 
     private func measure(_ cluster: inout CoreCluster, seconds: Double) -> Run {
         let (proposals, steps) = (cluster.clients.applied, cluster.steps)

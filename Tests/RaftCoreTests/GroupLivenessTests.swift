@@ -156,6 +156,27 @@ struct StallTests {
         #expect(stage.raft.isLeader)
     }
 
+    @Test("a voter that is far behind and gets nearer is given new time, until it stands still")
+    func approach() {
+        var settings = RaftSettings()
+        settings.maxEntriesPerAppend = 2
+        settings.maxEntriesInFlight = 2
+        var stage = Stage.settled(settings: settings)
+        stage.step(.proposed(count: 20))
+        stage.persist()
+        for index in stride(from: Int64(1), through: 7, by: 2) {
+            stage.wait(milliseconds: 1500, supportedBy: [b, c])
+            stage.answer(stage.ticket(after: index, count: 2), from: b, success: true)
+            #expect(stage.raft.isLeader)
+        }
+        // the first two entries were committed long ago; from here on it is one that nobody gets near to
+        stage.wait(milliseconds: 1500, supportedBy: [b, c])
+        stage.step(.deadlineReached)
+        #expect(stage.raft.isLeader)
+        stall(&stage)
+        #expect(!stage.raft.isLeader)
+    }
+
     @Test("without anything to do nothing stalls")
     func idle() {
         var stage = Stage.settled()

@@ -144,6 +144,14 @@ struct WitnessTests {
         #expect(voter.hearVote(from: a, term: 1, last: .zero).voteReply?.granted == true)
     }
 
+    @Test("it gets nothing that the leader's disk does not have: after a crash it could let nobody lead")
+    func afterTheDisk() {
+        var stage = Stage.settled(members: [a, b, witness])
+        let proposal = stage.step(.proposed(count: 2))
+        #expect(proposal.appends(to: b).map(\.count) == [2] && proposal.appends(to: c).isEmpty)
+        #expect(stage.persist().appends(to: c).map(\.count) == [2])
+    }
+
     @Test("it never campaigns, not even when told to, and nobody hands over to it")
     func neverLeads() {
         var stage = Stage(id: witness, members: [a, b, witness])

@@ -1,10 +1,14 @@
 #ifndef CALLOCATIONS_H
 #define CALLOCATIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
+/// Whether allocations are counted: not in a build with a sanitizer, which brings its own allocator.
+bool allocations_are_counted(void);
+
 /// How many blocks of memory the calling thread has asked for: every call of malloc, calloc, realloc and their aligned
-/// kin, by whatever library. Stays at zero in a build with a sanitizer, which brings its own allocator.
+/// kin, by whatever library.
 uint64_t allocations_of_this_thread(void);
 
 #endif

@@ -11,6 +11,15 @@ struct CoreLife {
         case pause, pauseLeader, stallDisk, flush, compact
         case change, changeAnyway, loseChange, retireLeader, removeLeavers
         case cutLink
+
+        /// Whether nobody wants it.
+        var isMisfortune: Bool {
+            switch self {
+            case .partition, .mend, .isolateLeader, .crash, .crashLeader, .crashOthers, .stepDown, .stepDownLeader: true
+            case .disconnect, .pause, .pauseLeader, .stallDisk, .cutLink: true
+            default: false
+            }
+        }
     }
 
     var size = 3
@@ -25,6 +34,8 @@ struct CoreLife {
     var between: Range<Int64> = 5..<60
     var deeds: [(deed: Deed, perMille: Int64)] = []
     var losesMajority = false
+    /// Whether there is misfortune only for a part of the time.
+    var comesInSpells = false
 
     /// The life of this kind that is drawn from `seed`.
     init(_ kind: CoreLifeKind, seed: UInt64) {
@@ -57,12 +68,14 @@ struct CoreLife {
         faults = CoreCluster.Faults(
             lost: Int64(seed % 4) * 10, doubled: 20, late: Int64(seed % 3) * 10, reordersAnswers: seed % 11 == 7)
         losesMajority = seed % 9 == 8
+        milliseconds = 16_000
+        comesInSpells = true
         let (crashes, changes) = (seed % 5 != 0, seed % 4 != 0)
         deeds = [
-            (.propose, 300), (.readByLease, 100), (.read, 70), (.readAnywhere, 60), (.partition, 30), (.mend, 70),
-            (.crash, crashes ? 30 : 0), (.crashLeader, crashes ? 10 : 0), (.handOver, 30), (.transfer, 15),
-            (.stepDown, 10), (.disconnect, 15), (.pause, 25), (.pauseLeader, 10), (.stallDisk, 20), (.flush, 35),
-            (.compact, 60), (.change, changes ? 35 : 0), (.removeLeavers, changes ? 10 : 0),
+            (.propose, 260), (.readByLease, 130), (.read, 65), (.readAnywhere, 65), (.partition, 37), (.mend, 50),
+            (.crash, crashes ? 25 : 0), (.crashLeader, crashes ? 12 : 0), (.pause, 25), (.pauseLeader, 12),
+            (.stallDisk, 25), (.disconnect, 12), (.stepDown, 12), (.handOver, 10), (.transfer, 5), (.flush, 20),
+            (.compact, 35), (.change, changes ? 20 : 0), (.removeLeavers, changes ? 10 : 0),
         ]
     }
 

@@ -154,7 +154,7 @@ extension CoreCluster {
 
     /// Takes those away that have left.
     mutating func removeLeavers() {
-        for node in nodes.indices where nodes[node].standing != .gone && !isNeeded(node) {
+        for node in nodes.indices where nodes[node].standing != .gone && node != leader && !isNeeded(node) {
             // the last one of all is needed by nobody else
             if nodes[node].raft.configuration.members != [nodes[node].id] { remove(node) }
         }
@@ -195,7 +195,8 @@ extension CoreCluster {
 
     // MARK: A life
 
-    /// Some time in the life of a cluster: every now and then somebody does something.
+    /// Some time in the life of a cluster: every now and then somebody does something. Where misfortune is mixed with the
+    /// rest it comes in spells, else there would seldom be a leader to suffer it.
     mutating func suffer(_ life: CoreLife) {
         let end = time + life.milliseconds * 1_000_000
         var isDoomed = life.losesMajority
@@ -208,7 +209,9 @@ extension CoreCluster {
                 run(milliseconds: 50)
                 continue
             }
-            if let deed = draw(life.deeds) { act(deed, on: node) }
+            let isRough = !life.comesInSpells || time / 1_000_000 % 4000 < 1500
+            if !isRough { severed = [] }
+            if let deed = draw(life.deeds), isRough || !deed.isMisfortune { act(deed, on: node) }
             run(milliseconds: random.number(in: life.between))
         }
     }
