@@ -103,7 +103,6 @@ extension Raft {
         becomeFollower(around, &effects)
         term = newTerm
         vote = nil
-        if planted("loyalty-ends-with-the-term") { pledge = nil }
     }
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.

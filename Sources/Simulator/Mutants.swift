@@ -61,7 +61,9 @@
             Mutant("vote-for-shorter-logs", "a vote does not look at the candidate's log", .cores(.overwrites)),
             Mutant("logs-compared-by-length", "a longer log is better, whatever its terms", .cores(.overwrites)),
             Mutant("pre-votes-count-as-votes", "a late pre-vote elects a candidate", .cores(.delays)),
-            Mutant("votes-of-other-terms-count", "a late vote of an earlier term elects a candidate", .cores(.delays)),
+            Mutant(
+                "votes-of-other-terms-count", "a late vote of an earlier term elects a candidate", .cores(.loyalty),
+                seeds: 400),
             Mutant("vote-answered-before-durable", "a vote leaves before the disk has it", .cores(.slowDisks)),
             Mutant(
                 "candidate-asks-before-its-vote-is-durable", "a candidate asks before the disk has its own vote",
@@ -72,14 +74,13 @@
 
         private static let loyalty = [
             Mutant("loyal-to-nobody", "a promise to the leader's node binds no vote", .cores(.everything)),
-            Mutant("loyal-to-any-run", "loyalty outlives the process of the leader", .cores(.changes)),
-            Mutant("loyalty-ends-with-the-term", "a higher term that is heard of ends loyalty", .cores(.loyalty)),
+            Mutant("loyal-to-any-run", "loyalty outlives the promise and the process of the leader", .cores(.changes)),
             Mutant(
                 "late-votes-end-loyalty", "a vote that the leader asked for before it led ends loyalty",
-                .cores(.loyalty)),
+                .cores(.loyalty), seeds: 400),
             Mutant("no-release", "a leader that leads no more tells nobody", .cores(.changes)),
-            Mutant("anybody-releases", "a release by another leader ends loyalty", .cores(.loyalty)),
-            Mutant("old-releases-count", "a release of an earlier term ends loyalty", .cores(.loyalty)),
+            Mutant("anybody-releases", "a release by another leader ends loyalty", .cores(.loyalty), seeds: 400),
+            Mutant("old-releases-count", "a release of an earlier term ends loyalty", .cores(.loyalty), seeds: 400),
             Mutant("deposed-leaders-are-heard", "entries of an earlier term's leader are taken", .cores(.everything)),
         ]
 
@@ -146,7 +147,9 @@
 
         private static let leases = [
             Mutant("lease-without-quorum", "who leads has the lease", .cores(.everything)),
-            Mutant("lease-without-acceptance", "promises count without the replica's acceptance", .cores(.reads)),
+            Mutant(
+                "lease-without-acceptance", "promises count without the replica's acceptance", .cores(.reads),
+                seeds: 400),
             Mutant("lease-without-looking-again", "a promise counts for ever", .cores(.everything)),
             Mutant("lease-kept-while-handing-over", "the lease outlives a TimeoutNow", .cores(.handOvers)),
         ]

@@ -152,7 +152,8 @@ struct CoreLife {
             (.compact, 30),
         ]
         guard seed % 4 == 0 else { return }
-        deeds = [(.propose, 100), (.retireLeader, 60), (.loseChange, 10), (.change, 60), (.mend, 60), (.flush, 30)]
+        faults.lost = 0
+        deeds = [(.propose, 100), (.retireLeader, 20), (.change, 60), (.mend, 60), (.flush, 30)]
     }
 
     /// Logs are short and snapshots slow, so that most who come back get one, late.

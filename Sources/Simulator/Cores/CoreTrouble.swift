@@ -256,7 +256,9 @@ extension CoreCluster {
         case .loseChange: if let leader, dismissSomebody(node) { isolate(leader) }
         case .retireLeader:
             guard let leader, dismissSomebody(leader) else { return }
-            run(milliseconds: random.number(in: 5..<150))
+            // what it says last is lost with it
+            run(milliseconds: 500) { !$0.nodes[leader].raft.isLeader }
+            for other in nodes.indices where other != leader { sever(leader, other) }
             flush(leader)
             crash(leader)
         }
