@@ -5,17 +5,15 @@
     /// The bug that is switched on.
     public enum PlantedBug {
         /// Its name; set before anything runs, by the one thread there is then.
-        nonisolated(unsafe) public private(set) static var active: StaticString = ""
+        nonisolated(unsafe) public private(set) static var active: [UInt8] = []
 
         /// Switches the bug `name` on, and any other off.
-        public static func plant(_ name: StaticString) { active = name }
+        public static func plant(_ name: String) { active = Array(name.utf8) }
 
         /// Whether it is the one.
         public static func isActive(_ name: StaticString) -> Bool {
-            let count = name.utf8CodeUnitCount
-            guard count == active.utf8CodeUnitCount else { return false }
-            for offset in 0..<count where name.utf8Start[offset] != active.utf8Start[offset] { return false }
-            return true
+            active.count == name.utf8CodeUnitCount
+                && active.elementsEqual(UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount))
         }
     }
 

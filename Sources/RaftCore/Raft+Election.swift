@@ -103,7 +103,6 @@ extension Raft {
         becomeFollower(around, &effects)
         term = newTerm
         vote = nil
-        if planted("loyalty-ends-with-the-term") { pledge = nil }
     }
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
@@ -277,11 +276,9 @@ extension Raft {
     /// A vote asked by the leader itself, or in the name of its hand-over, ends the loyalty to it. An old one that was
     /// long under way, from before it led, does not.
     private mutating func noteEnd(of asker: PeerID, _ request: VoteRequest) {
-        guard let pledge, request.term > pledge.term else { return }
+        guard let pledge, request.term > pledge.term || planted("late-votes-end-loyalty") else { return }
         let handsOver =
-            !request.isPreVote
-            && (request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
-                || (planted("any-hand-over-frees") && request.handOver != nil))
+            !request.isPreVote && request.handOver == TermLeader(leader: pledge.leader, term: pledge.term)
         if asker == pledge.leader || handsOver { self.pledge = nil }
     }
 

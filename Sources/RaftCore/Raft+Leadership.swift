@@ -320,10 +320,9 @@ extension Raft {
     ) {
         effects.reply = .releaseReply(ReleaseReply(term: request.term))
         if request.term >= released?.term ?? .zero { released = TermLeader(leader: sender, term: request.term) }
-        if let pledge, pledge.leader == sender || planted("anybody-releases"),
-            pledge.term <= request.term || planted("old-releases-count")
-        {
-            self.pledge = nil
+        if let pledge {
+            let isMeant = pledge.leader == sender && (pledge.term <= request.term || planted("old-releases-count"))
+            if isMeant || planted("anybody-releases") { self.pledge = nil }
         }
         if leader == sender, request.term >= term { loseLeader(around) }
     }

@@ -323,7 +323,10 @@ extension Raft {
             truncateLog(from: index)
         }
         extendLog(by: request.entries, from: offset)
-        for placed in request.configurations where placed.index >= index { adopt(placed) }
+        for placed in request.configurations where placed.index >= index {
+            if placed.index > request.commit, planted("membership-waits-for-commit") { continue }
+            adopt(placed)
+        }
         effects.logChange = LogChange(
             truncateFrom: conflicts ? index : nil, first: index, count: count - offset,
             term: request.term, source: .message(offset: offset))

@@ -58,7 +58,7 @@ public struct Raft: Sendable {
     var random: SeededRandom
     var log: TermLog
     /// Memberships along the log, ascending: the last committed one and all after it.
-    var configurations: [PlacedConfiguration]
+    package internal(set) var configurations: [PlacedConfiguration]
     /// Grows whenever ``peers`` may have changed.
     var membershipVersion = 0
     /// Term of the leader under which the log changed last.
@@ -130,6 +130,9 @@ public struct Raft: Sendable {
     public var acceptsProposals: Bool { isLeader && !isTransferring }
     /// Whether it leads and a change of membership is under way.
     public var isChangingMembership: Bool { leadership?.change != nil || (isLeader && configuration.isJoint) }
+
+    /// Where a change of membership under way leads to, on the leader that was asked for it.
+    package var targetConfiguration: Configuration? { leadership?.change?.target }
 
     /// The term of the entry at `index`: zero for index zero, nil if it is not in the log, or not any more.
     public func term(at index: LogIndex) -> Term? { log.term(at: index) }
@@ -315,7 +318,6 @@ extension Raft {
         precondition(index > commitIndex, "committed entries stay")
         log.truncate(from: index)
         durableIndex = min(durableIndex, log.lastIndex)
-        if planted("membership-survives-truncation") { return }
         while let last = configurations.last, last.index >= index { configurations.removeLast() }
         configuration = configurations.last?.configuration ?? .empty
         membershipVersion += 1

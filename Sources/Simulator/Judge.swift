@@ -106,7 +106,7 @@ extension Judge {
         if effects.hardState != nil {
             note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
         }
-        if let write { submit(write, &replica, name) }
+        if let write { submit(write, &replica, name, raft.term) }
         if case .appendReply(let reply) = effects.acknowledgement, reply.success {
             replica.acknowledging.append((reply, replica.log.chain(at: reply.end)))
         }
@@ -123,9 +123,11 @@ extension Judge {
         if raft.isLeader { note(leaseSafety.believed(name.group, believers(of: name.group))) }
     }
 
-    private func submit(_ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName) {
+    private func submit(
+        _ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName, _ term: Term
+    ) {
         if let index = write.truncateFrom {
-            note(committedNeverChanges.truncates(name, from: index, of: replica.log))
+            note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
             replica.log.truncate(from: index)
         }
         let first = replica.log.lastIndex.next
@@ -161,7 +163,7 @@ extension Judge {
         let disk = world.disk(name.node)
         if disk.failsSyncs {
             // a later write may have failed before this one's completion came
-            readBack(name, replica)
+            look(at: name, replica)
         } else if !disk.isSynced {
             note(
                 Violation(
@@ -193,8 +195,12 @@ extension Judge {
         let wasLeading = replica.leads
         replica = Followed(log: log, durable: log)
         (replica.leads, replica.configuration) = (wasLeading, raft.configuration)
+        // what was read from a cache must have been synced before anything is said
+        look(at: name, replica)
         note(appliedSequencesEqual.starts(name, at: raft.commitIndex))
-        if raft.commitIndex > .zero { note(committedNeverChanges.committed(name, .first...raft.commitIndex, log)) }
+        if raft.commitIndex > .zero {
+            note(committedNeverChanges.committed(name, .first...raft.commitIndex, in: raft.term, log))
+        }
         replica.commit = raft.commitIndex
         world.tell("node \(name.node) starts \(name.group) in term \(raft.term), log \(log.last)")
     }
@@ -213,7 +219,7 @@ extension Judge {
         guard let replica = followed[name] else { return }
         let first = replica.commit.next
         followed[name]?.commit = raft.commitIndex
-        note(committedNeverChanges.committed(name, first...raft.commitIndex, replica.log))
+        note(committedNeverChanges.committed(name, first...raft.commitIndex, in: raft.term, replica.log))
         guard raft.isLeader else { return }
         note(
             leaderCompleteness.committed(name, through: raft.commitIndex, in: raft.term, replica.log) { node in
@@ -249,23 +255,23 @@ extension Judge {
                 durableBeforeAcknowledged.acknowledges(
                     name, through: reply.end, chain: chain ?? replica.log.chain(at: reply.end),
                     durable: replica.durable))
-            look(at: name, replica)
+            lookNowAndThen(at: name, replica)
         case .voteReply(let reply):
             guard reply.granted, !reply.isPreVote else { return }
             let state = hardStateNeverGoesBack.durableState(of: name)
             note(durableBeforeAcknowledged.votes(name, in: reply.requestTerm, durable: state))
-            look(at: name, replica)
+            lookNowAndThen(at: name, replica)
         default: return
         }
     }
 
-    private func look(at name: ReplicaName, _ replica: Followed) {
+    private func lookNowAndThen(at name: ReplicaName, _ replica: Followed) {
         looks += 1
-        if looks % Judge.looksOneOf == 0 { readBack(name, replica) }
+        if looks % Judge.looksOneOf == 0 { look(at: name, replica) }
     }
 
     /// Reads back what the node's disk would hold if it lost its unsynced bytes now.
-    private func readBack(_ name: ReplicaName, _ replica: Followed) {
+    private func look(at name: ReplicaName, _ replica: Followed) {
         guard !rotten.contains(name.node), let host = world.host(name.node),
             let record = host.records.first(where: { $0.group == name.group })
         else { return }

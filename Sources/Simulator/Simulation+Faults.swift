@@ -16,7 +16,7 @@ extension Simulation {
         case .clockJump, .drift: strikeClock(fault, node)
         case .unsyncedLost, .tornWrite, .bitRot, .readError, .fsyncError, .diskFull, .slowDisk, .hangingDisk:
             strikeDisk(fault, node)
-        case .crash: restartLater(node, .nothing, after: fault.milliseconds)
+        case .crash: crash(fault, node)
         case .pause: world.pause(node.address, for: .milliseconds(fault.milliseconds))
         case .transfer: transfer(fault)
         case .stop:
@@ -66,7 +66,10 @@ extension Simulation {
         let oneOf = Int64(1 + fault.amount % 10)
         switch fault.kind {
         case .loss: disturbance.lossOneOf = oneOf
-        case .duplicate: disturbance.duplicateOneOf = oneOf
+        case .duplicate:
+            disturbance.duplicateOneOf = oneOf
+            // every other time long after the first
+            if fault.amount % 2 == 0 { disturbance.duplicateDelay = 0..<2_000_000_000 }
         case .reorder: disturbance.reorderOneOf = oneOf + 1
         default: disturbance.linkDelay = 1_000_000..<Int64(2_000_000 + fault.amount % 300_000_000)
         }
@@ -129,8 +132,8 @@ extension Simulation {
         }
     }
 
-    /// Bits turn around in a segment that is not the last: what is in the last one may still pass for a torn tail, which
-    /// is the log's stated limit.
+    /// Bits turn around in a segment that is not the last: what is in the last one may still pass for a torn tail,
+    /// which is the log's stated limit.
     private func rot(_ fault: Fault, _ node: SimulatedNode) {
         let disk = node.logDisk
         guard disk.isSynced, let files = try? disk.list() else { return }
@@ -147,8 +150,8 @@ extension Simulation {
 
     // MARK: nodes
 
-    /// The group's leader is asked to hand over; often it is cut off from the others in the middle of that, but not from
-    /// its clients: it learns late that it leads no longer.
+    /// The group's leader is asked to hand over; often it is cut off from the others in the middle of that, but not
+    /// from its clients: it learns late that it leads no longer.
     private func transfer(_ fault: Fault) {
         let group = groupNames[fault.amount % groupNames.count]
         guard let leader = nodes.first(where: { $0.leads(group) }), let host = leader.host else { return }
@@ -159,6 +162,15 @@ extension Simulation {
             let links = nodes.filter { $0 !== leader }.map { (leader, $0) }
             cut(links + links.map { ($0.1, $0.0) }, for: fault.milliseconds)
         }
+    }
+
+    /// Kills a process, every other time in the middle of a write: what the disk has not synced is found by the next
+    /// one.
+    private func crash(_ fault: Fault, _ node: SimulatedNode) {
+        guard node.isRunning, fault.amount % 2 == 0 else {
+            return restartLater(node, .nothing, after: fault.milliseconds)
+        }
+        node.logDisk.failPower(after: fault.amount / 2 % 8) { [unowned self] in powerless.append((node, .nothing)) }
     }
 
     /// Ends the process of a node, if there is one, and starts another after a while.

@@ -214,8 +214,11 @@ extension SimulatedConnection {
                 push(splitting: frame)
             }
             guard world.strikes(disturbance.duplicateOneOf) else { continue }
-            unsentBytes += frame.count
-            push(.bytes(frame))
+            world.schedule(after: world.delay(disturbance.duplicateDelay), "again", on: nil) { [self] in
+                guard state == .open else { return }
+                unsentBytes += frame.count
+                push(.bytes(frame))
+            }
         }
         noticeDrained()
     }

@@ -61,6 +61,8 @@ public final class SimulatedWorld {
         public var lossOneOf: Int64 = 0
         /// One of so many arrives twice; 0: none.
         public var duplicateOneOf: Int64 = 0
+        /// How much later the second one leaves, in nanoseconds.
+        public var duplicateDelay: Range<Int64> = 0..<1_000_000
         /// One of so many is overtaken by what comes after it; 0: none.
         public var reorderOneOf: Int64 = 0
         /// How much later it then is, in nanoseconds.

@@ -16,6 +16,10 @@ struct Arguments {
     var kinds = FaultKind.allCases
     var schedule: FaultSchedule?
     var printsTimeline = false
+    /// Whether clusters of cores alone are run.
+    var isOfCores = false
+    /// What they go through; nil: drawn from the seed.
+    var life: CoreLifeKind?
 
     static let help = """
         raftsim runs a whole cluster from a seed - nodes, clients, disks, clocks and network in one thread - lets it
@@ -23,6 +27,7 @@ struct Arguments {
 
         usage: raftsim SEED [OPTION...]            one seed, bit for bit as always
                raftsim --seeds A..B [OPTION...]    all seeds from A to B
+               raftsim --cores ...                 the same with a cluster of cores alone, much faster
 
           --groups G         groups of keys, 1 to 100 (default: drawn from the seed)
           --nodes N          nodes, 1 to 9 (default: drawn from the seed)
@@ -31,10 +36,13 @@ struct Arguments {
           --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas
           --schedule-file F  the same from a file
           --timeline         with one seed: print what happens
+          --life KIND        with --cores, which takes no other: what they go through (default: drawn from the seed)
 
+        lives: \(CoreLifeKind.allCases.map(\.rawValue).joined(separator: " "))
         faults: \(FaultKind.allCases.map(\.rawValue).joined(separator: " "))
 
-        A failing seed prints its timeline, the smallest schedule found that still fails, and the command that replays it.
+        A failing seed prints its timeline, the smallest schedule found that still fails, and the command that replays
+        it.
         Exit status: 0 all seeds passed, 1 one failed, 2 usage.
 
         """
@@ -53,11 +61,17 @@ struct Arguments {
             return number
         }
         var hasSeeds = false
+        var ofNodes: String?
         while let word = rest.popFirst() {
+            if ["--groups", "--nodes", "--steps", "--faults", "--schedule", "--schedule-file"].contains(word) {
+                ofNodes = word
+            }
             switch word {
             case "--seeds":
                 seeds = try Arguments.range(try value(of: word))
                 (isMany, hasSeeds) = (true, true)
+            case "--cores": isOfCores = true
+            case "--life": life = try Arguments.life(try value(of: word))
             case "--groups": groups = try number(of: word, 1...100)
             case "--nodes": nodes = try number(of: word, 1...9)
             case "--steps": steps = try number(of: word, 0...1_000_000_000)
@@ -73,11 +87,23 @@ struct Arguments {
             }
         }
         guard hasSeeds else { throw UsageError(text: "a seed is needed") }
+        if isOfCores, let ofNodes { throw UsageError(text: "\(ofNodes) is not for cores alone") }
+        if life != nil, !isOfCores { throw UsageError(text: "--life is for --cores") }
     }
 
     /// The plan of a seed.
     func plan(_ seed: UInt64) -> Plan {
         Plan(seed: seed, groups: groups, nodes: nodes, steps: steps, kinds: kinds, schedule: schedule)
+    }
+
+    /// What the cores of a seed go through.
+    func life(_ seed: UInt64) -> CoreLifeKind {
+        life ?? CoreLifeKind.allCases[Int(seed % UInt64(CoreLifeKind.allCases.count))]
+    }
+
+    private static func life(_ name: String) throws(UsageError) -> CoreLifeKind {
+        guard let life = CoreLifeKind(rawValue: name) else { throw UsageError(text: "there is no life \(name)") }
+        return life
     }
 
     private static func range(_ text: String) throws(UsageError) -> ClosedRange<UInt64> {

@@ -32,6 +32,43 @@ func describe(_ plan: Plan, _ outcome: Simulation.Outcome) -> String {
         + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
 }
 
+func describe(_ life: CoreLifeKind, _ seed: UInt64, _ outcome: CoreSimulation.Outcome) -> String {
+    "seed \(seed): \(outcome.violation.map { "FAILED \($0)" } ?? "passed"); cores, \(life.rawValue), "
+        + "\(outcome.steps) steps, \(outcome.terms) terms, \(outcome.committed) entries, \(outcome.changes) changes, "
+        + "\(outcome.reads) reads; hash \(hexadecimal(outcome.hash))"
+}
+
+/// The end of a failure's timeline.
+func explain(_ life: CoreLifeKind, _ seed: UInt64) {
+    put("seed \(seed): timeline, its end")
+    var last: [String] = []
+    var simulation = CoreSimulation(seed: seed, life: life) { line in
+        if last.count >= 1000 { last.removeFirst(500) }
+        last.append(line)
+    }
+    _ = simulation.run()
+    for line in last.suffix(200) { put("  " + line) }
+    put("replay: raftsim --cores \(seed) --life \(life.rawValue) --timeline")
+}
+
+/// Runs a seed; how many events there were, and whether it failed. The first failure is told in full.
+func run(_ seed: UInt64, _ arguments: Arguments, isFirstFailure: Bool) -> (steps: Int, failed: Bool) {
+    let timeline = arguments.printsTimeline && !arguments.isMany ? { put($0) } : nil
+    if arguments.isOfCores {
+        let life = arguments.life(seed)
+        var simulation = CoreSimulation(seed: seed, life: life, timeline: timeline)
+        let outcome = simulation.run()
+        if !arguments.isMany || outcome.violation != nil { put(describe(life, seed, outcome)) }
+        if outcome.violation != nil, isFirstFailure, !arguments.printsTimeline { explain(life, seed) }
+        return (outcome.steps, outcome.violation != nil)
+    }
+    let plan = arguments.plan(seed)
+    let outcome = Simulation(plan, timeline: timeline).run()
+    if !arguments.isMany || outcome.violation != nil { put(describe(plan, outcome)) }
+    if let violation = outcome.violation, isFirstFailure, !arguments.printsTimeline { explain(plan, violation) }
+    return (outcome.steps, outcome.violation != nil)
+}
+
 /// The timeline of a failure, and the smallest schedule that still fails.
 func explain(_ plan: Plan, _ violation: Violation) {
     put("seed \(plan.seed): timeline")
@@ -48,6 +85,9 @@ if words.contains("--help") || words.contains("-h") {
     put(Arguments.help)
     exit(0)
 }
+#if MUTANTS
+    if let status = runMutants(words) { exit(status) }
+#endif
 let arguments: Arguments
 do throws(UsageError) {
     arguments = try Arguments(words)
@@ -60,15 +100,9 @@ let began = seconds()
 var steps = 0
 var failures = 0
 for seed in arguments.seeds {
-    let plan = arguments.plan(seed)
-    let simulation = Simulation(plan, timeline: arguments.printsTimeline && !arguments.isMany ? { put($0) } : nil)
-    let outcome = simulation.run()
-    steps += outcome.steps
-    if !arguments.isMany || outcome.violation != nil { put(describe(plan, outcome)) }
-    guard let violation = outcome.violation else { continue }
-    failures += 1
-    // one story is enough to begin with
-    if failures == 1, !arguments.printsTimeline { explain(plan, violation) }
+    let result = run(seed, arguments, isFirstFailure: failures == 0)
+    steps += result.steps
+    if result.failed { failures += 1 }
 }
 if arguments.isMany {
     let elapsed = seconds() - began

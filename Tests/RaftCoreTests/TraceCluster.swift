@@ -88,7 +88,7 @@ struct TraceCluster {
             // the same place, the same entry
             let value = UInt64(term) * 1_000_000 + UInt64(offset)
             disk.log.entries.append(
-                SimulatedEntry(term: Term(term), kind: .data, value: value, configuration: nil))
+                TraceEntry(term: Term(term), kind: .data, value: value, configuration: nil))
         }
         record.isMuted = true
         let liveness = self[node].liveness
@@ -138,7 +138,7 @@ struct TraceCluster {
     // MARK: Steps
 
     mutating func step(
-        _ node: Int, _ event: Event, carrying entries: [SimulatedEntry] = [], answering asked: TracePacket? = nil
+        _ node: Int, _ event: Event, carrying entries: [TraceEntry] = [], answering asked: TracePacket? = nil
     ) {
         let before = self[node].raft
         var effects = Effects()
@@ -149,7 +149,7 @@ struct TraceCluster {
     }
 
     private mutating func execute(
-        _ effects: Effects, on node: Int, _ entries: [SimulatedEntry], answering asked: TracePacket?
+        _ effects: Effects, on node: Int, _ entries: [TraceEntry], answering asked: TracePacket?
     ) {
         if let install = effects.install { self[node].log.install(install) }
         if let change = effects.logChange { changeLog(of: node, change, entries) }
@@ -169,7 +169,7 @@ struct TraceCluster {
         serveReads(node, withLease: false)
     }
 
-    private mutating func changeLog(of node: Int, _ change: LogChange, _ received: [SimulatedEntry]) {
+    private mutating func changeLog(of node: Int, _ change: LogChange, _ received: [TraceEntry]) {
         if let index = change.truncateFrom { self[node].log.truncate(from: index) }
         if self[node].log.lastIndex.next != change.first { record.violation("\(node): a hole in the log") }
         for offset in 0..<change.count {
@@ -178,10 +178,10 @@ struct TraceCluster {
             case .message(let first): self[node].log.entries.append(received[first + offset])
             case .proposal:
                 self[node].log.entries.append(
-                    SimulatedEntry(term: change.term, kind: .data, value: nextNumber, configuration: nil))
+                    TraceEntry(term: change.term, kind: .data, value: nextNumber, configuration: nil))
             case .configuration(let configuration):
                 self[node].log.entries.append(
-                    SimulatedEntry(
+                    TraceEntry(
                         term: change.term, kind: .configuration, value: nextNumber, configuration: configuration))
             }
         }
@@ -198,7 +198,7 @@ struct TraceCluster {
             self[node].writes[last].released += released
             return
         }
-        var added: [SimulatedEntry] = []
+        var added: [TraceEntry] = []
         if let change = effects.logChange {
             added = self[node].log.slice(after: change.first.previous, count: change.count)
         }

@@ -4,7 +4,7 @@
 struct TraceJudge {
     private var leaders: [Term: Int] = [:]
     /// What is committed, with the term of whoever knew it first.
-    private var committed: [Int64: (entry: SimulatedEntry, knownIn: Term)] = [:]
+    private var committed: [Int64: (entry: TraceEntry, knownIn: Term)] = [:]
     /// An operator has given up what only a lost majority knew.
     var isLawless = false
 

@@ -4,7 +4,7 @@
 struct TraceWrite {
     var hardState: HardState?
     var truncateFrom: LogIndex?
-    var entries: [SimulatedEntry]
+    var entries: [TraceEntry]
     var install: SnapshotInstall?
     var mark: DurableMark
     var released: [TracePacket]
@@ -15,17 +15,17 @@ struct TraceLog {
     var base = LogPosition.zero
     /// The membership at the base; nil if the replica was born empty.
     var birth: Configuration?
-    var entries: [SimulatedEntry] = []
+    var entries: [TraceEntry] = []
 
     var lastIndex: LogIndex { base.index.advanced(by: entries.count) }
 
     /// The entry at `index`, if it is there.
-    func entry(at index: LogIndex) -> SimulatedEntry? {
+    func entry(at index: LogIndex) -> TraceEntry? {
         let offset = base.index.distance(to: index) - 1
         return entries.indices.contains(offset) ? entries[offset] : nil
     }
 
-    func slice(after previous: LogIndex, count: Int) -> [SimulatedEntry] {
+    func slice(after previous: LogIndex, count: Int) -> [TraceEntry] {
         let offset = base.index.distance(to: previous)
         return Array(entries[offset..<offset + count])
     }
@@ -95,7 +95,7 @@ struct TracePacket {
     var run: UInt64
     var message: Message
     /// The payloads of an append.
-    var entries: [SimulatedEntry] = []
+    var entries: [TraceEntry] = []
     /// What the asker of an append remembers.
     var ticket: AppendTicket?
     /// How far the snapshot goes that is answered.

@@ -68,15 +68,18 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
     @Test("What is committed stays") func committedNeverChanges() {
         var checker = CommittedNeverChanges()
         let agreed = log((1, 5), (1, 6))
-        #expect(checker.committed(one, index(1)...index(2), agreed) == nil)
-        #expect(checker.committed(two, index(1)...index(2), agreed) == nil)
+        let (three, four) = (Term(3), Term(4))
+        #expect(checker.committed(one, index(1)...index(2), in: three, agreed) == nil)
+        #expect(checker.committed(two, index(1)...index(2), in: three, agreed) == nil)
         #expect(checker.lastCommitted(of: "g") == index(2))
-        #expect(checker.truncates(two, from: index(2), of: log((1, 5), (2, 9))) == nil, "it never had the entry")
-        #expect(checker.truncates(two, from: index(3), of: log((1, 5), (1, 6), (1, 7))) == nil)
-        #expect(checker.truncates(two, from: index(2), of: agreed)?.checker == "CommittedNeverChanges")
-        let violation = checker.committed(two, index(2)...index(2), log((1, 5), (2, 9)))
+        let another = log((1, 5), (2, 9))
+        #expect(checker.truncates(two, from: index(2), in: four, of: another) == nil, "it never had the entry")
+        #expect(checker.truncates(two, from: index(3), in: four, of: log((1, 5), (1, 6), (1, 7))) == nil)
+        #expect(checker.truncates(two, from: index(2), in: three, of: agreed)?.checker == "CommittedNeverChanges")
+        #expect(checker.truncates(two, from: index(2), in: Term(2), of: agreed) == nil, "the order of an older leader")
+        let violation = checker.committed(two, index(2)...index(2), in: three, another)
         #expect(violation?.index == index(2) && violation?.nodes == [1, 2])
-        #expect(checker.committed(two, index(3)...index(3), agreed) != nil, "beyond its log")
+        #expect(checker.committed(two, index(3)...index(3), in: three, agreed) != nil, "beyond its log")
     }
 
     @Test("Everybody applies the same and answers the same") func appliedSequencesEqual() {

@@ -41,6 +41,16 @@ import Testing
         #expect(third.status == 0 && third.output != first.output)
     }
 
+    @Test("Cores alone are replayed bit for bit, too") func cores() throws {
+        let first = try raftsim("--cores 11 --life snapshots")
+        let second = try raftsim("--cores 11 --life snapshots")
+        #expect(first.status == 0 && first.output.contains("hash ") && first.output == second.output)
+        let many = try raftsim("--cores --seeds 1..20")
+        #expect(many.status == 0 && many.output.contains("20 seeds, 0 failed") && many.output.contains("steps/s"))
+        let timeline = try raftsim("--cores 11 --life reads --timeline")
+        #expect(timeline.output.contains("leader in term 1"))
+    }
+
     @Test("Many seeds print their throughput") func many() throws {
         let result = try raftsim("--seeds 1..3 --steps 500 --faults crash,partition")
         #expect(result.status == 0 && result.output.contains("3 seeds, 0 failed"))
@@ -66,7 +76,8 @@ import Testing
         "What cannot be understood is a usage error",
         arguments: [
             "", "x", "1 2", "--seeds 5", "--seeds 5..1", "1 --nodes 0", "1 --steps", "1 --faults quake",
-            "1 --schedule 5", "1 --schedule-file /nowhere/at/all",
+            "1 --schedule 5", "--cores 1 --nodes 3",
+            "--cores 1 --life easy", "1 --life reads", "--mutants", "1 --schedule-file /nowhere/at/all",
         ])
     func usage(arguments: String) throws {
         let result = try raftsim(arguments)

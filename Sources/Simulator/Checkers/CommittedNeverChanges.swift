@@ -1,10 +1,12 @@
 public import RaftCore
 
 /// State machine safety (§5.4.3), seen in the logs: an entry that anybody knows to be committed is the same for all,
-/// for ever, and nobody who holds it drops it.
+/// for ever, and nobody who holds it in the term in which it was committed, or later, drops it. (The leader of an
+/// earlier term may still have it dropped by one who did not count for it.)
 public struct CommittedNeverChanges: Sendable {
-    /// By group, what is known to be committed: what stands for the log, index by index, and who said so first.
-    private var committed: [String: [(chain: UInt64, node: Int)]] = [:]
+    /// By group, what is known to be committed: what stands for the log, index by index, who said so first, and in
+    /// which term.
+    private var committed: [String: [(chain: UInt64, node: Int, term: Term)]] = [:]
 
     /// Nothing is committed yet.
     public init() {}
@@ -12,9 +14,9 @@ public struct CommittedNeverChanges: Sendable {
     /// How far a group is known to be committed.
     public func lastCommitted(of group: String) -> LogIndex { LogIndex(Int64(committed[group]?.count ?? 0)) }
 
-    /// The replica now knows that `range` of its log is committed.
+    /// The replica, which is in `term`, now knows that `range` of its log is committed.
     public mutating func committed(
-        _ replica: ReplicaName, _ range: ClosedRange<LogIndex>, _ log: LogChain
+        _ replica: ReplicaName, _ range: ClosedRange<LogIndex>, in term: Term, _ log: LogChain
     ) -> Violation? {
         var index = range.lowerBound
         while index <= range.upperBound {
@@ -31,15 +33,18 @@ public struct CommittedNeverChanges: Sendable {
                     "another entry was committed there before")
             }
             // a replica restarts with everything applied as committed; what lies between was committed by others
-            if position == count { committed[replica.group, default: []].append((chain, replica.node)) }
+            if position == count { committed[replica.group, default: []].append((chain, replica.node, term)) }
             index = index.next
         }
         return nil
     }
 
-    /// The replica is about to drop everything from `index` on of this log.
-    public func truncates(_ replica: ReplicaName, from index: LogIndex, of log: LogChain) -> Violation? {
+    /// The replica, which is in `term`, is about to drop everything from `index` on of this log.
+    public func truncates(
+        _ replica: ReplicaName, from index: LogIndex, in term: Term, of log: LogChain
+    ) -> Violation? {
         guard let known = committed[replica.group], index > .zero, Int(index.rawValue) <= known.count,
+            known[Int(index.rawValue) - 1].term <= term,
             known[Int(index.rawValue) - 1].chain == log.chain(at: index)
         else { return nil }
         return Violation(

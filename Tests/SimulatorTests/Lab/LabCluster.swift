@@ -1,6 +1,8 @@
 import Glibc
+import Testing
 
 @testable import RaftCore
+@testable import Simulator
 
 /// What the Raft labs of MIT 6.5840 do to a cluster of servers, in simulated time: they start commands at whoever
 /// leads, cut servers off, crash them, and count who has committed what.
@@ -21,12 +23,20 @@ struct LabCluster {
     /// The labs' generous bound for an election, in milliseconds.
     static let electionTime: Int64 = 1000
 
-    private(set) var cluster: SimulatedCluster
+    private(set) var cluster: CoreCluster {
+        didSet {
+            guard !isJudged, let violation = cluster.judge.violation else { return }
+            isJudged = true
+            Issue.record("\(violation)")
+        }
+    }
+    /// Whether a violation was recorded: it stays.
+    private var isJudged = false
     private(set) var isConnected: [Bool]
     private var random: SeededRandom
 
     init(servers: Int, seed: UInt64, isReliable: Bool = true, snapshotEvery: Int? = nil) {
-        cluster = SimulatedCluster(size: servers, seed: seed)
+        cluster = CoreCluster(size: servers, seed: seed)
         // apart from the commands
         cluster.nextValue = 1 << 40
         cluster.compactsEvery = snapshotEvery
@@ -41,7 +51,7 @@ struct LabCluster {
     // MARK: Time, chance, network
 
     var servers: Range<Int> { cluster.nodes.indices }
-    var traffic: Traffic { cluster.traffic }
+    var traffic: CoreTraffic { cluster.traffic }
     /// Bytes of the longest log, in memory.
     var logSize: Int { cluster.nodes.map(\.log.size).max()! }
 
@@ -147,7 +157,7 @@ struct LabCluster {
     @discardableResult
     mutating func start(_ command: UInt64, size: Int = 20, at server: Int) -> LogIndex? {
         guard isRunning(server), cluster.nodes[server].raft.acceptsProposals else { return nil }
-        cluster.propose([SimulatedEntry(term: .zero, kind: .data, value: command, size: size)], at: server)
+        cluster.propose([CoreEntry(term: .zero, kind: .data, value: command, size: size)], at: server)
         return cluster.nodes[server].raft.lastIndex
     }
 
@@ -180,14 +190,14 @@ struct LabCluster {
         guard isThere else { throw Failure(description: "\(index) by \(committed(index)) of \(count)") }
     }
 
-    private static func applied(_ cluster: SimulatedCluster, _ index: LogIndex) -> Int {
+    private static func applied(_ cluster: CoreCluster, _ index: LogIndex) -> Int {
         var count = 0
         for node in cluster.nodes where node.isUp && node.state.index >= index { count += 1 }
         return count
     }
 
-    /// Has one command agreed on by at least `count` servers within ten seconds. The leader may turn out to be the wrong
-    /// one; with `retry` another is tried then.
+    /// Has one command agreed on by at least `count` servers within ten seconds. The leader may turn out to be the
+    /// wrong one; with `retry` another is tried then.
     @discardableResult
     mutating func one(_ command: UInt64, size: Int = 20, _ count: Int, retry: Bool = false) throws -> LogIndex {
         let end = cluster.time + 10_000_000_000

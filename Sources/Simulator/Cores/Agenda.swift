@@ -1,5 +1,5 @@
 /// What is to happen, by time and then in the order of arrival: a binary heap.
-struct EventQueue<Element> {
+struct Agenda<Element> {
     private var heap: [(time: Int64, order: Int, element: Element)] = []
     private var pushed = 0
 

@@ -1,6 +1,7 @@
 import Testing
 
 @testable import RaftCore
+@testable import Simulator
 
 @Suite("MIT 6.5840, 3C: persistence")
 struct LabPersistenceTests {

@@ -1,9 +1,10 @@
 import Testing
 
 @testable import RaftCore
+@testable import Simulator
 
-/// Nodes that ask each other for support while clocks drift, messages are late, lost and doubled, vitals hang, and nodes
-/// pause and restart. Messages travel as they do between hosts: an answer reaches only the run that asked.
+/// Nodes that ask each other for support while clocks drift, messages are late, lost and doubled, vitals hang, and
+/// nodes pause and restart. Messages travel as they do between hosts: an answer reaches only the run that asked.
 private struct PromiseWorld {
     private struct Node {
         var liveness: NodeLiveness
@@ -30,7 +31,7 @@ private struct PromiseWorld {
 
     private var random: SeededRandom
     private var nodes: [Node] = []
-    private var queue = EventQueue<Happening>()
+    private var queue = Agenda<Happening>()
     private var time: Int64 = 0
     private let settings: NodeLiveness.Settings
     private(set) var problems: [String] = []

@@ -1,11 +1,11 @@
-@testable import RaftCore
+import RaftCore
 
 /// A write on its way to a disk, and what waits for it.
-struct SimulatedWrite {
+struct CoreWrite {
     enum Change {
         case none
-        case log(truncateFrom: LogIndex?, entries: [SimulatedEntry])
-        case install(SnapshotInstall, SimulatedState)
+        case log(truncateFrom: LogIndex?, entries: [CoreEntry])
+        case install(SnapshotInstall, CoreState)
         case compact(through: LogIndex)
     }
     var hardState: HardState?
@@ -13,18 +13,18 @@ struct SimulatedWrite {
     /// What the core is told when it is done; it asked for nothing if nil.
     var mark: DurableMark?
     /// What leaves when it is done.
-    var released: [Packet] = []
+    var released: [CorePacket] = []
 }
 
 /// A message under way. Answers come back to the run that asked, or not at all.
-struct Packet {
+struct CorePacket {
     enum Body {
         case vote(VoteRequest)
-        case append(AppendRequest, entries: [SimulatedEntry], ticket: AppendTicket)
+        case append(AppendRequest, entries: [CoreEntry], ticket: AppendTicket)
         case timeoutNow(TimeoutNowRequest)
         case release(ReleaseRequest)
         case readIndex(ReadIndexRequest)
-        case snapshot(SnapshotRequest, SimulatedState, sending: UInt64)
+        case snapshot(SnapshotRequest, CoreState, sending: UInt64)
         case reply(Message)
         /// Answers the sending of a snapshot.
         case snapshotReply(SnapshotReply, sending: UInt64, through: LogIndex)
@@ -64,13 +64,13 @@ struct Packet {
 }
 
 /// What survives a crash.
-struct SimulatedDisk {
+struct CoreDisk {
     var hardState = HardState.initial
-    var log: SimulatedLog
+    var log: CoreLog
     /// What the state machine has flushed.
-    var state = SimulatedState()
+    var state = CoreState()
 
-    mutating func complete(_ write: SimulatedWrite) {
+    mutating func complete(_ write: CoreWrite) {
         if let hardState = write.hardState { self.hardState = hardState }
         switch write.change {
         case .none: break
@@ -91,7 +91,7 @@ struct SimulatedDisk {
 }
 
 /// One node with one replica.
-struct SimulatedNode {
+struct CoreNode {
     enum Standing {
         case up
         case down
@@ -99,34 +99,26 @@ struct SimulatedNode {
         case gone
     }
 
-    /// Changes whenever the nodes change that a replica has to do with.
-    struct TrackedMark: Equatable {
-        var configuration: LogIndex?
-        var count: Int
-        var peers: Int
-        var term: Term
-    }
-
     let id: PeerID
     var standing = Standing.down
     /// Counts its starts.
     var run: UInt64 = 0
-    var disk: SimulatedDisk
+    var disk: CoreDisk
     var raft: Raft
     var liveness: NodeLiveness
     /// The log in memory, and what is applied of it.
-    var log: SimulatedLog
-    var state = SimulatedState()
+    var log: CoreLog
+    var state = CoreState()
     /// What may be applied.
     var applicable = LogIndex.zero
-    var writes: [SimulatedWrite] = []
+    var writes: [CoreWrite] = []
     /// Until then the disk finishes nothing, and the process does nothing.
     var diskStalledUntil: Int64 = 0
     var pausedUntil: Int64 = 0
     /// When its next timer fires, in simulated time; nil if none is set.
     var wakesAt: Int64?
-    /// What ``SimulatedCluster`` last told liveness to track, in short.
-    var trackedMark: TrackedMark?
+    /// Whether its liveness has not been told yet with whom it has to do.
+    var isNew = true
     /// Reads that wait for their index to be applied.
     var readings: [ReadyRead] = []
     /// Snapshots that are being sent, by number.
@@ -138,6 +130,8 @@ struct SimulatedNode {
     let clockPercent: Int64
 
     var isUp: Bool { standing == .up }
+    /// The last entry of its log.
+    var last: LogPosition { LogPosition(term: raft.lastTerm, index: raft.lastIndex) }
     /// Whether it keeps entries without their payloads.
     var isWitness: Bool { id.role == .witness }
 

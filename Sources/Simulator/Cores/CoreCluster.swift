@@ -1,18 +1,17 @@
-import Glibc
-import Testing
-
-@testable import RaftCore
+import RaftCore
 
 /// A group on simulated nodes, disks, clocks and network, all drawn from one seed; judged after every event.
 ///
 /// It plays the host: executes the effects of the cores in the order of duty, applies what is committed, makes and
 /// installs snapshots, serves reads. Nodes are known by their position in ``nodes``, which is also their port.
-struct SimulatedCluster {
+struct CoreCluster {
     /// What goes wrong with messages, in per mille, and how long they take, in milliseconds.
     struct Faults {
         var lost: Int64 = 0
         var doubled: Int64 = 0
         var late: Int64 = 0
+        /// How late those are.
+        var lateness: Range<Int64> = 100..<3000
         /// How many of those who asked hear, in per mille, and when, that a request or its answer got lost.
         var told: Int64 = 500
         var tellingOfLoss: Range<Int64> = 10..<300
@@ -21,10 +20,14 @@ struct SimulatedCluster {
         var delay: Range<Int64> = 1..<10
         /// How long a write takes.
         var writing: Range<Int64> = 1..<20
+        /// How long it takes to copy a snapshot.
+        var fetching: Range<Int64> = 5..<200
+        /// How long a crashed node is down.
+        var restarting: Range<Int64> = 1..<3000
     }
 
     enum Happening {
-        case arrival(Packet)
+        case arrival(CorePacket)
         case written
         case livenessFailed(peer: NodeAddress)
         case vitalsFine(startedAt: Instant)
@@ -32,7 +35,7 @@ struct SimulatedCluster {
         case questionFailed(ReadIndexRequest)
         case applies
         case leaseJudged(ReadyRead, seen: LogIndex)
-        case snapshotFetched(SnapshotMeta, SimulatedState, asked: Packet)
+        case snapshotFetched(SnapshotMeta, CoreState, asked: CorePacket)
         case sendingEnds(UInt64)
         case restart
     }
@@ -48,13 +51,13 @@ struct SimulatedCluster {
     var faults = Faults()
     var settings = RaftSettings()
     var livenessSettings = NodeLiveness.Settings()
-    var nodes: [SimulatedNode] = []
-    var queue = EventQueue<Appointment>()
+    var nodes: [CoreNode] = []
+    var queue = Agenda<Appointment>()
     var time: Int64 = 0
     /// Which pairs cannot talk.
     var severed: Set<Int> = []
-    var judge = Judge()
-    var traffic = Traffic()
+    var judge = CoreJudge()
+    var traffic = CoreTraffic()
     var nextValue: UInt64 = 1
     var nextNumber: UInt64 = 1
     /// Changes of membership asked for and not answered, and the answers.
@@ -68,6 +71,11 @@ struct SimulatedCluster {
     /// late.
     var pausesBeforeJudging: Int64 = 0
     var appliesLate: Int64 = 0
+    /// Events of cores so far, and what stands for all of them.
+    private(set) var events = 0
+    private(set) var digest: UInt64 = 0
+    /// Hears of every event of a core.
+    var timeline: ((String) -> Void)?
     private var effects = Effects()
     private var livenessEffects = NodeLiveness.Effects()
 
@@ -87,10 +95,10 @@ struct SimulatedCluster {
     static func position(of peer: PeerID) -> Int { position(of: peer.address) }
 
     private mutating func add(_ id: PeerID, membership: Configuration?) {
-        let log = SimulatedLog(membership: membership)
+        let log = CoreLog(membership: membership)
         nodes.append(
-            SimulatedNode(
-                id: id, disk: SimulatedDisk(log: log),
+            CoreNode(
+                id: id, disk: CoreDisk(log: log),
                 raft: Raft(
                     id: id, hardState: .initial, termRuns: [], lastIndex: .zero, configurations: [], applied: .zero,
                     settings: settings, seed: 0),
@@ -114,14 +122,14 @@ struct SimulatedCluster {
 
     /// Lets simulated time pass until something is so, looking often; false if it is not so in time.
     @discardableResult
-    mutating func run(milliseconds: Int64, until isSo: (SimulatedCluster) -> Bool) -> Bool {
+    mutating func run(milliseconds: Int64, until isSo: (CoreCluster) -> Bool) -> Bool {
         run(until: time + milliseconds * 1_000_000, isSo)
     }
 
     @discardableResult
-    private mutating func run(until end: Int64, _ isSo: (SimulatedCluster) -> Bool) -> Bool {
+    private mutating func run(until end: Int64, _ isSo: (CoreCluster) -> Bool) -> Bool {
         guard !isSo(self) else { return true }
-        while let next = nextTime(), next <= end {
+        while judge.violation == nil, let next = nextTime(), next <= end {
             time = max(time, next)
             if let appointment = queue.pop(notAfter: time) { keep(appointment) } else { fireTimers() }
             if isSo(self) { return true }
@@ -194,7 +202,7 @@ struct SimulatedCluster {
         nodes[node].readings = []
         nodes[node].sendings = [:]
         nodes[node].questions = [:]
-        nodes[node].trackedMark = nil
+        nodes[node].isNew = true
         nodes[node].log = disk.log
         nodes[node].state = disk.state
         nodes[node].applicable = disk.state.index
@@ -221,7 +229,7 @@ struct SimulatedCluster {
         guard restarts else { return }
         queue.push(
             Appointment(node: node, run: 0, happening: .restart),
-            at: time + random.number(in: 1..<3000) * 1_000_000)
+            at: time + random.number(in: faults.restarting) * 1_000_000)
     }
 
     /// Takes a node away for good.
@@ -230,15 +238,17 @@ struct SimulatedCluster {
         nodes[node].standing = .gone
     }
 
-    mutating func stepLiveness(_ node: Int, _ event: NodeLiveness.Event, answering asked: Packet? = nil) {
+    mutating func stepLiveness(_ node: Int, _ event: NodeLiveness.Event, answering asked: CorePacket? = nil) {
         livenessEffects.removeAll()
         nodes[node].liveness.step(event, now: nodes[node].localTime(time), into: &livenessEffects)
         let drained = livenessEffects
         for (to, request) in drained.requests {
-            post(Packet(from: node, to: Self.position(of: to), run: nodes[node].run, body: .livenessRequest(request)))
+            post(
+                CorePacket(from: node, to: Self.position(of: to), run: nodes[node].run, body: .livenessRequest(request))
+            )
         }
         if let reply = drained.reply, let asked {
-            post(Packet(from: node, to: asked.from, run: asked.run, body: .livenessReply(reply)))
+            post(CorePacket(from: node, to: asked.from, run: asked.run, body: .livenessReply(reply)))
         }
         if drained.checksVitals {
             appoint(
@@ -251,73 +261,76 @@ struct SimulatedCluster {
     }
 
     private mutating func noteWake(_ node: Int) {
-        let deadline = earliest(nodes[node].raft.deadline, nodes[node].liveness.deadline)
-        nodes[node].wakesAt = deadline.map { nodes[node].globalTime($0) }
+        let deadlines = [nodes[node].raft.deadline, nodes[node].liveness.deadline]
+        nodes[node].wakesAt = deadlines.compactMap { $0 }.min().map { nodes[node].globalTime($0) }
     }
 
     /// Tells liveness with which nodes the replica has to do.
     private mutating func track(_ node: Int) {
         let raft = nodes[node].raft
-        let mark = SimulatedNode.TrackedMark(
-            configuration: raft.configurations.last?.index, count: raft.configuration.members.count,
-            peers: raft.leadership?.peers.count ?? -1, term: raft.term)
-        guard mark != nodes[node].trackedMark else { return }
-        nodes[node].trackedMark = mark
-        var addresses = raft.configuration.members.map(\.address)
-        for peer in raft.leadership?.peers ?? [] where !addresses.contains(peer.peer.address) {
-            addresses.append(peer.peer.address)
-        }
+        let addresses = Set((raft.configuration.members + raft.peers).map(\.address))
         stepLiveness(node, .track(addresses.sorted()))
     }
 
     /// One event for a core, and all its effects. `values` are proposed, `entries` came with a message, `state` with a
     /// snapshot.
     mutating func step(
-        _ node: Int, _ event: Event, values: [SimulatedEntry] = [], state: SimulatedState? = nil,
-        answering asked: Packet? = nil
+        _ node: Int, _ event: Event, values: [CoreEntry] = [], state: CoreState? = nil,
+        answering asked: CorePacket? = nil
     ) {
-        let before = Judge.Before(voters: nodes[node].raft.configuration, isLeader: nodes[node].raft.isLeader)
+        let before = CoreJudge.Before(
+            voters: nodes[node].raft.configuration, isLeader: nodes[node].raft.isLeader,
+            commitIndex: nodes[node].raft.commitIndex)
         effects.removeAll()
         nodes[node].raft.step(
             event, now: nodes[node].localTime(time), liveness: nodes[node].liveness, into: &effects)
-        trace(node, "\(event)")
+        note(node, event)
+        // executing them may lead to another step
+        let changesPeers = effects.peersChanged || effects.statusChanged || nodes[node].isNew
+        nodes[node].isNew = false
         execute(effects, on: node, before, values, state, asked)
-        track(node)
+        if changesPeers { track(node) }
         noteWake(node)
     }
 }
 
 // MARK: Effects
 
-extension SimulatedCluster {
+extension CoreCluster {
     private mutating func execute(
-        _ effects: Effects, on node: Int, _ before: Judge.Before, _ values: [SimulatedEntry],
-        _ state: SimulatedState?, _ asked: Packet?
+        _ effects: Effects, on node: Int, _ before: CoreJudge.Before, _ values: [CoreEntry],
+        _ state: CoreState?, _ asked: CorePacket?
     ) {
         judge.note(effects.refusal, at: time)
-        var change = SimulatedWrite.Change.none
+        var change = CoreWrite.Change.none
         if let logChange = effects.logChange {
             change = changeLog(of: node, logChange, values)
         } else if let install = effects.install {
             change = .install(install, state!)
-            nodes[node].log.install(install)
+            if !install.keepsSuffix {
+                judge.inspectDropped(from: install.meta.last.index.next, of: nodes[node], at: time)
+            }
             judge.noteInstalled()
+            nodes[node].log.install(install)
             nodes[node].state = state!
             nodes[node].applicable = max(nodes[node].applicable, state!.index)
         }
         judge.inspect(node, nodes, before, at: time)
+        if effects.peersChanged || effects.install != nil || effects.logChange?.truncateFrom != nil {
+            judge.inspectMembership(of: nodes[node], at: time)
+        }
         for outbound in effects.messages { send(outbound, from: node) }
         if let reply = effects.reply, let asked { post(answer(asked, reply)) }
         for (to, reply) in effects.readIndexReplies {
             let asker = Self.position(of: to)
             guard let run = nodes[node].questions.removeValue(forKey: [UInt64(asker), reply.sequence]) else { continue }
-            post(Packet(from: node, to: asker, run: run, body: .reply(.readIndexReply(reply))))
+            post(CorePacket(from: node, to: asker, run: run, body: .reply(.readIndexReply(reply))))
         }
         var released = effects.durableMessages.map { packet(node, $0)! }
         if let acknowledgement = effects.acknowledgement, let asked { released.append(answer(asked, acknowledgement)) }
         write(node, effects.hardState, change, released)
         if let meta = effects.snapshotWanted, let asked, case .snapshot(_, let state, _) = asked.body {
-            appoint(node, .snapshotFetched(meta, state, asked: asked), in: 5..<200)
+            appoint(node, .snapshotFetched(meta, state, asked: asked), in: faults.fetching)
         }
         if let applicable = effects.applicable { makeApplicable(node, applicable) }
         nodes[node].readings += effects.readyReads
@@ -327,11 +340,14 @@ extension SimulatedCluster {
     }
 
     private mutating func changeLog(
-        of node: Int, _ change: LogChange, _ values: [SimulatedEntry]
-    ) -> SimulatedWrite.Change {
-        if let index = change.truncateFrom { nodes[node].log.truncate(from: index) }
-        judge.check(nodes[node].log.lastIndex.next == change.first, "a hole in a log", at: time)
-        var added: [SimulatedEntry]
+        of node: Int, _ change: LogChange, _ values: [CoreEntry]
+    ) -> CoreWrite.Change {
+        if let index = change.truncateFrom {
+            judge.inspectDropped(from: index, of: nodes[node], at: time)
+            nodes[node].log.truncate(from: index)
+        }
+        judge.check(nodes[node].log.lastIndex.next == change.first, "LogMatching", "a hole in a log", at: time)
+        var added: [CoreEntry]
         switch change.source {
         case .message(let offset): added = Array(values[offset..<offset + change.count])
         case .proposal:
@@ -339,13 +355,13 @@ extension SimulatedCluster {
             for position in added.indices { added[position].term = change.term }
         case .configuration(let configuration):
             added = [
-                SimulatedEntry(
+                CoreEntry(
                     term: change.term, kind: .configuration, value: nextValue, size: 100,
                     configuration: configuration)
             ]
             nextValue += 1
         }
-        judge.check(added.count == change.count, "entries are missing", at: time)
+        judge.check(added.count == change.count, "LogMatching", "entries are missing", at: time)
         if nodes[node].isWitness {
             for position in added.indices { (added[position].value, added[position].size) = (0, 0) }
         }
@@ -361,7 +377,7 @@ extension SimulatedCluster {
     }
 
     private mutating func write(
-        _ node: Int, _ hardState: HardState?, _ change: SimulatedWrite.Change, _ released: [Packet]
+        _ node: Int, _ hardState: HardState?, _ change: CoreWrite.Change, _ released: [CorePacket]
     ) {
         if hardState == nil, case .none = change {
             if nodes[node].writes.isEmpty {
@@ -374,7 +390,7 @@ extension SimulatedCluster {
         var mark: DurableMark? = nodes[node].raft.durableMark
         if case .compact = change { mark = nil }
         nodes[node].writes.append(
-            SimulatedWrite(hardState: hardState, change: change, mark: mark, released: released))
+            CoreWrite(hardState: hardState, change: change, mark: mark, released: released))
         appoint(node, .written, in: faults.writing, notBefore: nodes[node].diskStalledUntil)
     }
 
@@ -389,7 +405,7 @@ extension SimulatedCluster {
         if let mark = write.mark { step(node, .persisted(mark)) }
     }
 
-    private mutating func complete(_ write: SimulatedWrite, on node: Int) {
+    private mutating func complete(_ write: CoreWrite, on node: Int) {
         let before = nodes[node].disk.hardState
         nodes[node].disk.complete(write)
         if case .log(_, let entries) = write.change, let last = entries.last {
@@ -401,7 +417,7 @@ extension SimulatedCluster {
     }
 
     private mutating func finish(_ change: UInt64, _ outcome: ChangeOutcome) {
-        judge.check(outcomes[change] == nil, "two answers to one change", at: time)
+        judge.check(outcomes[change] == nil, "ChangesAreDone", "two answers to one change", at: time)
         outcomes[change] = outcome
         guard let target = changes.removeValue(forKey: change) else { return }
         judge.inspectChange(target, outcome, at: time)
@@ -410,7 +426,9 @@ extension SimulatedCluster {
     // MARK: State
 
     private mutating func makeApplicable(_ node: Int, _ index: LogIndex) {
-        judge.check(index <= nodes[node].disk.log.lastIndex, "applied what is not durable", at: time)
+        let isDurable =
+            nodes[node].log.term(at: index).map { nodes[node].disk.holds(LogPosition(term: $0, index: index)) } ?? true
+        judge.check(isDurable, "DurableBeforeAcknowledged", "applied what is not durable", at: time)
         nodes[node].applicable = max(nodes[node].applicable, index)
         if appliesLate > 0, random.number(in: 0..<1000) < appliesLate {
             appoint(node, .applies, in: 1..<100)
@@ -421,7 +439,11 @@ extension SimulatedCluster {
 
     private mutating func apply(_ node: Int) {
         while nodes[node].state.index < nodes[node].applicable {
-            nodes[node].state.apply(nodes[node].log[nodes[node].state.index.next]!)
+            let index = nodes[node].state.index.next
+            guard let entry = nodes[node].log[index] else {
+                return judge.check(false, "AppliedSequencesEqual", "no entry \(index) to apply", at: time)
+            }
+            nodes[node].state.apply(entry)
         }
         judge.inspectApplied(nodes[node], at: time)
         evaluateReads(node)
@@ -482,7 +504,7 @@ extension SimulatedCluster {
         nodes[node].sendings[sending] = peer
         appoint(node, .sendingEnds(sending), in: 3000..<6000)
         post(
-            Packet(
+            CorePacket(
                 from: node, to: Self.position(of: peer), run: nodes[node].run,
                 body: .snapshot(SnapshotRequest(term: term, meta: meta), state, sending: sending)))
     }
@@ -495,15 +517,15 @@ extension SimulatedCluster {
 
 // MARK: Network
 
-extension SimulatedCluster {
+extension CoreCluster {
     private mutating func send(_ outbound: Outbound, from node: Int) {
         if case .snapshot(let term) = outbound.body { return sendSnapshot(from: node, to: outbound.to, term: term) }
         post(packet(node, outbound)!)
     }
 
     /// The request with its payloads; nil for a snapshot, which travels in its own way.
-    private func packet(_ from: Int, _ outbound: Outbound) -> Packet? {
-        let body: Packet.Body
+    private func packet(_ from: Int, _ outbound: Outbound) -> CorePacket? {
+        let body: CorePacket.Body
         switch outbound.body {
         case .vote(let request): body = .vote(request)
         case .timeoutNow(let request): body = .timeoutNow(request)
@@ -523,12 +545,12 @@ extension SimulatedCluster {
                 commit: commit)
             body = .append(request, entries: entries, ticket: ticket)
         }
-        return Packet(from: from, to: Self.position(of: outbound.to), run: nodes[from].run, body: body)
+        return CorePacket(from: from, to: Self.position(of: outbound.to), run: nodes[from].run, body: body)
     }
 
     /// The answer to `asked`, with what its asker remembers.
-    private func answer(_ asked: Packet, _ reply: Message) -> Packet {
-        var packet = Packet(from: asked.to, to: asked.from, run: asked.run, body: .reply(reply))
+    private func answer(_ asked: CorePacket, _ reply: Message) -> CorePacket {
+        var packet = CorePacket(from: asked.to, to: asked.from, run: asked.run, body: .reply(reply))
         switch (asked.body, reply) {
         case (.append(let request, _, let ticket), .appendReply(var append)):
             append.ticket = ticket
@@ -544,7 +566,7 @@ extension SimulatedCluster {
         return packet
     }
 
-    private mutating func post(_ packet: Packet) {
+    private mutating func post(_ packet: CorePacket) {
         traffic.count(packet)
         judge.inspectSaid(packet, by: nodes[packet.from], at: time)
         let isLost = random.number(in: 0..<1000) < faults.lost || isSevered(packet.from, packet.to)
@@ -553,9 +575,9 @@ extension SimulatedCluster {
         if random.number(in: 0..<1000) < faults.doubled { deliver(packet) }
     }
 
-    private mutating func deliver(_ packet: Packet) {
+    private mutating func deliver(_ packet: CorePacket) {
         var delay = faults.delay
-        if random.number(in: 0..<1000) < faults.late { delay = 100..<3000 }
+        if random.number(in: 0..<1000) < faults.late { delay = faults.lateness }
         if packet.isReply, faults.reordersAnswers, random.number(in: 0..<3) < 2 { delay = 200..<2400 }
         let microseconds = random.number(in: delay.lowerBound * 1000..<delay.upperBound * 1000)
         let run = packet.isReply ? packet.run : 0
@@ -564,7 +586,7 @@ extension SimulatedCluster {
     }
 
     /// Sometimes the asker hears that its request, or the answer to it, got lost.
-    private mutating func lose(_ packet: Packet) {
+    private mutating func lose(_ packet: CorePacket) {
         let (asker, asked) = packet.isReply ? (packet.to, packet.from) : (packet.from, packet.to)
         guard nodes[asker].isUp, nodes[asker].run == packet.run, random.number(in: 0..<1000) < faults.told else {
             return
@@ -584,19 +606,22 @@ extension SimulatedCluster {
     func isSevered(_ from: Int, _ to: Int) -> Bool { severed.contains(from << 8 | to) }
     mutating func sever(_ from: Int, _ to: Int) { severed.insert(from << 8 | to) }
 
-    /// Whether every event is told, for whoever looks into a seed.
-    private static let traces = getenv("RAFT_TRACE") != nil
-
-    private func trace(_ node: Int, _ event: @autoclosure () -> String) {
-        guard Self.traces else { return }
+    /// Adds an event to the digest, and tells whoever listens.
+    private mutating func note(_ node: Int, _ event: Event) {
         let raft = nodes[node].raft
-        let pledge = raft.pledge.map { "\($0.leader.address.port - 8000)@\($0.term)" } ?? "-"
-        print(
-            "\(time / 1000) \(node) \(raft.role) \(raft.term) last \(raft.log.last) commit \(raft.commitIndex) "
-                + "leader \(raft.leader.map { "\($0.address.port - 8000)" } ?? "-") pledge \(pledge): \(event())")
+        events += 1
+        digest = mixed(digest, UInt64(time) ^ UInt64(node) << 56)
+        digest = mixed(
+            digest, UInt64(bitPattern: raft.term.rawValue) << 32 ^ UInt64(bitPattern: raft.lastIndex.rawValue))
+        digest = mixed(digest, UInt64(bitPattern: raft.commitIndex.rawValue))
+        guard let timeline else { return }
+        let leader = raft.leader.map { "\(Self.position(of: $0))" } ?? "-"
+        timeline(
+            "\(time / 1000) us: \(node) \(raft.role) in term \(raft.term), log \(raft.lastIndex)@\(raft.lastTerm), "
+                + "committed \(raft.commitIndex), leader \(leader): \(event)")
     }
 
-    private mutating func receive(_ packet: Packet) {
+    private mutating func receive(_ packet: CorePacket) {
         guard !isSevered(packet.from, packet.to), nodes[packet.from].standing != .gone else { return lose(packet) }
         let sender = nodes[packet.from].id
         switch packet.body {
@@ -627,14 +652,14 @@ extension SimulatedCluster {
 }
 
 /// Counts messages and their estimated bytes.
-struct Traffic {
+struct CoreTraffic {
     /// Requests of the group, and bytes of these and their answers.
     private(set) var requests = 0
     private(set) var bytes = 0
     /// Requests of node liveness, which all groups of a node share.
     private(set) var livenessRequests = 0
 
-    mutating func count(_ packet: Packet) {
+    mutating func count(_ packet: CorePacket) {
         if packet.isLiveness {
             if !packet.isReply { livenessRequests += 1 }
         } else {

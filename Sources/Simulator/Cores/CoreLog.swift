@@ -1,7 +1,7 @@
-@testable import RaftCore
+import RaftCore
 
 /// An entry with something to tell it from every other.
-struct SimulatedEntry: Equatable {
+struct CoreEntry: Equatable {
     var term: Term
     var kind: EntryKind
     /// What it means; zero where a witness keeps it.
@@ -11,18 +11,18 @@ struct SimulatedEntry: Equatable {
     var configuration: Configuration?
 
     /// Whether both are the same entry, one of them perhaps as a witness keeps it.
-    func agrees(with other: SimulatedEntry) -> Bool {
+    func agrees(with other: CoreEntry) -> Bool {
         term == other.term && kind == other.kind && (value == other.value || value == 0 || other.value == 0)
             && (kind != .configuration || configuration == other.configuration)
     }
 }
 
 /// What a state machine holds: how far it has applied, and a digest of everything it applied, in order.
-struct SimulatedState: Equatable {
+struct CoreState: Equatable {
     var index = LogIndex.zero
     var digest: UInt64 = 0
 
-    mutating func apply(_ entry: SimulatedEntry) {
+    mutating func apply(_ entry: CoreEntry) {
         index = index.next
         digest = Self.digest(after: digest, value: entry.value)
     }
@@ -33,12 +33,12 @@ struct SimulatedState: Equatable {
 }
 
 /// A log with payloads that begins behind a base.
-struct SimulatedLog {
+struct CoreLog {
     private(set) var base = LogPosition.zero
     /// The membership in force at the base; nil for a replica that has not heard of any.
     private(set) var membership: Configuration?
     /// The entries behind the base.
-    private(set) var entries: [SimulatedEntry] = []
+    private(set) var entries: [CoreEntry] = []
     /// Bytes of payload in it.
     private(set) var size = 0
 
@@ -47,7 +47,7 @@ struct SimulatedLog {
     var lastIndex: LogIndex { base.index.advanced(by: entries.count) }
 
     /// The entry at `index`; nil if there is none, or none any more.
-    subscript(index: LogIndex) -> SimulatedEntry? {
+    subscript(index: LogIndex) -> CoreEntry? {
         let offset = base.index.distance(to: index) - 1
         return entries.indices.contains(offset) ? entries[offset] : nil
     }
@@ -55,7 +55,7 @@ struct SimulatedLog {
     func term(at index: LogIndex) -> Term? { index == base.index ? base.term : self[index]?.term }
 
     /// The entries `first ..< first + count`.
-    func slice(from first: LogIndex, count: Int) -> ArraySlice<SimulatedEntry> {
+    func slice(from first: LogIndex, count: Int) -> ArraySlice<CoreEntry> {
         let offset = base.index.distance(to: first) - 1
         return entries[offset..<offset + count]
     }
@@ -66,7 +66,7 @@ struct SimulatedLog {
         return held.last { $0.kind == .configuration }?.configuration ?? membership
     }
 
-    mutating func append(_ entry: SimulatedEntry) {
+    mutating func append(_ entry: CoreEntry) {
         entries.append(entry)
         size += entry.size
     }

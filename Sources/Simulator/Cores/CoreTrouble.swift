@@ -1,8 +1,8 @@
-@testable import RaftCore
+import RaftCore
 
 // What clients, operators and misfortune do to a cluster.
 
-extension SimulatedCluster {
+extension CoreCluster {
     /// Whoever leads, as far as it knows; of several the one of the highest term.
     var leader: Int? {
         var best: Int?
@@ -26,12 +26,12 @@ extension SimulatedCluster {
     mutating func propose(_ count: Int, size: Int = 64, at node: Int) {
         let values = (0..<count).map { _ in
             nextValue += 1
-            return SimulatedEntry(term: .zero, kind: .data, value: nextValue, size: size)
+            return CoreEntry(term: .zero, kind: .data, value: nextValue, size: size)
         }
         propose(values, at: node)
     }
 
-    mutating func propose(_ values: [SimulatedEntry], at node: Int) {
+    mutating func propose(_ values: [CoreEntry], at node: Int) {
         guard nodes[node].isUp, nodes[node].pausedUntil <= time, nodes[node].raft.acceptsProposals else { return }
         step(node, .proposed(count: values.count), values: values)
     }
@@ -62,6 +62,22 @@ extension SimulatedCluster {
                 sever(from, to)
             }
         }
+    }
+
+    /// Cuts a node off, sometimes only what it hears or what it says.
+    mutating func isolate(_ node: Int) {
+        severed = []
+        let (hears, speaks) = (isLikely(200), isLikely(200))
+        for other in nodes.indices where other != node {
+            if !hears { sever(other, node) }
+            if !speaks { sever(node, other) }
+        }
+    }
+
+    /// Lets two nodes not talk to each other.
+    mutating func cutLink(_ one: Int, _ other: Int) {
+        sever(one, other)
+        sever(other, one)
     }
 
     // MARK: Operators
@@ -101,14 +117,28 @@ extension SimulatedCluster {
         return Configuration(peers: peers, learners: learners)
     }
 
-    mutating func changeSomewhere() {
-        guard let leader, nodes[leader].pausedUntil <= time, !nodes[leader].raft.isChangingMembership else { return }
+    /// Asks for a change, if none is under way or it `waits` for none.
+    mutating func changeSomewhere(waits: Bool = true) {
+        guard let leader, nodes[leader].pausedUntil <= time else { return }
+        guard !waits || !nodes[leader].raft.isChangingMembership else { return }
         let present = nodes[leader].raft.configuration
-        guard !present.isJoint else { return }
+        guard !waits || !present.isJoint else { return }
         let target = nextMembership(after: present)
         // the new nodes were started in between, and the leader may have been told so
         guard nodes[leader].isUp else { return }
         change(to: target, at: leader)
+    }
+
+    /// Asks for a change to a membership without this one; false if there is none to be asked for now.
+    private mutating func dismissSomebody(_ node: Int) -> Bool {
+        guard let leader, nodes[leader].pausedUntil <= time, !nodes[leader].raft.isChangingMembership else {
+            return false
+        }
+        let present = nodes[leader].raft.configuration
+        let peers = present.peers.filter { $0 != nodes[node].id }
+        guard peers.count < present.peers.count, peers.contains(where: { $0.role == .replica }) else { return false }
+        change(to: Configuration(peers: peers, learners: present.learners), at: leader)
+        return true
     }
 
     /// Whether anybody, as far as it knows, has to do with `node`'s replica.
@@ -116,7 +146,7 @@ extension SimulatedCluster {
         let id = nodes[node].id
         return nodes.contains { other in
             guard other.standing != .gone, other.id != id else { return false }
-            if let change = other.raft.leadership?.change, other.isUp, change.target.contains(id) { return true }
+            if other.isUp, other.raft.targetConfiguration?.contains(id) == true { return true }
             return other.raft.configurations.contains { $0.configuration.contains(id) }
                 || other.disk.log.configurations.contains { $0.configuration.contains(id) }
         }
@@ -143,7 +173,7 @@ extension SimulatedCluster {
         for node in voters where !isSpared(node) { remove(node) }
         run(milliseconds: 4000)
         var best = lucky
-        for node in fit where nodes[node].isUp && nodes[node].raft.log.last > nodes[best].raft.log.last { best = node }
+        for node in fit where nodes[node].isUp && nodes[node].last > nodes[best].last { best = node }
         for node in nodes.indices where node != best { remove(node) }
         start(best)
         nodes[best].pausedUntil = 0
@@ -155,23 +185,23 @@ extension SimulatedCluster {
             let order = nextNumber
             nextNumber += 1
             step(best, .resetRequested(order, target))
-            judge.check(outcomes[order] != nil, "an order without an answer", at: time)
+            judge.check(outcomes[order] != nil, "ChangesAreDone", "an order without an answer", at: time)
             run(milliseconds: 3000)
         }
-        judge.check(nodes[best].raft.isLeader, "the survivor does not lead", at: time)
+        judge.check(nodes[best].raft.isLeader, "Heals", "the survivor does not lead", at: time)
         judge.isMajorityLost = false
         faults.lost = 0
     }
 
     // MARK: A life
 
-    /// Some time in the life of a cluster: every now and then somebody does something. Misfortune comes in spells, else
-    /// there would seldom be a leader to suffer it.
-    mutating func suffer(milliseconds: Int64, crashes: Bool, changes: Bool, losesMajority: Bool) {
-        let end = time + milliseconds * 1_000_000
-        var isDoomed = losesMajority
-        while time < end {
-            if isDoomed, time > end - milliseconds * 500_000 {
+    /// Some time in the life of a cluster: every now and then somebody does something. Where misfortune is mixed with the
+    /// rest it comes in spells, else there would seldom be a leader to suffer it.
+    mutating func suffer(_ life: CoreLife) {
+        let end = time + life.milliseconds * 1_000_000
+        var isDoomed = life.losesMajority
+        while time < end, judge.violation == nil {
+            if isDoomed, time > end - life.milliseconds * 500_000 {
                 isDoomed = false
                 loseMajority()
             }
@@ -179,52 +209,58 @@ extension SimulatedCluster {
                 run(milliseconds: 50)
                 continue
             }
-            let isRough = time / 1_000_000 % 4000 < 1500
+            let isRough = !life.comesInSpells || time / 1_000_000 % 4000 < 1500
             if !isRough { severed = [] }
-            switch random.number(in: 0..<1000) {
-            case 0..<250 where isRough: hit(node, crashes: crashes)
-            case 250..<350: operate(on: node, changes: changes)
-            default: useClients(on: node)
-            }
-            run(milliseconds: random.number(in: 5..<60))
+            if let deed = draw(life.deeds), isRough || !deed.isMisfortune { act(deed, on: node) }
+            run(milliseconds: random.number(in: life.between))
         }
     }
 
-    private mutating func useClients(on node: Int) {
-        switch random.number(in: 0..<10) {
-        case 0..<4: for leader in leaders { propose(Int(random.number(in: 1..<6)), at: leader) }
-        case 4..<6: for leader in leaders { read(at: leader, lease: true) }
-        case 6: for leader in leaders { read(at: leader, lease: false) }
-        case 7: read(at: node, lease: isLikely(500))
-        default: break
+    private mutating func draw(_ deeds: [(deed: CoreLife.Deed, perMille: Int64)]) -> CoreLife.Deed? {
+        var place = random.number(in: 0..<1000)
+        for (deed, perMille) in deeds {
+            if place < perMille { return deed }
+            place -= perMille
         }
+        return nil
     }
 
-    private mutating func hit(_ node: Int, crashes: Bool) {
-        switch random.number(in: 0..<20) {
-        case 0..<3: partition()
-        case 3..<7: severed = []
-        case 7..<9: if crashes { crash(node) }
-        case 9: if crashes, let leader { crash(leader) }
-        case 10..<12: pause(node, milliseconds: 1..<3000)
-        case 12: if let leader { pause(leader, milliseconds: 500..<4000) }
-        case 13..<15: stallDisk(node, milliseconds: 10..<3000)
-        case 15: if nodes[node].pausedUntil <= time { step(node, .connectionLost(nodes[0].id.address)) }
-        case 16: if nodes[node].pausedUntil <= time { step(node, .stepDownRequested) }
-        default: break
-        }
-    }
-
-    private mutating func operate(on node: Int, changes: Bool) {
-        guard nodes[node].pausedUntil <= time else { return }
-        switch random.number(in: 0..<20) {
-        case 0..<2: step(node, .transferRequested(nil))
-        case 2..<3: if let leader, let target = pick(nodes[leader].raft.configuration.peers) { transfer(to: target) }
-        case 3..<7: flush(node)
-        case 7..<14: compactSomewhere(node)
-        case 14..<18: if changes { changeSomewhere() }
-        case 18..<20: if changes { removeLeavers() }
-        default: break
+    private mutating func act(_ deed: CoreLife.Deed, on node: Int) {
+        let isAwake = nodes[node].pausedUntil <= time
+        switch deed {
+        case .propose: for leader in leaders { propose(Int(random.number(in: 1..<6)), at: leader) }
+        case .readByLease: for leader in leaders { read(at: leader, lease: true) }
+        case .read: for leader in leaders { read(at: leader, lease: false) }
+        case .readAnywhere: read(at: node, lease: isLikely(500))
+        case .partition: partition()
+        case .mend: severed = []
+        case .isolateLeader: if let leader { isolate(leader) }
+        case .crash: crash(node)
+        case .crashLeader: if let leader { crash(leader) }
+        case .crashOthers: for other in upNodes where other != leader { crash(other) }
+        case .handOver: if isAwake { step(node, .transferRequested(nil)) }
+        case .transfer:
+            if let leader, let target = pick(nodes[leader].raft.configuration.peers) { transfer(to: target) }
+        case .stepDown: if isAwake { step(node, .stepDownRequested) }
+        case .stepDownLeader: for leader in leaders { step(leader, .stepDownRequested) }
+        case .disconnect: if isAwake { step(node, .connectionLost(nodes[0].id.address)) }
+        case .pause: pause(node, milliseconds: 1..<3000)
+        case .pauseLeader: if let leader { pause(leader, milliseconds: 500..<4000) }
+        case .stallDisk: stallDisk(node, milliseconds: 10..<3000)
+        case .flush: if isAwake { flush(node) }
+        case .compact: if isAwake { compactSomewhere(node) }
+        case .change: changeSomewhere()
+        case .changeAnyway: changeSomewhere(waits: false)
+        case .removeLeavers: removeLeavers()
+        case .cutLink: if let leader, node != leader { cutLink(leader, node) }
+        case .loseChange: if let leader, dismissSomebody(node) { isolate(leader) }
+        case .retireLeader:
+            guard let leader, dismissSomebody(leader) else { return }
+            // what it says last is lost with it
+            run(milliseconds: 500) { !$0.nodes[leader].raft.isLeader }
+            for other in nodes.indices where other != leader { sever(leader, other) }
+            flush(leader)
+            crash(leader)
         }
     }
 
