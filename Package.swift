@@ -108,3 +108,24 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+// What is fuzzed is a test suite that runs the corpus once, or, for tools/fuzz alone, a program that looks for more.
+let fuzzed: [Target.Dependency] = [
+    "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "Gateway", "WireMessages", "CMessages",
+    "CProtobufC", "raftctl",
+]
+if Context.environment["FLOTILLA_FUZZ"] == nil {
+    package.targets.append(suite("FuzzTests", fuzzed, exclude: ["Corpus", "main.swift"]))
+} else {
+    // a library here, for a program has one entry
+    package.targets.removeAll { $0.name == "raftctl" || $0.isTest }
+    package.products.removeAll { $0.name == "raftctl" }
+    package.targets.append(
+        module(
+            "raftctl", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
+            exclude: ["Raftctl.swift"]))
+    package.targets.append(
+        .executableTarget(
+            name: "raftfuzz", dependencies: fuzzed, path: "Tests/FuzzTests", exclude: ["Corpus", "CorpusTests.swift"],
+            swiftSettings: strict))
+}

@@ -67,7 +67,9 @@ public struct CommandPeek: Equatable, Sendable {
             result.operationCount += 1
             while let part = operation.nextField() {
                 switch part.number {
-                case 1 where part.value == UInt64(KeyOperation.Code.expire.rawValue): result.setsExpiry = true
+                // as protobuf reads it: 32 bits, whatever stands above them
+                case 1 where UInt32(truncatingIfNeeded: part.value) == KeyOperation.Code.expire.rawValue:
+                    result.setsExpiry = true
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }
