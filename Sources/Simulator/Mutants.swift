@@ -142,7 +142,7 @@
             Mutant(
                 "follower-reads-share-an-old-question", "a read shares a question that was asked before it",
                 .cores(.reads)),
-            Mutant("read-before-applied", "a read does not wait for the state machine", .nodes(FaultKind.available)),
+            Mutant("read-before-applied", "a read does not wait for the state machine", .nodes(FaultKind.allCases)),
         ]
 
         private static let leases = [
