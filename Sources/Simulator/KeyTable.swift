@@ -17,6 +17,9 @@ final class KeyTable {
     /// Calls answered, refused, and of unknown outcome.
     private(set) var answered = 0
     private(set) var refused = 0
+    /// Whether copies of requests may arrive long after them, which no connection does: then a refusal says nothing of
+    /// the copy, and a refused write may still happen.
+    var hasLateCopies = false
     private(set) var lost = 0
     /// Keys whose history had too many possibilities to be judged to its end.
     private(set) var undecided = 0
@@ -63,7 +66,7 @@ final class KeyTable {
             _ = key.history.returned(slot, outcome)
         case .refused:
             refused += 1
-            _ = key.history.refused(slot)
+            if hasLateCopies, operation != .get { key.history.lost(slot) } else { _ = key.history.refused(slot) }
         case .lost:
             lost += 1
             // a read has no effect to wait for

@@ -69,7 +69,10 @@ extension Simulation {
         case .duplicate:
             disturbance.duplicateOneOf = oneOf
             // every other time long after the first
-            if fault.amount % 2 == 0 { disturbance.duplicateDelay = 0..<2_000_000_000 }
+            if fault.amount % 2 == 0 {
+                disturbance.duplicateDelay = 0..<2_000_000_000
+                keys.hasLateCopies = true
+            }
         case .reorder: disturbance.reorderOneOf = oneOf + 1
         default: disturbance.linkDelay = 1_000_000..<Int64(2_000_000 + fault.amount % 300_000_000)
         }
