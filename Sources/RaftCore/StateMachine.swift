@@ -6,11 +6,14 @@ public struct CommittedEntry: Sendable {
     public var kind: EntryKind
     /// The proposer's bytes; empty unless ``kind`` is data.
     public var payload: Bytes
+    /// The membership, if ``kind`` is configuration.
+    public var configuration: Configuration?
     /// An entry.
-    public init(position: LogPosition, kind: EntryKind, payload: Bytes) {
+    public init(position: LogPosition, kind: EntryKind, payload: Bytes, configuration: Configuration? = nil) {
         self.position = position
         self.kind = kind
         self.payload = payload
+        self.configuration = configuration
     }
 }
 

@@ -66,7 +66,7 @@ extension RaftHost {
                 for entry in held {
                     if bytesLeft <= 0 { break }
                     bytesLeft -= entry.payload.count
-                    entries.append(CommittedEntry(position: entry.position, kind: entry.kind, payload: entry.payload))
+                    entries.append(CommittedEntry(entry))
                 }
                 count = entries.count
             } else {
@@ -105,7 +105,7 @@ extension RaftHost {
             do throws(StorageError) {
                 let read = try log.entries(
                     of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
-                entries = read.map { CommittedEntry(position: $0.position, kind: $0.kind, payload: $0.payload) }
+                entries = read.map { CommittedEntry($0) }
             } catch {
                 return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)
             }
@@ -238,5 +238,12 @@ extension RaftHost {
             for completion in completions.value { deferred.append(completion) }
             lane.requestTurn()
         }
+    }
+}
+
+extension CommittedEntry {
+    init(_ entry: LogEntry) {
+        self.init(
+            position: entry.position, kind: entry.kind, payload: entry.payload, configuration: entry.configuration)
     }
 }

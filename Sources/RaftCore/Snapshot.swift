@@ -1,0 +1,33 @@
+/// Where a snapshot's files lie: a folder of its own, empty before it is written.
+///
+/// One thread at a time.
+public protocol SnapshotFolder: AnyObject, Sendable {
+    /// The folder in the file system, for libraries that read and write files by themselves; nil where there is none,
+    /// as in a simulation.
+    var directory: String? { get }
+    /// Names of its files, ascending.
+    func fileNames() throws(StateMachineError) -> [String]
+    /// Adds `bytes` to the end of a file, which is created if missing.
+    func append(_ bytes: Bytes, to name: String) throws(StateMachineError)
+    /// Everything in a file.
+    func contents(of name: String) throws(StateMachineError) -> Bytes
+}
+
+/// A state as it was at one entry, held for as long as the object lives while the state machine goes on.
+public protocol FrozenState: AnyObject, Sendable {
+    /// The last applied entry, and the membership in force there.
+    var meta: SnapshotMeta { get }
+    /// Writes the state into `folder`, for a replica that will keep it under `number` (a node-local number, never reused;
+    /// the receiver chooses a fresh one). May take long; any thread but a lane.
+    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError)
+}
+
+/// A state machine whose state, or a picture of it, can take the place of the log's beginning (§7). The log of any
+/// other is never compacted.
+public protocol SnapshotStateMachine: StateMachine {
+    /// What the state would be after a crash now, without the log: the last entry whose effects are durable, and the
+    /// membership in force there. Nil: nothing. The log may be compacted up to there. Any thread.
+    func durableMeta() throws(StateMachineError) -> SnapshotMeta?
+    /// Freezes the state as applied, quickly. Called between two calls of ``StateMachine/apply(_:)``.
+    func freeze() throws(StateMachineError) -> any FrozenState
+}
