@@ -17,8 +17,8 @@ public protocol SnapshotFolder: AnyObject, Sendable {
 public protocol FrozenState: AnyObject, Sendable {
     /// The last applied entry, and the membership in force there.
     var meta: SnapshotMeta { get }
-    /// Writes the state into `folder`, for a replica that will keep it under `number` (a node-local number, never reused;
-    /// the receiver chooses a fresh one). May take long; any thread but a lane.
+    /// Writes the state into `folder`, for a replica that will keep it under `number` (node-local, never reused; the
+    /// receiver chooses a fresh one). May take long; any thread but a lane.
     func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError)
 }
 
