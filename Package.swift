@@ -85,7 +85,8 @@ let package = Package(
                 "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
             ],
             swiftSettings: strict),
-        .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
+        .executableTarget(
+            name: "raftbench", dependencies: ["RaftCore", "RaftStorage", "CAllocations"], swiftSettings: strict),
         .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"], exclude: ["Traces"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
@@ -97,7 +98,7 @@ let package = Package(
             "RaftHostTests",
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
         suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
-        suite("RaftbenchTests", ["RaftCore", "CAllocations", "raftbench"]),
+        suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",

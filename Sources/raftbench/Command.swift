@@ -8,7 +8,7 @@ struct Command: Sendable {
     var run: @Sendable (Arguments) throws(UsageError) -> Report
 
     /// Everything that can be measured, in the order of the help.
-    static let all = [coreCommand]
+    static let all = [coreCommand, logCommand]
 }
 
 /// What was measured.
@@ -73,6 +73,9 @@ struct Arguments {
         }
         return numbers
     }
+
+    /// What was given, as it was given.
+    func text(_ name: String) -> String? { values[name] }
 
     /// A time above zero.
     func seconds(_ name: String, default standard: Double) throws(UsageError) -> Double {

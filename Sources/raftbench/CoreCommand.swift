@@ -117,20 +117,7 @@ extension CoreRow {
             decimal(median.seconds * 1e9 / steps), decimal(Double(median.allocations) / Double(median.proposals)),
             decimal(Double(median.allocations) / steps),
         ]
-        return zip(figures, CoreRow.columns).map { padded($0, to: $1.count) }.joined(separator: "  ")
-    }
-
-    private func whole(_ number: Double) -> String { "\(Int64(number.rounded()))" }
-
-    /// With three digits behind the point.
-    private func decimal(_ number: Double) -> String {
-        let thousandths = Int64((number * 1000).rounded())
-        let fraction = "\(thousandths % 1000)"
-        return "\(thousandths / 1000).\(String(repeating: "0", count: 3 - fraction.count))\(fraction)"
-    }
-
-    private func padded(_ text: String, to width: Int) -> String {
-        String(repeating: " ", count: max(0, width - text.count)) + text
+        return tableLine(figures, under: CoreRow.columns)
     }
 }
 
