@@ -87,6 +87,11 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "raftbench", dependencies: ["RaftCore", "RaftStorage", "CAllocations"], swiftSettings: strict),
+        module("ClusterProcesses", ["FlotillaTestSupport", "RaftCore", "ShardClient"]),
+        .executableTarget(
+            name: "crashtest",
+            dependencies: ["ClusterProcesses", "FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient"],
+            swiftSettings: strict),
         .executableTarget(name: "raftsim", dependencies: ["Simulator"], swiftSettings: strict),
         suite("RaftCoreTests", ["RaftCore"], exclude: ["Traces"]),
         suite("RaftStorageTests", ["RaftCore", "RaftStorage"]),
@@ -102,7 +107,10 @@ let package = Package(
         suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",
-            ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"],
+            [
+                "ClusterProcesses", "FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport",
+                "NodeRuntime", "raftd",
+            ],
             exclude: ["Scripts"]),
         suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),

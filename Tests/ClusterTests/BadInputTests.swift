@@ -1,3 +1,4 @@
+import ClusterProcesses
 import FlotillaTestSupport
 import RaftCore
 import ShardClient
@@ -31,7 +32,7 @@ extension Clusters {
         }
 
         @Test func garbageOnThePort() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 2, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 2, replicas: 3)
             let client = try cluster.makeClient()
             defer { client.close() }
             try await client.put(Bytes("k"), Bytes("v"))

@@ -1,3 +1,4 @@
+import ClusterProcesses
 import FlotillaTestSupport
 import RaftCore
 import ShardClient
@@ -8,7 +9,7 @@ import Testing
 extension Clusters {
     @Suite("Processes that are killed") struct CrashTests {
         @Test func everyAcknowledgedWriteSurvivesTheDeathOfAllNodes() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 4, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 4, replicas: 3)
             var settings = Client.Settings()
             settings.timeout = .milliseconds(3000)
             let ledger = Ledger()
@@ -38,7 +39,7 @@ extension Clusters {
         }
 
         @Test func aNodeAskedToStopHandsItsLeadershipsOver() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 4, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 4, replicas: 3)
             let client = try cluster.makeClient()
             defer { client.close() }
             let failures = Guarded<[ClientError]>([])

@@ -1,3 +1,4 @@
+import ClusterProcesses
 import FlotillaTestSupport
 import RaftCore
 import ShardClient
@@ -27,7 +28,7 @@ extension Clusters {
         }
 
         @Test func aFlippedBitCostsItsGroupAndNothingElse() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 2, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 2, replicas: 3)
             let client = try cluster.makeClient()
             defer { client.close() }
             for key in Self.keys { try await client.put(key, Bytes("before")) }
@@ -74,7 +75,7 @@ extension Clusters {
 
         @Test(arguments: ["MANIFEST-", ".sst", "CURRENT"])
         func aCorruptStoreIsNamedAndRebuiltFromTheLog(file: String) async throws {
-            let cluster = try await ProcessCluster(nodes: 1, groups: 2, replicas: 1)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 1, groups: 2, replicas: 1)
             let client = try cluster.makeClient()
             defer { client.close() }
             for key in Self.keys { try await client.put(key, Bytes("kept")) }
@@ -99,7 +100,7 @@ extension Clusters {
         }
 
         @Test func aTornLastRecordIsCut() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 1, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 1, replicas: 3)
             let client = try cluster.makeClient()
             defer { client.close() }
             for value in 0..<5 { try await client.put(Self.keys[0], Bytes("\(value)")) }

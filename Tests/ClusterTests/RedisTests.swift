@@ -1,3 +1,4 @@
+import ClusterProcesses
 import FlotillaTestSupport
 import RaftCore
 import ShardClient
@@ -17,7 +18,7 @@ extension Clusters {
 
         @Test(.enabled("redis-py is not installed: apt-get install python3-redis") { try await hasRedisPy() })
         func everyCommandThroughRedisPy() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 4, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 4, replicas: 3)
             let script = Tools.sources + "/Scripts/redis_face.py"
             let ports = cluster.addresses.map { "\($0.port)" }
             let outcome = try await Tools.run(try #require(Self.python), [script, "127.0.0.1", ports[0], ports[1]])
@@ -26,7 +27,7 @@ extension Clusters {
 
         @Test(.enabled("redis-benchmark is not installed: apt-get install redis-tools") { benchmark != nil })
         func redisBenchmarkFindsNoError() async throws {
-            let cluster = try await ProcessCluster(nodes: 3, groups: 4, replicas: 3)
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 4, replicas: 3)
             let tool = try #require(Self.benchmark)
             for depth in ["1", "16"] {
                 let outcome = try await Tools.run(

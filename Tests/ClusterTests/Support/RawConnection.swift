@@ -1,3 +1,4 @@
+import ClusterProcesses
 import Glibc
 import RaftCore
 

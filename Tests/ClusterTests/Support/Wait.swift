@@ -1,3 +1,4 @@
+import ClusterProcesses
 import Synchronization
 
 /// Waits for what comes about by itself.

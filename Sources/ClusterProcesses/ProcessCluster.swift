@@ -1,18 +1,27 @@
-import FlotillaTestSupport
+public import FlotillaTestSupport
 import Glibc
-import RaftCore
-import ShardClient
+public import RaftCore
+public import ShardClient
 import Synchronization
 
 /// A cluster of `raftd` processes. Like ``TestCluster``, with SIGKILL for a crash; everything goes with this object.
-final class ProcessCluster: Sendable {
-    let addresses: [NodeAddress]
-    let probe: ClusterProbe
+public final class ProcessCluster: Sendable {
+    /// Where the nodes listen.
+    public let addresses: [NodeAddress]
+    /// A view of the cluster from outside.
+    public let probe: ClusterProbe
+    private let executable: String
+    private let flags: [String]
     private let directory = TemporaryDirectory()
     private let processes: Mutex<[ChildProcess?]>
 
-    /// Starts the nodes, forms the cluster, and returns when every group is led.
-    init(nodes: Int = 3, groups: Int = 4, replicas: Int = 3) async throws {
+    /// Starts the nodes, forms the cluster, and returns when every group is led. `flags` go to each node besides what
+    /// it needs.
+    public init(
+        _ raftd: String, nodes: Int = 3, groups: Int = 4, replicas: Int = 3, flags: [String] = ["--segment-mb", "4"]
+    ) async throws {
+        executable = raftd
+        self.flags = flags
         addresses = LoopbackPorts.take(nodes)
         probe = try ClusterProbe(nodes: addresses)
         processes = Mutex([ChildProcess?](repeating: nil, count: nodes))
@@ -23,27 +32,27 @@ final class ProcessCluster: Sendable {
     deinit { probe.close() }
 
     /// Starts a node that does not run; it may not listen yet.
-    func start(_ node: Int, _ flags: [String] = []) throws {
-        let process = try ChildProcess(Tools.raftd, arguments(node) + flags, output: logFile(node))
+    public func start(_ node: Int, _ flags: [String] = []) throws {
+        let process = try ChildProcess(executable, arguments(node) + flags, output: logFile(node))
         processes.withLock { $0[node] = process }
     }
 
     /// What `raftd` is started with.
-    func arguments(_ node: Int) -> [String] {
+    public func arguments(_ node: Int) -> [String] {
         [
             "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
-            "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
-        ]
+            "--controllers", addresses.map(\.description).joined(separator: ","),
+        ] + flags
     }
 
     /// SIGKILL; returns when the process is gone.
-    func kill(_ nodes: Int...) async throws {
+    public func kill(_ nodes: Int...) async throws {
         for node in nodes { process(node)?.signal(SIGKILL) }
         for node in nodes { try await ended(node, -SIGKILL) }
     }
 
     /// SIGTERM; returns the time until the process has ended with status 0.
-    func terminate(_ node: Int) async throws -> Duration {
+    public func terminate(_ node: Int) async throws -> Duration {
         let start = ContinuousClock.now
         process(node)?.signal(SIGTERM)
         try await ended(node, 0)
@@ -60,22 +69,24 @@ final class ProcessCluster: Sendable {
     private func process(_ node: Int) -> ChildProcess? { processes.withLock { $0[node] } }
 
     /// Whether the node's process is there.
-    func runs(_ node: Int) -> Bool { process(node).map { $0.exitStatus == nil } ?? false }
+    public func runs(_ node: Int) -> Bool { process(node).map { $0.exitStatus == nil } ?? false }
 
-    func dataDirectory(_ node: Int) -> String { "\(directory.path)/node\(node)" }
+    /// Where a node keeps everything.
+    public func dataDirectory(_ node: Int) -> String { "\(directory.path)/node\(node)" }
 
     private func logFile(_ node: Int) -> String { "\(directory.path)/node\(node).log" }
 
     /// Everything the node has printed, over all its runs.
-    func log(of node: Int) throws -> String { try Files.text(logFile(node)) }
+    public func log(of node: Int) throws -> String { try Files.text(logFile(node)) }
 
     /// Its segments, in order.
-    func segments(of node: Int) throws -> [String] {
+    public func segments(of node: Int) throws -> [String] {
         let log = dataDirectory(node) + "/log"
         return try Files.list(log).filter { $0.hasSuffix(".log") }.map { "\(log)/\($0)" }
     }
 
-    func makeClient(_ settings: Client.Settings = Client.Settings()) throws -> Client {
+    /// A client that knows all nodes; close it when done.
+    public func makeClient(_ settings: Client.Settings = Client.Settings()) throws -> Client {
         try Client(seeds: addresses, settings: settings)
     }
 }

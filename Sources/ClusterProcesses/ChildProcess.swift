@@ -1,13 +1,14 @@
-import Glibc
+public import Glibc
 import Synchronization
 
-/// A process that a test starts; killed, by its own number, when this object goes.
-final class ChildProcess: Sendable {
-    let pid: pid_t
+/// A process that was started here; killed, by its own number, when this object goes.
+public final class ChildProcess: Sendable {
+    /// Its number.
+    public let pid: pid_t
     private let ended = Mutex<Int32?>(nil)
 
     /// Starts `executable` with the signals `blocked` blocked; what it prints is appended to the file `output`.
-    init(_ executable: String, _ arguments: [String], output: String, blocked: [Int32] = []) throws {
+    public init(_ executable: String, _ arguments: [String], output: String, blocked: [Int32] = []) throws {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -41,7 +42,7 @@ final class ChildProcess: Sendable {
     }
 
     /// Sends a signal, unless the process has ended.
-    func signal(_ number: Int32) {
+    public func signal(_ number: Int32) {
         ended.withLock { ended in
             // until it is waited for, the number is nobody else's
             if ended == nil { Glibc.kill(pid, number) }
@@ -49,7 +50,7 @@ final class ChildProcess: Sendable {
     }
 
     /// The exit status once the process has ended, or minus the signal that ended it; nil if it still runs.
-    var exitStatus: Int32? {
+    public var exitStatus: Int32? {
         ended.withLock { ended in
             var status: Int32 = 0
             if ended == nil, waitpid(pid, &status, WNOHANG) == pid {
@@ -59,8 +60,8 @@ final class ChildProcess: Sendable {
         }
     }
 
-    /// Waits for the end; one that takes longer than `timeout` fails the test.
-    func waitForExit(timeout: Duration = .seconds(60)) async throws -> Int32 {
+    /// Waits for the end; one that takes longer than `timeout` is an error.
+    public func waitForExit(timeout: Duration = .seconds(60)) async throws -> Int32 {
         let end = ContinuousClock.now + timeout
         while ContinuousClock.now < end {
             if let exitStatus { return exitStatus }
@@ -70,52 +71,10 @@ final class ChildProcess: Sendable {
     }
 }
 
-/// Why a test cannot go on.
-struct Failed: Error, CustomStringConvertible {
-    var description: String
-    init(_ description: String) { self.description = description }
-}
-
-/// Files, without much ado.
-enum Files {
-    static func read(_ path: String) throws -> [UInt8] {
-        guard let file = fopen(path, "r") else { throw Failed("\(path) cannot be read (errno \(errno))") }
-        defer { fclose(file) }
-        var content: [UInt8] = []
-        var buffer = [UInt8](repeating: 0, count: 1 << 16)
-        while case let count = fread(&buffer, 1, buffer.count, file), count > 0 { content += buffer[0..<count] }
-        return content
-    }
-
-    static func text(_ path: String) throws -> String { String(decoding: try read(path), as: UTF8.self) }
-
-    static func write(_ content: [UInt8], to path: String) throws {
-        guard let file = fopen(path, "w") else { throw Failed("\(path) cannot be written (errno \(errno))") }
-        defer { fclose(file) }
-        let count = fwrite(content, 1, content.count, file)
-        guard count == content.count else { throw Failed("\(path) cannot be written (errno \(errno))") }
-    }
-
-    /// Replaces bytes in the middle of a file.
-    static func overwrite(_ path: String, at offset: Int, with bytes: [UInt8]) throws {
-        let descriptor = open(path, O_WRONLY)
-        guard descriptor >= 0 else { throw Failed("\(path) cannot be opened (errno \(errno))") }
-        defer { close(descriptor) }
-        guard pwrite(descriptor, bytes, bytes.count, off_t(offset)) == bytes.count else {
-            throw Failed("\(path) cannot be written (errno \(errno))")
-        }
-    }
-
-    static func list(_ directory: String) throws -> [String] {
-        guard let stream = opendir(directory) else { throw Failed("\(directory) cannot be listed (errno \(errno))") }
-        defer { closedir(stream) }
-        var names: [String] = []
-        while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if !name.hasPrefix(".") { names.append(name) }
-        }
-        return names.sorted()
-    }
+/// Why it cannot go on.
+public struct Failed: Error, CustomStringConvertible {
+    /// One sentence.
+    public var description: String
+    /// A failure told as `description`.
+    public init(_ description: String) { self.description = description }
 }
