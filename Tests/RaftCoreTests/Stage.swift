@@ -72,9 +72,9 @@ struct Stage {
     mutating func persist() -> Effects { step(.persisted(raft.durableMark)) }
 
     /// This node promises its support to the node of `peer`.
-    mutating func promise(to peer: PeerID) {
+    mutating func promise(to peer: PeerID, run: UInt64 = 1) {
         var ignored = NodeLiveness.Effects()
-        let request = NodeLiveness.Request(runNumber: 1, sequence: 1, asks: true)
+        let request = NodeLiveness.Request(runNumber: run, sequence: 1, asks: true)
         liveness.step(.received(request, from: peer.address, wallClock: 0), now: now, into: &ignored)
     }
 
