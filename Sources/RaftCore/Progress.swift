@@ -4,6 +4,9 @@
 /// 2. In `probe` at most one append is under way, and `next` does not move before it is answered.
 /// 3. In `replicate` the entries `match + 1 ..< next` are under way; appends overlap freely.
 /// 4. In `snapshot` one snapshot is under way, and no entries are.
+/// 5. `match` goes back only when the peer denies what it acknowledged, for a part of its log is lost. Then a success
+///    counts only if its append left after the denial came, however late others arrive: they may have been said before
+///    the loss.
 struct Progress: Sendable {
     /// How entries are sent.
     enum State: Sendable {
@@ -32,6 +35,8 @@ struct Progress: Sendable {
     var isSearching = false
     /// The commit index it is known to know.
     var knownCommit: LogIndex = .zero
+    /// It has denied what it acknowledged: successes of appends before this round may be from before that.
+    var trustedRound: UInt64 = 0
     /// Highest round of any append sent to it, and of any it answered.
     var sentRound: UInt64 = 0
     var answeredRound: UInt64 = 0

@@ -59,10 +59,21 @@ extension Raft {
         leader = newLeader
         startLeaseEnd = .distantPast
         let isForeign = around.isForeign(newLeader)
-        pledge = Pledge(
-            leader: newLeader, promise: around.promise(to: newLeader), term: term,
-            leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+        if !hasDied(newLeader, around) {
+            pledge = Pledge(
+                leader: newLeader, promise: around.promise(to: newLeader), term: term,
+                leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+        }
         restOrWait(for: newLeader, around)
+    }
+
+    /// Whether `newLeader` was accepted in this term under a promise to an earlier run of its node. No term is led in two
+    /// runs: what it said arrived late, and nobody would end a loyalty to the run that there is now.
+    private func hasDied(_ newLeader: PeerID, _ around: Surroundings) -> Bool {
+        guard let pledge, pledge.leader == newLeader, pledge.term == term, let accepted = pledge.promise,
+            let promise = around.promise(to: newLeader)
+        else { return false }
+        return promise.askerRun > accepted.askerRun
     }
 
     /// Rests under the promise to the leader that it follows, or gives it the time to show itself.
@@ -156,9 +167,10 @@ extension Raft {
         if hasWon { finishPreVote(around, &effects) }
     }
 
-    /// Whoever is loyal to a leader of an earlier term asks, so that it is heard of, and leaves it at that.
+    /// Whoever is loyal to a leader of an earlier term, or in debt, asks, so that it is heard of, and leaves it at that:
+    /// a leader answers with a probe, and who stood by this replica as leader is free.
     private mutating func finishPreVote(_ around: Surroundings, _ effects: inout Effects) {
-        if !isPledged(around) { campaign(handOver: nil, around, &effects) }
+        if !isPledged(around), !isDebtor { campaign(handOver: nil, around, &effects) }
     }
 
     /// Stands for election in a new term (§5.2). The requests wait for the candidate's own vote to be durable.
@@ -185,6 +197,9 @@ extension Raft {
     private mutating func waitForVotes(_ around: Surroundings) {
         electionDeadline = around.now + settings.electionTimeout + randomDelay()
     }
+
+    /// Whether it may be lacking what others count on it to have: it must not lead.
+    private var isDebtor: Bool { debt != nil && !planted("debtor-campaigns") }
 
     private var hasWon: Bool {
         guard let candidacy else { return false }
@@ -219,7 +234,7 @@ extension Raft {
     ) {
         let isFree = pledge?.leader == sender || !isPledged(around)
         let campaigns =
-            request.term == term && role == .follower && (leader == nil || leader == sender) && isFree
+            request.term == term && role == .follower && (leader == nil || leader == sender) && isFree && !isDebtor
             && configuration.isVoter(id) && !configuration.isWitness(id) && !around.isQuiet
         if request.term > term { adopt(term: request.term, around, &effects) }
         // in the answer the term before the campaign: the old leader must not step down before it has voted
@@ -256,7 +271,8 @@ extension Raft {
         guard request.term >= term else { return false }
         let isUpToDate =
             planted("vote-for-shorter-logs")
-            || (planted("logs-compared-by-length") ? request.last.index >= log.last.index : request.last >= log.last)
+            || (planted("logs-compared-by-length")
+                ? request.last.index >= log.last.index : request.last >= lastEverHeld)
         guard !request.isPreVote else {
             if asker == leader, request.term > term { loseLeader(around) }
             return isUpToDate
@@ -271,6 +287,12 @@ extension Raft {
         candidacy = nil
         if leader == nil { waitAwake(around) }
         return true
+    }
+
+    /// What candidates are compared with (§5.4.1): the log as if it had never been damaged.
+    private var lastEverHeld: LogPosition {
+        guard let debt, !planted("debt-is-forgotten-in-votes") else { return log.last }
+        return max(log.last, debt)
     }
 
     /// A vote asked by the leader itself, or in the name of its hand-over, ends the loyalty to it. An old one that was

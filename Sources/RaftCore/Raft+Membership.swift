@@ -188,7 +188,7 @@ extension Raft {
     // MARK: lost quorum
 
     /// Puts `target` in force without asking anybody, as braft's reset_peer does: in a new term, and in the log as soon
-    /// as this replica leads, which repeats it. What only the lost majority had is lost.
+    /// as this replica leads, which repeats it. What only the lost majority had is lost, and a debt to it is void.
     mutating func resetMembership(
         _ change: UInt64, to target: Configuration, _ around: Surroundings, _ effects: inout Effects
     ) {
@@ -198,6 +198,7 @@ extension Raft {
         }
         adopt(term: term.next, around, &effects)
         pledge = nil
+        debt = nil
         configurations = [PlacedConfiguration(index: commitIndex, configuration: target)]
         configuration = target
         membershipVersion += 1

@@ -151,6 +151,7 @@ extension Raft {
     }
 
     @inline(__always) private func noteSuccess(_ ticket: AppendTicket, of peer: inout Progress) {
+        guard ticket.round >= peer.trustedRound else { return }
         let through = ticket.previous.advanced(by: ticket.count)
         peer.noteSuccess(through: through)
         if ticket.round >= leadership!.commitRound {
@@ -176,6 +177,8 @@ extension Raft {
             // it denies what it acknowledged: a part of its log that was durable is lost. Nothing is less committed for
             // that, and it gets everything again
             peer.match = min(peer.match, reply.lastIndex ?? .zero, previous.previous)
+            leadership!.round += 1
+            peer.trustedRound = leadership!.round
         }
         peer.becomeProbe(now: around.now)
         peer.isSearching = true

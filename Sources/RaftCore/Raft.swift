@@ -18,6 +18,8 @@
 ///    the leader of its term, or while the nodes of a majority cannot be reached.
 /// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
 ///    another, whatever its term: see ``Pledge``.
+/// 10. While there is a ``debt``, the durable log is less up to date than it; the replica stands for no election, and
+///    votes only for candidates at least as up to date as it. It so votes as if its log were whole.
 public struct Raft: Sendable {
     /// What a replica does at present.
     public enum Role: Sendable {
@@ -49,6 +51,9 @@ public struct Raft: Sendable {
     public internal(set) var commitIndex: LogIndex
     /// Its log is durable up to here.
     public internal(set) var durableIndex: LogIndex
+    /// The last entry that it ever held, after damage to its log cost it that one and perhaps more; nil as soon as what
+    /// it holds durably is at least as up to date.
+    public internal(set) var debt: LogPosition?
     /// The membership in force.
     public internal(set) var configuration: Configuration
     /// When to send ``Event/deadlineReached``; nil while the replica rests.
@@ -86,10 +91,13 @@ public struct Raft: Sendable {
     ///   - termRuns: the log's terms behind the base, each with the index at which it begins, ascending.
     ///   - configurations: memberships along the log, ascending; index 0 stands for the membership at birth.
     ///   - applied: known to be committed, for the state machine holds it durably.
+    ///   - debt: the last entry that the log ever held, if damage has taken a part of it; nothing if it has got there
+    ///     again. See <doc:DrivingTheCore>.
     ///   - seed: of this replica's random delays.
     public init(
         id: PeerID, hardState: HardState, base: LogPosition = .zero, termRuns: [LogPosition], lastIndex: LogIndex,
-        configurations: [PlacedConfiguration], applied: LogIndex, settings: RaftSettings, seed: UInt64
+        configurations: [PlacedConfiguration], applied: LogIndex, debt: LogPosition? = nil, settings: RaftSettings,
+        seed: UInt64
     ) {
         precondition(settings.electionJitter.nanoseconds > 0 && settings.maxEntriesPerAppend > 0)
         precondition(settings.maxEntriesInFlight >= settings.maxEntriesPerAppend)
@@ -106,12 +114,27 @@ public struct Raft: Sendable {
         self.commitIndex = applied
         self.reportedApplicable = applied
         self.durableIndex = lastIndex
+        self.debt = debt
         self.durableTerm = hardState.term
         self.logTerm = log.last.term
         self.settings = settings
         self.random = SeededRandom(seed: seed)
         forgetOldConfigurations()
+        payDebt()
         checkInvariants()
+    }
+
+    /// Lets this replica, whose log was damaged, take the place of `former`, which drove the same replica in this run
+    /// of the node: what that one owes others stays owed. Loyalty, for leases count on it until the promise ends; the
+    /// news that it leads no more; and the numbers of questions asked, for late answers to them may come. Before
+    /// ``Event/started``; a leader must have stepped down.
+    public mutating func succeed(_ former: Raft) {
+        precondition(!hasStarted && former.id == id && !former.isLeader, "what a leader owes ends before")
+        precondition(term == former.term && vote == former.vote, "hard state outlives damage to the log")
+        pledge = former.pledge
+        released = former.released
+        release = former.release
+        followerReads.sequence = former.followerReads.sequence
     }
 
     /// The last entry that the log no longer has; zero if it has all.
@@ -174,6 +197,7 @@ public struct Raft: Sendable {
         let around = Surroundings(now: now, liveness: liveness)
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
+        if case .some = debt { payDebt() }
         reportApplicable(&effects)
         let hardState = HardState(term: term, vote: planted("vote-not-persisted") ? nil : vote)
         if hardState != before.hardState, !(planted("term-not-persisted") && hardState.vote == before.hardState.vote) {
@@ -290,6 +314,15 @@ extension Raft {
         guard mark.term == logTerm || planted("marks-of-any-leader") else { return }
         durableIndex = max(durableIndex, min(mark.index, log.lastIndex))
         durableTerm = max(durableTerm, mark.term)
+    }
+
+    /// A debt is paid when the durable log is at least as up to date. From then on it holds whatever is committed of
+    /// what was lost: a log as up to date as a committed entry contains it, as §5.4.3 shows for the logs of leaders, and
+    /// every log is the beginning of one.
+    private mutating func payDebt() {
+        guard let owed = debt else { return }
+        let end = planted("debt-paid-before-durable") ? log.lastIndex : durableIndex
+        if let endTerm = log.term(at: end), LogPosition(term: endTerm, index: end) >= owed { debt = nil }
     }
 
     /// Raises the commit index; it never goes back.
