@@ -94,6 +94,17 @@ struct SafetyArgumentTests {
         #expect(cluster.isLeader(5) == (held == 4))
     }
 
+    @Test("5: a log that ends in an earlier term is not, however long it is")
+    func longerButOlder() {
+        var cluster = TraceCluster.free()
+        cluster.setUp(3, terms: [1, 2], hardState: HardState(term: Term(2), vote: nil), commit: 0)
+        cluster.setUp(5, terms: [1, 1, 1, 1], hardState: HardState(term: Term(2), vote: nil), commit: 0)
+        cluster.stand(5, with: [3, 4])
+        #expect(!cluster.isLeader(5))
+        cluster.stand(3, with: [4, 5])
+        #expect(cluster.isLeader(3) && cluster.violations == [])
+    }
+
     @Test("6: of two logs that end in the same term the longer one holds all of the other")
     func sameLastTerm() {
         var cluster = TraceCluster.free()
