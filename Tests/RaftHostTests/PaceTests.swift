@@ -47,6 +47,8 @@ struct PaceTests {
         var plan = HostCluster.Plan()
         plan.groups = (0..<40).map { "g\($0)" }
         (plan.settings.pace.fewest, plan.settings.pace.most) = (1, PaceTests.most)
+        // so short that it spreads nothing
+        plan.settings.raft.electionJitter = .milliseconds(10)
         cluster = HostCluster(seed: 31, plan: plan)
         let world = cluster.world
         observers = cluster.nodes.map { _ in PaceObserver { world.now } }
