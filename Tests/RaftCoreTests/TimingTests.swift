@@ -95,6 +95,14 @@ struct TimingTests {
             stage.receive(.voteReply(vote), from: voter)
         }
         #expect(stage.raft.role == .preCandidate && stage.raft.leader == nil)
+        // nor do they count for the next attempt, in another term
+        stage.answerVotes([b, c])
+        #expect(stage.raft.role == .candidate && stage.raft.term == Term(2))
+        for voter in [b, c, d] {
+            let vote = VoteReply(isPreVote: false, requestTerm: Term(1), term: Term(1), granted: true)
+            stage.receive(.voteReply(vote), from: voter)
+        }
+        #expect(stage.raft.role == .candidate)
     }
 
     @Test("a candidate waits a whole election timeout for its votes, and then a random while")
