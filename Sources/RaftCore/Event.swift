@@ -136,7 +136,8 @@ public enum Refusal: String, Sendable, CaseIterable {
     case conflictsWithCommitted
     /// Terms of the entries go back, or exceed the leader's.
     case termsOutOfOrder
-    /// An index or a term below zero, an overflow, or a configuration without its entry.
+    /// An index or a term below zero or beyond all counting, a request of term zero, a place in a log that none has, a
+    /// configuration without its entry, or a message from the replica itself.
     case malformed
     /// An answer to something never asked.
     case unexpectedReply

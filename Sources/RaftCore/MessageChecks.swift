@@ -5,30 +5,31 @@ extension Message {
     var isWithinBounds: Bool {
         switch self {
         case .voteRequest(let request):
-            return request.term.isSane && request.last.isSane && (request.handOver?.term.isSane ?? true)
+            return request.term.isCounted && request.last.isPlace && request.last.term <= request.term
+                && (request.handOver?.term.isSane ?? true)
         case .voteReply(let reply):
             return reply.term.isSane && reply.requestTerm.isSane
         case .appendRequest(let request):
-            return request.term.isSane && request.previous.isSane && request.commit >= .zero
+            return request.term.isCounted && request.previous.isPlace && request.commit >= .zero
         case .appendReply(let reply):
             return reply.term.isSane && reply.ticket.term.isSane && reply.ticket.previous.isSane
                 && reply.ticket.count >= 0 && reply.ticket.count < LogIndex.bound
                 && (reply.lastIndex?.isSane ?? true) && (reply.lastTerm?.isSane ?? true)
         case .timeoutNowRequest(let request):
-            return request.term.isSane
+            return request.term.isCounted
         case .timeoutNowReply(let reply):
             return reply.term.isSane
         case .releaseRequest(let request):
-            return request.term.isSane
+            return request.term.isCounted
         case .releaseReply(let reply):
             return reply.term.isSane
         case .readIndexRequest(let request):
-            return request.term.isSane
+            return request.term.isCounted
         case .readIndexReply(let reply):
             return reply.index?.isSane ?? true
         case .snapshotRequest(let request):
             let meta = request.meta
-            return request.term.isSane && meta.last.isSane && meta.last.index > .zero && meta.last.term > .zero
+            return request.term.isCounted && meta.last.isPlace && meta.last.index > .zero
                 && meta.last.term <= request.term && !meta.configuration.isEmpty
         case .snapshotReply(let reply):
             return reply.term.isSane
@@ -44,8 +45,6 @@ extension AppendRequest {
 
     /// Why no leader can have sent this; nil if it is in order.
     var flaw: Refusal? {
-        // only the place before the log has term zero
-        guard (previous.index == .zero) == (previous.term == .zero) else { return .malformed }
         guard previous.term <= term else { return .termsOutOfOrder }
         if let first = entries.first, first.term <= .zero { return .malformed }
         var newest = previous.term
@@ -70,6 +69,8 @@ extension AppendRequest {
 
 extension Term {
     fileprivate var isSane: Bool { rawValue >= 0 && rawValue < LogIndex.bound }
+    /// Terms are counted from one: nobody ever campaigned or led in term zero.
+    fileprivate var isCounted: Bool { isSane && self > .zero }
 }
 
 extension LogIndex {
@@ -79,5 +80,6 @@ extension LogIndex {
 }
 
 extension LogPosition {
-    fileprivate var isSane: Bool { term.isSane && index.isSane }
+    /// Only the place before the log has term zero.
+    fileprivate var isPlace: Bool { term.isSane && index.isSane && (index == .zero) == (term == .zero) }
 }

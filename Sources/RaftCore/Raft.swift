@@ -154,6 +154,10 @@ public struct Raft: Sendable {
     /// Whether it leads and a change of membership is under way.
     public var isChangingMembership: Bool { leadership?.change != nil || (isLeader && configuration.isJoint) }
 
+    /// Whether the next ``Event/deadlineReached`` may begin a campaign: a host of many replicas lets them take turns, see
+    /// ``Pacer``.
+    public func isElectionDue(now: Instant) -> Bool { electionDeadline.map { $0 <= now } ?? false }
+
     /// Where a change of membership under way leads to, on the leader that was asked for it.
     package var targetConfiguration: Configuration? { leadership?.change?.target }
 

@@ -14,8 +14,11 @@ extension RaftHost {
         let link = PeerLink(
             address: node, data: makeChannel(to: node), liveness: makeChannel(to: node), silentSince: now)
         link.data.onStateChange = { [self] isConnected in
-            let event = isConnected ? Event.livenessChanged(node) : Event.connectionLost(node)
-            for replica in replicasByNode[node] ?? [] { inbox.append((replica, event)) }
+            if isConnected {
+                tellReplicas(of: node)
+            } else {
+                for replica in replicasByNode[node] ?? [] { inbox.append((replica, .connectionLost(node))) }
+            }
             lane.requestTurn()
         }
         link.liveness.onStateChange = { [self] isConnected in

@@ -16,6 +16,7 @@ extension RaftHost {
         for _ in 0..<8 {
             drainInboxes()
             fireDeadlines()
+            stepPaced()
             stepDirty()
             submitLogBatch()
             if !isOver {
@@ -55,7 +56,9 @@ extension RaftHost {
             let replica = replicas[due.slot]
             guard replica.armed == due.at else { continue }
             replica.armed = nil
-            if let deadline = replica.raft.deadline, deadline <= now {
+            if replica.raft.isElectionDue(now: now) {
+                pacer.add(replica.slot, now: now)
+            } else if let deadline = replica.raft.deadline, deadline <= now {
                 step(replica, .deadlineReached)
             } else {
                 arm(replica)
@@ -71,6 +74,23 @@ extension RaftHost {
         if let retry = batchRetry, retry <= now {
             batchRetry = nil
             writeBatch()
+        }
+    }
+
+    /// Steps the replicas whose turn has come to speak of their own accord.
+    private func stepPaced() {
+        while let slot = pacer.next(now: now) {
+            let replica = replicas[slot]
+            let news = replica.news
+            replica.news.removeAll()
+            for node in news { step(replica, .livenessChanged(node)) }
+            if replica.raft.isElectionDue(now: now) {
+                step(replica, .deadlineReached)
+            } else if news.isEmpty {
+                // there is a leader by now
+                pacer.giveBack()
+                arm(replica)
+            }
         }
     }
 
@@ -136,7 +156,8 @@ extension RaftHost {
         var earliest = heap.earliest ?? .distantFuture
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
-            liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
+            liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
+            nextLook,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
@@ -342,9 +363,23 @@ extension RaftHost {
                     ("supported", "\(liveness.supportStands(from: node, now: now))"),
                     ("reachable", "\(liveness.isReachable(node))"),
                 ])
-            for replica in replicasByNode[node] ?? [] { inbox.append((replica, .livenessChanged(node))) }
+            tellReplicas(of: node)
         }
         if !changed.isEmpty { lane.requestTurn() }
+    }
+
+    /// Tells every replica that shares a group with `node` that it stands otherwise with it now. For most that is a
+    /// matter of memory; but a leader that `node` supports sends it something, and waits for its turn.
+    func tellReplicas(of node: NodeAddress) {
+        let isSupported = liveness.supportStands(from: node, now: now)
+        for replica in replicasByNode[node] ?? [] {
+            guard replica.raft.isLeader, isSupported else {
+                inbox.append((replica, .livenessChanged(node)))
+                continue
+            }
+            if !replica.news.contains(node) { replica.news.append(node) }
+            pacer.add(replica.slot, now: now)
+        }
     }
 
     /// Brings up to date what hangs on who shares groups with whom.

@@ -50,6 +50,8 @@ public final class RaftHost: @unchecked Sendable {
         public var sealDelay = Interval.milliseconds(50)
         /// How long a state machine that failed rests before it is made anew.
         public var applyRetryInterval = Interval.milliseconds(1000)
+        /// Of campaigns, and of probes of nodes that have come back.
+        public var pace = Pacer.Settings()
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 
@@ -132,6 +134,8 @@ public final class RaftHost: @unchecked Sendable {
     /// When leaders that cannot serve try again to hand over.
     var handOverDue: Instant?
     var heap = DeadlineHeap()
+    /// Replicas, by slot, that want to campaign or to probe.
+    var pacer: Pacer
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []
     var nextRead: UInt64 = 0
@@ -174,6 +178,7 @@ public final class RaftHost: @unchecked Sendable {
         self.recovered = recovered
         self.logger = logger
         self.now = lane.clock.now
+        self.pacer = Pacer(settings: settings.pace)
         let note = recovered[0]?.note
         let state = note.map { NodeState($0) } ?? NodeState()
         self.nodeState = state ?? NodeState()

@@ -140,6 +140,8 @@ final class Replica {
 
     /// The deadline last given to the heap.
     var armed: Instant?
+    /// Nodes that came to support this leader, or did so anew: told when the pacer lets it go.
+    var news: [NodeAddress] = []
     var isDirty = false
     var isReadyToApply = false
     var outlets: [Outlet] = []

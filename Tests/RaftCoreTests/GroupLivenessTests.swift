@@ -55,6 +55,16 @@ struct LoyaltyTests {
 
 @Suite("Liveness of a group: release")
 struct ReleaseTests {
+    @Test("only the leader that it stands by sets a follower free, and not for a term that it led before")
+    func whoseRelease() {
+        for (sender, term, frees) in [(b, 3, true), (c, 3, false), (b, 2, false)] as [(PeerID, Int64, Bool)] {
+            var stage = Stage.resting(under: b)
+            stage.receive(.releaseRequest(ReleaseRequest(term: Term(term))), from: sender)
+            let vote = stage.hearVote(from: c, term: 4, last: .zero)
+            #expect(vote.voteReply?.granted == frees, "\(sender) of term \(term)")
+        }
+    }
+
     @Test("a leader that steps down tells every voter whose node supports it, and again until each has answered")
     func retried() {
         var stage = Stage.settled()

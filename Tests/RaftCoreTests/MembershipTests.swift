@@ -149,6 +149,47 @@ struct SingleChangeTests {
     }
 }
 
+@Suite("§6 and dissertation §4.1, §4.3 Majorities that meet")
+struct MajorityTests {
+    private static let everybody = [a, b, c, d, e]
+    private static let subsets = (0..<1 << 5).map { bits in
+        everybody.enumerated().filter { bits >> $0.offset & 1 == 1 }.map(\.element)
+    }
+
+    /// Whether there are a majority of one and a majority of the other that have nobody in common.
+    private func canPart(_ left: Configuration, _ right: Configuration) -> Bool {
+        MajorityTests.subsets.contains { some in
+            left.hasMajority { some.contains($0) } && right.hasMajority { !some.contains($0) }
+        }
+    }
+
+    @Test("any majority of a membership and any of one with one voter more or less have a member in common (§4.1)")
+    func oneVoter() {
+        for members in MajorityTests.subsets where !members.isEmpty {
+            for other in MajorityTests.everybody where members != [other] {
+                let changed = members.contains(other) ? members.filter { $0 != other } : (members + [other]).sorted()
+                #expect(!canPart(voters(members), voters(changed)), "\(members) and \(changed)")
+            }
+        }
+    }
+
+    @Test("with two voters more or less they may have none, so that there must be a stage between (Figure 4.3)")
+    func twoVoters() {
+        #expect(canPart(voters([a]), voters([a, b, c])))
+        #expect(canPart(voters([a, b, c]), voters([a, d, e])))
+    }
+
+    @Test("while joint, any majority meets any of the old membership, any of the new, and any joint one (§4.3)")
+    func joint() {
+        for old in MajorityTests.subsets where !old.isEmpty {
+            for new in MajorityTests.subsets where !new.isEmpty {
+                let between = voters(new, old: old)
+                #expect(!canPart(between, voters(old)) && !canPart(between, voters(new)) && !canPart(between, between))
+            }
+        }
+    }
+}
+
 @Suite("Dissertation §4.2.1 Catching up new servers")
 struct CatchUpTests {
     private func settled(margin: Int = 2) -> Stage {
