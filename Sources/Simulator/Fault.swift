@@ -18,6 +18,8 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case crash
     /// A process stands still, and goes on.
     case pause
+    /// A process stands still in the middle of a turn, between reading its clock and acting on that, and goes on.
+    case stall
     /// A wall clock is set, hours back or ahead.
     case clockJump = "clock-jump"
     /// A monotonic clock runs too fast or too slow, within what the settings allow.

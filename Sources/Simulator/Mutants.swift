@@ -151,6 +151,10 @@
                 "lease-without-acceptance", "promises count without the replica's acceptance", .cores(.reads),
                 seeds: 400),
             Mutant("lease-without-looking-again", "a promise counts for ever", .cores(.everything)),
+            Mutant(
+                "lease-judged-before-evaluation",
+                "a lease is judged by the turn's reading of the clock, not afterwards",
+                .nodes([.stall])),
             Mutant("lease-kept-while-handing-over", "the lease outlives a TimeoutNow", .cores(.handOvers)),
         ]
 
