@@ -101,11 +101,7 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
 
     /// Parses faults separated by commas, blanks or line ends; nil if one of them is malformed.
     public init?(_ text: some StringProtocol) {
-        var faults: [Fault] = []
-        for word in text.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
-            guard let fault = Fault(word) else { return nil }
-            faults.append(fault)
-        }
+        guard let faults = scheduleWords(text, { Fault($0) }) else { return nil }
         self.init(faults)
     }
 
@@ -137,4 +133,14 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
         }
         return FaultSchedule(faults)
     }
+}
+
+/// The items of a schedule's text, separated by commas, blanks or line ends; nil if one of them is malformed.
+func scheduleWords<Item>(_ text: some StringProtocol, _ parse: (String) -> Item?) -> [Item]? {
+    var items: [Item] = []
+    for word in text.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
+        guard let item = parse(String(word)) else { return nil }
+        items.append(item)
+    }
+    return items
 }

@@ -42,7 +42,7 @@
             switch stage {
             case .nodes(let kinds): return Simulation(Plan(seed: seed, kinds: kinds)).run().violation
             case .cores(let kind):
-                var simulation = CoreSimulation(seed: seed, life: kind)
+                var simulation = CoreSimulation(CorePlan(seed: seed, life: kind))
                 return simulation.run().violation
             }
         }
