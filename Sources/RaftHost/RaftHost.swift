@@ -373,18 +373,22 @@ public final class RaftHost: @unchecked Sendable {
         at moment: ReadMoment, _ body: @escaping @Sendable () -> R, completion: @escaping (R?) -> Void
     ) {
         let result = Box<R?>(nil)
+        let stoodBefore = planted("lease-judged-before-evaluation") && stands(moment, at: now)
         evaluations.append(
             Evaluation(
                 job: { result.value = body() },
-                completion: { [self] in completion(stands(moment) ? result.value : nil) }))
+                completion: { [self] in
+                    completion(stoodBefore || stands(moment, at: lane.clock.now) ? result.value : nil)
+                }))
         lane.requestTurn()
     }
 
-    /// Judged by a reading of the clock that is taken now: a pause since the evaluation must not be hidden.
-    private func stands(_ moment: ReadMoment) -> Bool {
+    /// `reading` is one of the clock that is younger than the read: the turn's own may be older, when somebody on the lane
+    /// asks in a turn that was suspended.
+    private func stands(_ moment: ReadMoment, at reading: Instant) -> Bool {
         guard let term = moment.lease else { return true }
         guard let replica = byGroup[moment.group] else { return false }
-        return replica.raft.holdsLease(of: term, now: lane.clock.now, liveness: liveness)
+        return replica.raft.holdsLease(of: term, now: reading, liveness: liveness)
     }
 
     /// Changes the members of `group` to `target` (§6), which only its leader does. Newcomers must have been created on

@@ -18,6 +18,8 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case crash
     /// A process stands still, and goes on.
     case pause
+    /// A process stands still in the middle of a turn, between reading its clock and acting on that, and goes on.
+    case stall
     /// A wall clock is set, hours back or ahead.
     case clockJump = "clock-jump"
     /// A monotonic clock runs too fast or too slow, within what the settings allow.
@@ -99,11 +101,7 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
 
     /// Parses faults separated by commas, blanks or line ends; nil if one of them is malformed.
     public init?(_ text: some StringProtocol) {
-        var faults: [Fault] = []
-        for word in text.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
-            guard let fault = Fault(word) else { return nil }
-            faults.append(fault)
-        }
+        guard let faults = scheduleWords(text, { Fault($0) }) else { return nil }
         self.init(faults)
     }
 
@@ -135,4 +133,14 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
         }
         return FaultSchedule(faults)
     }
+}
+
+/// The items of a schedule's text, separated by commas, blanks or line ends; nil if one of them is malformed.
+func scheduleWords<Item>(_ text: some StringProtocol, _ parse: (String) -> Item?) -> [Item]? {
+    var items: [Item] = []
+    for word in text.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
+        guard let item = parse(String(word)) else { return nil }
+        items.append(item)
+    }
+    return items
 }

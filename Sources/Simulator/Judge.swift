@@ -44,6 +44,9 @@ final class Judge {
     private let durableBeforeAcknowledged = DurableBeforeAcknowledged()
     private(set) var exactlyOnce = ExactlyOnce()
     private let leaseSafety = LeaseSafety()
+    private let readsAreFresh = ReadsAreFresh()
+    /// Reads in the nodes' own processes that had an answer.
+    private(set) var reads = 0
     private(set) var violation: Violation?
     /// Disks whose next look would find damage, or whose owner lost a majority's trust: by node.
     private var rotten: Set<Int> = []
@@ -317,6 +320,12 @@ extension Judge {
             shard: write.shard, session: write.session, sequence: write.sequence)
         note(
             exactlyOnce.applied(request, content: content, reply: isRefused ? nil : replyPrint, in: name.group))
+    }
+
+    /// A read in a node's own process has its answer.
+    func read(_ name: ReplicaName, from floor: LogIndex, saw index: LogIndex) {
+        reads += 1
+        note(readsAreFresh.read(name, from: floor, saw: index))
     }
 
     private func noteLeader(_ name: ReplicaName, _ leads: Bool) {

@@ -10,6 +10,8 @@ final class KeyValueProgram: NodeProgram {
     private let engine: ForgetfulEngine
     /// The service of this life; nil while there is no process.
     private(set) var server: ShardServer?
+    /// Reads in the turns, if set before a start.
+    var reader: InProcessReader?
 
     init(controllers: [NodeAddress], seed: UInt64) {
         self.controllers = controllers
@@ -24,12 +26,16 @@ final class KeyValueProgram: NodeProgram {
             directory: process.directory, engine: engine, lane: process.lane, logger: .silent, seed: process.seed)
         server.register(on: process.rpc)
         self.server = server
-        return { now in server.turn(now: now) }
+        return { [reader] now in
+            reader?.turn(process.host)
+            return server.turn(now: now)
+        }
     }
 
     func crashed() {
         server?.close()
         server = nil
+        reader?.crashed()
         engine.crash()
     }
 }

@@ -42,7 +42,7 @@
             switch stage {
             case .nodes(let kinds): return Simulation(Plan(seed: seed, kinds: kinds)).run().violation
             case .cores(let kind):
-                var simulation = CoreSimulation(seed: seed, life: kind)
+                var simulation = CoreSimulation(CorePlan(seed: seed, life: kind))
                 return simulation.run().violation
             }
         }
@@ -84,7 +84,7 @@
                 .cores(.loyalty), seeds: 400),
             Mutant("no-release", "a leader that leads no more tells nobody", .cores(.changes)),
             Mutant("anybody-releases", "a release by another leader ends loyalty", .cores(.loyalty), seeds: 400),
-            Mutant("old-releases-count", "a release of an earlier term ends loyalty", .cores(.loyalty), seeds: 400),
+            Mutant("old-releases-count", "a release of an earlier term ends loyalty", .cores(.loyalty), seeds: 1500),
             Mutant("deposed-leaders-are-heard", "entries of an earlier term's leader are taken", .cores(.everything)),
         ]
 
@@ -129,10 +129,12 @@
 
         private static let snapshots = [
             Mutant("snapshot-answered-before-durable", "a snapshot is acknowledged too early", .cores(.snapshots)),
-            Mutant("snapshot-durable-at-once", "a snapshot under way counts as durable", .cores(.snapshots)),
+            Mutant(
+                "snapshot-durable-at-once", "a snapshot under way counts as durable", .cores(.snapshots), seeds: 1000),
             Mutant("snapshot-goes-back", "a snapshot older than the state is installed", .cores(.snapshots)),
             Mutant(
-                "snapshot-drops-what-continues-it", "entries behind a snapshot are dropped", .cores(.everything)),
+                "snapshot-drops-what-continues-it", "entries behind a snapshot are dropped", .cores(.everything),
+                seeds: 600),
             Mutant("snapshot-keeps-what-conflicts", "entries that contradict a snapshot are kept", .cores(.snapshots)),
         ]
 
@@ -155,6 +157,10 @@
                 "lease-without-acceptance", "promises count without the replica's acceptance", .cores(.reads),
                 seeds: 400),
             Mutant("lease-without-looking-again", "a promise counts for ever", .cores(.everything)),
+            Mutant(
+                "lease-judged-before-evaluation",
+                "a lease is judged by the turn's reading of the clock, not afterwards",
+                .nodes([.stall])),
             Mutant("lease-kept-while-handing-over", "the lease outlives a TimeoutNow", .cores(.handOvers)),
         ]
 

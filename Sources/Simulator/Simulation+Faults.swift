@@ -18,6 +18,7 @@ extension Simulation {
             strikeDisk(fault, node)
         case .crash: crash(fault, node)
         case .pause: world.pause(node.address, for: .milliseconds(fault.milliseconds))
+        case .stall: world.stall(node.address, for: .milliseconds(fault.milliseconds))
         case .transfer: transfer(fault)
         case .stop:
             node.stop()

@@ -26,6 +26,8 @@ public final class Simulation {
         public var refused: Int
         /// Calls of clients of which nobody knows.
         public var lost: Int
+        /// Reads in the nodes' own processes that were answered.
+        public var reads: Int
         /// Keys whose history had too many possibilities to be judged to its end.
         public var undecided: Int
         /// Elections won.
@@ -38,7 +40,7 @@ public final class Simulation {
         /// What came of a run.
         public init(
             violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
-            undecided: Int = 0, elections: Int = 0, changes: Int = 0, faults: [FaultKind: Int] = [:]
+            reads: Int = 0, undecided: Int = 0, elections: Int = 0, changes: Int = 0, faults: [FaultKind: Int] = [:]
         ) {
             self.violation = violation
             self.hash = hash
@@ -46,6 +48,7 @@ public final class Simulation {
             self.answered = answered
             self.refused = refused
             self.lost = lost
+            self.reads = reads
             self.undecided = undecided
             self.elections = elections
             self.changes = changes
@@ -61,6 +64,7 @@ public final class Simulation {
     public let nodes: [SimulatedNode]
     let keys: KeyTable
     let clients: [SimulatedClient]
+    private var readers: [InProcessReader] = []
     var judge: Judge!
     /// Of decisions while running; what it decides comes from the plan's seed.
     var random: SeededRandom
@@ -118,7 +122,12 @@ public final class Simulation {
                 host: { [nodes] in nodes[$0 - 1].isRunning ? nodes[$0 - 1].host : nil },
                 clock: { [nodes] in nodes[$0 - 1].lane.clock.now },
                 tell: { [unowned self] in tell($0()) }))
-        for node in nodes { node.observer = judge.observer(of: node.number) }
+        for node in nodes {
+            node.observer = judge.observer(of: node.number)
+            let reader = InProcessReader(node: node.number, groups: groupNames, judge: judge, seed: random.next())
+            (node.program as? KeyValueProgram)?.reader = reader
+            readers.append(reader)
+        }
         for client in clients {
             client.onViolation = { [unowned self] in judge.note($0) }
             client.onEnd = { [unowned self] key, operation, end in
@@ -158,8 +167,8 @@ public final class Simulation {
         defer { end() }
         return Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
-            refused: keys.refused, lost: keys.lost, undecided: keys.undecided, elections: judge.elections,
-            changes: changes, faults: faultCounts)
+            refused: keys.refused, lost: keys.lost, reads: judge.reads, undecided: keys.undecided,
+            elections: judge.elections, changes: changes, faults: faultCounts)
     }
 
     /// Lets go of everything that holds another.
@@ -253,6 +262,7 @@ extension Simulation {
 extension Simulation {
     private func suffer() {
         for client in clients { client.begin() }
+        for reader in readers { reader.isReading = true }
         let begin = world.stepCount
         var next = 0
         let faults = plan.schedule.faults
@@ -268,6 +278,7 @@ extension Simulation {
     private func heal() {
         tell("healing")
         for client in clients { client.rest() }
+        for reader in readers { reader.isReading = false }
         endFaults()
         guard run(limit: .milliseconds(60_000), until: { clients.allSatisfy { $0.underWay == 0 } }) else {
             return judge.note(Violation("Heals", "a client's call has no end"))

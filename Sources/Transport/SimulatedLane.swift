@@ -10,6 +10,10 @@ public final class SimulatedLane: LaneDriver, Network {
     public private(set) var isAlive = true
     /// Until then the process stands still: nothing it should do happens before.
     var pausedUntil = Instant.distantPast
+    /// If set, the next turn is suspended for so long just after it has read the clock.
+    var stall: Interval?
+    /// What a turn that is suspended has read of the clock.
+    private var suspendedReading: Instant?
     /// Until then no job of its workers runs.
     var jobsHeldUntil = Instant.distantPast
     /// How long a job of its workers takes, if not as long as everywhere.
@@ -64,6 +68,11 @@ public final class SimulatedLane: LaneDriver, Network {
 
     /// Handles one event, then takes the turn.
     func handle(_ event: () -> Void) {
+        if let reading = suspendedReading {
+            suspendedReading = nil
+            runTurn(reading)
+            guard isAlive else { return }
+        }
         isTurnNext = true
         event()
         isTurnNext = false
@@ -72,7 +81,16 @@ public final class SimulatedLane: LaneDriver, Network {
 
     private func takeTurn() {
         isTurnRequested = false
-        let deadline = turn?(clock.now)
+        guard let stall else { return runTurn(clock.now) }
+        self.stall = nil
+        suspendedReading = clock.now
+        pausedUntil = max(pausedUntil, world.now + stall)
+        world.schedule(at: pausedUntil, "resume", on: self) {}
+    }
+
+    /// `reading`: what the clock showed when the turn began.
+    private func runTurn(_ reading: Instant) {
+        let deadline = turn?(reading)
         // What handlers ask for while this settles waits for the next turn.
         let settling = unsettled
         unsettled = []
@@ -98,6 +116,7 @@ public final class SimulatedLane: LaneDriver, Network {
     func die() {
         isAlive = false
         turn = nil
+        suspendedReading = nil
         listeners = []
         unsettled = []
         for worker in workers { worker.forget() }

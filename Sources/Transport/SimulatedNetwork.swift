@@ -165,6 +165,13 @@ public final class SimulatedWorld {
         lane(at: address)?.pausedUntil = now + interval
     }
 
+    /// Suspends the process of a node in the middle of its next turn: the turn has read the clock, time passes
+    /// everywhere for `interval`, and the turn goes on with what it has read.
+    public func stall(_ address: NodeAddress, for interval: Interval) {
+        record("stall", address)
+        lane(at: address)?.stall = interval
+    }
+
     /// Holds the jobs of a node's workers back for `interval`, as a device that answers nothing does.
     public func holdJobs(of address: NodeAddress, for interval: Interval) {
         record("hang", address)

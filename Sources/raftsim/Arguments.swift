@@ -15,6 +15,7 @@ struct Arguments {
     var steps: Int?
     var kinds = FaultKind.allCases
     var schedule: FaultSchedule?
+    var coreSchedule: CoreSchedule?
     var printsTimeline = false
     /// Whether clusters of cores alone are run.
     var isOfCores = false
@@ -33,10 +34,13 @@ struct Arguments {
           --nodes N          nodes, 1 to 9 (default: drawn from the seed)
           --steps S          events of the phase of faults (default: \(Plan.usualSteps))
           --faults LIST      kinds of faults, separated by commas, or none (default: all)
-          --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas
+          --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas; with
+                             --cores, exactly these deeds: MILLISECONDS:KIND:NODE:CHANCE
           --schedule-file F  the same from a file
           --timeline         with one seed: print what happens
-          --life KIND        with --cores, which takes no other: what they go through (default: drawn from the seed)
+          --life KIND        with --cores: what they go through (default: drawn from the seed)
+
+        Cores take --schedule, --schedule-file, --timeline and --life.
 
         lives: \(CoreLifeKind.allCases.map(\.rawValue).joined(separator: " "))
         faults: \(FaultKind.allCases.map(\.rawValue).joined(separator: " "))
@@ -62,8 +66,9 @@ struct Arguments {
         }
         var hasSeeds = false
         var ofNodes: String?
+        var scheduleText: String?
         while let word = rest.popFirst() {
-            if ["--groups", "--nodes", "--steps", "--faults", "--schedule", "--schedule-file"].contains(word) {
+            if ["--groups", "--nodes", "--steps", "--faults"].contains(word) {
                 ofNodes = word
             }
             switch word {
@@ -76,8 +81,8 @@ struct Arguments {
             case "--nodes": nodes = try number(of: word, 1...9)
             case "--steps": steps = try number(of: word, 0...1_000_000_000)
             case "--faults": kinds = try Arguments.kinds(try value(of: word))
-            case "--schedule": schedule = try Arguments.schedule(try value(of: word))
-            case "--schedule-file": schedule = try Arguments.schedule(try Arguments.contents(of: try value(of: word)))
+            case "--schedule": scheduleText = try value(of: word)
+            case "--schedule-file": scheduleText = try Arguments.contents(of: try value(of: word))
             case "--timeline": printsTimeline = true
             default:
                 guard !word.hasPrefix("-"), let seed = UInt64(word), !hasSeeds else {
@@ -88,6 +93,10 @@ struct Arguments {
         }
         guard hasSeeds else { throw UsageError(text: "a seed is needed") }
         if isOfCores, let ofNodes { throw UsageError(text: "\(ofNodes) is not for cores alone") }
+        if let scheduleText {
+            if isOfCores { coreSchedule = CoreSchedule(scheduleText) } else { schedule = FaultSchedule(scheduleText) }
+            if coreSchedule == nil, schedule == nil { throw UsageError(text: "the schedule is malformed") }
+        }
         if life != nil, !isOfCores { throw UsageError(text: "--life is for --cores") }
     }
 
@@ -96,10 +105,8 @@ struct Arguments {
         Plan(seed: seed, groups: groups, nodes: nodes, steps: steps, kinds: kinds, schedule: schedule)
     }
 
-    /// What the cores of a seed go through.
-    func life(_ seed: UInt64) -> CoreLifeKind {
-        life ?? CoreLifeKind.allCases[Int(seed % UInt64(CoreLifeKind.allCases.count))]
-    }
+    /// The plan of a seed's cores.
+    func corePlan(_ seed: UInt64) -> CorePlan { CorePlan(seed: seed, life: life, schedule: coreSchedule) }
 
     private static func life(_ name: String) throws(UsageError) -> CoreLifeKind {
         guard let life = CoreLifeKind(rawValue: name) else { throw UsageError(text: "there is no life \(name)") }
@@ -123,11 +130,6 @@ struct Arguments {
             kinds.append(kind)
         }
         return kinds
-    }
-
-    private static func schedule(_ text: String) throws(UsageError) -> FaultSchedule {
-        guard let schedule = FaultSchedule(text) else { throw UsageError(text: "the schedule is malformed") }
-        return schedule
     }
 
     private static func contents(of path: String) throws(UsageError) -> String {

@@ -29,37 +29,46 @@ func describe(_ plan: Plan, _ outcome: Simulation.Outcome) -> String {
     let faults = outcome.faults.values.reduce(0, +)
     return "seed \(plan.seed): \(verdict); \(plan.groups) groups on \(plan.nodes) nodes, \(outcome.steps) steps, "
         + "\(outcome.elections) elections, \(faults) faults, \(outcome.changes) changes of membership, calls: "
-        + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
+        + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.reads) reads by the nodes, "
+        + "\(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
 }
 
-func describe(_ life: CoreLifeKind, _ seed: UInt64, _ outcome: CoreSimulation.Outcome) -> String {
-    "seed \(seed): \(outcome.violation.map { "FAILED \($0)" } ?? "passed"); cores, \(life.rawValue), "
+func describe(_ plan: CorePlan, _ outcome: CoreSimulation.Outcome) -> String {
+    "seed \(plan.seed): \(outcome.violation.map { "FAILED \($0)" } ?? "passed"); cores, \(plan.life.rawValue), "
         + "\(outcome.steps) steps, \(outcome.terms) terms, \(outcome.committed) entries, \(outcome.changes) changes, "
         + "\(outcome.reads) reads; hash \(hexadecimal(outcome.hash))"
 }
 
-/// The end of a failure's timeline.
-func explain(_ life: CoreLifeKind, _ seed: UInt64) {
-    put("seed \(seed): timeline, its end")
+/// The end of a failure's timeline, and the smallest schedule that still fails.
+func explain(_ plan: CorePlan, _ violation: Violation) {
+    put("seed \(plan.seed): timeline, its end")
     var last: [String] = []
-    var simulation = CoreSimulation(seed: seed, life: life) { line in
+    var simulation = CoreSimulation(plan) { line in
         if last.count >= 1000 { last.removeFirst(500) }
         last.append(line)
     }
     _ = simulation.run()
     for line in last.suffix(200) { put("  " + line) }
-    put("replay: raftsim --cores \(seed) --life \(life.rawValue) --timeline")
+    let smallest = plan.shrunk(failing: violation.checker)
+    let (some, all) = (smallest.schedule.deeds.count, plan.schedule.deeds.count)
+    explain(plan.seed, "\(some) of \(all) deeds", smallest.schedule.description, smallest.arguments)
+}
+
+/// What is enough for a failure, and how to see it.
+func explain(_ seed: UInt64, _ enough: String, _ schedule: String, _ arguments: String) {
+    put("seed \(seed): \(enough) are enough: \(schedule.isEmpty ? "none" : schedule)")
+    put("replay: \(replayCommand) \(arguments) --timeline")
 }
 
 /// Runs a seed; how many events there were, and whether it failed. The first failure is told in full.
 func run(_ seed: UInt64, _ arguments: Arguments, isFirstFailure: Bool) -> (steps: Int, failed: Bool) {
     let timeline = arguments.printsTimeline && !arguments.isMany ? { put($0) } : nil
     if arguments.isOfCores {
-        let life = arguments.life(seed)
-        var simulation = CoreSimulation(seed: seed, life: life, timeline: timeline)
+        let plan = arguments.corePlan(seed)
+        var simulation = CoreSimulation(plan, timeline: timeline)
         let outcome = simulation.run()
-        if !arguments.isMany || outcome.violation != nil { put(describe(life, seed, outcome)) }
-        if outcome.violation != nil, isFirstFailure, !arguments.printsTimeline { explain(life, seed) }
+        if !arguments.isMany || outcome.violation != nil { put(describe(plan, outcome)) }
+        if let violation = outcome.violation, isFirstFailure, !arguments.printsTimeline { explain(plan, violation) }
         return (outcome.steps, outcome.violation != nil)
     }
     let plan = arguments.plan(seed)
@@ -74,19 +83,17 @@ func explain(_ plan: Plan, _ violation: Violation) {
     put("seed \(plan.seed): timeline")
     _ = Simulation(plan, timeline: { put("  " + $0) }).run()
     let smallest = plan.shrunk(failing: violation.checker)
-    put(
-        "seed \(plan.seed): \(smallest.schedule.faults.count) of \(plan.schedule.faults.count) faults are enough: "
-            + (smallest.schedule.faults.isEmpty ? "none" : smallest.schedule.description))
-    put("replay: raftsim \(smallest.arguments) --timeline")
+    let (some, all) = (smallest.schedule.faults.count, plan.schedule.faults.count)
+    explain(plan.seed, "\(some) of \(all) faults", smallest.schedule.description, smallest.arguments)
 }
 
-let words = Array(CommandLine.arguments.dropFirst())
+var words = Array(CommandLine.arguments.dropFirst())
 if words.contains("--help") || words.contains("-h") {
     put(Arguments.help)
     exit(0)
 }
 #if MUTANTS
-    if let status = runMutants(words) { exit(status) }
+    if let status = runMutants(&words) { exit(status) }
 #endif
 let arguments: Arguments
 do throws(UsageError) {

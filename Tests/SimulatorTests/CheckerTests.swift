@@ -188,4 +188,12 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(checker.commits("g", by: 2, in: Term(4), [new]) == nil)
         #expect(checker.commits("g", by: 2, in: Term(4), [old])?.checker == "LeaseSafety")
     }
+
+    @Test("A read sees what anybody had applied when it was asked for") func freshReads() {
+        let checker = ReadsAreFresh()
+        #expect(checker.read(one, from: index(5), saw: index(5)) == nil)
+        #expect(checker.read(one, from: index(5), saw: index(6)) == nil)
+        let violation = checker.read(one, from: index(5), saw: index(4))
+        #expect(violation?.checker == "ReadsAreFresh" && violation?.nodes == [1] && violation?.index == index(4))
+    }
 }

@@ -49,6 +49,11 @@ import Testing
         #expect(many.status == 0 && many.output.contains("20 seeds, 0 failed") && many.output.contains("steps/s"))
         let timeline = try raftsim("--cores 11 --life reads --timeline")
         #expect(timeline.output.contains("leader in term 1"))
+        let quiet = try raftsim("--cores 11 --life reads --schedule ''")
+        #expect(quiet.status == 0 && quiet.output.contains(" 2 reads;"), "only those of the end")
+        let part = "--cores 11 --life reads --schedule '5000:propose:0:1,5500:read:0:2' --timeline"
+        let (one, again) = (try raftsim(part), try raftsim(part))
+        #expect(one.status == 0 && one.output.contains("5500:read:0:2") && one.output == again.output)
     }
 
     @Test("Many seeds print their throughput") func many() throws {
@@ -76,7 +81,8 @@ import Testing
         "What cannot be understood is a usage error",
         arguments: [
             "", "x", "1 2", "--seeds 5", "--seeds 5..1", "1 --nodes 0", "1 --steps", "1 --faults quake",
-            "1 --schedule 5", "--cores 1 --nodes 3",
+            "1 --schedule 5", "--cores 1 --schedule 20:crash:1:2:300:4", "1 --schedule 20:mend:1:2",
+            "--cores 1 --nodes 3",
             "--cores 1 --life easy", "1 --life reads", "--mutants", "1 --schedule-file /nowhere/at/all",
         ])
     func usage(arguments: String) throws {

@@ -49,4 +49,34 @@ import Testing
         let never = plan.shrunk(failing: "Another", outcome: outcome)
         #expect(never.schedule == plan.schedule, "nothing smaller fails")
     }
+
+    @Test("A schedule of cores is what its text says") func coreText() throws {
+        for life in CoreLifeKind.allCases {
+            let plan = CorePlan(seed: 5, life: life)
+            #expect(plan.schedule.deeds.count > 20)
+            #expect(CoreSchedule(plan.schedule.description) == plan.schedule)
+        }
+        #expect(CoreSchedule("")?.deeds == [])
+        let schedule = try #require(CoreSchedule("20:cut-link:1:300\n10:propose:3:9,20:mend:0:1"))
+        #expect(schedule.description == "10:propose:3:9,20:cut-link:1:300,20:mend:0:1")
+        for bad in ["mend", "1:mend:1", "1:quake:1:2", "-1:mend:1:2", "1:mend:-1:2", "1:mend:1:x", "1:mend:1:2:3"] {
+            #expect(CoreSchedule(bad) == nil, "\(bad)")
+        }
+        #expect(CorePlan(seed: 12).life == CorePlan(seed: 2).life && CorePlan(seed: 12) != CorePlan(seed: 2))
+    }
+
+    @Test("The smallest schedule of cores that fails is found") func shrinkingCores() {
+        let plan = CorePlan(seed: 3, life: .everything)
+        let deeds = plan.schedule.deeds
+        let guilty = [deeds[2], deeds[deeds.count / 2], deeds[deeds.count - 1]]
+        var runs = 0
+        func outcome(_ plan: CorePlan) -> CoreSimulation.Outcome {
+            runs += 1
+            let fails = guilty.allSatisfy { plan.schedule.deeds.contains($0) }
+            return CoreSimulation.Outcome(violation: fails ? Violation("Test", "it fails") : nil)
+        }
+        #expect(plan.shrunk(failing: "Test", outcome: outcome).schedule.deeds == guilty)
+        #expect(runs <= 2000)
+        #expect(plan.shrunk(failing: "Another", outcome: outcome) == plan, "nothing smaller fails")
+    }
 }

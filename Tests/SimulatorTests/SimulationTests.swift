@@ -16,7 +16,7 @@ struct SimulationTests {
     @Test("Trouble does no harm, and ends", arguments: seeds) func survives(seed: UInt64) {
         let outcome = Simulation(Plan(seed: seed)).run()
         #expect(outcome.violation == nil, "seed \(seed): \(outcome.violation?.description ?? "")")
-        #expect(outcome.answered > 100 && !outcome.faults.isEmpty)
+        #expect(outcome.answered > 100 && outcome.reads > 100 && !outcome.faults.isEmpty)
     }
 
     @Test("Every kind of fault happens, and does no harm", arguments: FaultKind.allCases) func kinds(kind: FaultKind) {

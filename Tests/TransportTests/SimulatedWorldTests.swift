@@ -63,6 +63,41 @@ struct SimulatedWorldTests {
         return (lines + nodes.flatMap(\.log), world.digest)
     }
 
+    @Test("A turn that is suspended goes on with the clock's reading from before, and ahead of what came meanwhile")
+    func stall() {
+        let world = SimulatedWorld(seed: 1)
+        let lane = world.addNode(at: address(1))
+        var history: [String] = []
+        lane.setTurn { now in
+            history.append("\((lane.clock.now - now).milliseconds) ms")
+            return nil
+        }
+        world.run(for: .milliseconds(10))
+        world.stall(address(1), for: .milliseconds(700))
+        lane.post { history.append("before") }
+        world.run(for: .milliseconds(10))
+        lane.post { history.append("meanwhile") }
+        world.run(for: .milliseconds(600))
+        #expect(history == ["0 ms", "before"], "nothing of the process runs")
+        world.run(for: .milliseconds(200))
+        #expect(history == ["0 ms", "before", "700 ms", "0 ms", "meanwhile", "0 ms"])
+    }
+
+    @Test("A node that crashes in a suspended turn never goes on with it") func crashWhileStalled() {
+        let world = SimulatedWorld(seed: 1)
+        let lane = world.addNode(at: address(1))
+        var turns = 0
+        lane.setTurn { _ in
+            turns += 1
+            return nil
+        }
+        world.stall(address(1), for: .milliseconds(50))
+        world.run(for: .milliseconds(10))
+        world.crash(address(1))
+        world.run(for: .milliseconds(100))
+        #expect(turns == 0)
+    }
+
     @Test("The same seed gives the same history, another seed another one") func determinism() throws {
         let (one, again, other) = (try history(seed: 42), try history(seed: 42), try history(seed: 43))
         #expect(one.lines.count > 1000)

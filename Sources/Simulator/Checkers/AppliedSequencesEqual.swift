@@ -19,6 +19,9 @@ public struct AppliedSequencesEqual: Sendable {
     /// The highest index that anybody has applied.
     public func lastApplied(of group: String) -> LogIndex { LogIndex(Int64(sequences[group]?.count ?? 0)) }
 
+    /// The last index that this replica has applied; nil if its state machine never started.
+    public func lastApplied(by replica: ReplicaName) -> LogIndex? { positions[replica] }
+
     /// A state machine starts with everything through `index`, as its store has it.
     public mutating func starts(_ replica: ReplicaName, at index: LogIndex) -> Violation? {
         positions[replica] = index

@@ -3,25 +3,6 @@ import RaftCore
 /// What a simulated cluster of cores goes through: its members, what goes wrong by itself, and what clients, operators
 /// and misfortune do to it, in per mille of the moments at which somebody does something.
 struct CoreLife {
-    /// Something that is done to a cluster.
-    enum Deed {
-        case propose, readByLease, read, readAnywhere
-        case partition, mend, isolateLeader, crash, crashLeader, crashOthers
-        case handOver, transfer, stepDown, stepDownLeader, disconnect
-        case pause, pauseLeader, stallDisk, flush, compact
-        case change, changeAnyway, loseChange, retireLeader, removeLeavers
-        case cutLink, damage
-
-        /// Whether nobody wants it.
-        var isMisfortune: Bool {
-            switch self {
-            case .partition, .mend, .isolateLeader, .crash, .crashLeader, .crashOthers, .stepDown, .stepDownLeader: true
-            case .disconnect, .pause, .pauseLeader, .stallDisk, .cutLink, .damage: true
-            default: false
-            }
-        }
-    }
-
     var size = 3
     var roles: [PeerID.Role] = []
     var settings = RaftSettings()
@@ -32,7 +13,7 @@ struct CoreLife {
     var milliseconds: Int64 = 12_000
     /// Between two moments, in milliseconds.
     var between: Range<Int64> = 5..<60
-    var deeds: [(deed: Deed, perMille: Int64)] = []
+    var deeds: [(deed: CoreDeed.Kind, perMille: Int64)] = []
     var losesMajority = false
     /// Whether there is misfortune only for a part of the time.
     var comesInSpells = false

@@ -23,21 +23,37 @@ public struct CoreSimulation {
         public var changes: Int
         /// Reads answered.
         public var reads: Int
+
+        /// What came of a run.
+        public init(
+            violation: Violation?, hash: UInt64 = 0, steps: Int = 0, terms: Int = 0, committed: Int = 0,
+            changes: Int = 0, reads: Int = 0
+        ) {
+            self.violation = violation
+            self.hash = hash
+            self.steps = steps
+            self.terms = terms
+            self.committed = committed
+            self.changes = changes
+            self.reads = reads
+        }
     }
 
     private var cluster: CoreCluster
     private let life: CoreLife
+    private let schedule: CoreSchedule
 
-    /// A cluster whose life of this kind is drawn from `seed`; `timeline` hears of every event of a core.
-    public init(seed: UInt64, life kind: CoreLifeKind, timeline: ((String) -> Void)? = nil) {
-        life = CoreLife(kind, seed: seed)
-        cluster = CoreCluster(life, seed: seed)
+    /// A simulation of `plan`; `timeline` hears of every deed, and of every event of a core.
+    public init(_ plan: CorePlan, timeline: ((String) -> Void)? = nil) {
+        life = CoreLife(plan.life, seed: plan.seed)
+        schedule = plan.schedule
+        cluster = CoreCluster(life, seed: plan.seed)
         cluster.timeline = timeline
     }
 
     /// Runs everything. Once.
     public mutating func run() -> Outcome {
-        cluster.suffer(life)
+        cluster.suffer(schedule, milliseconds: life.milliseconds)
         cluster.heal()
         cluster.expectRecovery()
         cluster.expectWork()

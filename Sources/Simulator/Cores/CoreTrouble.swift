@@ -195,37 +195,27 @@ extension CoreCluster {
 
     // MARK: A life
 
-    /// Some time in the life of a cluster: every now and then somebody does something. Where misfortune is mixed with the
-    /// rest it comes in spells, else there would seldom be a leader to suffer it.
-    mutating func suffer(_ life: CoreLife) {
-        let end = time + life.milliseconds * 1_000_000
-        var isDoomed = life.losesMajority
-        while time < end, judge.violation == nil {
-            if isDoomed, time > end - life.milliseconds * 500_000 {
-                isDoomed = false
-                loseMajority()
-            }
-            guard let node = pick(upNodes) else {
-                run(milliseconds: 50)
-                continue
-            }
-            let isRough = !life.comesInSpells || time / 1_000_000 % 4000 < 1500
-            if !isRough { severed = [] }
-            if let deed = draw(life.deeds), isRough || !deed.isMisfortune { act(deed, on: node) }
-            run(milliseconds: random.number(in: life.between))
+    /// A life in which these things are done. One that takes time of its own puts off those behind it.
+    mutating func suffer(_ schedule: CoreSchedule, milliseconds: Int64) {
+        var begin = time
+        for deed in schedule.deeds where judge.violation == nil {
+            run(milliseconds: (begin - time) / 1_000_000 + deed.milliseconds)
+            let before = time
+            perform(deed)
+            begin += time - before
         }
+        run(milliseconds: (begin - time) / 1_000_000 + milliseconds)
     }
 
-    private mutating func draw(_ deeds: [(deed: CoreLife.Deed, perMille: Int64)]) -> CoreLife.Deed? {
-        var place = random.number(in: 0..<1000)
-        for (deed, perMille) in deeds {
-            if place < perMille { return deed }
-            place -= perMille
-        }
-        return nil
+    private mutating func perform(_ deed: CoreDeed) {
+        let nextOnes = nodes.indices.lazy.map { [nodes] in ($0 + deed.node) % nodes.count }
+        guard let node = nextOnes.first(where: { [nodes] in nodes[$0].isUp }) else { return }
+        random = SeededRandom(seed: deed.chance)
+        timeline?("\(time / 1000) us: \(node): \(deed)")
+        act(deed.kind, on: node)
     }
 
-    private mutating func act(_ deed: CoreLife.Deed, on node: Int) {
+    private mutating func act(_ deed: CoreDeed.Kind, on node: Int) {
         let isAwake = nodes[node].pausedUntil <= time
         switch deed {
         case .propose: for leader in leaders { propose(Int(random.number(in: 1..<6)), at: leader) }
@@ -252,6 +242,7 @@ extension CoreCluster {
         case .change: changeSomewhere()
         case .changeAnyway: changeSomewhere(waits: false)
         case .removeLeavers: removeLeavers()
+        case .loseMajority: loseMajority()
         case .damage: damageWhileRunning(node)
         case .cutLink: if let leader, node != leader { cutLink(leader, node) }
         case .loseChange: if let leader, dismissSomebody(node) { isolate(leader) }

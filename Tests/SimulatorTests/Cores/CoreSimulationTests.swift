@@ -17,7 +17,7 @@ struct CoreSimulationTests {
     @Test("A cluster survives everything that may go wrong", arguments: CoreLifeKind.allCases)
     func survives(kind: CoreLifeKind) {
         for seed in Self.seeds {
-            var simulation = CoreSimulation(seed: seed, life: kind)
+            var simulation = CoreSimulation(CorePlan(seed: seed, life: kind))
             let outcome = simulation.run()
             #expect(outcome.violation == nil, "seed \(seed): \(outcome.violation?.description ?? "")")
         }
@@ -25,7 +25,7 @@ struct CoreSimulationTests {
 
     @Test("The same seed gives the same run, another seed another one") func determinism() {
         func run(_ seed: UInt64) -> CoreSimulation.Outcome {
-            var simulation = CoreSimulation(seed: seed, life: .everything)
+            var simulation = CoreSimulation(CorePlan(seed: seed, life: .everything))
             return simulation.run()
         }
         #expect(run(4) == run(4) && run(4).hash != run(5).hash)
@@ -38,7 +38,7 @@ struct CoreSimulationTests {
             var life = CoreLife(.everything, seed: seed)
             life.losesMajority = false
             var cluster = CoreCluster(life, seed: seed)
-            cluster.suffer(life)
+            cluster.suffer(life.schedule(seed: seed), milliseconds: life.milliseconds)
             terms += cluster.judge.terms
             snapshots += cluster.judge.installedSnapshots
             changes += cluster.judge.finishedChanges
