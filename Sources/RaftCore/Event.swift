@@ -31,8 +31,8 @@ public struct DurableMark: Equatable, Sendable {
 public enum Event: Sendable {
     /// The replica has been opened; comes first and once.
     case started
-    /// A message came in.
-    case received(Message, from: PeerID)
+    /// A message came in; `run` is the run number of the sender's node when it was sent, zero if nobody knows.
+    case received(Message, from: PeerID, run: UInt64 = 0)
     /// A client proposes this many data entries; ignored unless the replica leads (the host asks first).
     case proposed(count: Int)
     /// A write of the log, and everything before it, is durable.

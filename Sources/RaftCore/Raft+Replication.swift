@@ -304,7 +304,7 @@ extension Raft {
             log.last(through: previous.index, term: previous.term).index, min(commitIndex, previous.index))
         reject(
             request, lastIndex: shared, lastTerm: log.term(at: shared),
-            support: around.liveness.promiseStamp(to: sender.address, now: around.now), &effects)
+            support: around.promise(toSender: sender), &effects)
     }
 
     /// Makes the log hold the request's entries. False, and nothing changed, if that would replace committed ones.
@@ -356,7 +356,7 @@ extension Raft {
         let reply = Message.appendReply(
             AppendReply(
                 ticket: request.ticket, term: term, success: true, lastIndex: isProbe ? log.lastIndex : nil,
-                support: around.liveness.promiseStamp(to: sender.address, now: around.now)))
+                support: around.promise(toSender: sender)))
         let isDurable = isProbe && request.previous.index <= durableIndex && durableTerm == term
         let isHasty =
             planted("acknowledge-before-durable")

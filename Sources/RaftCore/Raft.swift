@@ -198,7 +198,7 @@ public struct Raft: Sendable {
     public mutating func step(_ event: Event, now: Instant, liveness: NodeLiveness, into effects: inout Effects) {
         let before = (role: role, hardState: HardState(term: term, vote: vote), leader: leader)
         let circle = membershipVersion
-        let around = Surroundings(now: now, liveness: liveness)
+        let around = Surroundings(now: now, liveness: liveness, senderRun: event.senderRun)
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
         if case .some = debt { payDebt() }
@@ -223,12 +223,21 @@ func earliest(_ left: Instant?, _ right: Instant?) -> Instant? {
     return min(left, right)
 }
 
+extension Event {
+    fileprivate var senderRun: UInt64 {
+        guard case .received(_, _, let run) = self else { return 0 }
+        return run
+    }
+}
+
 /// The time and the node's liveness during one step.
 struct Surroundings {
     /// The time.
     let now: Instant
     /// The node's liveness.
     let liveness: NodeLiveness
+    /// Run number of the node whose message this is; zero if it is none, or nobody knows.
+    let senderRun: UInt64
 
     /// Whether this node may neither vote nor campaign yet.
     var isQuiet: Bool { liveness.isQuiet(now: now) }
@@ -236,6 +245,10 @@ struct Surroundings {
     func hasPromised(_ peer: PeerID) -> Bool { liveness.promiseStands(to: peer.address, now: now) }
     /// This node's promise to `peer`'s node, by name, if it stands.
     func promise(to peer: PeerID) -> SupportStamp? { liveness.promiseStamp(to: peer.address, now: now) }
+    /// This node's promise to the node of `sender`, whose message this is, if it stands for the run that sent it.
+    func promise(toSender sender: PeerID) -> SupportStamp? {
+        promise(to: sender).flatMap { senderRun == 0 || $0.askerRun == senderRun ? $0 : nil }
+    }
     /// Whether the promise of `peer`'s node to this one stands.
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
     /// Whether `peer`'s node knows nothing of promises.
@@ -248,7 +261,7 @@ extension Raft {
     private mutating func dispatch(_ event: Event, _ around: Surroundings, _ effects: inout Effects) {
         switch event {
         case .started: start(around)
-        case .received(let message, let sender): receive(message, from: sender, around, &effects)
+        case .received(let message, let sender, _): receive(message, from: sender, around, &effects)
         case .proposed(let count): propose(count, &effects)
         case .persisted(let mark): notePersisted(mark)
         case .readRequested(let read, let lease): requestRead(read, lease: lease, around, &effects)

@@ -75,6 +75,11 @@ extension RaftHost {
         throw RaftWire.WireError(code: badSender, text: "server_id invalid")
     }
 
+    /// The run of the node that said hello on this connection.
+    private func run(of request: RpcRequest) -> UInt64 {
+        (request.connection.context as? KnownPeer)?.run.runNumber ?? 0
+    }
+
     private func vote(_ request: RpcRequest, isPreVote: Bool) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeVoteRequest(request.body, isPreVote: isPreVote)
         let (replica, from) = try addressed(addressing, request, badSender: 22)
@@ -93,7 +98,7 @@ extension RaftHost {
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
         let (replica, from) = try addressed(addressing, request, badSender: 1003)
         step(
-            replica, .received(.appendRequest(message), from: from),
+            replica, .received(.appendRequest(message), from: from, run: run(of: request)),
             StepContext(responder: request.responder, incoming: entries))
         lane.requestTurn()
     }

@@ -108,15 +108,28 @@ struct SimulationFindingsTests {
         #expect(stage.hear(from: b, term: 2, after: (1, 1), terms: [2]).appendReply?.success == true)
     }
 
+    @Test("a leader is stood by as soon as the promise is one to the run that leads")
+    func leaderAheadOfItsLiveness() {
+        var stage = Stage()
+        stage.promise(to: b, run: 1)
+        let early = stage.hear(from: b, term: 1, terms: [1], run: 2)
+        #expect(stage.raft.deadline != nil && early.appendReply?.support == nil)
+        stage.persist()
+        stage.promise(to: b, run: 2)
+        stage.step(.livenessChanged(b.address))
+        let later = stage.hear(from: b, term: 1, after: (1, 1), run: 2)
+        #expect(stage.raft.deadline == nil && later.appendReply?.support?.askerRun == 2)
+    }
+
     @Test("what a leader said before it died binds nobody to the next run of its node, which would not end that")
     func lateAppendOfFormerRun() {
         var stage = Stage()
         stage.promise(to: b)
-        stage.hear(from: b, term: 1, terms: [1])
+        stage.hear(from: b, term: 1, terms: [1], run: 1)
         #expect(stage.raft.deadline == nil)
         stage.promise(to: b, run: 2)
         stage.step(.livenessChanged(b.address))
-        stage.hear(from: b, term: 1, after: (1, 1), terms: [1])
+        stage.hear(from: b, term: 1, after: (1, 1), terms: [1], run: 1)
         #expect(stage.raft.deadline != nil)
         #expect(
             stage.hearVote(from: c, term: 2, last: position(2, term: 1), isPreVote: true).voteReply?.granted == true)

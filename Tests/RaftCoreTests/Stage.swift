@@ -56,7 +56,9 @@ struct Stage {
     }
 
     @discardableResult
-    mutating func receive(_ message: Message, from sender: PeerID) -> Effects { step(.received(message, from: sender)) }
+    mutating func receive(_ message: Message, from sender: PeerID, run: UInt64 = 0) -> Effects {
+        step(.received(message, from: sender, run: run))
+    }
 
     /// Time passes up to the replica's deadline, which it must have.
     @discardableResult
@@ -147,12 +149,12 @@ struct Stage {
     @discardableResult
     mutating func hear(
         from sender: PeerID, term: Int64, after previous: (index: Int64, term: Int64) = (0, 0), terms: [Int64] = [],
-        commit: Int64 = 0
+        commit: Int64 = 0, run: UInt64 = 0
     ) -> Effects {
         let request = AppendRequest(
             term: Term(term), previous: position(previous.index, term: previous.term),
             entries: terms.map { EntryHeader(term: Term($0), kind: .data) }, commit: index(commit))
-        return receive(.appendRequest(request), from: sender)
+        return receive(.appendRequest(request), from: sender, run: run)
     }
 
     /// `asker` asks for a vote.

@@ -53,7 +53,7 @@ private struct Storm {
     private func expectAwake() {
         let raft = stage.raft
         guard raft.role == .follower, raft.mayCampaign, raft.electionDeadline == nil else { return }
-        let around = Surroundings(now: stage.now, liveness: stage.liveness)
+        let around = Surroundings(now: stage.now, liveness: stage.liveness, senderRun: 0)
         let canAsk = raft.configuration.hasMajority { $0 == raft.id || around.isReachable($0) }
         #expect(!canAsk || (raft.leader != nil && raft.isPledged(around)), "sleeps without a leader")
     }

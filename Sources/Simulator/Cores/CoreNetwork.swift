@@ -141,18 +141,20 @@ extension CoreCluster {
         let sender = nodes[packet.from].id
         switch packet.body {
         case .vote(let request):
-            step(packet.to, .received(.voteRequest(request), from: sender), answering: packet)
+            step(packet.to, .received(.voteRequest(request), from: sender, run: packet.run), answering: packet)
         case .append(let request, let entries, _):
-            step(packet.to, .received(.appendRequest(request), from: sender), values: entries, answering: packet)
+            step(
+                packet.to, .received(.appendRequest(request), from: sender, run: packet.run), values: entries,
+                answering: packet)
         case .timeoutNow(let request):
-            step(packet.to, .received(.timeoutNowRequest(request), from: sender), answering: packet)
+            step(packet.to, .received(.timeoutNowRequest(request), from: sender, run: packet.run), answering: packet)
         case .release(let request):
-            step(packet.to, .received(.releaseRequest(request), from: sender), answering: packet)
+            step(packet.to, .received(.releaseRequest(request), from: sender, run: packet.run), answering: packet)
         case .readIndex(let question):
             nodes[packet.to].questions[[UInt64(packet.from), question.sequence]] = packet.run
-            step(packet.to, .received(.readIndexRequest(question), from: sender), answering: packet)
+            step(packet.to, .received(.readIndexRequest(question), from: sender, run: packet.run), answering: packet)
         case .snapshot(let request, _, _):
-            step(packet.to, .received(.snapshotRequest(request), from: sender), answering: packet)
+            step(packet.to, .received(.snapshotRequest(request), from: sender, run: packet.run), answering: packet)
         case .reply(let message):
             step(packet.to, .received(message, from: sender))
         case .snapshotReply(let reply, let sending, let through):
