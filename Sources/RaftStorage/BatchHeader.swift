@@ -94,6 +94,7 @@ struct BatchHeader: Equatable {
             bytes.little(at: 16) == identity,
             bytes.little(at: 32) == place.segment,
             bytes.little(at: 40) == UInt64(place.offset),
+            bytes.little(UInt64.self, at: 24) < LogFormat.countBound,
             let provenOffset = Int(exactly: bytes.little(UInt64.self, at: 56)),
             let bodyByteCount = Int(exactly: bytes.little(UInt64.self, at: 64)),
             bodyByteCount <= segment.count

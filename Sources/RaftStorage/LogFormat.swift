@@ -10,6 +10,8 @@ enum LogFormat {
     static let manifestDraftName = "MANIFEST.new"
     /// Batches begin at multiples of this, so that a search for one has few places to look at.
     static let alignment = 8
+    /// Sequence numbers, terms and indexes stay below: beyond what counting reaches, with room to count on.
+    static let countBound = 1 << 62
 
     static let manifestMagic = magic("FLOTMANI")
     static let segmentMagic = magic("FLOTSEGM")

@@ -113,8 +113,9 @@ struct Manifest: Equatable {
 
 extension Manifest.Entry {
     fileprivate init?(_ bytes: UnsafeRawBufferPointer, at offset: Int) {
-        // locations in memory are 32 bits wide
-        guard bytes.little(UInt64.self, at: offset) <= UInt32.max,
+        // locations in memory are 32 bits wide, and another segment may follow
+        guard bytes.little(UInt64.self, at: offset) < UInt32.max,
+            bytes.little(UInt64.self, at: offset + 16) < LogFormat.countBound,
             let size = UInt32(exactly: bytes.little(UInt64.self, at: offset + 8)),
             let firstOffset = UInt32(exactly: bytes.little(UInt64.self, at: offset + 24)), firstOffset <= size
         else { return nil }

@@ -43,6 +43,11 @@ struct Record {
     var payload: UnsafeRawBufferPointer
 
     var byteCount: Int { Record.headByteCount + payload.count }
+    /// Whether term and index are such as counting reaches.
+    var hasCountedPosition: Bool {
+        let counted = 0..<Int64(LogFormat.countBound)
+        return counted.contains(position.term.rawValue) && counted.contains(position.index.rawValue)
+    }
 
     /// Appends the head to `scratch`, checksum included; the payload goes wherever the caller puts it.
     func encodeHead(into scratch: Scratch) {

@@ -211,6 +211,7 @@ extension Recovery {
     private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
         let log = log(of: record.group)
         guard damages.of(record.group) == nil else { return true }
+        guard record.hasCountedPosition else { return false }
         switch record.kind {
         case .hardState:
             guard let vote = RecordPayload.vote(record.payload) else { return false }

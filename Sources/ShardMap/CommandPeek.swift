@@ -39,7 +39,7 @@ public struct CommandPeek: Equatable, Sendable {
         var cursor = start
         while let field = cursor.nextField() {
             switch (field.number, field.content) {
-            case (1, nil): formatFound = field.value
+            case (1, nil): formatFound = UInt64(field.low)
             case (2, let content?):
                 kind = .write
                 kinds += 1
@@ -67,9 +67,7 @@ public struct CommandPeek: Equatable, Sendable {
             result.operationCount += 1
             while let part = operation.nextField() {
                 switch part.number {
-                // as protobuf reads it: 32 bits, whatever stands above them
-                case 1 where UInt32(truncatingIfNeeded: part.value) == KeyOperation.Code.expire.rawValue:
-                    result.setsExpiry = true
+                case 1 where part.low == KeyOperation.Code.expire.rawValue: result.setsExpiry = true
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }
@@ -89,15 +87,16 @@ private struct ProtobufCursor {
 
     var isAtEnd: Bool { position == buffer.count }
 
-    /// The next field: its number, and its number value or its bytes. Nil at the end, or where it is malformed.
-    mutating func nextField() -> (number: UInt64, value: UInt64, content: ProtobufCursor?)? {
+    /// The next field: its number, and its value if that is a number, of which protobuf reads the low 32 bits into such a
+    /// field whatever stands above them, or its bytes. Nil at the end, or where it is malformed.
+    mutating func nextField() -> (number: UInt64, low: UInt32, content: ProtobufCursor?)? {
         let start = position
         guard let tag = varint() else {
             position = start
             return nil
         }
         switch tag & 7 {
-        case 0: if let value = varint() { return (tag >> 3, value, nil) }
+        case 0: if let value = varint() { return (tag >> 3, UInt32(truncatingIfNeeded: value), nil) }
         case 1: if skip(8) { return (tag >> 3, 0, nil) }
         case 2:
             if let length = varint(), length <= UInt64(buffer.count - position) {

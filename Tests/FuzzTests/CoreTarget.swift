@@ -60,7 +60,7 @@ private struct CoreWorld {
 
     mutating func act(_ choices: inout Choices) {
         let node = choices.number(below: nodes.count)
-        switch choices.number(below: 20) {
+        switch choices.number(below: 24) {
         case 0...3: deliver(&choices)
         case 4: nodes[node].marks.forEach { step(node, .persisted($0)) }
         case 5: now = now + .milliseconds(Int(choices.byte()) * 20)
@@ -83,6 +83,11 @@ private struct CoreWorld {
             let peer = anyPeer(&choices)
             step(node, choices.flag() ? .connectionLost(peer.address) : .livenessChanged(peer.address))
         case 17: support(node, &choices)
+        case 18, 19: lose(&choices)
+        case 20:
+            let applied = nodes[node].applied.rawValue
+            let installed = choices.flag() ? LogIndex(min(applied, choices.anyNumber() & .max)) : nil
+            step(node, .snapshotSent(to: anyPeer(&choices), installed: installed))
         default: step(node, .received(anyMessage(&choices), from: anyPeer(&choices)))
         }
     }
@@ -96,6 +101,20 @@ private struct CoreWorld {
         let packet = packets[position]
         if !choices.flag() { packets.remove(at: position) }
         step(packet.to, .received(packet.message, from: nodes[packet.from].raft.id), answering: packet)
+    }
+
+    /// One packet is not answered, and its sender hears of it.
+    private mutating func lose(_ choices: inout Choices) {
+        guard !packets.isEmpty else { return }
+        let packet = packets.remove(at: choices.number(below: packets.count))
+        let receiver = nodes[packet.to].raft.id
+        switch packet.message {
+        case .appendRequest:
+            if let ticket = packet.ticket { step(packet.from, .appendFailed(ticket, peer: receiver)) }
+        case .readIndexRequest(let question): step(packet.from, .readIndexFailed(question))
+        case .snapshotRequest: step(packet.from, .snapshotSent(to: receiver, installed: nil))
+        default: step(packet.from, .connectionLost(receiver.address))
+        }
     }
 
     /// Another node's promise comes, or is lost.
@@ -115,6 +134,11 @@ private struct CoreWorld {
                 runNumber: UInt64(choices.number(below: 3)), sequence: 1, asks: choices.flag())
             nodes[node].liveness.step(
                 .received(request, from: peer, wallClock: 0), now: now, into: &effects)
+        }
+        switch choices.number(below: 16) {
+        case 14: nodes[node].liveness.step(.failed(peer), now: now, into: &effects)
+        case 15: nodes[node].liveness.step(.foreign(peer), now: now, into: &effects)
+        default: break
         }
         for changed in effects.changed { step(node, .livenessChanged(changed)) }
     }
@@ -149,7 +173,7 @@ private struct CoreWorld {
     }
 
     private func anyMessage(_ choices: inout Choices) -> Message {
-        let kind = choices.number(below: 12)
+        let kind = choices.number(below: 14)
         let term = Term(choices.anyNumber())
         switch kind {
         case 0:
@@ -171,18 +195,28 @@ private struct CoreWorld {
                 AppendReply(
                     ticket: ticket, term: term, success: choices.flag(),
                     lastIndex: choices.flag() ? LogIndex(choices.anyNumber()) : nil,
-                    lastTerm: choices.flag() ? Term(choices.anyNumber()) : nil))
+                    lastTerm: choices.flag() ? Term(choices.anyNumber()) : nil,
+                    support: choices.flag() ? anyStamp(&choices) : nil))
         case 6: return .timeoutNowRequest(TimeoutNowRequest(term: term, oldLeaderSteppedDown: choices.flag()))
         case 7: return .timeoutNowReply(TimeoutNowReply(term: term, success: choices.flag()))
         case 8: return .releaseRequest(ReleaseRequest(term: term))
         case 9: return .readIndexRequest(ReadIndexRequest(term: term, sequence: UInt64(choices.byte())))
         case 10:
             return .readIndexReply(
-                ReadIndexReply(sequence: UInt64(choices.byte()), index: LogIndex(choices.anyNumber())))
+                ReadIndexReply(
+                    sequence: UInt64(choices.byte()), index: choices.flag() ? LogIndex(choices.anyNumber()) : nil))
+        case 11: return .releaseReply(ReleaseReply(term: term))
+        case 12: return .snapshotReply(SnapshotReply(term: term, success: choices.flag()))
         default:
             let meta = SnapshotMeta(last: anyPosition(&choices), configuration: anyMembership(&choices))
             return .snapshotRequest(SnapshotRequest(term: term, meta: meta))
         }
+    }
+
+    private func anyStamp(_ choices: inout Choices) -> SupportStamp {
+        SupportStamp(
+            epoch: UInt64(choices.number(below: 4)), supporterRun: UInt64(choices.number(below: 3)),
+            askerRun: UInt64(choices.number(below: 3)))
     }
 
     private func anyAppend(_ term: Term, _ choices: inout Choices) -> AppendRequest {
@@ -227,6 +261,10 @@ private struct CoreWorld {
         }
         if let meta = effects.snapshotWanted { nodes[node].wanted = meta }
         for outbound in effects.messages + effects.durableMessages { send(outbound, from: node) }
+        for (asker, reply) in effects.readIndexReplies {
+            guard let to = nodes.firstIndex(where: { $0.raft.id == asker }) else { continue }
+            add(Packet(to: to, from: node, message: .readIndexReply(reply)))
+        }
         guard let packet else { return }
         for reply in [effects.reply, effects.acknowledgement] {
             guard var reply else { continue }

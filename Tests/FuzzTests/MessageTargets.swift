@@ -33,9 +33,17 @@ func fuzzCommands(_ input: Bytes) {
 /// A command that the leader has looked at only is what the replicas will see.
 private func fuzzGroupCommand(_ input: Bytes, _ arena: Arena) {
     let peek = CommandPeek(input)
-    guard let command = try? GroupCommand.decoded(input, arena) else { return }
+    let command: GroupCommand
+    do throws(NamedErrorThrown) {
+        command = try GroupCommand.decoded(input, arena)
+    } catch {
+        // once committed it would stop the group
+        let isSeen = peek.map { $0.format > UInt64(MessageFormat.current) } ?? true
+        return precondition(error.error != .unknownFormat || isSeen, "a newer format that the leader does not see")
+    }
     precondition((try? GroupCommand.decoded(command.encoded(arena), arena)) == command)
-    guard let peek, peek.format <= UInt64(MessageFormat.current) else { return }
+    guard let peek else { return }
+    precondition(peek.format <= UInt64(MessageFormat.current), "a format that only the leader takes for newer")
     switch command {
     case .write(let write):
         let setsExpiry = write.operations.contains {

@@ -45,6 +45,44 @@ struct CommandPeekTests {
         #expect(CommandPeek(newer)?.format == UInt64(MessageFormat.current + 1))
     }
 
+    /// Protobuf reads 32 bits of the number and drops what stands above; a leader that did not would propose what it
+    /// has not seen, or refuse what every replica can apply.
+    @Test(arguments: [UInt64(0), 1 << 32, 1 << 63, .max << 32])
+    func aNumberIsReadAsTheReplicasReadIt(above: UInt64) throws {
+        func packed(format: UInt64, code: KeyOperation.Code) -> Bytes {
+            let operation: [UInt8] =
+                [0x08] + varint(above | UInt64(code.rawValue)) + [0x12, 1, UInt8(ascii: "k"), 0x38, 10]
+            let write: [UInt8] =
+                [0x08, 1, 0x10, 1, 0x18, 7, 0x20, 3, 0x28, 2, 0x32, UInt8(operation.count)] + operation
+            return Bytes([0x08] + varint(above | format) + [0x12, UInt8(write.count)] + write)
+        }
+        let current = UInt64(MessageFormat.current)
+        for code in [KeyOperation.Code.get, .expire] {
+            let command = packed(format: current, code: code)
+            guard case .write(let write) = try GroupCommand.decoded(command, arena) else {
+                Issue.record("no write")
+                continue
+            }
+            #expect(write.operations.map(\.code) == [code])
+            let peek = try #require(CommandPeek(command))
+            #expect(peek.kind == .write && peek.operationCount == 1)
+            #expect(peek.setsExpiry == (code == .expire))
+            #expect(peek.format == current)
+        }
+        let newer = packed(format: current + 1, code: .get)
+        #expect(throws: NamedErrorThrown(.unknownFormat)) { try GroupCommand.decoded(newer, arena) }
+        #expect(CommandPeek(newer)?.format == current + 1)
+    }
+
+    private func varint(_ number: UInt64) -> [UInt8] {
+        var (bytes, rest) = ([UInt8](), number)
+        while rest >= 0x80 {
+            bytes.append(UInt8(truncatingIfNeeded: rest) | 0x80)
+            rest >>= 7
+        }
+        return bytes + [UInt8(rest)]
+    }
+
     @Test func whatIsCutOffOrMixedIsNone() {
         let whole = write([KeyOperation(.set, key: Bytes("a"), value: Bytes("b"), expiresInMilliseconds: 1)])
         for count in 0..<whole.count { #expect(CommandPeek(whole.slice(from: 0, count: count)) == nil) }
