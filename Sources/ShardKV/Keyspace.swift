@@ -33,18 +33,20 @@ struct Keyspace {
     }
 
     /// Stores `value`; `old` is what lies there (see ``replaced(_:)``).
-    mutating func put(_ key: Bytes, _ value: StoredValue, replacing old: StoredValue?) {
+    mutating func put(
+        _ key: Bytes, _ value: StoredValue, replacing old: StoredValue?
+    ) throws(StateMachineError) {
         store.put(store.layout.key(.data, rest: key), value.encoded)
         if value.expiry != old?.expiry {
-            if let expiry = old?.expiry { unindex(key, expiry) }
+            if let expiry = old?.expiry { try unindex(key, expiry) }
             if let expiry = value.expiry { index(key, expiry) }
         }
     }
 
     /// Removes `key`; `old` is what lies there.
-    mutating func delete(_ key: Bytes, _ old: StoredValue) {
+    mutating func delete(_ key: Bytes, _ old: StoredValue) throws(StateMachineError) {
         store.delete(store.layout.key(.data, rest: key))
-        if let expiry = old.expiry { unindex(key, expiry) }
+        if let expiry = old.expiry { try unindex(key, expiry) }
     }
 
     private mutating func index(_ key: Bytes, _ expiry: Int64) {
@@ -53,8 +55,9 @@ struct Keyspace {
         earliestExpiry = min(earliestExpiry, expiry)
     }
 
-    private mutating func unindex(_ key: Bytes, _ expiry: Int64) {
-        precondition(expiringKeys > 0, "more expiring keys are removed than were stored")
+    private mutating func unindex(_ key: Bytes, _ expiry: Int64) throws(StateMachineError) {
+        // the count comes from the store, and may be damaged
+        guard expiringKeys > 0 else { throw StoreFormat.damaged(.meta) }
         store.delete(store.layout.expiryKey(expiry, key))
         expiringKeys -= 1
     }
@@ -81,7 +84,7 @@ struct Keyspace {
         guard expiringKeys > 0, earliestExpiry <= replicatedTime else { return }
         for (expiry, key) in try dueKeys(limit) {
             store.delete(store.layout.key(.data, rest: key))
-            unindex(key, expiry)
+            try unindex(key, expiry)
         }
     }
 

@@ -134,12 +134,12 @@ extension Keyspace {
         let old = try stored(operation.key)
         let live = judge.live(old)
         switch operation.code {
-        case .set: return set(operation, old, live, &budget)
-        case .delete: return delete(operation, old, live, &budget)
-        case .increment: return increment(operation, old, live)
-        case .append: return append(operation, old, live)
-        case .expire: return expire(operation, live)
-        case .persist: return persist(operation, live)
+        case .set: return try set(operation, old, live, &budget)
+        case .delete: return try delete(operation, old, live, &budget)
+        case .increment: return try increment(operation, old, live)
+        case .append: return try append(operation, old, live)
+        case .expire: return try expire(operation, live)
+        case .persist: return try persist(operation, live)
         case .get, .exists, .stringLength, .timeToLive, .scan, .count: preconditionFailure("handled above")
         }
     }
@@ -153,22 +153,22 @@ extension Keyspace {
     /// Stores `value` until `expiry`, or removes what there was if that moment has come.
     private mutating func put(
         _ key: Bytes, _ value: Bytes, until expiry: Int64?, replacing old: StoredValue?
-    ) {
+    ) throws(StateMachineError) {
         if expiry.map({ $0 > replicatedTime }) ?? true {
-            put(key, StoredValue(value, expiry: expiry), replacing: old)
+            try put(key, StoredValue(value, expiry: expiry), replacing: old)
         } else if let old {
-            delete(key, old)
+            try delete(key, old)
         }
     }
 
     private mutating func setBlindly(_ operation: KeyOperation) throws(StateMachineError) -> KeyResult {
-        put(operation.key, StoredValue(operation.value), replacing: try replaced(operation.key))
+        try put(operation.key, StoredValue(operation.value), replacing: replaced(operation.key))
         return KeyResult()
     }
 
     private mutating func set(
         _ operation: KeyOperation, _ old: StoredValue?, _ live: StoredValue?, _ budget: inout ReplyBudget
-    ) -> KeyResult {
+    ) throws(StateMachineError) -> KeyResult {
         guard operation.hasOneExpiry else { return .failure(.badRequest) }
         let holds =
             switch operation.condition {
@@ -181,15 +181,15 @@ extension Keyspace {
         if holds {
             let kept = operation.keepsExpiry ? live?.expiry : nil
             let asked = operation.expiresAtMilliseconds ?? operation.expiresInMilliseconds.map { moment(after: $0) }
-            put(operation.key, operation.value, until: asked ?? kept, replacing: old)
+            try put(operation.key, operation.value, until: asked ?? kept, replacing: old)
         }
         return KeyResult(value: returned, applied: holds)
     }
 
     private mutating func delete(
         _ operation: KeyOperation, _ old: StoredValue?, _ live: StoredValue?, _ budget: inout ReplyBudget
-    ) -> KeyResult {
-        if let old { delete(operation.key, old) }
+    ) throws(StateMachineError) -> KeyResult {
+        if let old { try delete(operation.key, old) }
         let returned = operation.returnsOldValue ? live?.payload : nil
         budget.spend(returned?.count ?? 0)
         return KeyResult(value: returned, integer: live == nil ? 0 : 1)
@@ -197,17 +197,17 @@ extension Keyspace {
 
     private mutating func increment(
         _ operation: KeyOperation, _ old: StoredValue?, _ live: StoredValue?
-    ) -> KeyResult {
+    ) throws(StateMachineError) -> KeyResult {
         guard let number = live.map({ Int64(decimal: $0.payload) }) ?? 0 else { return .failure(.notAnInteger) }
         let (sum, overflow) = number.addingReportingOverflow(operation.number)
         guard !overflow else { return .failure(.overflow) }
-        put(operation.key, StoredValue(Bytes(String(sum)), expiry: live?.expiry), replacing: old)
+        try put(operation.key, StoredValue(Bytes(String(sum)), expiry: live?.expiry), replacing: old)
         return KeyResult(integer: sum)
     }
 
     private mutating func append(
         _ operation: KeyOperation, _ old: StoredValue?, _ live: StoredValue?
-    ) -> KeyResult {
+    ) throws(StateMachineError) -> KeyResult {
         let head = live?.payload ?? Bytes()
         let count = head.count + operation.value.count
         guard count <= KeyLimits.valueBytes else { return .failure(.valueTooLarge) }
@@ -215,20 +215,23 @@ extension Keyspace {
             writer.put(head)
             writer.put(operation.value)
         }
-        put(operation.key, StoredValue(joined, expiry: live?.expiry), replacing: old)
+        try put(operation.key, StoredValue(joined, expiry: live?.expiry), replacing: old)
         return KeyResult(integer: Int64(count))
     }
 
-    private mutating func expire(_ operation: KeyOperation, _ live: StoredValue?) -> KeyResult {
+    private mutating func expire(_ operation: KeyOperation, _ live: StoredValue?) throws(StateMachineError) -> KeyResult
+    {
         guard let live else { return KeyResult(integer: 0) }
         let expiry = operation.expiresAtMilliseconds ?? moment(after: operation.number)
-        put(operation.key, live.payload, until: expiry, replacing: live)
+        try put(operation.key, live.payload, until: expiry, replacing: live)
         return KeyResult(integer: 1)
     }
 
-    private mutating func persist(_ operation: KeyOperation, _ live: StoredValue?) -> KeyResult {
+    private mutating func persist(_ operation: KeyOperation, _ live: StoredValue?) throws(StateMachineError)
+        -> KeyResult
+    {
         guard let live, live.expiry != nil else { return KeyResult(integer: 0) }
-        put(operation.key, StoredValue(live.payload), replacing: live)
+        try put(operation.key, StoredValue(live.payload), replacing: live)
         return KeyResult(integer: 1)
     }
 }
