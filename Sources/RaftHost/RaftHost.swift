@@ -178,7 +178,8 @@ public final class RaftHost: @unchecked Sendable {
         let state = note.map { NodeState($0) } ?? NodeState()
         self.nodeState = state ?? NodeState()
         self.nodeRecordDamage =
-            recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
+            recovered[0]?.damage?.reason
+            ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         var livenessSettings = settings.liveness
         livenessSettings.earlierPromise = identity.longestPromise
@@ -208,7 +209,7 @@ public final class RaftHost: @unchecked Sendable {
     public func open(_ record: ReplicaRecord, stateMachine: any StateMachine) {
         let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
         let applied = stateMachine.appliedPosition.index
-        var damage = state.damage
+        var damage = state.damage?.reason
         if damage == nil, applied > state.lastIndex {
             // nothing is applied before it is durable in the log: a part of the log has gone
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"

@@ -80,11 +80,13 @@ struct Recovery {
     /// Every group that was seen, or is known to have been there. The node's own is among them if it may have been.
     var recoveredGroups: [LogGroup: RecoveredGroup] {
         var result: [LogGroup: RecoveredGroup] = [:]
-        for (group, log) in groups { result[group] = log.recovered(damage: damages.of(group)?.text) }
-        for (group, damage) in damages.ofGroups where result[group] == nil {
-            result[group] = RecoveredGroup(damage: damage.text)
+        for (group, log) in groups {
+            result[group] = log.recovered(damage: damages.of(group).map { .promises(reason: $0.text) })
         }
-        if let all = damages.ofAll, result[0] == nil { result[0] = RecoveredGroup(damage: all.text) }
+        for (group, damage) in damages.ofGroups where result[group] == nil {
+            result[group] = RecoveredGroup(damage: .promises(reason: damage.text))
+        }
+        if let all = damages.ofAll, result[0] == nil { result[0] = RecoveredGroup(damage: .promises(reason: all.text)) }
         return result
     }
 
@@ -211,27 +213,27 @@ extension Recovery {
     private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
         let log = log(of: record.group)
         guard damages.of(record.group) == nil else { return true }
+        let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
         switch record.kind {
         case .hardState:
             guard let vote = RecordPayload.vote(record.payload) else { return false }
-            log.hardState = HardState(term: record.position.term, vote: vote)
-        case .truncate:
-            log.truncate(from: record.position.index)
+            let state = HardState(term: record.position.term, vote: vote)
+            log.hardState = Placed(value: state, location: location)
         case .note:
-            log.note = Bytes(copying: record.payload)
-        case .data, .noOp, .configuration:
-            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
-            guard log.runs.accepts(record.position), (record.kind == .configuration) == (configuration != nil)
-            else { return false }
-            let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
-            log.append(record.position, configuration: configuration, at: location)
+            log.note = Placed(value: Bytes(copying: record.payload), location: location)
+        case .debt:
+            log.debt = Placed(value: record.position, location: location)
+        case .debtPaid:
+            log.debt = nil
+        case .truncate, .compact, .reset, .data, .noOp, .configuration:
+            return log.entries.apply(record, at: location)
         }
         return true
     }
 
     private mutating func log(of group: LogGroup) -> GroupLog {
         if let log = groups[group] { return log }
-        let log = GroupLog()
+        let log = GroupLog(group: group)
         groups[group] = log
         return log
     }
@@ -243,7 +245,7 @@ extension Recovery {
             if let slot = summaries.firstIndex(where: { $0.group == record.group }) {
                 summaries[slot].kinds.insert(record.kind.inSummary)
             } else {
-                let last = groups[record.group]?.runs.last ?? .zero
+                let last = groups[record.group]?.entries.runs.last ?? .zero
                 summaries.append(GroupSummary(group: record.group, kinds: record.kind.inSummary, last: last))
             }
         }
@@ -288,7 +290,7 @@ extension Recovery {
     /// A record that is intact but makes no sense where it stands.
     private mutating func chargeMisfit(_ record: Record, at place: LogPlace) {
         let file = LogFormat.segmentName(place.segment)
-        let last = groups[record.group]?.runs.last ?? .zero
+        let last = groups[record.group]?.entries.runs.last ?? .zero
         let reason = "the \(record.kind) record \(record.position) does not fit behind entry \(last)"
         damages.charge(record.group, Damage(file: file, offset: place.offset, reason: reason))
         find(reason, place.offset, in: file, event: "damage", rest: " groups=\(record.group)")
@@ -370,5 +372,36 @@ extension Recovery {
         } catch {
             throw .disk(error)
         }
+    }
+}
+
+extension EntryIndex {
+    /// Applies a record of the entries; false if it does not fit. What a record speaks of may have been in a segment
+    /// that is gone because nothing in it was alive at the end: so without entries the next one may lie anywhere behind
+    /// the base.
+    fileprivate mutating func apply(_ record: Record, at location: RecordLocation) -> Bool {
+        let position = record.position
+        let isKnown = runs.firstIndex.map { position.index >= $0 } ?? false
+        switch record.kind {
+        case .truncate:
+            guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
+            truncate(behind: position.index)
+        case .compact, .reset:
+            guard let configuration = RecordPayload.configuration(record.payload) else { return false }
+            let base = LogBase(position: position, configuration: configuration)
+            if record.kind == .reset {
+                reset(to: Placed(value: base, location: location))
+            } else {
+                guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
+                compact(to: Placed(value: base, location: location))
+            }
+        default:
+            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
+            guard runs.accepts(position) || (runs.runs.isEmpty && position.index > runs.base.index),
+                (record.kind == .configuration) == (configuration != nil)
+            else { return false }
+            append(position, configuration: configuration, at: location)
+        }
+        return true
     }
 }

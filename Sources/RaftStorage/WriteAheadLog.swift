@@ -114,7 +114,7 @@ public final class WriteAheadLog: @unchecked Sendable {
             if let damage = damages.of(write.group) { throw damage.error }
         }
         try checkReserve()
-        batch.gather(writes) { groups[$0]?.runs ?? TermRuns() }
+        batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
         guard batch.recordCount > 0 else { return }
         let place = try appendBatch()
         remember(writes, bodyAt: place)
@@ -180,7 +180,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     ) -> [(segment: Segment, location: RecordLocation)] {
         lock.withLock {
             guard let log = groups[group] else { return [] }
-            return log.locations(from: index, count: count, maxBytes: maxBytes).map { location in
+            return log.entries.locations(from: index, count: count, maxBytes: maxBytes).map { location in
                 guard let segment = segments[UInt64(location.segment)] else {
                     preconditionFailure("segment \(location.segment) is not there")
                 }
@@ -273,24 +273,39 @@ extension WriteAheadLog {
         return segment
     }
 
-    /// Adds a durable batch to what can be read.
+    /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.
     private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
         lock.withLock {
             var next = 0
+            func nextLocation() -> RecordLocation {
+                defer { next += 1 }
+                let range = batch.records[next]
+                return RecordLocation(
+                    segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
+            }
             for write in writes {
-                let log = groups[write.group] ?? GroupLog()
+                let log = groups[write.group] ?? GroupLog(group: write.group)
                 groups[write.group] = log
-                if let state = write.hardState { log.hardState = state }
-                if let index = write.truncateFrom { log.truncate(from: index) }
-                for entry in write.entries {
-                    let range = batch.entries[next]
-                    let location = RecordLocation(
-                        segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
-                    let configuration = entry.kind == .configuration ? entry.configuration : nil
-                    log.append(entry.position, configuration: configuration, at: location)
-                    next += 1
+                if let state = write.hardState { log.hardState = Placed(value: state, location: nextLocation()) }
+                if let debt = write.debt {
+                    let location = nextLocation()
+                    log.debt = debt == .zero ? nil : Placed(value: debt, location: location)
+                    _ = nextLocation()
                 }
-                if let note = write.note { log.note = note.compacted }
+                switch write.start {
+                case .compact(let base)?: log.entries.compact(to: Placed(value: base, location: nextLocation()))
+                case .reset(let base)?: log.entries.reset(to: Placed(value: base, location: nextLocation()))
+                case nil: break
+                }
+                if let index = write.truncateFrom {
+                    log.entries.truncate(behind: index.previous)
+                    _ = nextLocation()
+                }
+                for entry in write.entries {
+                    let configuration = entry.kind == .configuration ? entry.configuration : nil
+                    log.entries.append(entry.position, configuration: configuration, at: nextLocation())
+                }
+                if let note = write.note { log.note = Placed(value: note.compacted, location: nextLocation()) }
             }
         }
     }

@@ -133,7 +133,7 @@ import Testing
             disk.lose(segmentName(segment))
             let opened = try Opened(disk)
             #expect(opened.damaged == [0, 1, 2])
-            #expect(try #require(opened.groups[1]?.damage).contains(segmentName(segment)))
+            #expect(try #require(opened.groups[1]?.damage).reason.contains(segmentName(segment)))
             #expect(throws: StorageError.self) { try opened.log.write([LogWrite(group: 1, hardState: state(99))]) }
             #expect(try Opened(disk).damaged == [0, 1, 2])
         }
@@ -148,7 +148,7 @@ import Testing
         let opened = try Opened(sample.disk)
         #expect(opened.damaged == [2])
         let batch = try #require(sample.ends.first).end
-        let damage = try #require(opened.groups[2]?.damage)
+        let damage = try #require(opened.groups[2]?.damage).reason
         #expect(damage.hasPrefix("\(segmentName(1)) is damaged at offset "))
         let finding = try #require(opened.findings.first)
         #expect(finding.hasPrefix("wal event=damage file=\(segmentName(1)) offset="))
