@@ -108,8 +108,7 @@ extension RaftHost {
                     }
                 }
             }
-        case .snapshot:
-            preconditionFailure("no log is compacted yet, so nobody needs a snapshot")
+        case .snapshot: sendSnapshot(to: peer, of: replica)
         }
     }
 

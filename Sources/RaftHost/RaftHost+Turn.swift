@@ -21,6 +21,8 @@ extension RaftHost {
             if !isOver {
                 stalledRetry = retryStalled()
                 submitApply()
+                compactionDue = pursueCompaction()
+                snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
             guard !deferred.isEmpty else { break }
             runDeferred()
@@ -137,6 +139,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
+            compactionDue, snapshotsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
@@ -166,6 +169,10 @@ extension RaftHost {
     struct StepContext {
         var responder: RpcResponder?
         var incoming: [LogEntry] = []
+        /// Behind which the log begins from now on.
+        var base: LogBase?
+        /// The number of the state that a received snapshot was put under.
+        var store: UInt64?
     }
 
     func step(_ replica: Replica, _ event: Event, _ context: StepContext = StepContext()) {
@@ -186,9 +193,13 @@ extension RaftHost {
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
         }
-        if effects.hardState != nil || effects.logChange != nil {
+        if effects.hardState != nil || effects.logChange != nil || effects.install != nil || context.base != nil {
             var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
+            if let base = context.base { write.start = .compact(base) }
+            if let install = effects.install { apply(install, context, &write) }
+            if let start = write.start { replica.noteStart(start) }
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
+            noteGrowth(of: replica, write)
             batch.append(write)
             written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
@@ -225,10 +236,19 @@ extension RaftHost {
         return written
     }
 
+    /// The log begins anew, and in the same write the state becomes the replica's that it continues.
+    private func apply(_ install: SnapshotInstall, _ context: StepContext, _ write: inout LogWrite) {
+        let base = LogBase(position: install.meta.last, configuration: install.meta.configuration)
+        write.start = install.keepsSuffix ? .compact(base) : .reset(base)
+        if let store = context.store { write.note = ReplicaNote(store: store).packed(wire.arena) }
+    }
+
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
         write.truncateFrom = change.truncateFrom
         if let from = change.truncateFrom {
             replica.tail.truncate(from: from)
+            replica.growth.truncate(from: from)
+            replica.memberships.removeAll { $0.index >= from }
             logger.log(
                 .info, "log cut",
                 [("group", replica.group), ("index", from.description), ("term", change.term.description)])

@@ -13,4 +13,8 @@ public protocol ReplicaObserver: AnyObject, Sendable {
 
     /// On the state machines' worker: `entries` have been applied, with these replies.
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes])
+
+    /// On the lane, and behind everything applied to the state before: an installed snapshot has taken its place, with
+    /// everything up to `position`.
+    func switched(_ group: String, to position: LogPosition)
 }

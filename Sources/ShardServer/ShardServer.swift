@@ -104,12 +104,13 @@ public final class ShardServer {
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
         let factory = self.factory
+        host.store = factory
         host.remakeStateMachine = { record throws(StateMachineError) in
-            try factory.make(record.group, record.kind, record.number, record.birth)
+            try factory.make(record.group, record.kind, record.store, record.birth)
         }
         host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
-            let machine = try makeStateMachine(record.group, record.kind, record.number, record.birth)
+            let machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
             host.open(record, stateMachine: machine)
         }
         adoptMap(controller?.map)

@@ -28,6 +28,8 @@ final class Judge {
 
     private struct FollowedWrite {
         var state: HardState?
+        /// The whole log in its stead, from a snapshot.
+        var reset: LogChain?
         var truncateFrom: LogIndex?
         var entries: [(term: Term, fingerprint: UInt64)]
     }
@@ -50,6 +52,11 @@ final class Judge {
     private var looks = 0
     /// Elections won.
     private(set) var elections = 0
+    /// Logs cut at their beginning, and snapshots put in force.
+    private(set) var compactions = 0
+    private(set) var installs = 0
+    /// By group, what is known to be committed.
+    private var committedLogs: [String: LogChain] = [:]
 
     /// By group, the nodes that lead it, each in a term of its own; one that has crashed may be among them.
     private var leaders: [String: [Int]] = [:]
@@ -126,6 +133,8 @@ extension Judge {
     private func submit(
         _ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName, _ term: Term
     ) {
+        var reset: LogChain?
+        if let start = write.start { reset = begin(start, &replica, name) }
         if let index = write.truncateFrom {
             note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
             replica.log.truncate(from: index)
@@ -140,7 +149,37 @@ extension Judge {
         }
         if !entries.isEmpty { note(logMatching.grew(name, replica.log, from: first)) }
         replica.writes.append(
-            FollowedWrite(state: write.hardState, truncateFrom: write.truncateFrom, entries: entries))
+            FollowedWrite(
+                state: write.hardState, reset: reset, truncateFrom: write.truncateFrom, entries: entries))
+    }
+
+    /// What goes is committed, and what a snapshot stands for is what was committed.
+    private func begin(_ start: LogStart, _ replica: inout Followed, _ name: ReplicaName) -> LogChain? {
+        let known = committedLogs[name.group] ?? LogChain()
+        switch start {
+        case .compact(let base):
+            compactions += 1
+            let position = base.position
+            if known[position.index]?.term != position.term || replica.log[position.index] != known[position.index] {
+                note(
+                    Violation(
+                        "CommittedNeverChanges", group: name.group, index: position.index, nodes: [name.node],
+                        "compacts what is not committed"))
+            }
+            return nil
+        case .reset(let base):
+            installs += 1
+            if known[base.position.index]?.term != base.position.term {
+                note(
+                    Violation(
+                        "CommittedNeverChanges", group: name.group, index: base.position.index, nodes: [name.node],
+                        "installs what is not committed"))
+            }
+            var log = LogChain()
+            log.extend(by: known, through: base.position.index)
+            replica.log = log
+            return log
+        }
     }
 
     private static func fingerprint(of kind: EntryKind, _ payload: Bytes) -> UInt64 {
@@ -158,7 +197,7 @@ extension Judge {
             replica.writes.removeFirst(replica.done)
             replica.done = 0
         }
-        replica.durable.take(write.truncateFrom, write.entries)
+        replica.durable.take(write.reset, write.truncateFrom, write.entries)
         if let state = write.state { hardStateNeverGoesBack.persisted(name, state) }
         // a later write may be on its way there, or one of an earlier life that nobody counts on
         if !world.disk(name.node).isSynced { look(at: name, replica) }
@@ -173,7 +212,7 @@ extension Judge {
         var log = replica.durable
         var isExplained = explains(log)
         for write in replica.writes[replica.done...] where !isExplained {
-            log.take(write.truncateFrom, write.entries)
+            log.take(write.reset, write.truncateFrom, write.entries)
             isExplained = explains(log)
         }
         if !isExplained {
@@ -212,6 +251,7 @@ extension Judge {
         let first = replica.commit.next
         followed[name]?.commit = raft.commitIndex
         note(committedNeverChanges.committed(name, first...raft.commitIndex, in: raft.term, replica.log))
+        committedLogs[name.group, default: LogChain()].extend(by: replica.log, through: raft.commitIndex)
         guard raft.isLeader else { return }
         note(
             leaderCompleteness.committed(name, through: raft.commitIndex, in: raft.term, replica.log) { node in
@@ -274,10 +314,12 @@ extension Judge {
             try log.close()
             let found = recovered[record.number] ?? RecoveredGroup()
             let terms = found.termRuns
+            let base = found.base?.position ?? .zero
             note(
                 durableBeforeAcknowledged.holds(
-                    name, last: LogPosition(term: terms.last?.term ?? .zero, index: found.lastIndex),
-                    termAt: { index in terms.last { $0.index <= index }?.term }, found.hardState,
+                    name, last: LogPosition(term: terms.last?.term ?? base.term, index: found.lastIndex),
+                    termAt: { index in index == base.index ? base.term : terms.last { $0.index <= index }?.term },
+                    found.hardState,
                     log: replica.durable, state: hardStateNeverGoesBack.durableState(of: name)))
         } catch {
             note(
@@ -300,6 +342,10 @@ extension Judge {
             guard isNew, entry.kind == .data, name.group != ClusterMap.controllerGroup else { continue }
             judge(entry.payload, reply, replyPrint, in: name)
         }
+    }
+
+    fileprivate func switched(_ name: ReplicaName, to position: LogPosition) {
+        note(appliedSequencesEqual.starts(name, at: position.index))
     }
 
     /// The first time that anybody applies this entry.
@@ -359,6 +405,10 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)
     }
+
+    func switched(_ group: String, to position: LogPosition) {
+        judge.switched(ReplicaName(group, on: node), to: position)
+    }
 }
 
 extension AppendReply {
@@ -373,7 +423,10 @@ extension LogIndex {
 
 extension LogChain {
     /// What a write does to the log.
-    fileprivate mutating func take(_ truncateFrom: LogIndex?, _ entries: [(term: Term, fingerprint: UInt64)]) {
+    fileprivate mutating func take(
+        _ reset: LogChain?, _ truncateFrom: LogIndex?, _ entries: [(term: Term, fingerprint: UInt64)]
+    ) {
+        if let reset { self = reset }
         if let truncateFrom { truncate(from: truncateFrom) }
         for entry in entries { append(term: entry.term, fingerprint: entry.fingerprint) }
     }
