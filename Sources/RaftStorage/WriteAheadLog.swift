@@ -53,11 +53,10 @@ public final class WriteAheadLog: @unchecked Sendable {
     private let header = Scratch()
     private var buffers: [UnsafeRawBufferPointer] = []
 
-    /// As found at the start.
-    let damages: Damages
-
     // Changed by the writer under the lock.
     private let lock = Lock()
+    /// As found at the start, less what has been settled since.
+    private var damages: Damages
     private var groups: [LogGroup: GroupLog]
     private var segments: [UInt64: Segment]
 
@@ -80,8 +79,9 @@ public final class WriteAheadLog: @unchecked Sendable {
     public static func isKept(on disk: any Disk) -> Bool { disk.exists(LogFormat.manifestName) }
 
     /// Opens the log of `disk`, or creates it, and recovers what it holds. A torn tail is cut; what is not proven to
-    /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so
-    /// in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so, group 0 in any case.
+    /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so,
+    /// and what it has cost them, in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so,
+    /// group 0 in any case.
     ///
     /// `log` gets one line per finding. Throws ``StorageError/newerFormat(file:found:known:)``, and
     /// ``StorageError/damaged(file:offset:reason:)`` if the list of segments itself cannot be read.
@@ -106,19 +106,36 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// order; a group's entries must follow its last one (`precondition`).
     ///
     /// Throws ``StorageError/disk(_:)`` with ``DiskError/full(path:)`` if there is no room, with nothing changed;
-    /// ``StorageError/damaged(file:offset:reason:)`` for a group that was recovered damaged, with nothing changed;
+    /// ``StorageError/damaged(file:offset:reason:)`` for a group that was recovered damaged, with nothing changed, unless
+    /// only entries were lost and its first write carries a debt or resets the log;
     /// ``StorageError/failed(_:)`` if the disk failed, now or before.
     public func write(_ writes: [LogWrite]) throws(StorageError) {
         if let failure { throw .failed(failure) }
-        for write in writes {
-            if let damage = damages.of(write.group) { throw damage.error }
-        }
+        let settled = try checkDamages(writes)
         try checkReserve()
         batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
         guard batch.recordCount > 0 else { return }
         let place = try appendBatch()
         remember(writes, bodyAt: place)
+        if !settled.isEmpty {
+            lock.withLock { for group in settled { damages.ofGroups[group] = nil } }
+        }
     }
+
+    /// The damaged groups that `writes` will settle; throws if one is not to be written.
+    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> [LogGroup] {
+        var settled: [LogGroup] = []
+        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return settled }
+        for write in writes where !settled.contains(write.group) {
+            guard let damage = damages.of(write.group) else { continue }
+            guard damages.allow(write) else { throw damage.error }
+            settled.append(write.group)
+        }
+        return settled
+    }
+
+    /// What is wrong with a group; nil if it is whole. Any thread.
+    func damage(of group: LogGroup) -> Damage? { lock.withLock { damages.of(group) } }
 
     /// Proves the last batch durable for the next start, if nothing does so yet: from then on its damage cannot pass
     /// for a torn tail. Called by the writer when it has had nothing to write for 50 ms. If the disk is full it does
@@ -173,6 +190,9 @@ public final class WriteAheadLog: @unchecked Sendable {
     public var totalBytes: Int {
         lock.withLock { segments.values.reduce(0) { $0 + $1.entry.size } }
     }
+
+    /// Index of a group's first entry; nil if it has none.
+    func firstIndex(of group: LogGroup) -> LogIndex? { lock.withLock { groups[group]?.entries.runs.firstIndex } }
 
     /// Where the records of a group's entries lie, with the files they lie in.
     func locations(
