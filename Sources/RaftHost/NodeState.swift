@@ -17,7 +17,7 @@ struct NodeState: Equatable {
     /// Ascending by node id.
     var peers: [PeerRun] = []
     var replicas: [ReplicaRecord] = []
-    private var nextNumber: UInt64 = 1
+    private(set) var nextNumber: UInt64 = 1
 
     init() {}
 

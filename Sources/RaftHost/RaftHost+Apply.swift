@@ -22,6 +22,8 @@ private struct AppliedByReplica: Sendable {
     var from: LogIndex
     var replies: [Bytes]
     var problem: String?
+    /// The problem is the log's, not the state machine's.
+    var isLogProblem = false
 }
 
 extension RaftHost {
@@ -51,7 +53,9 @@ extension RaftHost {
                 break
             }
             replica.isReadyToApply = false
-            guard replica.applyRetry == nil, !replica.isSwitching, replica.applyOrdered < replica.applicable else {
+            guard replica.applyRetry == nil, replica.logProblem == nil, !replica.isSwitching,
+                replica.applyOrdered < replica.applicable
+            else {
                 continue
             }
             guard replica.id.role != .witness else {
@@ -114,7 +118,7 @@ extension RaftHost {
             } catch {
                 return AppliedByReplica(
                     slot: order.slot, generation: order.generation, from: order.from, replies: [],
-                    problem: error.description)
+                    problem: error.description, isLogProblem: true)
             }
         }
         do throws(StateMachineError) {
@@ -134,6 +138,10 @@ extension RaftHost {
         let replica = replicas[result.slot]
         // a snapshot has taken the place of the state, or is about to
         guard result.generation == replica.generation, !replica.isSwitching else { return }
+        if let problem = result.problem, result.isLogProblem {
+            replica.applyOrdered = replica.applied
+            return repairLog(of: replica, from: result.from, problem)
+        }
         if let problem = result.problem {
             stopServing(replica, problem)
             return

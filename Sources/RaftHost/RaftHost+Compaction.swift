@@ -164,7 +164,9 @@ extension RaftHost {
         logger.log(
             .debug, "log compacted",
             [("group", replica.group), ("index", index.description), ("last", replica.raft.lastIndex.description)])
-        step(replica, .compacted(through: index), StepContext(base: base))
+        step(
+            replica, .compacted(through: index),
+            StepContext(write: LogWrite(group: replica.record.number, start: .compact(base))))
         replica.noteLook(settings)
     }
 

@@ -516,6 +516,27 @@ extension RaftHost {
         lane.requestTurn()
     }
 
+    /// Removes the states that no replica has: of snapshots that were not put in force, and of replicas whose state was
+    /// replaced, just before an earlier life ended. Called once, when all replicas are open; takes its time.
+    public func removeUnknownStates() {
+        // a replica that cannot say which state is its own might lose it
+        guard let store, !hasUnknownStates else { return }
+        let found = Box<[UInt64]>([])
+        let logger = self.logger
+        workers.maintenance.submit {
+            do throws(StateMachineError) { found.value = try store.numbers() } catch {
+                logger.log(.warning, "old states stay for now", [("problem", error.description)])
+            }
+        } completion: { [self] in
+            let known = Set(nodeState.replicas.map(\.store))
+            // what this life has made is no business of its start
+            for number in found.value where number < firstFreshNumber && !known.contains(number) {
+                logger.log(.info, "a state that no replica has is removed", [("number", "\(number)")])
+                dropState(number)
+            }
+        }
+    }
+
     /// Removes a state that no replica has any more.
     func dropState(_ number: UInt64) {
         let store = self.store

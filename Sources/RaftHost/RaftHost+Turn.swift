@@ -21,6 +21,7 @@ extension RaftHost {
             if !isOver {
                 stalledRetry = retryStalled()
                 submitApply()
+                repairsDue = pursueRepairs()
                 compactionDue = pursueCompaction()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
@@ -139,7 +140,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
-            compactionDue, snapshotsDue,
+            compactionDue, snapshotsDue, repairsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
@@ -169,8 +170,8 @@ extension RaftHost {
     struct StepContext {
         var responder: RpcResponder?
         var incoming: [LogEntry] = []
-        /// Behind which the log begins from now on.
-        var base: LogBase?
+        /// What is to be written of the replica in any case, first of all.
+        var write: LogWrite?
         /// The number of the state that a received snapshot was put under.
         var store: UInt64?
     }
@@ -181,6 +182,7 @@ extension RaftHost {
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
         let write = execute(effects, of: replica, context)
         observer?.stepped(replica.group, event, replica.raft, effects, write)
+        if replica.owes { notePayment(of: replica) }
         arm(replica)
         if wasLeader != replica.raft.isLeader { leadershipChanged(replica) }
     }
@@ -193,9 +195,9 @@ extension RaftHost {
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
         }
-        if effects.hardState != nil || effects.logChange != nil || effects.install != nil || context.base != nil {
-            var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
-            if let base = context.base { write.start = .compact(base) }
+        if effects.hardState != nil || effects.logChange != nil || effects.install != nil || context.write != nil {
+            var write = context.write ?? LogWrite(group: replica.record.number)
+            write.hardState = effects.hardState
             if let install = effects.install { apply(install, context, &write) }
             if let start = write.start { replica.noteStart(start) }
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
@@ -246,9 +248,7 @@ extension RaftHost {
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
         write.truncateFrom = change.truncateFrom
         if let from = change.truncateFrom {
-            replica.tail.truncate(from: from)
-            replica.growth.truncate(from: from)
-            replica.memberships.removeAll { $0.index >= from }
+            replica.cutLog(from: from)
             logger.log(
                 .info, "log cut",
                 [("group", replica.group), ("index", from.description), ("term", change.term.description)])
@@ -316,6 +316,11 @@ extension RaftHost {
         guard let round = isLatest ? replica.readRounds.popLast() : replica.readRounds.popFirst(), round.read == read
         else { preconditionFailure("read \(read) finished out of order") }
         return round.completions
+    }
+
+    /// The core that was asked is gone.
+    func failReads(of replica: Replica) {
+        for round in replica.readRounds.removeAll() { finish(round.completions, of: replica, .notLeader(nil)) }
     }
 
     private func failRead(_ replica: Replica, _ read: UInt64) {

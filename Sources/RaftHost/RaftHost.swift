@@ -179,6 +179,12 @@ public final class RaftHost: @unchecked Sendable {
     var nextCompaction = Instant.distantPast
     var compactionDue: Instant?
     var snapshotsDue: Instant?
+    /// Numbers of states from here on were given in this life.
+    let firstFreshNumber: UInt64
+    /// A replica's note is lost, and with it perhaps which state is its own.
+    var hasUnknownStates = false
+    var repairs: [LogRepair] = []
+    var repairsDue: Instant?
     var sending: SnapshotSending
     var receiving = SnapshotReceiving()
 
@@ -233,6 +239,7 @@ public final class RaftHost: @unchecked Sendable {
                 nodeState.replicas[position].store = note.store
             }
         }
+        firstFreshNumber = nodeState.nextNumber
         sending = SnapshotSending(
             random: SeededRandom(seed: settings.seed ^ nonce),
             budget: SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond))
@@ -274,13 +281,18 @@ public final class RaftHost: @unchecked Sendable {
     ///
     /// One whose part of the log is damaged is not started: it shows up in ``status()`` as damaged.
     public func open(_ record: ReplicaRecord, stateMachine: any StateMachine) {
-        let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
+        let opened = openLog(of: record, stateMachine)
+        let state = opened.state
         let applied = stateMachine.appliedPosition.index
-        var damage = state.damage?.reason
+        var damage = opened.problem
         if damage == nil, applied > state.lastIndex {
             // nothing is applied before it is durable in the log: a part of the log has gone
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
         }
+        if damage == nil, let base = state.base?.position.index, applied < base {
+            damage = "the store holds what was applied up to entry \(applied), the log begins behind \(base)"
+        }
+        if case .promises = state.damage { hasUnknownStates = true }
         if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
             damaged.append(
@@ -289,7 +301,7 @@ public final class RaftHost: @unchecked Sendable {
                     commitIndex: .zero, appliedIndex: applied, lastIndex: state.lastIndex,
                     durableIndex: state.lastIndex,
                     configuration: state.configurations.last?.configuration ?? record.birth,
-                    problem: damage))
+                    debt: nil, problem: damage))
             return
         }
         var configurations = state.configurations
@@ -299,20 +311,40 @@ public final class RaftHost: @unchecked Sendable {
         } else if !record.birth.isEmpty {
             configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0)
         }
-        let raft = Raft(
-            id: record.peer, hardState: state.hardState, base: state.base?.position ?? .zero,
-            termRuns: state.termRuns, lastIndex: state.lastIndex, configurations: configurations, applied: applied,
-            settings: settings.raft,
-            seed: settings.seed &+ record.number &* 0x9e37_79b9 ^ UInt64(identity.address.port))
+        let raft = makeRaft(
+            record, state.hardState, base: state.base?.position ?? .zero, runs: state.termRuns, last: state.lastIndex,
+            memberships: configurations, applied: applied, debt: state.debt)
         let replica = Replica(
             record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied,
             memberships: configurations, settings: settings)
         replicas.append(replica)
         byGroup[record.group] = replica
+        replica.owes = state.debt != nil
         membershipChanged(replica)
-        step(replica, .started)
+        step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
         lane.requestTurn()
+    }
+
+    private func openLog(of record: ReplicaRecord, _ stateMachine: any StateMachine) -> OpenedLog {
+        let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
+        var durable: SnapshotMeta?
+        do throws(StateMachineError) {
+            durable = try (stateMachine as? any SnapshotStateMachine)?.durableMeta()
+        } catch {
+            logger.log(
+                .warning, "the state cannot be read", [("group", record.group), ("problem", error.description)])
+        }
+        let opened = OpenedLog(state, number: record.number, durable: durable)
+        if opened.repair != nil, let damage = state.damage {
+            logger.log(
+                .error, "the log has lost entries",
+                [
+                    ("group", record.group), ("last", opened.state.lastIndex.description),
+                    ("debt", opened.state.debt?.description ?? "none"), ("problem", damage.reason),
+                ])
+        }
+        return opened
     }
 
     /// Creates a replica at its group's birth: remembered durably, then started. The completion gets nil, or why not.

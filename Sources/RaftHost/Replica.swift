@@ -69,6 +69,8 @@ public struct ReplicaStatus: Sendable {
     public var durableIndex: LogIndex
     /// The membership in force.
     public var configuration: Configuration
+    /// The last entry that its log ever held, while it lacks a part of it and heals; nil otherwise.
+    public var debt: LogPosition?
     /// Why it does not serve, if it does not.
     public var problem: String?
 }
@@ -109,8 +111,10 @@ final class Replica: @unchecked Sendable {
     var raft: Raft
     /// The log's young end: everything not durable yet, and as much of the rest as its bounds allow.
     var tail = LogTail()
-    /// Set for good when a part of the log that was durable cannot be read.
+    /// Set while a part of the log that was durable cannot be read.
     var logProblem: String?
+    /// There is a debt in the log.
+    var owes = false
     /// Set while the state machine cannot go on.
     var applyProblem: String?
     /// Why the replica does not serve, if it does not.
@@ -191,6 +195,13 @@ final class Replica: @unchecked Sendable {
     var group: String { record.group }
     var id: PeerID { record.peer }
 
+    /// The entry at `index` and all behind it are gone.
+    func cutLog(from index: LogIndex) {
+        tail.truncate(from: index)
+        growth.truncate(from: index)
+        memberships.removeAll { $0.index >= index }
+    }
+
     /// The log was looked at for compaction: next time when it has grown by a fraction of what it may have.
     func noteLook(_ settings: RaftHost.Settings) {
         let entries = raft.base.index.distance(to: raft.lastIndex)
@@ -241,7 +252,7 @@ final class Replica: @unchecked Sendable {
         return ReplicaStatus(
             group: group, peer: id, state: state, term: raft.term, leader: raft.leader, commitIndex: raft.commitIndex,
             appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
-            configuration: raft.configuration, problem: problem)
+            configuration: raft.configuration, debt: raft.debt, problem: problem)
     }
 }
 

@@ -113,6 +113,7 @@ public final class ShardServer {
             let machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
             host.open(record, stateMachine: machine)
         }
+        host.removeUnknownStates()
         adoptMap(controller?.map)
         startControllerReplica()
     }

@@ -22,6 +22,8 @@ final class Judge {
         /// Successes that wait for the disk, each with what stood for the log up to its end when it was decided on: the
         /// entries may be replaced before it leaves, which is as if it had been long under way.
         var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
+        /// A part of its log was lost while it ran: it starts with the rest.
+        var isCut = false
         /// The membership in force after its last step.
         var configuration = Configuration.empty
     }
@@ -108,12 +110,13 @@ extension Judge {
     ) {
         guard violation == nil else { return }
         var replica = followed.removeValue(forKey: name) ?? Followed()
-        if case .started = event { restart(&replica, name, raft) }
+        if case .started = event, !replica.isCut { restart(&replica, name, raft) }
         if case .persisted = event { persist(&replica, name) }
         if effects.hardState != nil {
             note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
         }
         if let write { submit(write, &replica, name, raft.term) }
+        replica.isCut = false
         if case .appendReply(let reply) = effects.acknowledgement, reply.success {
             replica.acknowledging.append((reply, replica.log.chain(at: reply.end)))
         }
@@ -136,7 +139,9 @@ extension Judge {
         var reset: LogChain?
         if let start = write.start { reset = begin(start, &replica, name) }
         if let index = write.truncateFrom {
-            note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
+            if !replica.isCut || !rotten.contains(name.node) {
+                note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
+            }
             replica.log.truncate(from: index)
         }
         let first = replica.log.lastIndex.next
@@ -213,6 +218,12 @@ extension Judge {
         var isExplained = explains(log)
         for write in replica.writes[replica.done...] where !isExplained {
             log.take(write.reset, write.truncateFrom, write.entries)
+            isExplained = explains(log)
+        }
+        // what rot took is gone
+        if !isExplained, rotten.contains(name.node), raft.lastIndex < log.lastIndex {
+            log = replica.durable
+            log.truncate(from: raft.lastIndex.next)
             isExplained = explains(log)
         }
         if !isExplained {
@@ -344,6 +355,8 @@ extension Judge {
         }
     }
 
+    fileprivate func cut(_ name: ReplicaName) { followed[name]?.isCut = true }
+
     fileprivate func switched(_ name: ReplicaName, to position: LogPosition) {
         note(appliedSequencesEqual.starts(name, at: position.index))
     }
@@ -405,6 +418,8 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)
     }
+
+    func cut(_ group: String) { judge.cut(ReplicaName(group, on: node)) }
 
     func switched(_ group: String, to position: LogPosition) {
         judge.switched(ReplicaName(group, on: node), to: position)

@@ -20,6 +20,7 @@ final class AppliedHistory: @unchecked Sendable {
     init(group: String) { self.group = group }
 
     var lastIndex: LogIndex { LogIndex(Int64(entries.count)) }
+    var lastPosition: LogPosition { LogPosition(term: entries.last?.term ?? .zero, index: lastIndex) }
 
     func entry(at index: LogIndex) -> Entry? {
         index > .zero && index <= lastIndex ? entries[Int(index.rawValue) - 1] : nil
