@@ -59,10 +59,21 @@ extension Raft {
         leader = newLeader
         startLeaseEnd = .distantPast
         let isForeign = around.isForeign(newLeader)
-        pledge = Pledge(
-            leader: newLeader, promise: around.promise(to: newLeader), term: term,
-            leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+        if !hasDied(newLeader, around) {
+            pledge = Pledge(
+                leader: newLeader, promise: around.promise(to: newLeader), term: term,
+                leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+        }
         restOrWait(for: newLeader, around)
+    }
+
+    /// Whether `newLeader` was accepted in this term under a promise to an earlier run of its node. No term is led in two
+    /// runs: what it said arrived late, and nobody would end a loyalty to the run that there is now.
+    private func hasDied(_ newLeader: PeerID, _ around: Surroundings) -> Bool {
+        guard let pledge, pledge.leader == newLeader, pledge.term == term, let accepted = pledge.promise,
+            let promise = around.promise(to: newLeader)
+        else { return false }
+        return promise.askerRun > accepted.askerRun
     }
 
     /// Rests under the promise to the leader that it follows, or gives it the time to show itself.

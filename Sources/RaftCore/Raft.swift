@@ -127,9 +127,9 @@ public struct Raft: Sendable {
     /// Lets this replica, whose log was damaged, take the place of `former`, which drove the same replica in this run
     /// of the node: what that one owes others stays owed. Loyalty, for leases count on it until the promise ends; the
     /// news that it leads no more; and the numbers of questions asked, for late answers to them may come. Before
-    /// ``Event/started``, and only when `former` neither leads nor campaigns.
+    /// ``Event/started``; a leader must have stepped down.
     public mutating func succeed(_ former: Raft) {
-        precondition(!hasStarted && former.id == id && former.role == .follower, "a follower's place is taken")
+        precondition(!hasStarted && former.id == id && !former.isLeader, "what a leader owes ends before")
         precondition(term == former.term && vote == former.vote, "hard state outlives damage to the log")
         pledge = former.pledge
         released = former.released

@@ -69,6 +69,10 @@
                 "candidate-asks-before-its-vote-is-durable", "a candidate asks before the disk has its own vote",
                 .cores(.slowDisks)),
             Mutant("witness-campaigns", "a witness stands for election", .cores(.everything)),
+            Mutant("debt-is-forgotten-in-votes", "a damaged voter votes by what is left", .cores(.damage)),
+            Mutant("debtor-campaigns", "a damaged replica stands for election", .cores(.damage)),
+            Mutant(
+                "debt-paid-before-durable", "a debt is paid by entries that the disk does not have", .cores(.damage)),
             Mutant("half-is-a-majority", "half of an even number of voters decides", .cores(.everything)),
         ]
 

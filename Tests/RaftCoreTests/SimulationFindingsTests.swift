@@ -107,4 +107,18 @@ struct SimulationFindingsTests {
         #expect(stage.raft.leader == nil && stage.raft.pledge == nil)
         #expect(stage.hear(from: b, term: 2, after: (1, 1), terms: [2]).appendReply?.success == true)
     }
+
+    @Test("what a leader said before it died binds nobody to the next run of its node, which would not end that")
+    func lateAppendOfFormerRun() {
+        var stage = Stage()
+        stage.promise(to: b)
+        stage.hear(from: b, term: 1, terms: [1])
+        #expect(stage.raft.deadline == nil)
+        stage.promise(to: b, run: 2)
+        stage.step(.livenessChanged(b.address))
+        stage.hear(from: b, term: 1, after: (1, 1), terms: [1])
+        #expect(stage.raft.deadline != nil)
+        #expect(
+            stage.hearVote(from: c, term: 2, last: position(2, term: 1), isPreVote: true).voteReply?.granted == true)
+    }
 }

@@ -25,6 +25,7 @@ struct Stage {
     init(
         id: PeerID = a, terms: [Int64] = [], term: Int64? = nil, vote: PeerID? = nil, members: [PeerID] = [a, b, c],
         learners: [PeerID] = [], neighbours: [PeerID] = [], base: LogPosition = .zero, applied: Int64 = 0,
+        debt: LogPosition? = nil,
         settings: RaftSettings = RaftSettings(), isQuiet: Bool = false, starts: Bool = true
     ) {
         var runs: [LogPosition] = []
@@ -36,7 +37,7 @@ struct Stage {
             id: id, hardState: HardState(term: Term(term ?? terms.last ?? base.term.rawValue), vote: vote),
             base: base, termRuns: runs, lastIndex: base.index.advanced(by: terms.count),
             configurations: [PlacedConfiguration(index: base.index, configuration: membership)],
-            applied: max(base.index, index(applied)), settings: settings, seed: 7)
+            applied: max(base.index, index(applied)), debt: debt, settings: settings, seed: 7)
         var livenessSettings = NodeLiveness.Settings()
         livenessSettings.startupQuiet = isQuiet
         liveness = NodeLiveness(node: id.address, runNumber: 1, settings: livenessSettings, startedAt: now)
@@ -71,9 +72,9 @@ struct Stage {
     mutating func persist() -> Effects { step(.persisted(raft.durableMark)) }
 
     /// This node promises its support to the node of `peer`.
-    mutating func promise(to peer: PeerID) {
+    mutating func promise(to peer: PeerID, run: UInt64 = 1) {
         var ignored = NodeLiveness.Effects()
-        let request = NodeLiveness.Request(runNumber: 1, sequence: 1, asks: true)
+        let request = NodeLiveness.Request(runNumber: run, sequence: 1, asks: true)
         liveness.step(.received(request, from: peer.address, wallClock: 0), now: now, into: &ignored)
     }
 

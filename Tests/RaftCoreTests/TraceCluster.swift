@@ -62,7 +62,7 @@ struct TraceCluster {
         let raft = Raft(
             id: id, hardState: disk.hardState, base: disk.log.base, termRuns: disk.log.termRuns,
             lastIndex: disk.log.lastIndex, configurations: disk.log.placed, applied: disk.log.base.index,
-            settings: settings, seed: 1)
+            debt: disk.debt, settings: settings, seed: 1)
         var livenessSettings = options.liveness
         livenessSettings.startupQuiet = isQuiet
         let liveness = NodeLiveness(node: id.address, runNumber: run, settings: livenessSettings, startedAt: now)
@@ -144,6 +144,7 @@ struct TraceCluster {
         var effects = Effects()
         self[node].raft.step(event, now: now, liveness: self[node].liveness, into: &effects)
         describe(node, since: before, effects)
+        if self[node].raft.debt == nil { self[node].disk.debt = nil }
         execute(effects, on: node, entries, answering: asked)
         for flaw in judge.flaws(of: nodes) { record.violation(flaw) }
     }

@@ -78,12 +78,21 @@ struct TraceLog {
 struct TraceDisk {
     var hardState = HardState.initial
     var log = TraceLog()
+    /// The last entry that it ever held, if damage took it.
+    var debt: LogPosition?
 
     mutating func complete(_ write: TraceWrite) {
         if let hardState = write.hardState { self.hardState = hardState }
         if let install = write.install { log.install(install) }
         if let index = write.truncateFrom { log.truncate(from: index) }
         log.entries += write.entries
+    }
+
+    /// Loses the entry at `index` and everything behind it, and knows.
+    mutating func damage(from index: LogIndex) {
+        let last = LogPosition(term: log.entries.last?.term ?? log.base.term, index: log.lastIndex)
+        debt = max(debt ?? .zero, last)
+        log.truncate(from: index)
     }
 }
 

@@ -91,6 +91,7 @@ struct TraceScript {
         case "restart": for node in try numbers(arguments, line) { cluster!.restart(node) }
         case "lose":
             cluster![node].disk.log.truncate(from: LogIndex(Int64(try number(rest.last, line))))
+        case "damage": cluster![node].disk.damage(from: LogIndex(Int64(try number(rest.last, line))))
         case "disconnect": cluster!.disconnect(node, try number(rest.first, line))
         case "transfer":
             let target = rest.isEmpty ? nil : peer(UInt16(try number(rest.last, line)))

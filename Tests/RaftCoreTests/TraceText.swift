@@ -73,6 +73,7 @@ extension TraceCluster {
         if before.configuration != after.configuration {
             record.state("\(node) has configuration \(after.configuration.traceText)")
         }
+        if before.debt != nil, after.debt == nil { record.state("\(node) owes nothing any more") }
         if before.commitIndex != after.commitIndex { record.state("\(node) commits through \(after.commitIndex)") }
         if self[node].isSlow, let applicable = effects.applicable {
             record.state("\(node) applies through \(applicable)")
@@ -188,7 +189,8 @@ extension Raft {
     var traceStatus: String {
         let voted = vote.map { ", voted for \($0.traceName)" } ?? ""
         let rests = role == .follower ? (isResting ? ", rests" : ", awake") : ""
-        return "\(traceRole)\(voted), log \(log.last), commit \(commitIndex)\(rests)"
+        let owes = debt.map { ", owes \($0)" } ?? ""
+        return "\(traceRole)\(voted), log \(log.last), commit \(commitIndex)\(owes)\(rests)"
     }
 }
 

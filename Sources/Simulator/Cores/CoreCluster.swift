@@ -24,6 +24,8 @@ struct CoreCluster {
         var fetching: Range<Int64> = 5..<200
         /// How long a crashed node is down.
         var restarting: Range<Int64> = 1..<3000
+        /// How many of those who restart find their log damaged, in per mille.
+        var damaged: Int64 = 0
     }
 
     enum Happening {
@@ -192,6 +194,7 @@ struct CoreCluster {
 
     mutating func start(_ node: Int) {
         guard nodes[node].standing == .down else { return }
+        if faults.damaged > 0, isLikely(faults.damaged) { damageDisk(of: node) }
         let disk = nodes[node].disk
         let own = nodes[node].id
         nodes[node].standing = .up
@@ -209,11 +212,12 @@ struct CoreCluster {
         nodes[node].raft = Raft(
             id: own, hardState: disk.hardState, base: disk.log.base, termRuns: disk.log.termRuns,
             lastIndex: disk.log.lastIndex, configurations: disk.log.configurations, applied: disk.state.index,
-            settings: settings, seed: random.next())
+            debt: disk.debt, settings: settings, seed: random.next())
         nodes[node].liveness = NodeLiveness(
             node: own.address, runNumber: nodes[node].run, settings: livenessSettings,
             startedAt: nodes[node].localTime(time))
         step(node, .started)
+        noteDebt(of: node, before: disk.debt)
     }
 
     /// Stops a node; of its unfinished writes only some of the first survive, of its state only what is flushed.
@@ -281,6 +285,7 @@ struct CoreCluster {
         let before = CoreJudge.Before(
             voters: nodes[node].raft.configuration, isLeader: nodes[node].raft.isLeader,
             commitIndex: nodes[node].raft.commitIndex)
+        let debt = nodes[node].raft.debt
         effects.removeAll()
         nodes[node].raft.step(
             event, now: nodes[node].localTime(time), liveness: nodes[node].liveness, into: &effects)
@@ -289,6 +294,7 @@ struct CoreCluster {
         let changesPeers = effects.peersChanged || effects.statusChanged || nodes[node].isNew
         nodes[node].isNew = false
         execute(effects, on: node, before, values, state, asked)
+        noteDebt(of: node, before: debt)
         if changesPeers { track(node) }
         noteWake(node)
     }
@@ -376,7 +382,7 @@ extension CoreCluster {
         return .log(truncateFrom: change.truncateFrom, entries: added)
     }
 
-    private mutating func write(
+    mutating func write(
         _ node: Int, _ hardState: HardState?, _ change: CoreWrite.Change, _ released: [CorePacket]
     ) {
         if hardState == nil, case .none = change {
@@ -455,7 +461,9 @@ extension CoreCluster {
     /// Flushes the state and drops the log's beginning.
     mutating func compact(_ node: Int, through index: LogIndex) {
         flush(node)
-        let last = min(index, nodes[node].disk.state.index)
+        // the state may be ahead of a core that took the place of another
+        let applicable = min(nodes[node].raft.commitIndex, nodes[node].raft.durableIndex)
+        let last = min(index, nodes[node].disk.state.index, applicable)
         guard last > nodes[node].log.base.index else { return }
         step(node, .compacted(through: last))
         nodes[node].log.compact(through: last)

@@ -95,7 +95,11 @@ struct CoreJudge {
         }
         guard !isMajorityLost else { return }
         let last = LogPosition(term: committed[committed.count - 1].term, index: commit)
-        let isDurable = before.voters.hasMajority { nodes[CoreCluster.position(of: $0)].disk.holds(last) }
+        let isDurable = before.voters.hasMajority {
+            let disk = nodes[CoreCluster.position(of: $0)].disk
+            // who acknowledged it and then lost it votes as if it had it
+            return disk.holds(last) || disk.lost.contains(last)
+        }
         check(
             isDurable, "DurableBeforeAcknowledged", "\(raft.id) committed \(last), which no majority holds durably",
             at: time)

@@ -10,13 +10,13 @@ struct CoreLife {
         case handOver, transfer, stepDown, stepDownLeader, disconnect
         case pause, pauseLeader, stallDisk, flush, compact
         case change, changeAnyway, loseChange, retireLeader, removeLeavers
-        case cutLink
+        case cutLink, damage
 
         /// Whether nobody wants it.
         var isMisfortune: Bool {
             switch self {
             case .partition, .mend, .isolateLeader, .crash, .crashLeader, .crashOthers, .stepDown, .stepDownLeader: true
-            case .disconnect, .pause, .pauseLeader, .stallDisk, .cutLink: true
+            case .disconnect, .pause, .pauseLeader, .stallDisk, .cutLink, .damage: true
             default: false
             }
         }
@@ -53,6 +53,7 @@ struct CoreLife {
         case .changes: makeChanges(seed)
         case .snapshots: makeSnapshots()
         case .overwrites: makeOverwrites()
+        case .damage: makeDamage(seed)
         }
     }
 
@@ -176,6 +177,21 @@ struct CoreLife {
         between = 10..<100
         deeds = [(.propose, 400), (.crashLeader, 10), (.isolateLeader, 50), (.mend, 10), (.flush, 10)]
     }
+
+    /// Disks lose entries that were acknowledged, while others have not got them yet.
+    private mutating func makeDamage(_ seed: UInt64) {
+        milliseconds = 20_000
+        compactsEvery = seed % 8 == 1 ? 10 : nil
+        appliesLate = seed % 4 == 1 ? 300 : 0
+        faults = CoreCluster.Faults(
+            lost: 20, doubled: 50, late: 100, lateness: 50..<1500, reordersAnswers: seed % 5 == 2, writing: 1..<100,
+            restarting: 1..<500, damaged: 800)
+        deeds = [
+            (.propose, 350), (.readByLease, 40), (.readAnywhere, 40), (.cutLink, 40), (.isolateLeader, 15), (.mend, 40),
+            (.crash, 25), (.crashLeader, 15), (.damage, 30), (.transfer, 15), (.stepDown, 10), (.flush, 15),
+            (.compact, 10),
+        ]
+    }
 }
 
 /// Kinds of lives of a simulated cluster of cores; each gives the bugs of its kind their chance.
@@ -200,4 +216,6 @@ public enum CoreLifeKind: String, CaseIterable, Sendable {
     case snapshots
     /// Leaders fall with entries that only some have.
     case overwrites
+    /// Disks lose what was acknowledged.
+    case damage
 }

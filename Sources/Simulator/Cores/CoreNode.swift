@@ -7,6 +7,7 @@ struct CoreWrite {
         case log(truncateFrom: LogIndex?, entries: [CoreEntry])
         case install(SnapshotInstall, CoreState)
         case compact(through: LogIndex)
+        case debtPaid
     }
     var hardState: HardState?
     var change = Change.none
@@ -69,6 +70,9 @@ struct CoreDisk {
     var log: CoreLog
     /// What the state machine has flushed.
     var state = CoreState()
+    /// The last entry that it ever held, if damage took it, and everything that damage took since it owed nothing.
+    var debt: LogPosition?
+    var lost: Set<LogPosition> = []
 
     mutating func complete(_ write: CoreWrite) {
         if let hardState = write.hardState { self.hardState = hardState }
@@ -81,6 +85,7 @@ struct CoreDisk {
             log.install(install)
             self.state = state
         case .compact(let index): log.compact(through: index)
+        case .debtPaid: (debt, lost) = (nil, [])
         }
     }
 

@@ -252,6 +252,7 @@ extension CoreCluster {
         case .change: changeSomewhere()
         case .changeAnyway: changeSomewhere(waits: false)
         case .removeLeavers: removeLeavers()
+        case .damage: damageWhileRunning(node)
         case .cutLink: if let leader, node != leader { cutLink(leader, node) }
         case .loseChange: if let leader, dismissSomebody(node) { isolate(leader) }
         case .retireLeader:
