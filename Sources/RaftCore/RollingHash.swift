@@ -16,19 +16,33 @@ public struct RollingHash: Hashable, Sendable {
     @inlinable public init(value: UInt64) { self.value = value }
 
     /// Adds a number.
-    @inlinable public mutating func combine(_ word: UInt64) {
-        // the multiplication carries upwards only, the shift brings the high half down
-        let product = (value ^ word) &* 0x9e37_79b9_7f4a_7c15
-        value = product ^ (product >> 32)
-    }
+    @inlinable public mutating func combine(_ word: UInt64) { value = RollingHash.step(value, word) }
 
-    /// Adds the length of `bytes`, so that the border between two fields counts too, and the bytes.
+    /// Adds the length of `bytes`, so that the border between two fields counts too, and the bytes: of whole blocks of
+    /// 32 bytes four hashes of every fourth word, which the processor counts side by side, then what is left.
     @inlinable public mutating func combine(_ bytes: Bytes) {
         combine(UInt64(bytes.count))
         bytes.withUnsafeBytes { buffer in
+            func word(_ offset: Int) -> UInt64 {
+                UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+            }
             var offset = 0
+            if buffer.count >= 32 {
+                var lanes: (UInt64, UInt64, UInt64, UInt64) = (1, 2, 3, 4)
+                while buffer.count - offset >= 32 {
+                    lanes.0 = RollingHash.step(lanes.0, word(offset))
+                    lanes.1 = RollingHash.step(lanes.1, word(offset + 8))
+                    lanes.2 = RollingHash.step(lanes.2, word(offset + 16))
+                    lanes.3 = RollingHash.step(lanes.3, word(offset + 24))
+                    offset += 32
+                }
+                combine(lanes.0)
+                combine(lanes.1)
+                combine(lanes.2)
+                combine(lanes.3)
+            }
             while buffer.count - offset >= 8 {
-                combine(UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: offset, as: UInt64.self)))
+                combine(word(offset))
                 offset += 8
             }
             guard offset < buffer.count else { return }
@@ -38,5 +52,11 @@ public struct RollingHash: Hashable, Sendable {
             }
             combine(last)
         }
+    }
+
+    @inlinable static func step(_ state: UInt64, _ word: UInt64) -> UInt64 {
+        // the multiplication carries upwards only, the shift brings the high half down
+        let product = (state ^ word) &* 0x9e37_79b9_7f4a_7c15
+        return product ^ (product >> 32)
     }
 }

@@ -53,7 +53,7 @@ extension RocksEngine {
 
     /// The replica numbers under which there are keys, ascending; one seek each.
     public func numbers() throws(StateMachineError) -> [UInt64] {
-        let options = rocksdb_readoptions_create()
+        let options = RocksEngine.makeReadOptions()
         defer { rocksdb_readoptions_destroy(options) }
         guard let iterator = rocksdb_create_iterator(opened, options) else { preconditionFailure("out of memory") }
         defer { rocksdb_iter_destroy(iterator) }

@@ -50,20 +50,21 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
     private let flushing: OpaquePointer
     private(set) var handle: OpaquePointer?
 
-    /// Opens the store in `directory`, which is created if it does not exist (its parent must).
+    /// Opens the store in `directory`, which is created if it does not exist (its parent must). Throws if files of the
+    /// store are damaged as far as opening reads them; a damaged block of data is found by whoever reads it.
     public init(directory: String, settings: Settings = Settings()) throws(StateMachineError) {
         self.directory = directory
         exportedFileBytes = settings.exportedFileBytes
         let options = RocksEngine.makeOptions(settings)
         do throws(StateMachineError) {
-            handle = try RocksEngine.checked("open the store in \(directory)") { rocksdb_open(options, directory, &$0) }
+            handle = try RocksEngine.open(directory, options)
         } catch {
             rocksdb_options_destroy(options)
             throw error
         }
         self.options = options
-        readAll = rocksdb_readoptions_create()
-        readDurable = rocksdb_readoptions_create()
+        readAll = RocksEngine.makeReadOptions()
+        readDurable = RocksEngine.makeReadOptions()
         rocksdb_readoptions_set_read_tier(readDurable, RocksEngine.persistedTier)
         writing = rocksdb_writeoptions_create()
         rocksdb_writeoptions_disable_WAL(writing, 1)
@@ -127,6 +128,7 @@ extension RocksEngine {
             preconditionFailure("out of memory")
         }
         rocksdb_options_set_create_if_missing(options, 1)
+        rocksdb_options_set_paranoid_checks(options, 1)
         rocksdb_options_set_write_buffer_size(options, settings.memtableBytes)
         rocksdb_options_set_max_write_buffer_number(options, Int32(settings.memtables))
         rocksdb_options_set_max_background_jobs(options, Int32(settings.backgroundJobs))
@@ -169,12 +171,19 @@ extension RocksEngine {
         return Bytes(chars: value, count: count)
     }
 
+    /// Every block that is read from disk is compared with its checksum.
+    static func makeReadOptions() -> OpaquePointer {
+        guard let options = rocksdb_readoptions_create() else { preconditionFailure("out of memory") }
+        rocksdb_readoptions_set_verify_checksums(options, 1)
+        return options
+    }
+
     /// Visits keys as of `snapshot`, or as of now; the slices are valid during a visit only.
     func scan(
         from start: Bytes, to end: Bytes, of snapshot: OpaquePointer?, isOnce: Bool = false,
         _ visit: (KeySlice, KeySlice) -> Bool
     ) throws(StateMachineError) {
-        let options = rocksdb_readoptions_create()
+        let options = RocksEngine.makeReadOptions()
         defer { rocksdb_readoptions_destroy(options) }
         if let snapshot { rocksdb_readoptions_set_snapshot(options, snapshot) }
         if isOnce {

@@ -14,7 +14,7 @@ final class RocksView: EngineView, @unchecked Sendable {
         engine.viewCount.withLock { $0 += 1 }
         guard let snapshot = rocksdb_create_snapshot(engine.opened) else { preconditionFailure("out of memory") }
         self.snapshot = snapshot
-        reading = rocksdb_readoptions_create()
+        reading = RocksEngine.makeReadOptions()
         rocksdb_readoptions_set_snapshot(reading, snapshot)
     }
 

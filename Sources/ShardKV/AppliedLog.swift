@@ -1,14 +1,37 @@
 import RaftCore
 import ShardMap
 
-/// The log as a state machine remembers it: the last entry applied, and the membership in force there.
+/// The log as a state machine remembers it: the last entry applied, the membership in force there, and the hash of
+/// all entries and results up to it.
 struct AppliedLog: Sendable {
     /// The last applied entry.
-    var position = LogPosition.zero
+    private(set) var position = LogPosition.zero
+    /// Nil if the state was stored by a version that counted no hash, or another one; then it stays unknown.
+    private var trail: AppliedHashTrail? = AppliedHashTrail()
     /// Empty as long as no entry has told it, unless the replica was born with one.
     private(set) var configuration = Configuration.empty
     /// ``configuration`` as it is stored; encoded when it changes and not for each batch.
     private(set) var storedConfiguration = Configuration.empty.stored
+
+    init() {}
+
+    /// As it was stored; `hashVersion` says which hash `hash` is.
+    init(_ position: LogPosition, _ configuration: Configuration, hashVersion: UInt8, hash: UInt64) {
+        self.position = position
+        trail = hashVersion == RollingHash.version ? AppliedHashTrail(at: position.index, value: hash) : nil
+        adopt(configuration)
+    }
+
+    /// Adds the result of the entry at ``position``, as far as it is the same on every replica.
+    mutating func finish(_ entry: CommittedEntry, result: Bytes) { trail?.add(entry, result: result) }
+
+    /// The hash as it is stored, with its version; zero is none.
+    var storedHash: (version: UInt8, value: UInt64) { trail.map { (RollingHash.version, $0.value) } ?? (0, 0) }
+
+    /// The hash at `index`, if it is remembered.
+    func hash(at index: LogIndex) -> AppliedHash? {
+        trail?.value(at: index).map { AppliedHash(version: RollingHash.version, index: index, value: $0) }
+    }
 
     mutating func adopt(_ configuration: Configuration) {
         self.configuration = configuration
@@ -26,12 +49,13 @@ struct AppliedLog: Sendable {
 extension AppliedLog: Equatable {
     static func == (left: AppliedLog, right: AppliedLog) -> Bool {
         left.position == right.position && left.configuration == right.configuration
+            && left.storedHash == right.storedHash
     }
 }
 
 /// What a committed entry holds for a state machine; every one of this module decides alike about it.
 enum EntryContent<Command> {
-    /// No command, or one that was applied before.
+    /// No command.
     case nothing
     case command(Command)
     /// What no replica can read; its proposer hears why.
@@ -39,14 +63,15 @@ enum EntryContent<Command> {
 }
 
 extension AppliedLog {
-    /// Moves from the last applied entry on to `entry` and looks into it; an entry applied before changes nothing.
+    /// Moves from the last applied entry on to `entry` and looks into it; ``finish(_:result:)`` must follow. Nil for an
+    /// entry applied before, which changes nothing.
     ///
     /// Throws at a format newer than this version: a replica that skipped what it does not understand would differ from
     /// those that do.
     mutating func advance<Command>(
         to entry: CommittedEntry, decoding decode: (Bytes) throws(NamedErrorThrown) -> Command
-    ) throws(StateMachineError) -> EntryContent<Command> {
-        guard entry.position.index > position.index else { return .nothing }
+    ) throws(StateMachineError) -> EntryContent<Command>? {
+        guard entry.position.index > position.index else { return nil }
         precondition(
             entry.position.index == position.index.next, "entry \(entry.position) is applied after \(position)")
         position = entry.position

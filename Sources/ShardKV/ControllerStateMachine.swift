@@ -8,10 +8,10 @@ import WireMessages
 /// The map and the applied position move in one batch of the engine. Every change raises the map's version; a command
 /// that changes nothing is answered with the version there is. One thread at a time applies, reads and freezes; the
 /// properties, ``durableMeta()`` and ``flush()`` may be used from any.
-public final class ControllerStateMachine: SnapshotStateMachine, @unchecked Sendable {
+public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What other threads see; moves after the batch that changed it has been written.
     private struct Published: Sendable {
-        var applied: LogPosition
+        var log: AppliedLog
         var map: ClusterMap?
         var onChange: (@Sendable (ClusterMap) -> Void)?
     }
@@ -32,13 +32,13 @@ public final class ControllerStateMachine: SnapshotStateMachine, @unchecked Send
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
         current = try ControllerStateMachine.loadMap(store, arena)
-        published = Mutex(Published(applied: meta.log.position, map: current))
+        published = Mutex(Published(log: meta.log, map: current))
     }
 
     // MARK: what any thread may ask
 
     /// The last entry in the engine, durable or not.
-    public var appliedPosition: LogPosition { published.withLock { $0.applied } }
+    public var appliedPosition: LogPosition { published.withLock { $0.log.position } }
 
     /// The map; nil before the cluster is initialized.
     public var map: ClusterMap? { published.withLock { $0.map } }
@@ -51,6 +51,12 @@ public final class ControllerStateMachine: SnapshotStateMachine, @unchecked Send
 
     /// The last entry whose effects are durable, as the engine itself says, and the members there.
     public func durableMeta() throws(StateMachineError) -> SnapshotMeta? { try store.durableMeta()?.log.meta }
+
+    /// The hash at the last applied entry; nil if what is stored was not hashed from the group's first entry on.
+    public var latestHash: AppliedHash? { published.withLock { $0.log.hash(at: $0.log.position.index) } }
+
+    /// The hash at `index`, if it is remembered.
+    public func appliedHash(at index: LogIndex) -> AppliedHash? { published.withLock { $0.log.hash(at: index) } }
 
     // MARK: StateMachine
 
@@ -93,7 +99,7 @@ public final class ControllerStateMachine: SnapshotStateMachine, @unchecked Send
         if current != mapBefore, let current { store.put(store.layout.key(.map), stored(current)) }
         try store.commit()
         let onChange = published.withLock { published in
-            published.applied = log.position
+            published.log = log
             published.map = current
             return published.onChange
         }
@@ -105,11 +111,18 @@ public final class ControllerStateMachine: SnapshotStateMachine, @unchecked Send
         let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
             try ControllerCommand.decoded(payload, arena)
         }
-        return switch content {
-        case .nothing: Bytes()
-        case .malformed(let error): ControllerReply(error: error, version: current?.version).packed(arena)
-        case .command(let command): apply(command).packed(arena)
+        guard let content else { return Bytes() }
+        var reply: ControllerReply?
+        switch content {
+        case .nothing: break
+        case .malformed(let error): reply = ControllerReply(error: error, version: current?.version)
+        case .command(let command): reply = apply(command)
         }
+        let result = reply?.packed(arena) ?? Bytes()
+        // the words of a refusal may differ between versions, what it means may not
+        reply?.message = nil
+        log.finish(entry, result: reply?.packed(arena) ?? Bytes())
+        return result
     }
 }
 

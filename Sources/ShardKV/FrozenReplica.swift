@@ -1,10 +1,12 @@
-import RaftCore
+public import RaftCore
 
-/// A replica's state in the engine as it was at one entry.
-final class FrozenReplica: FrozenState {
-    let meta: SnapshotMeta
+/// A replica's state in the engine as it was at one entry: what the state machines of this module freeze. Any thread,
+/// several at a time.
+public final class FrozenReplica: FrozenState {
+    /// The last applied entry, and the membership in force there.
+    public let meta: SnapshotMeta
     let view: any EngineView
-    private let replicaNumber: UInt64
+    let replicaNumber: UInt64
 
     init(meta: SnapshotMeta, view: any EngineView, replicaNumber: UInt64) {
         self.meta = meta
@@ -12,7 +14,8 @@ final class FrozenReplica: FrozenState {
         self.replicaNumber = replicaNumber
     }
 
-    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+    /// Exports the replica's keys as those of `number`.
+    public func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
         try view.export(replicaNumber, as: number, into: folder)
     }
 }

@@ -14,7 +14,7 @@ import WireMessages
 ///
 /// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``freeze()``; properties,
 /// ``durableMeta()`` and ``flush()`` may be used from any.
-public final class KeyValueStateMachine: SnapshotStateMachine, @unchecked Sendable {
+public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the
     /// replicated rules: every replica of a group must have the same.
     public struct Limits: Sendable {
@@ -110,6 +110,14 @@ public final class KeyValueStateMachine: SnapshotStateMachine, @unchecked Sendab
     /// The last entry whose effects are durable, as the engine itself says, and the members there.
     public func durableMeta() throws(StateMachineError) -> SnapshotMeta? { try store.durableMeta()?.log.meta }
 
+    /// The hash at the last applied entry; nil if what is stored was not hashed from the group's first entry on.
+    public var latestHash: AppliedHash? { published.withLock { $0.meta.log.hash(at: $0.meta.log.position.index) } }
+
+    /// The hash at `index`, if it is remembered.
+    public func appliedHash(at index: LogIndex) -> AppliedHash? {
+        published.withLock { $0.meta.log.hash(at: index) }
+    }
+
     // MARK: applying
 
     /// Applies entries in order; each gets a packed ``ShardMap/ExecuteReply``, except that entries that carry no
@@ -143,6 +151,13 @@ public final class KeyValueStateMachine: SnapshotStateMachine, @unchecked Sendab
         let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
             try GroupCommand.decoded(payload, arena)
         }
+        guard let content else { return Bytes() }
+        let reply = try reply(to: content)
+        log.finish(entry, result: reply)
+        return reply
+    }
+
+    private func reply(to content: EntryContent<GroupCommand>) throws(StateMachineError) -> Bytes {
         switch content {
         case .nothing: return Bytes()
         case .malformed(let error): return refusal(error)

@@ -17,6 +17,14 @@ public enum ReplicaKeys {
         return start(of: number + 1)
     }
 
+    /// The key of `number` that goes on with `rest`.
+    static func key(of number: UInt64, _ rest: Bytes) -> Bytes {
+        ByteWriter.bytes(prefixBytes + rest.count) { writer in
+            writer.put(number)
+            writer.put(rest)
+        }
+    }
+
     /// The replica that `key` belongs to; nil if it is no replica's.
     public static func number(of key: Bytes) -> UInt64? {
         var reader = ByteReader(key)

@@ -121,23 +121,30 @@ struct MetaRecord: Equatable, Sendable {
     init(_ value: Bytes) throws(StateMachineError) {
         var reader = try StoreFormat.open(value, .meta)
         guard let term = reader.signedNumber(), let index = reader.signedNumber(), let time = reader.signedNumber(),
-            let expiring = reader.number()
+            let expiring = reader.number(), index >= 0
         else { throw StoreFormat.damaged(.meta) }
-        log.position = LogPosition(term: Term(term), index: LogIndex(index))
+        let position = LogPosition(term: Term(term), index: LogIndex(index))
         replicatedTime = time
         expiringKeys = expiring
-        guard value[0] > 1 else { return }
-        guard let configuration = Configuration(stored: reader.rest) else { throw StoreFormat.damaged(.meta) }
-        log.adopt(configuration)
+        guard value[0] > 1 else {
+            log = AppliedLog(position, .empty, hashVersion: 0, hash: 0)
+            return
+        }
+        guard let version = reader.byte(), let hash = reader.number(),
+            let configuration = Configuration(stored: reader.rest)
+        else { throw StoreFormat.damaged(.meta) }
+        log = AppliedLog(position, configuration, hashVersion: version, hash: hash)
     }
 
     var encoded: Bytes {
-        ByteWriter.bytes(33 + log.storedConfiguration.count) { writer in
+        ByteWriter.bytes(42 + log.storedConfiguration.count) { writer in
             writer.put(StoreFormat.meta)
             writer.put(log.position.term.rawValue)
             writer.put(log.position.index.rawValue)
             writer.put(replicatedTime)
             writer.put(expiringKeys)
+            writer.put(log.storedHash.version)
+            writer.put(log.storedHash.value)
             writer.put(log.storedConfiguration)
         }
     }
