@@ -120,13 +120,17 @@ struct Damages {
         ofAll.map { .promises(reason: $0.text) } ?? ofGroups[group]?.cost
     }
 
-    /// Whether the group may be written to by `write`: it is whole, or only entries are lost and this settles it.
+    /// Whether the group may be written to by `write`: it is whole, or this says anew whatever may be lost.
     func allow(_ write: LogWrite) -> Bool {
-        switch cost(of: write.group) {
+        let resets = if case .reset = write.start { true } else { false }
+        return switch cost(of: write.group) {
         case nil: true
-        case .promises: false
-        case .entries:
-            if case .reset = write.start { true } else { write.debt != nil }
+        case .entries: resets || write.debt != nil
+        case .promises:
+            ofAll == nil && resets && write.debt != nil && write.hardState != nil && write.note != nil
         }
     }
+
+    /// The first segment in which something is broken that is not settled: it must stay, to be found again.
+    var oldestSegment: UInt64? { ofGroups.values.compactMap { LogFormat.segmentNumber(of: $0.damage.file) }.min() }
 }

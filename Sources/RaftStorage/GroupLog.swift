@@ -176,9 +176,31 @@ final class GroupLog {
     var note: Placed<Bytes>?
     /// Nil: none, or paid.
     var debt: Placed<LogPosition>?
+    /// Bytes of all records that say what is in here.
+    fileprivate(set) var liveBytes = 0
 
     init(group: LogGroup) {
         self.group = group
+    }
+
+    /// Where each record lies that says what is in here.
+    func forEachLocation(_ body: (RecordLocation) -> Void) {
+        for location in [hardState?.location, debt?.location, entries.base?.location, note?.location] {
+            if let location { body(location) }
+        }
+        for location in entries.locations { body(location) }
+    }
+
+    /// The first segment that holds such a record; nil if there is none.
+    var oldestSegment: UInt64? {
+        var oldest = UInt32.max
+        // entries lie in the order of their indexes
+        if let location = entries.locations.first { oldest = location.segment }
+        if let location = hardState?.location { oldest = min(oldest, location.segment) }
+        if let location = debt?.location { oldest = min(oldest, location.segment) }
+        if let location = entries.base?.location { oldest = min(oldest, location.segment) }
+        if let location = note?.location { oldest = min(oldest, location.segment) }
+        return oldest == .max ? nil : UInt64(oldest)
     }
 
     func recovered(damage: GroupDamage?) -> RecoveredGroup {
@@ -187,5 +209,55 @@ final class GroupLog {
             hardState: hardState?.value ?? .initial, base: base?.position == .zero ? nil : base,
             termRuns: entries.runs.runs, lastIndex: entries.runs.last.index,
             configurations: entries.configurations, note: note?.value, debt: debt?.value, damage: damage)
+    }
+}
+
+/// How much of each segment is still needed: the bytes of records that say what a group holds.
+struct LiveBytes {
+    /// Number of the segment that stands first in `bytes`.
+    private var first: UInt32 = 0
+    private var bytes: [Int] = []
+    private(set) var total = 0
+
+    /// In one segment.
+    subscript(segment: UInt64) -> Int {
+        guard segment >= UInt64(first), segment < UInt64(first) + UInt64(bytes.count) else { return 0 }
+        return bytes[Int(segment - UInt64(first))]
+    }
+
+    mutating func add(_ location: RecordLocation, to log: GroupLog) {
+        change(location, by: Int(location.byteCount))
+        log.liveBytes += Int(location.byteCount)
+    }
+
+    mutating func remove(_ locations: [RecordLocation], from log: GroupLog) {
+        for location in locations {
+            change(location, by: -Int(location.byteCount))
+            log.liveBytes -= Int(location.byteCount)
+        }
+    }
+
+    mutating func replace(_ old: RecordLocation?, by new: RecordLocation?, in log: GroupLog) {
+        if let old { remove([old], from: log) }
+        if let new { add(new, to: log) }
+    }
+
+    /// Forgets the segments before one; nothing in them is alive.
+    mutating func forget(before segment: UInt64) {
+        guard segment > UInt64(first) else { return }
+        bytes.removeFirst(min(Int(segment - UInt64(first)), bytes.count))
+        first = UInt32(segment)
+    }
+
+    private mutating func change(_ location: RecordLocation, by count: Int) {
+        if bytes.isEmpty { first = location.segment }
+        if location.segment < first {
+            bytes.insert(contentsOf: repeatElement(0, count: Int(first - location.segment)), at: 0)
+            first = location.segment
+        }
+        let position = Int(location.segment - first)
+        if position >= bytes.count { bytes.append(contentsOf: repeatElement(0, count: position + 1 - bytes.count)) }
+        bytes[position] += count
+        total += count
     }
 }

@@ -81,7 +81,8 @@ public enum GroupDamage: Equatable, Sendable {
     /// last entry the group ever held, as far as the log tells. The group's next write must carry a debt or reset the
     /// log; when it is durable the damage is settled for later starts too.
     case entries(debt: LogPosition, reason: String)
-    /// The hard state, the note or the debt was lost, or nobody can tell what: the group may not be served.
+    /// The hard state, the note or the debt was lost, or nobody can tell what: the group may not be served. Only a write
+    /// that says everything anew (hard state, debt, reset, note) is taken, which buries a group that will not come back.
     case promises(reason: String)
 
     /// What is damaged, where.
