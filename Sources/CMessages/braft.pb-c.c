@@ -367,6 +367,141 @@ void   braft__timeout_now_response__free_unpacked
   assert(message->base.descriptor == &braft__timeout_now_response__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   braft__snapshot_meta__init
+                     (Braft__SnapshotMeta         *message)
+{
+  static const Braft__SnapshotMeta init_value = BRAFT__SNAPSHOT_META__INIT;
+  *message = init_value;
+}
+size_t braft__snapshot_meta__get_packed_size
+                     (const Braft__SnapshotMeta *message)
+{
+  assert(message->base.descriptor == &braft__snapshot_meta__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__snapshot_meta__pack
+                     (const Braft__SnapshotMeta *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__snapshot_meta__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__snapshot_meta__pack_to_buffer
+                     (const Braft__SnapshotMeta *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__snapshot_meta__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__SnapshotMeta *
+       braft__snapshot_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__SnapshotMeta *)
+     protobuf_c_message_unpack (&braft__snapshot_meta__descriptor,
+                                allocator, len, data);
+}
+void   braft__snapshot_meta__free_unpacked
+                     (Braft__SnapshotMeta *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__snapshot_meta__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__install_snapshot_request__init
+                     (Braft__InstallSnapshotRequest         *message)
+{
+  static const Braft__InstallSnapshotRequest init_value = BRAFT__INSTALL_SNAPSHOT_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__install_snapshot_request__get_packed_size
+                     (const Braft__InstallSnapshotRequest *message)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__install_snapshot_request__pack
+                     (const Braft__InstallSnapshotRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__install_snapshot_request__pack_to_buffer
+                     (const Braft__InstallSnapshotRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__InstallSnapshotRequest *
+       braft__install_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__InstallSnapshotRequest *)
+     protobuf_c_message_unpack (&braft__install_snapshot_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__install_snapshot_request__free_unpacked
+                     (Braft__InstallSnapshotRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__install_snapshot_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__install_snapshot_response__init
+                     (Braft__InstallSnapshotResponse         *message)
+{
+  static const Braft__InstallSnapshotResponse init_value = BRAFT__INSTALL_SNAPSHOT_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__install_snapshot_response__get_packed_size
+                     (const Braft__InstallSnapshotResponse *message)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__install_snapshot_response__pack
+                     (const Braft__InstallSnapshotResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__install_snapshot_response__pack_to_buffer
+                     (const Braft__InstallSnapshotResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__install_snapshot_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__InstallSnapshotResponse *
+       braft__install_snapshot_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__InstallSnapshotResponse *)
+     protobuf_c_message_unpack (&braft__install_snapshot_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__install_snapshot_response__free_unpacked
+                     (Braft__InstallSnapshotResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__install_snapshot_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const ProtobufCFieldDescriptor braft__entry_meta__field_descriptors[5] =
 {
   {
@@ -1112,6 +1247,237 @@ const ProtobufCMessageDescriptor braft__timeout_now_response__descriptor =
   braft__timeout_now_response__field_indices_by_name,
   1,  braft__timeout_now_response__number_ranges,
   (ProtobufCMessageInit) braft__timeout_now_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__snapshot_meta__field_descriptors[4] =
+{
+  {
+    "last_included_index",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__SnapshotMeta, last_included_index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "last_included_term",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__SnapshotMeta, last_included_term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__SnapshotMeta, n_peers),
+    offsetof(Braft__SnapshotMeta, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "old_peers",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__SnapshotMeta, n_old_peers),
+    offsetof(Braft__SnapshotMeta, old_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__snapshot_meta__field_indices_by_name[] = {
+  0,   /* field[0] = last_included_index */
+  1,   /* field[1] = last_included_term */
+  3,   /* field[3] = old_peers */
+  2,   /* field[2] = peers */
+};
+static const ProtobufCIntRange braft__snapshot_meta__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor braft__snapshot_meta__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.SnapshotMeta",
+  "SnapshotMeta",
+  "Braft__SnapshotMeta",
+  "braft",
+  sizeof(Braft__SnapshotMeta),
+  4,
+  braft__snapshot_meta__field_descriptors,
+  braft__snapshot_meta__field_indices_by_name,
+  1,  braft__snapshot_meta__number_ranges,
+  (ProtobufCMessageInit) braft__snapshot_meta__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__install_snapshot_request__field_descriptors[6] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "server_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, server_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "meta",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, meta),
+    &braft__snapshot_meta__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "uri",
+    6,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotRequest, uri),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__install_snapshot_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  4,   /* field[4] = meta */
+  2,   /* field[2] = peer_id */
+  1,   /* field[1] = server_id */
+  3,   /* field[3] = term */
+  5,   /* field[5] = uri */
+};
+static const ProtobufCIntRange braft__install_snapshot_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor braft__install_snapshot_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.InstallSnapshotRequest",
+  "InstallSnapshotRequest",
+  "Braft__InstallSnapshotRequest",
+  "braft",
+  sizeof(Braft__InstallSnapshotRequest),
+  6,
+  braft__install_snapshot_request__field_descriptors,
+  braft__install_snapshot_request__field_indices_by_name,
+  1,  braft__install_snapshot_request__number_ranges,
+  (ProtobufCMessageInit) braft__install_snapshot_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__install_snapshot_response__field_descriptors[2] =
+{
+  {
+    "term",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotResponse, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "success",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Braft__InstallSnapshotResponse, success),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__install_snapshot_response__field_indices_by_name[] = {
+  1,   /* field[1] = success */
+  0,   /* field[0] = term */
+};
+static const ProtobufCIntRange braft__install_snapshot_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__install_snapshot_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.InstallSnapshotResponse",
+  "InstallSnapshotResponse",
+  "Braft__InstallSnapshotResponse",
+  "braft",
+  sizeof(Braft__InstallSnapshotResponse),
+  2,
+  braft__install_snapshot_response__field_descriptors,
+  braft__install_snapshot_response__field_indices_by_name,
+  1,  braft__install_snapshot_response__number_ranges,
+  (ProtobufCMessageInit) braft__install_snapshot_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCEnumValue braft__entry_type__enum_values_by_number[4] =

@@ -367,6 +367,321 @@ void   flotilla__read_index_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__snapshot_open_request__init
+                     (Flotilla__SnapshotOpenRequest         *message)
+{
+  static const Flotilla__SnapshotOpenRequest init_value = FLOTILLA__SNAPSHOT_OPEN_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_open_request__get_packed_size
+                     (const Flotilla__SnapshotOpenRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_open_request__pack
+                     (const Flotilla__SnapshotOpenRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_open_request__pack_to_buffer
+                     (const Flotilla__SnapshotOpenRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotOpenRequest *
+       flotilla__snapshot_open_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotOpenRequest *)
+     protobuf_c_message_unpack (&flotilla__snapshot_open_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_open_request__free_unpacked
+                     (Flotilla__SnapshotOpenRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_open_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_open_reply__init
+                     (Flotilla__SnapshotOpenReply         *message)
+{
+  static const Flotilla__SnapshotOpenReply init_value = FLOTILLA__SNAPSHOT_OPEN_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_open_reply__get_packed_size
+                     (const Flotilla__SnapshotOpenReply *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_open_reply__pack
+                     (const Flotilla__SnapshotOpenReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_open_reply__pack_to_buffer
+                     (const Flotilla__SnapshotOpenReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_open_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotOpenReply *
+       flotilla__snapshot_open_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotOpenReply *)
+     protobuf_c_message_unpack (&flotilla__snapshot_open_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_open_reply__free_unpacked
+                     (Flotilla__SnapshotOpenReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_open_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_file__init
+                     (Flotilla__SnapshotFile         *message)
+{
+  static const Flotilla__SnapshotFile init_value = FLOTILLA__SNAPSHOT_FILE__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_file__get_packed_size
+                     (const Flotilla__SnapshotFile *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_file__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_file__pack
+                     (const Flotilla__SnapshotFile *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_file__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_file__pack_to_buffer
+                     (const Flotilla__SnapshotFile *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_file__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotFile *
+       flotilla__snapshot_file__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotFile *)
+     protobuf_c_message_unpack (&flotilla__snapshot_file__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_file__free_unpacked
+                     (Flotilla__SnapshotFile *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_file__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_read_request__init
+                     (Flotilla__SnapshotReadRequest         *message)
+{
+  static const Flotilla__SnapshotReadRequest init_value = FLOTILLA__SNAPSHOT_READ_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_read_request__get_packed_size
+                     (const Flotilla__SnapshotReadRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_read_request__pack
+                     (const Flotilla__SnapshotReadRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_read_request__pack_to_buffer
+                     (const Flotilla__SnapshotReadRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotReadRequest *
+       flotilla__snapshot_read_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotReadRequest *)
+     protobuf_c_message_unpack (&flotilla__snapshot_read_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_read_request__free_unpacked
+                     (Flotilla__SnapshotReadRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_read_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_read_reply__init
+                     (Flotilla__SnapshotReadReply         *message)
+{
+  static const Flotilla__SnapshotReadReply init_value = FLOTILLA__SNAPSHOT_READ_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_read_reply__get_packed_size
+                     (const Flotilla__SnapshotReadReply *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_read_reply__pack
+                     (const Flotilla__SnapshotReadReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_read_reply__pack_to_buffer
+                     (const Flotilla__SnapshotReadReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_read_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotReadReply *
+       flotilla__snapshot_read_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotReadReply *)
+     protobuf_c_message_unpack (&flotilla__snapshot_read_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_read_reply__free_unpacked
+                     (Flotilla__SnapshotReadReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_read_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_close_request__init
+                     (Flotilla__SnapshotCloseRequest         *message)
+{
+  static const Flotilla__SnapshotCloseRequest init_value = FLOTILLA__SNAPSHOT_CLOSE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_close_request__get_packed_size
+                     (const Flotilla__SnapshotCloseRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_close_request__pack
+                     (const Flotilla__SnapshotCloseRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_close_request__pack_to_buffer
+                     (const Flotilla__SnapshotCloseRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotCloseRequest *
+       flotilla__snapshot_close_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotCloseRequest *)
+     protobuf_c_message_unpack (&flotilla__snapshot_close_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_close_request__free_unpacked
+                     (Flotilla__SnapshotCloseRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_close_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__snapshot_close_reply__init
+                     (Flotilla__SnapshotCloseReply         *message)
+{
+  static const Flotilla__SnapshotCloseReply init_value = FLOTILLA__SNAPSHOT_CLOSE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__snapshot_close_reply__get_packed_size
+                     (const Flotilla__SnapshotCloseReply *message)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__snapshot_close_reply__pack
+                     (const Flotilla__SnapshotCloseReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__snapshot_close_reply__pack_to_buffer
+                     (const Flotilla__SnapshotCloseReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__snapshot_close_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SnapshotCloseReply *
+       flotilla__snapshot_close_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SnapshotCloseReply *)
+     protobuf_c_message_unpack (&flotilla__snapshot_close_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__snapshot_close_reply__free_unpacked
+                     (Flotilla__SnapshotCloseReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__snapshot_close_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__bootstrap_record__init
                      (Flotilla__BootstrapRecord         *message)
 {
@@ -1897,6 +2212,51 @@ void   flotilla__replica_record__free_unpacked
   assert(message->base.descriptor == &flotilla__replica_record__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__replica_note__init
+                     (Flotilla__ReplicaNote         *message)
+{
+  static const Flotilla__ReplicaNote init_value = FLOTILLA__REPLICA_NOTE__INIT;
+  *message = init_value;
+}
+size_t flotilla__replica_note__get_packed_size
+                     (const Flotilla__ReplicaNote *message)
+{
+  assert(message->base.descriptor == &flotilla__replica_note__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__replica_note__pack
+                     (const Flotilla__ReplicaNote *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__replica_note__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__replica_note__pack_to_buffer
+                     (const Flotilla__ReplicaNote *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__replica_note__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReplicaNote *
+       flotilla__replica_note__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReplicaNote *)
+     protobuf_c_message_unpack (&flotilla__replica_note__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__replica_note__free_unpacked
+                     (Flotilla__ReplicaNote *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__replica_note__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const ProtobufCFieldDescriptor flotilla__hello_request__field_descriptors[8] =
 {
   {
@@ -2537,6 +2897,330 @@ const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor =
   flotilla__read_index_reply__field_indices_by_name,
   1,  flotilla__read_index_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__read_index_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_open_request__field_descriptors[2] =
+{
+  {
+    "id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotOpenRequest, id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "store",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotOpenRequest, store),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_open_request__field_indices_by_name[] = {
+  0,   /* field[0] = id */
+  1,   /* field[1] = store */
+};
+static const ProtobufCIntRange flotilla__snapshot_open_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_open_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotOpenRequest",
+  "SnapshotOpenRequest",
+  "Flotilla__SnapshotOpenRequest",
+  "flotilla",
+  sizeof(Flotilla__SnapshotOpenRequest),
+  2,
+  flotilla__snapshot_open_request__field_descriptors,
+  flotilla__snapshot_open_request__field_indices_by_name,
+  1,  flotilla__snapshot_open_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_open_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_open_reply__field_descriptors[1] =
+{
+  {
+    "files",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__SnapshotOpenReply, n_files),
+    offsetof(Flotilla__SnapshotOpenReply, files),
+    &flotilla__snapshot_file__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_open_reply__field_indices_by_name[] = {
+  0,   /* field[0] = files */
+};
+static const ProtobufCIntRange flotilla__snapshot_open_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_open_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotOpenReply",
+  "SnapshotOpenReply",
+  "Flotilla__SnapshotOpenReply",
+  "flotilla",
+  sizeof(Flotilla__SnapshotOpenReply),
+  1,
+  flotilla__snapshot_open_reply__field_descriptors,
+  flotilla__snapshot_open_reply__field_indices_by_name,
+  1,  flotilla__snapshot_open_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_open_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_file__field_descriptors[3] =
+{
+  {
+    "name",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotFile, name),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "size",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotFile, size),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "crc32c",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotFile, crc32c),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_file__field_indices_by_name[] = {
+  2,   /* field[2] = crc32c */
+  0,   /* field[0] = name */
+  1,   /* field[1] = size */
+};
+static const ProtobufCIntRange flotilla__snapshot_file__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_file__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotFile",
+  "SnapshotFile",
+  "Flotilla__SnapshotFile",
+  "flotilla",
+  sizeof(Flotilla__SnapshotFile),
+  3,
+  flotilla__snapshot_file__field_descriptors,
+  flotilla__snapshot_file__field_indices_by_name,
+  1,  flotilla__snapshot_file__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_file__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_read_request__field_descriptors[4] =
+{
+  {
+    "id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotReadRequest, id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "file",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotReadRequest, file),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "offset",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotReadRequest, offset),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "count",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotReadRequest, count),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_read_request__field_indices_by_name[] = {
+  3,   /* field[3] = count */
+  1,   /* field[1] = file */
+  0,   /* field[0] = id */
+  2,   /* field[2] = offset */
+};
+static const ProtobufCIntRange flotilla__snapshot_read_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_read_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotReadRequest",
+  "SnapshotReadRequest",
+  "Flotilla__SnapshotReadRequest",
+  "flotilla",
+  sizeof(Flotilla__SnapshotReadRequest),
+  4,
+  flotilla__snapshot_read_request__field_descriptors,
+  flotilla__snapshot_read_request__field_indices_by_name,
+  1,  flotilla__snapshot_read_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_read_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_read_reply__field_descriptors[1] =
+{
+  {
+    "crc32c",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotReadReply, crc32c),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_read_reply__field_indices_by_name[] = {
+  0,   /* field[0] = crc32c */
+};
+static const ProtobufCIntRange flotilla__snapshot_read_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_read_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotReadReply",
+  "SnapshotReadReply",
+  "Flotilla__SnapshotReadReply",
+  "flotilla",
+  sizeof(Flotilla__SnapshotReadReply),
+  1,
+  flotilla__snapshot_read_reply__field_descriptors,
+  flotilla__snapshot_read_reply__field_indices_by_name,
+  1,  flotilla__snapshot_read_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_read_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__snapshot_close_request__field_descriptors[1] =
+{
+  {
+    "id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SnapshotCloseRequest, id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__snapshot_close_request__field_indices_by_name[] = {
+  0,   /* field[0] = id */
+};
+static const ProtobufCIntRange flotilla__snapshot_close_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__snapshot_close_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotCloseRequest",
+  "SnapshotCloseRequest",
+  "Flotilla__SnapshotCloseRequest",
+  "flotilla",
+  sizeof(Flotilla__SnapshotCloseRequest),
+  1,
+  flotilla__snapshot_close_request__field_descriptors,
+  flotilla__snapshot_close_request__field_indices_by_name,
+  1,  flotilla__snapshot_close_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_close_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__snapshot_close_reply__field_descriptors NULL
+#define flotilla__snapshot_close_reply__field_indices_by_name NULL
+#define flotilla__snapshot_close_reply__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__snapshot_close_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SnapshotCloseReply",
+  "SnapshotCloseReply",
+  "Flotilla__SnapshotCloseReply",
+  "flotilla",
+  sizeof(Flotilla__SnapshotCloseReply),
+  0,
+  flotilla__snapshot_close_reply__field_descriptors,
+  flotilla__snapshot_close_reply__field_indices_by_name,
+  0,  flotilla__snapshot_close_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__snapshot_close_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__bootstrap_record__field_descriptors[7] =
@@ -5317,6 +6001,57 @@ const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
   flotilla__replica_record__field_indices_by_name,
   1,  flotilla__replica_record__number_ranges,
   (ProtobufCMessageInit) flotilla__replica_record__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__replica_note__field_descriptors[2] =
+{
+  {
+    "format",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaNote, format),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "store",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ReplicaNote, has_store),
+    offsetof(Flotilla__ReplicaNote, store),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__replica_note__field_indices_by_name[] = {
+  0,   /* field[0] = format */
+  1,   /* field[1] = store */
+};
+static const ProtobufCIntRange flotilla__replica_note__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__replica_note__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReplicaNote",
+  "ReplicaNote",
+  "Flotilla__ReplicaNote",
+  "flotilla",
+  sizeof(Flotilla__ReplicaNote),
+  2,
+  flotilla__replica_note__field_descriptors,
+  flotilla__replica_note__field_indices_by_name,
+  1,  flotilla__replica_note__number_ranges,
+  (ProtobufCMessageInit) flotilla__replica_note__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCEnumValue flotilla__op_code__enum_values_by_number[12] =

@@ -91,11 +91,12 @@ public final class EmbeddedNode: @unchecked Sendable {
         } catch {
             throw .start(error.description)
         }
-        workers = ["log", "reader", "apply"].map(loop.makeWorker)
+        workers = ["log", "reader", "apply", "maintenance"].map(loop.makeWorker)
         host = RaftHost(
             settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
-            workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]),
-            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+            workers: RaftHost.Workers(
+                log: workers[0], reader: workers[1], apply: workers[2], maintenance: workers[3]),
+            disk: data.logDisk, snapshots: data.snapshots, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw .start("the node's own record in the log is damaged (\(damage)); start it with an empty directory")
         }

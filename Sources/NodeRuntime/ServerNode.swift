@@ -98,13 +98,15 @@ public final class ServerNode: @unchecked Sendable {
         var generator = SystemRandomNumberGenerator()
         let opened = try OpenedDirectory(configuration, incarnation: generator.next() | 1, logger)
         data = opened.data
-        workers = ["log", "reader", "apply"].map(loop.makeWorker)
+        workers = ["log", "reader", "apply", "maintenance"].map(loop.makeWorker)
         var hostSettings = configuration.host
         hostSettings.seed = generator.next()
         host = RaftHost(
             settings: hostSettings, identity: data.node.identity, nonce: generator.next(), lane: loop,
-            network: network, workers: RaftHost.Workers(log: workers[0], reader: workers[1], apply: workers[2]),
-            disk: data.logDisk, log: data.log, recovered: data.recovered, logger: logger)
+            network: network,
+            workers: RaftHost.Workers(
+                log: workers[0], reader: workers[1], apply: workers[2], maintenance: workers[3]),
+            disk: data.logDisk, snapshots: data.snapshots, log: data.log, recovered: data.recovered, logger: logger)
         if let damage = host.nodeRecordDamage {
             throw NodeError(
                 "the node's own record in the log cannot be used (\(damage)); "

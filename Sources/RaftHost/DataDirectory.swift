@@ -1,7 +1,8 @@
 public import RaftCore
 public import RaftStorage
 
-/// A node's data directory, opened: `LOCK` and `IDENTITY` at its top, the log in `log`.
+/// A node's data directory, opened: `LOCK` and `IDENTITY` at its top, the log in `log`, snapshots in
+/// `snapshots`.
 ///
 /// Opening takes the lock, counts the run durably, and replays the log.
 public struct DataDirectory {
@@ -11,6 +12,8 @@ public struct DataDirectory {
     public let node: NodeDirectory
     /// The log's own directory.
     public let logDisk: PosixDisk
+    /// Snapshots sent, received, and kept for a restart.
+    public let snapshots: SnapshotStore
     /// The log.
     public let log: WriteAheadLog
     /// What it holds.
@@ -24,6 +27,7 @@ public struct DataDirectory {
         do throws(DiskError) {
             disk = try PosixDisk(directory: path, lockName: "LOCK")
             logDisk = try PosixDisk(directory: path + "/log")
+            snapshots = SnapshotStore(disk: try PosixDisk(directory: path + "/snapshots"))
         } catch {
             throw .disk(error)
         }

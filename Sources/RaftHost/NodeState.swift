@@ -17,7 +17,7 @@ struct NodeState: Equatable {
     /// Ascending by node id.
     var peers: [PeerRun] = []
     var replicas: [ReplicaRecord] = []
-    private var nextNumber: UInt64 = 1
+    private(set) var nextNumber: UInt64 = 1
 
     init() {}
 
@@ -86,6 +86,36 @@ struct NodeState: Equatable {
                 })
             message.pointee.has_next_replica_number = 1
             message.pointee.next_replica_number = nextNumber
+            return arena.pack(message)
+        }
+    }
+}
+
+/// A replica's own record in the log: which state of the store is its own.
+struct ReplicaNote {
+    static let format: UInt32 = 1
+    var store: UInt64
+
+    init(store: UInt64) { self.store = store }
+
+    /// What a note says; nil if it does not parse, or was written by a newer version.
+    init?(_ note: Bytes) {
+        let store = Arena().scope { arena -> UInt64? in
+            guard let message = arena.unpack(flotilla__replica_note__init, note)?.pointee,
+                message.format <= ReplicaNote.format, message.has_store != 0
+            else { return nil }
+            return message.store
+        }
+        guard let store else { return nil }
+        self.store = store
+    }
+
+    func packed(_ arena: Arena) -> Bytes {
+        arena.scope { arena in
+            let message = arena.make(flotilla__replica_note__init)
+            message.pointee.format = ReplicaNote.format
+            message.pointee.has_store = 1
+            message.pointee.store = store
             return arena.pack(message)
         }
     }

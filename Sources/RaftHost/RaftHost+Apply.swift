@@ -5,6 +5,7 @@ import Transport
 /// One replica's part of a job for the state machines' worker.
 private struct ApplyOrderOfReplica: Sendable {
     var slot: Int
+    var generation: Int
     var group: String
     var stateMachine: any StateMachine
     var number: LogGroup
@@ -17,9 +18,12 @@ private struct ApplyOrderOfReplica: Sendable {
 /// What came of it.
 private struct AppliedByReplica: Sendable {
     var slot: Int
+    var generation: Int
     var from: LogIndex
     var replies: [Bytes]
     var problem: String?
+    /// The problem is the log's, not the state machine's.
+    var isLogProblem = false
 }
 
 extension RaftHost {
@@ -49,7 +53,11 @@ extension RaftHost {
                 break
             }
             replica.isReadyToApply = false
-            guard replica.applyRetry == nil, replica.applyOrdered < replica.applicable else { continue }
+            guard replica.applyRetry == nil, replica.logProblem == nil, !replica.isSwitching,
+                replica.applyOrdered < replica.applicable
+            else {
+                continue
+            }
             guard replica.id.role != .witness else {
                 // it has no payloads, and no state
                 replica.applyOrdered = replica.applicable
@@ -76,7 +84,8 @@ extension RaftHost {
             entriesLeft -= count
             orders.append(
                 ApplyOrderOfReplica(
-                    slot: replica.slot, group: replica.group, stateMachine: replica.stateMachine,
+                    slot: replica.slot, generation: replica.generation, group: replica.group,
+                    stateMachine: replica.stateMachine,
                     number: replica.record.number, from: from,
                     count: count, entries: entries))
             replica.applyOrdered = replica.applyOrdered.advanced(by: count)
@@ -107,21 +116,32 @@ extension RaftHost {
                     of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
                 entries = read.map { CommittedEntry($0) }
             } catch {
-                return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)
+                return AppliedByReplica(
+                    slot: order.slot, generation: order.generation, from: order.from, replies: [],
+                    problem: error.description, isLogProblem: true)
             }
         }
         do throws(StateMachineError) {
             let replies = try order.stateMachine.apply(entries)
             precondition(replies.count == entries.count, "a state machine answered another number of entries")
             observer?.applied(order.group, entries, replies)
-            return AppliedByReplica(slot: order.slot, from: order.from, replies: replies, problem: nil)
+            return AppliedByReplica(
+                slot: order.slot, generation: order.generation, from: order.from, replies: replies, problem: nil)
         } catch {
-            return AppliedByReplica(slot: order.slot, from: order.from, replies: [], problem: error.description)
+            return AppliedByReplica(
+                slot: order.slot, generation: order.generation, from: order.from, replies: [],
+                problem: error.description)
         }
     }
 
     private func finishApply(_ result: AppliedByReplica) {
         let replica = replicas[result.slot]
+        // a snapshot has taken the place of the state, or is about to
+        guard result.generation == replica.generation, !replica.isSwitching else { return }
+        if let problem = result.problem, result.isLogProblem {
+            replica.applyOrdered = replica.applied
+            return repairLog(of: replica, from: result.from, problem)
+        }
         if let problem = result.problem {
             stopServing(replica, problem)
             return
@@ -137,12 +157,17 @@ extension RaftHost {
         }
         replica.applied = result.from.advanced(by: result.replies.count - 1)
         replica.applyOrdered = replica.applied
+        releaseReads(of: replica)
+        trimTail(of: replica)
+        if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+    }
+
+    /// Reads that waited for what is applied now.
+    func releaseReads(of replica: Replica) {
         while let waiting = replica.awaitingApply.first, waiting.index <= replica.applied {
             replica.awaitingApply.removeFirst()
             finish(waiting.completions, of: replica, .ready(waiting.moment))
         }
-        trimTail(of: replica)
-        if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
     }
 
     /// Keeps young entries for the peers and for the state machine. One that falls far behind, or stands still, gets the
@@ -190,6 +215,7 @@ extension RaftHost {
         let make = Box(remakeStateMachine)
         let record = replica.record
         let slot = replica.slot
+        let generation = replica.generation
         let result = Box<Result<(any StateMachine)?, StateMachineError>>(.success(nil))
         workers.apply.submit {
             do throws(StateMachineError) { result.value = .success(try make.value(record)) } catch {
@@ -198,6 +224,8 @@ extension RaftHost {
         } completion: { [self] in
             now = lane.clock.now
             let replica = replicas[slot]
+            // a snapshot has come instead
+            guard replica.generation == generation, !replica.isSwitching else { return }
             switch result.value {
             case .success(nil): return
             case .failure(let error):
@@ -216,7 +244,7 @@ extension RaftHost {
         }
     }
 
-    private func servesAgain(_ replica: Replica) {
+    func servesAgain(_ replica: Replica) {
         guard replica.applyProblem != nil else { return }
         replica.applyProblem = nil
         logger.log(

@@ -192,15 +192,18 @@ extension RaftHost {
                 }
             }
         } completion: { [self] in
-            // whoever still reads the log does so before it is closed
+            // whoever still reads or tidies the log does so before it is closed
             workers.reader.submit {
             } completion: { [self] in
-                workers.log.submit {
-                    do throws(StorageError) { try log.close() } catch {
-                        logger.log(.error, "the log could not be closed", [("problem", error.description)])
+                workers.maintenance.submit {
+                } completion: { [self] in
+                    workers.log.submit {
+                        do throws(StorageError) { try log.close() } catch {
+                            logger.log(.error, "the log could not be closed", [("problem", error.description)])
+                        }
+                    } completion: {
+                        completion.value()
                     }
-                } completion: {
-                    completion.value()
                 }
             }
         }
@@ -224,6 +227,10 @@ extension RaftHost {
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
         (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
+        (compaction, compactionCandidates) = (nil, [])
+        for channel in receiving.channels.values { channel.close() }
+        (sending.snapshots, sending.order, sending.reads) = ([:], [], FIFO())
+        receiving = SnapshotReceiving()
     }
 }
 

@@ -111,8 +111,7 @@ extension RaftHost {
                     }
                 }
             }
-        case .snapshot:
-            preconditionFailure("no log is compacted yet, so nobody needs a snapshot")
+        case .snapshot: sendSnapshot(to: peer, of: replica)
         }
     }
 
@@ -245,11 +244,7 @@ extension RaftHost {
                 }
             case .failure(let error):
                 outlet.clear()
-                outlet.replica.logProblem = error.description
-                logger.log(
-                    .error, "old entries cannot be read",
-                    [("group", outlet.replica.group), ("index", from.description), ("problem", error.description)])
-                handOver(outlet.replica)
+                repairLog(of: outlet.replica, from: from, error.description)
             }
             link.makeReady(outlet)
             lane.requestTurn()

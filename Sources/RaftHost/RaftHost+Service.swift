@@ -41,6 +41,7 @@ extension RaftHost {
             }
             return true
         }
+        registerSnapshots(on: server)
         server.register(RaftHost.raftService) { [self] method, request in
             do throws(RaftWire.WireError) {
                 switch method {
@@ -48,6 +49,7 @@ extension RaftHost {
                 case "request_vote": try vote(request, isPreVote: false)
                 case "append_entries": try append(request)
                 case "timeout_now": try timeoutNow(request)
+                case "install_snapshot": try installSnapshot(request)
                 default: return false
                 }
             } catch {
@@ -59,10 +61,11 @@ extension RaftHost {
 
     // MARK: braft.RaftService
 
-    private static let stranger = RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
+    static let malformed = RaftWire.WireError(code: RpcCode.badRequest, text: "malformed request")
+    static let stranger = RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
 
     /// Finds the replica addressed, with braft's error numbers for what is wrong.
-    private func addressed(
+    func addressed(
         _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
     ) throws(RaftWire.WireError) -> (Replica, PeerID) {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }

@@ -22,6 +22,9 @@ extension RaftHost {
             if !isOver {
                 stalledRetry = retryStalled()
                 submitApply()
+                repairsDue = pursueRepairs()
+                compactionDue = pursueCompaction()
+                snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
             guard !deferred.isEmpty else { break }
             runDeferred()
@@ -157,7 +160,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook,
+            nextLook, compactionDue, snapshotsDue, repairsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
@@ -187,6 +190,10 @@ extension RaftHost {
     struct StepContext {
         var responder: RpcResponder?
         var incoming: [LogEntry] = []
+        /// What is to be written of the replica in any case, first of all.
+        var write: LogWrite?
+        /// The number of the state that a received snapshot was put under.
+        var store: UInt64?
     }
 
     func step(_ replica: Replica, _ event: Event, _ context: StepContext = StepContext()) {
@@ -195,6 +202,7 @@ extension RaftHost {
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
         let write = execute(effects, of: replica, context)
         observer?.stepped(replica.group, event, replica.raft, effects, write)
+        if replica.owes { notePayment(of: replica) }
         arm(replica)
         if wasLeader != replica.raft.isLeader { leadershipChanged(replica) }
     }
@@ -207,9 +215,13 @@ extension RaftHost {
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
         }
-        if effects.hardState != nil || effects.logChange != nil {
-            var write = LogWrite(group: replica.record.number, hardState: effects.hardState)
+        if effects.hardState != nil || effects.logChange != nil || effects.install != nil || context.write != nil {
+            var write = context.write ?? LogWrite(group: replica.record.number)
+            write.hardState = effects.hardState
+            if let install = effects.install { apply(install, context, &write) }
+            if let start = write.start { replica.noteStart(start) }
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
+            noteGrowth(of: replica, write)
             batch.append(write)
             written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
@@ -246,10 +258,17 @@ extension RaftHost {
         return written
     }
 
+    /// The log begins anew, and in the same write the state becomes the replica's that it continues.
+    private func apply(_ install: SnapshotInstall, _ context: StepContext, _ write: inout LogWrite) {
+        let base = LogBase(position: install.meta.last, configuration: install.meta.configuration)
+        write.start = install.keepsSuffix ? .compact(base) : .reset(base)
+        if let store = context.store { write.note = ReplicaNote(store: store).packed(wire.arena) }
+    }
+
     private func apply(_ change: LogChange, to replica: Replica, _ context: StepContext, _ write: inout LogWrite) {
         write.truncateFrom = change.truncateFrom
         if let from = change.truncateFrom {
-            replica.tail.truncate(from: from)
+            replica.cutLog(from: from)
             logger.log(
                 .info, "log cut",
                 [("group", replica.group), ("index", from.description), ("term", change.term.description)])
@@ -317,6 +336,11 @@ extension RaftHost {
         guard let round = isLatest ? replica.readRounds.popLast() : replica.readRounds.popFirst(), round.read == read
         else { preconditionFailure("read \(read) finished out of order") }
         return round.completions
+    }
+
+    /// The core that was asked is gone.
+    func failReads(of replica: Replica) {
+        for round in replica.readRounds.removeAll() { finish(round.completions, of: replica, .notLeader(nil)) }
     }
 
     private func failRead(_ replica: Replica, _ read: UInt64) {

@@ -7,7 +7,8 @@ import WireMessages
 /// peer, and applies what is committed.
 ///
 /// Threads: every method belongs to the lane, and every completion comes on it, never from inside the call. The log,
-/// reads of old entries and the state machines run on three workers; nothing but values and completions crosses over.
+/// reads of old entries, the state machines and what takes long run on four workers; nothing but values and completions
+/// crosses over.
 ///
 /// A turn drains what came in, steps the replicas concerned, then hands *one* batch to the log, *one* job to the state
 /// machines, and lets the network join what goes to one peer (DESIGN's fourth law). At most one log batch is under
@@ -52,6 +53,33 @@ public final class RaftHost: @unchecked Sendable {
         public var applyRetryInterval = Interval.milliseconds(1000)
         /// Of campaigns, and of probes of nodes that have come back.
         public var pace = Pacer.Settings()
+        /// Whether logs are compacted at all.
+        public var compacts = true
+        /// Bytes that the log may have. Above half of them everything that keeps its oldest part alive is compacted as
+        /// far as it can be; it may still exceed them where state machines, or peers that install snapshots, need it.
+        public var logBytes = 1 << 30
+        /// Bytes, or entries, of one replica's log above which it is compacted.
+        public var compactionBytes = 64 << 20
+        public var compactionEntries = 1 << 20
+        /// Entries, and their bytes, that are kept for members that lag a little.
+        public var keptEntries = 8192
+        public var keptBytes = 4 << 20
+        /// Shortest time between two rounds of compaction.
+        public var compactionPace = Interval.milliseconds(1000)
+        /// Bytes written after which the log is looked at as a whole, and its index is written.
+        public var lookBytes = 32 << 20
+        /// How long the log is kept for a member that was sent a snapshot and gets no further.
+        public var pinPatience = Interval.milliseconds(60_000)
+        /// Bytes of snapshots that this node sends in a second, to all others together.
+        public var snapshotBytesPerSecond = 64 << 20
+        /// Bytes of a snapshot in one answer at most.
+        public var snapshotChunkBytes = 256 << 10
+        /// Snapshots received at a time; another is refused as busy, and offered again later.
+        public var snapshotsReceived = 2
+        /// Snapshots whose files are kept for others at a time.
+        public var snapshotsSent = 8
+        /// How long a snapshot that nobody asks for is kept, sent or received in part.
+        public var snapshotPatience = Interval.milliseconds(30_000)
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 
@@ -64,11 +92,13 @@ public final class RaftHost: @unchecked Sendable {
         var log: any Worker
         var reader: any Worker
         var apply: any Worker
-        /// The log's writer, the reader of old entries, and the state machines' worker.
-        public init(log: any Worker, reader: any Worker, apply: any Worker) {
+        var maintenance: any Worker
+        /// The log's writer, the reader of old entries, the state machines' worker, and one for what may take long.
+        public init(log: any Worker, reader: any Worker, apply: any Worker, maintenance: any Worker) {
             self.log = log
             self.reader = reader
             self.apply = apply
+            self.maintenance = maintenance
         }
     }
 
@@ -78,6 +108,7 @@ public final class RaftHost: @unchecked Sendable {
     let workers: Workers
     let log: WriteAheadLog
     let disk: any Disk
+    let snapshots: SnapshotStore
     let logger: Logger
     let wire = RaftWire()
 
@@ -94,7 +125,9 @@ public final class RaftHost: @unchecked Sendable {
     public var remakeStateMachine: @Sendable (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
         (_) throws(StateMachineError) in nil
     }
-    /// Called on the lane with the state machine that took a failed one's place.
+    /// Where the state machines keep their state, if they share a store; without one no snapshots are received.
+    public var store: (any StateMachineStore)?
+    /// Called on the lane with the state machine that took a failed one's place, or came with a snapshot.
     public var onStateMachine: (ReplicaRecord, any StateMachine) -> Void = { _, _ in }
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
@@ -141,6 +174,24 @@ public final class RaftHost: @unchecked Sendable {
     var nextRead: UInt64 = 0
     var nextChange: UInt64 = 0
 
+    /// Bytes written since the log was last looked at.
+    var grownBytes = 0
+    /// The log is to be looked at once more.
+    var wantsCompaction = false
+    var compactionCandidates: [Replica] = []
+    var compaction: CompactionRound?
+    var nextCompaction = Instant.distantPast
+    var compactionDue: Instant?
+    var snapshotsDue: Instant?
+    /// Numbers of states from here on were given in this life.
+    let firstFreshNumber: UInt64
+    /// A replica's note is lost, and with it perhaps which state is its own.
+    var hasUnknownStates = false
+    var repairs: [LogRepair] = []
+    var repairsDue: Instant?
+    var sending: SnapshotSending
+    var receiving = SnapshotReceiving()
+
     var batch = LogBatch()
     var batchUnderWay: LogBatch?
     var batchRetry: Instant?
@@ -165,7 +216,8 @@ public final class RaftHost: @unchecked Sendable {
     /// A host over an open log. Replicas found in it are listed in ``records`` and started by ``open(_:stateMachine:)``.
     public init(
         settings: Settings, identity: NodeIdentity, nonce: UInt64, lane: any LaneDriver, network: any Network,
-        workers: Workers, disk: any Disk, log: WriteAheadLog, recovered: [LogGroup: RecoveredGroup], logger: Logger
+        workers: Workers, disk: any Disk, snapshots: SnapshotStore, log: WriteAheadLog,
+        recovered: [LogGroup: RecoveredGroup], logger: Logger
     ) {
         self.settings = settings
         self.identity = identity
@@ -174,6 +226,7 @@ public final class RaftHost: @unchecked Sendable {
         self.network = network
         self.workers = workers
         self.disk = disk
+        self.snapshots = snapshots
         self.log = log
         self.recovered = recovered
         self.logger = logger
@@ -183,14 +236,36 @@ public final class RaftHost: @unchecked Sendable {
         let state = note.map { NodeState($0) } ?? NodeState()
         self.nodeState = state ?? NodeState()
         self.nodeRecordDamage =
-            recovered[0]?.damage ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
+            recovered[0]?.damage?.reason
+            ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
+        for position in nodeState.replicas.indices {
+            if let note = recovered[nodeState.replicas[position].number]?.note.flatMap({ ReplicaNote($0) }) {
+                nodeState.replicas[position].store = note.store
+            }
+        }
+        firstFreshNumber = nodeState.nextNumber
+        sending = SnapshotSending(
+            random: SeededRandom(seed: settings.seed ^ nonce),
+            budget: SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond))
         var livenessSettings = settings.liveness
         livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
         if identity.runNumber == 1 { livenessSettings.startupQuiet = false }
         self.liveness = NodeLiveness(
             node: identity.address, runNumber: identity.runNumber, settings: livenessSettings, startedAt: now)
+        removeUnfinishedSnapshots()
+    }
+
+    /// What an earlier life sent and received is of no use to anybody.
+    private func removeUnfinishedSnapshots() {
+        do throws(StateMachineError) {
+            for name in try snapshots.names() where name.hasPrefix("in-") || name.hasPrefix("out-") {
+                try snapshots.remove(name)
+            }
+        } catch {
+            logger.log(.warning, "old snapshots stay", [("problem", error.description)])
+        }
     }
 
     /// The replicas this node holds, as the log remembers them.
@@ -211,13 +286,18 @@ public final class RaftHost: @unchecked Sendable {
     ///
     /// One whose part of the log is damaged is not started: it shows up in ``status()`` as damaged.
     public func open(_ record: ReplicaRecord, stateMachine: any StateMachine) {
-        let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
+        let opened = openLog(of: record, stateMachine)
+        let state = opened.state
         let applied = stateMachine.appliedPosition.index
-        var damage = state.damage
+        var damage = opened.problem
         if damage == nil, applied > state.lastIndex {
             // nothing is applied before it is durable in the log: a part of the log has gone
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
         }
+        if damage == nil, let base = state.base?.position.index, applied < base {
+            damage = "the store holds what was applied up to entry \(applied), the log begins behind \(base)"
+        }
+        if case .promises = state.damage { hasUnknownStates = true }
         if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
             damaged.append(
@@ -226,24 +306,50 @@ public final class RaftHost: @unchecked Sendable {
                     commitIndex: .zero, appliedIndex: applied, lastIndex: state.lastIndex,
                     durableIndex: state.lastIndex,
                     configuration: state.configurations.last?.configuration ?? record.birth,
-                    problem: damage))
+                    debt: nil, problem: damage))
             return
         }
         var configurations = state.configurations
-        if !record.birth.isEmpty {
+        if let base = state.base {
+            configurations.insert(
+                PlacedConfiguration(index: base.position.index, configuration: base.configuration), at: 0)
+        } else if !record.birth.isEmpty {
             configurations.insert(PlacedConfiguration(index: .zero, configuration: record.birth), at: 0)
         }
-        let raft = Raft(
-            id: record.peer, hardState: state.hardState, termRuns: state.termRuns, lastIndex: state.lastIndex,
-            configurations: configurations, applied: applied, settings: settings.raft,
-            seed: settings.seed &+ record.number &* 0x9e37_79b9 ^ UInt64(identity.address.port))
+        let raft = makeRaft(
+            record, state.hardState, base: state.base?.position ?? .zero, runs: state.termRuns, last: state.lastIndex,
+            memberships: configurations, applied: applied, debt: state.debt)
         let replica = Replica(
-            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied)
+            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied,
+            memberships: configurations, settings: settings)
         replicas.append(replica)
         byGroup[record.group] = replica
+        replica.owes = state.debt != nil
         membershipChanged(replica)
-        step(replica, .started)
+        step(replica, .started, StepContext(write: opened.repair))
+        askForCompaction(replica)
         lane.requestTurn()
+    }
+
+    private func openLog(of record: ReplicaRecord, _ stateMachine: any StateMachine) -> OpenedLog {
+        let state = recovered.removeValue(forKey: record.number) ?? RecoveredGroup()
+        var durable: SnapshotMeta?
+        do throws(StateMachineError) {
+            durable = try (stateMachine as? any SnapshotStateMachine)?.durableMeta()
+        } catch {
+            logger.log(
+                .warning, "the state cannot be read", [("group", record.group), ("problem", error.description)])
+        }
+        let opened = OpenedLog(state, number: record.number, durable: durable)
+        if opened.repair != nil, let damage = state.damage {
+            logger.log(
+                .error, "the log has lost entries",
+                [
+                    ("group", record.group), ("last", opened.state.lastIndex.description),
+                    ("debt", opened.state.debt?.description ?? "none"), ("problem", damage.reason),
+                ])
+        }
+        return opened
     }
 
     /// Creates a replica at its group's birth: remembered durably, then started. The completion gets nil, or why not.

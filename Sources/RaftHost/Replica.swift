@@ -69,6 +69,8 @@ public struct ReplicaStatus: Sendable {
     public var durableIndex: LogIndex
     /// The membership in force.
     public var configuration: Configuration
+    /// The last entry that its log ever held, while it lacks a part of it and heals; nil otherwise.
+    public var debt: LogPosition?
     /// Why it does not serve, if it does not.
     public var problem: String?
 }
@@ -79,12 +81,14 @@ public struct ReplicaRecord: Equatable, Sendable {
     public var group: String
     /// This member of it.
     public var peer: PeerID
-    /// The replica's number on this node, in the log and in the store; never reused.
+    /// The replica's number on this node, in the log; never reused.
     public var number: UInt64
     /// The membership at the group's birth.
     public var birth: Configuration
     /// What kind of state machine it has; the owner's word.
     public var kind: String
+    /// The number of its state in the store: ``number``, until a snapshot was installed under another.
+    public var store: UInt64
 
     /// A record.
     public init(group: String, peer: PeerID, number: UInt64, birth: Configuration, kind: String) {
@@ -93,20 +97,24 @@ public struct ReplicaRecord: Equatable, Sendable {
         self.number = number
         self.birth = birth
         self.kind = kind
+        self.store = number
     }
 }
 
 /// One group's member on this node: the core, the log's young end in memory, and whoever waits for something.
-/// Lane-confined; what goes to the workers is handed over by value.
-final class Replica {
-    let record: ReplicaRecord
+/// Lane-confined; what goes to the workers is handed over by value. Completions that run on the lane may carry it past
+/// a worker.
+final class Replica: @unchecked Sendable {
+    var record: ReplicaRecord
     let slot: Int
     var stateMachine: any StateMachine
     var raft: Raft
     /// The log's young end: everything not durable yet, and as much of the rest as its bounds allow.
     var tail = LogTail()
-    /// Set for good when a part of the log that was durable cannot be read.
+    /// Set while a part of the log that was durable cannot be read.
     var logProblem: String?
+    /// There is a debt in the log.
+    var owes = false
     /// Set while the state machine cannot go on.
     var applyProblem: String?
     /// Why the replica does not serve, if it does not.
@@ -148,10 +156,37 @@ final class Replica {
     /// How often it tried to hand over because it cannot serve.
     var handOvers = 0
 
-    init(record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex) {
+    /// Memberships along the log, ascending: the one in force at the base, then the entries'.
+    var memberships: [PlacedConfiguration]
+    var growth = LogGrowth()
+    /// The log is looked at for compaction when it has so many bytes, or entries.
+    var compactionBytes: Int
+    var compactionEntries: Int
+    var isCompactionCandidate = false
+    /// Peers for which the log is kept.
+    var pins: [SnapshotPin] = []
+    /// Snapshots for peers.
+    var outgoing: [OutgoingSnapshot] = []
+    /// The snapshot being received.
+    var incoming: IncomingSnapshot?
+    /// None is received before, for the last one could not be installed.
+    var nextIncoming = Instant.distantPast
+    /// Set while a snapshot's state is about to take the place of the present one, to which nothing is applied any
+    /// more.
+    var isSwitching = false
+    /// Counts the states it has had: what is applied to an earlier one is nothing to this one.
+    var generation = 0
+
+    init(
+        record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex,
+        memberships: [PlacedConfiguration], settings: RaftHost.Settings
+    ) {
         self.record = record
         self.slot = slot
         self.raft = raft
+        self.memberships = memberships
+        self.compactionBytes = settings.compactionBytes
+        self.compactionEntries = settings.compactionEntries
         self.stateMachine = stateMachine
         self.applied = applied
         self.applyOrdered = applied
@@ -161,6 +196,36 @@ final class Replica {
 
     var group: String { record.group }
     var id: PeerID { record.peer }
+
+    /// The entry at `index` and all behind it are gone.
+    func cutLog(from index: LogIndex) {
+        tail.truncate(from: index)
+        growth.truncate(from: index)
+        memberships.removeAll { $0.index >= index }
+    }
+
+    /// The log was looked at for compaction: next time when it has grown by a fraction of what it may have.
+    func noteLook(_ settings: RaftHost.Settings) {
+        let entries = raft.base.index.distance(to: raft.lastIndex)
+        compactionBytes = max(settings.compactionBytes, growth.bytes + settings.compactionBytes / 4)
+        compactionEntries = max(settings.compactionEntries, entries + settings.compactionEntries / 4)
+    }
+
+    /// The beginning of the log is gone, or all of it.
+    func noteStart(_ start: LogStart) {
+        switch start {
+        case .compact(let base):
+            growth.compact(through: base.position.index)
+            memberships.removeAll { $0.index <= base.position.index }
+            memberships.insert(
+                PlacedConfiguration(index: base.position.index, configuration: base.configuration), at: 0)
+        case .reset(let base):
+            growth.reset()
+            memberships = [PlacedConfiguration(index: base.position.index, configuration: base.configuration)]
+            tail = LogTail(after: base.position.index)
+            for outlet in outlets { outlet.clear() }
+        }
+    }
 
     /// Answers everybody who waits: what was accepted may be executed by others, the rest is not.
     func dismiss() {
@@ -189,7 +254,7 @@ final class Replica {
         return ReplicaStatus(
             group: group, peer: id, state: state, term: raft.term, leader: raft.leader, commitIndex: raft.commitIndex,
             appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
-            configuration: raft.configuration, problem: problem)
+            configuration: raft.configuration, debt: raft.debt, problem: problem)
     }
 }
 

@@ -13,4 +13,12 @@ public protocol ReplicaObserver: AnyObject, Sendable {
 
     /// On the state machines' worker: `entries` have been applied, with these replies.
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes])
+
+    /// On the lane: a part of the log cannot be read, and the core is made anew with what is left. Its
+    /// ``RaftCore/Event/started`` follows, with the write that cuts the log.
+    func cut(_ group: String)
+
+    /// On the lane, and behind everything applied to the state before: an installed snapshot has taken its place, with
+    /// everything up to `position`.
+    func switched(_ group: String, to position: LogPosition)
 }

@@ -22,8 +22,8 @@ final class BatchBuilder {
 
     /// What the batch says of its groups, in the order of their first record.
     private(set) var summaries: [GroupSummary] = []
-    /// Of each entry, in the order of the writes: its record's first byte, counted from the start of the body.
-    private(set) var entries: [Range<Int>] = []
+    /// Of each record, in order: its bytes, counted from the start of the body.
+    private(set) var records: [Range<Int>] = []
     private(set) var recordCount = 0
     private(set) var bodyByteCount = 0
     var bodyChecksum: UInt32 { checksum.value }
@@ -35,7 +35,7 @@ final class BatchBuilder {
         staged.removeAll(keepingCapacity: true)
         slots.removeAll(keepingCapacity: true)
         summaries.removeAll(keepingCapacity: true)
-        entries.removeAll(keepingCapacity: true)
+        records.removeAll(keepingCapacity: true)
         (pieceStart, recordCount, bodyByteCount, checksum) = (0, 0, 0, Checksum())
         for write in writes { add(write, runs: runs) }
         flushScratch()
@@ -53,24 +53,51 @@ final class BatchBuilder {
         }
     }
 
+    /// The records of a write; ``WriteAheadLog`` goes through them in the same order when they are durable.
     private func add(_ write: LogWrite, runs: (LogGroup) -> TermRuns) {
         let slot = slot(of: write.group, runs: runs)
-        if let state = write.hardState, !planted("hard-state-is-not-logged") {
+        if let state = write.hardState {
             own.removeAll()
             if let vote = state.vote { own.append(text: vote.description) }
-            add(.hardState, slot: slot, position: LogPosition(term: state.term, index: .zero), payload: own.bytes)
+            let position = LogPosition(term: state.term, index: .zero)
+            add(
+                .hardState, slot: slot, position: position, payload: own.bytes,
+                isLost: planted("hard-state-is-not-logged"))
         }
-        if let index = write.truncateFrom, !planted("truncation-is-not-logged") {
-            staged[slot].truncate(from: index)
-            add(.truncate, slot: slot, position: LogPosition(term: .zero, index: index))
+        if let debt = write.debt {
+            add(debt == .zero ? .debtPaid : .debt, slot: slot, position: debt)
+            // says where the log ends now: that settles what was lost before
+            add(.truncate, slot: slot, position: staged[slot].last)
+        }
+        if let start = write.start { add(start, slot: slot) }
+        if let index = write.truncateFrom {
+            precondition(index > staged[slot].base.index, "entry \(index) has been compacted")
+            staged[slot].truncate(behind: index.previous)
+            add(.truncate, slot: slot, position: staged[slot].last, isLost: planted("truncation-is-not-logged"))
         }
         for entry in write.entries { add(entry, slot: slot) }
         if let note = write.note { add(.note, slot: slot, position: .zero, shared: note) }
     }
 
+    private func add(_ start: LogStart, slot: Int) {
+        own.removeAll()
+        switch start {
+        case .compact(let base):
+            precondition(staged[slot].contains(base.position), "there is no entry \(base.position) to compact to")
+            staged[slot].compact(to: base.position)
+            RecordPayload.append(base.configuration, to: own)
+            add(.compact, slot: slot, position: base.position, payload: own.bytes)
+        case .reset(let base):
+            staged[slot] = TermRuns(base: base.position, runs: [], last: .zero)
+            RecordPayload.append(base.configuration, to: own)
+            add(.reset, slot: slot, position: base.position, payload: own.bytes)
+        }
+    }
+
     private func add(_ entry: LogEntry, slot: Int) {
+        precondition(
+            staged[slot].accepts(entry.position), "entry \(entry.position) cannot follow \(staged[slot].last)")
         staged[slot].append(entry.position)
-        let start = bodyByteCount
         if entry.kind == .configuration {
             guard let configuration = entry.configuration else {
                 preconditionFailure("configuration entry \(entry.position) without a configuration")
@@ -81,7 +108,6 @@ final class BatchBuilder {
         } else {
             add(RecordKind(entry.kind), slot: slot, position: entry.position, shared: entry.payload)
         }
-        entries.append(start..<bodyByteCount)
     }
 
     private func add(_ kind: RecordKind, slot: Int, position: LogPosition, shared payload: Bytes) {
@@ -91,11 +117,13 @@ final class BatchBuilder {
         }
     }
 
-    /// Adds a record. The payload is copied, unless `share` gives it a home.
+    /// Adds a record, unless a planted bug loses it. The payload is copied, unless `share` gives it a home.
     private func add(
         _ kind: RecordKind, slot: Int, position: LogPosition,
-        payload: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0), share: Bytes? = nil
+        payload: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0), share: Bytes? = nil,
+        isLost: Bool = false
     ) {
+        guard !isLost else { return records.append(bodyByteCount..<bodyByteCount) }
         let record = Record(kind: kind, group: summaries[slot].group, position: position, payload: payload)
         let head = scratch.count
         record.encodeHead(into: scratch)
@@ -108,6 +136,7 @@ final class BatchBuilder {
             scratch.append(payload)
         }
         summaries[slot].kinds.insert(kind.inSummary)
+        records.append(bodyByteCount..<bodyByteCount + record.byteCount)
         recordCount += 1
         bodyByteCount += record.byteCount
     }

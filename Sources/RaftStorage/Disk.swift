@@ -58,4 +58,15 @@ public protocol Disk: AnyObject, Sendable {
     func syncDirectory() throws(DiskError)
     /// Bytes free on the device.
     func freeBytes() throws(DiskError) -> Int
+
+    /// The directory in the file system, for libraries that read and write files by themselves; nil where there is
+    /// none, as in a simulation.
+    var directory: String? { get }
+    /// A directory in this one, created if missing. That it exists is durable after ``syncDirectory()``; what is in it
+    /// has a ``syncDirectory()`` of its own.
+    func folder(_ name: String) throws(DiskError) -> any Disk
+    /// Names of all directories in this one, ascending.
+    func folders() throws(DiskError) -> [String]
+    /// Removes a directory with everything in it; one that does not exist is none.
+    func removeFolder(_ name: String) throws(DiskError)
 }

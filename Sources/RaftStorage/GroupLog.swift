@@ -1,44 +1,81 @@
 import RaftCore
 
 /// The terms of a group's entries, run by run; what a batch must know of a group while it is being gathered.
-struct TermRuns {
+struct TermRuns: Equatable {
+    /// The last entry that is gone; zero if the log begins with entry 1.
+    private(set) var base = LogPosition.zero
     /// Term and first index of each run, ascending.
     private(set) var runs: [LogPosition] = []
     /// Index of the last entry; meaningless without runs.
     private var end = LogIndex.zero
 
-    /// The last entry; zero if there is none.
+    init() {}
+
+    /// The entries behind `base` up to `last`. The runs must ascend and lie in between.
+    init(base: LogPosition, runs: [LogPosition], last: LogIndex) {
+        self.base = base
+        self.runs = runs
+        end = last
+    }
+
+    /// The last entry; without entries the base.
     var last: LogPosition {
-        guard let run = runs.last else { return .zero }
+        guard let run = runs.last else { return base }
         return LogPosition(term: run.term, index: end)
     }
 
     /// Index of the first entry; nil if there is none.
     var firstIndex: LogIndex? { runs.first?.index }
 
-    /// Whether an entry may follow: the next index, not a lower term. A log without entries begins anywhere.
+    /// Whether nothing is missing between the base and the first entry. Only while a log is being recovered may
+    /// something be.
+    var isContiguous: Bool { runs.isEmpty || runs[0].index == base.index.next }
+
+    /// Whether an entry may follow the last one: the next index, not a lower term.
     func accepts(_ position: LogPosition) -> Bool {
-        guard let run = runs.last else { return position.index > .zero }
-        return position.index == end.next && position.term >= run.term
+        position.index == last.index.next && position.term >= last.term
     }
 
-    /// Appends an entry that is accepted.
+    /// Whether that is the base or an entry.
+    func contains(_ position: LogPosition) -> Bool {
+        guard position.index > base.index else { return position == base }
+        guard let run = runs.last(where: { $0.index <= position.index }) else { return false }
+        return run.term == position.term && position.index <= end
+    }
+
+    /// Appends an entry that is accepted, or, without entries, one that lies anywhere behind the base.
     mutating func append(_ position: LogPosition) {
-        precondition(accepts(position), "entry \(position) cannot follow \(last)")
+        precondition(
+            accepts(position) || (runs.isEmpty && position.index > base.index),
+            "entry \(position) cannot follow \(last)")
         if runs.last?.term != position.term { runs.append(position) }
         end = position.index
     }
 
-    /// Removes the entries from `index` on.
-    mutating func truncate(from index: LogIndex) {
-        guard let first = firstIndex else { return }
-        while let run = runs.last, run.index >= index { runs.removeLast() }
-        end = index > first ? min(end, index.previous) : .zero
+    /// Removes the entries behind `index`.
+    mutating func truncate(behind index: LogIndex) {
+        while let run = runs.last, run.index > index { runs.removeLast() }
+        end = min(end, index)
+    }
+
+    /// Removes the entries up to `position`, which becomes the base.
+    mutating func compact(to position: LogPosition) {
+        base = position
+        let gone = runs.lastIndex { $0.index <= position.index }
+        guard let gone else { return }
+        if end <= position.index {
+            runs = []
+        } else if gone + 1 < runs.count, runs[gone + 1].index == position.index.next {
+            runs.removeFirst(gone + 1)
+        } else {
+            runs.removeFirst(gone)
+            runs[0].index = position.index.next
+        }
     }
 }
 
 /// Where a record lies.
-struct RecordLocation {
+struct RecordLocation: Equatable {
     /// Number of the segment.
     var segment: UInt32
     /// First byte in it.
@@ -55,17 +92,21 @@ struct RecordLocation {
     }
 }
 
-/// Everything the log remembers of one group, in memory: what it recovers at a start, and where its entries lie.
-/// Changed by the writer thread under the log's lock, so that thread may read it without.
-final class GroupLog {
+/// What a record said, and where it lies.
+struct Placed<Value: Sendable>: Sendable {
+    var value: Value
+    var location: RecordLocation
+}
+
+/// A group's entries: which there are, and where they lie.
+struct EntryIndex {
+    private(set) var base: Placed<LogBase>?
     private(set) var runs = TermRuns()
     private(set) var configurations: [PlacedConfiguration] = []
     /// One per entry, ascending from the first index.
-    private var locations: [RecordLocation] = []
-    var hardState: HardState?
-    var note: Bytes?
+    private(set) var locations: [RecordLocation] = []
 
-    func append(_ position: LogPosition, configuration: Configuration?, at location: RecordLocation) {
+    mutating func append(_ position: LogPosition, configuration: Configuration?, at location: RecordLocation) {
         runs.append(position)
         locations.append(location)
         if let configuration {
@@ -73,12 +114,41 @@ final class GroupLog {
         }
     }
 
-    func truncate(from index: LogIndex) {
-        guard let first = runs.firstIndex else { return }
-        runs.truncate(from: index)
-        let kept = min(max(first.distance(to: index), 0), locations.count)
-        locations.removeLast(locations.count - kept)
-        while let placed = configurations.last, placed.index >= index { configurations.removeLast() }
+    /// Removes the entries behind `index`; returns where they lay.
+    @discardableResult
+    mutating func truncate(behind index: LogIndex) -> [RecordLocation] {
+        guard let first = runs.firstIndex else { return [] }
+        runs.truncate(behind: index)
+        let kept = min(max(first.distance(to: index) + 1, 0), locations.count)
+        let gone = Array(locations[kept...])
+        locations.removeLast(gone.count)
+        while let placed = configurations.last, placed.index > index { configurations.removeLast() }
+        return gone
+    }
+
+    /// Removes the entries up to the base, which has a record of its own; returns where they, and the base before, lay.
+    @discardableResult
+    mutating func compact(to base: Placed<LogBase>) -> [RecordLocation] {
+        let index = base.value.position.index
+        let count = runs.firstIndex.map { min(max($0.distance(to: index) + 1, 0), locations.count) } ?? 0
+        var gone = Array(locations[..<count])
+        if let old = self.base { gone.append(old.location) }
+        runs.compact(to: base.value.position)
+        locations.removeFirst(count)
+        configurations.removeAll { $0.index <= index }
+        self.base = base
+        return gone
+    }
+
+    /// Removes all entries; the log begins behind the base. Returns where they, and the base before, lay.
+    @discardableResult
+    mutating func reset(to base: Placed<LogBase>) -> [RecordLocation] {
+        var gone = locations
+        if let old = self.base { gone.append(old.location) }
+        self = EntryIndex()
+        self.base = base
+        runs = TermRuns(base: base.value.position, runs: [], last: .zero)
+        return gone
     }
 
     /// Where the entries from `index` on lie: at most `count`, and no more than `maxBytes` of records, but at least
@@ -95,10 +165,99 @@ final class GroupLog {
         }
         return locations[start..<end]
     }
+}
 
-    func recovered(damage: String?) -> RecoveredGroup {
-        RecoveredGroup(
-            hardState: hardState ?? .initial, termRuns: runs.runs, lastIndex: runs.last.index,
-            configurations: configurations, note: note, damage: damage)
+/// Everything the log remembers of one group, in memory: what it recovers at a start, and where its records lie.
+/// Changed by the writer thread under the log's lock, so that thread may read it without.
+final class GroupLog {
+    let group: LogGroup
+    var entries = EntryIndex()
+    var hardState: Placed<HardState>?
+    var note: Placed<Bytes>?
+    /// Nil: none, or paid.
+    var debt: Placed<LogPosition>?
+    /// Bytes of all records that say what is in here.
+    fileprivate(set) var liveBytes = 0
+
+    init(group: LogGroup) {
+        self.group = group
+    }
+
+    /// Where each record lies that says what is in here.
+    func forEachLocation(_ body: (RecordLocation) -> Void) {
+        for location in [hardState?.location, debt?.location, entries.base?.location, note?.location] {
+            if let location { body(location) }
+        }
+        for location in entries.locations { body(location) }
+    }
+
+    /// The first segment that holds such a record; nil if there is none.
+    var oldestSegment: UInt64? {
+        var oldest = UInt32.max
+        // entries lie in the order of their indexes
+        if let location = entries.locations.first { oldest = location.segment }
+        if let location = hardState?.location { oldest = min(oldest, location.segment) }
+        if let location = debt?.location { oldest = min(oldest, location.segment) }
+        if let location = entries.base?.location { oldest = min(oldest, location.segment) }
+        if let location = note?.location { oldest = min(oldest, location.segment) }
+        return oldest == .max ? nil : UInt64(oldest)
+    }
+
+    func recovered(damage: GroupDamage?) -> RecoveredGroup {
+        let base = entries.base?.value
+        return RecoveredGroup(
+            hardState: hardState?.value ?? .initial, base: base?.position == .zero ? nil : base,
+            termRuns: entries.runs.runs, lastIndex: entries.runs.last.index,
+            configurations: entries.configurations, note: note?.value, debt: debt?.value, damage: damage)
+    }
+}
+
+/// How much of each segment is still needed: the bytes of records that say what a group holds.
+struct LiveBytes {
+    /// Number of the segment that stands first in `bytes`.
+    private var first: UInt32 = 0
+    private var bytes: [Int] = []
+    private(set) var total = 0
+
+    /// In one segment.
+    subscript(segment: UInt64) -> Int {
+        guard segment >= UInt64(first), segment < UInt64(first) + UInt64(bytes.count) else { return 0 }
+        return bytes[Int(segment - UInt64(first))]
+    }
+
+    mutating func add(_ location: RecordLocation, to log: GroupLog) {
+        change(location, by: Int(location.byteCount))
+        log.liveBytes += Int(location.byteCount)
+    }
+
+    mutating func remove(_ locations: [RecordLocation], from log: GroupLog) {
+        for location in locations {
+            change(location, by: -Int(location.byteCount))
+            log.liveBytes -= Int(location.byteCount)
+        }
+    }
+
+    mutating func replace(_ old: RecordLocation?, by new: RecordLocation?, in log: GroupLog) {
+        if let old { remove([old], from: log) }
+        if let new { add(new, to: log) }
+    }
+
+    /// Forgets the segments before one; nothing in them is alive.
+    mutating func forget(before segment: UInt64) {
+        guard segment > UInt64(first) else { return }
+        bytes.removeFirst(min(Int(segment - UInt64(first)), bytes.count))
+        first = UInt32(segment)
+    }
+
+    private mutating func change(_ location: RecordLocation, by count: Int) {
+        if bytes.isEmpty { first = location.segment }
+        if location.segment < first {
+            bytes.insert(contentsOf: repeatElement(0, count: Int(first - location.segment)), at: 0)
+            first = location.segment
+        }
+        let position = Int(location.segment - first)
+        if position >= bytes.count { bytes.append(contentsOf: repeatElement(0, count: position + 1 - bytes.count)) }
+        bytes[position] += count
+        total += count
     }
 }

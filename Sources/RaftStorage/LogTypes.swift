@@ -23,13 +23,38 @@ public struct LogEntry: Sendable {
     }
 }
 
+/// What stands in front of a log whose beginning is gone.
+public struct LogBase: Equatable, Sendable {
+    /// The last entry that is gone.
+    public var position: LogPosition
+    /// The membership in force there.
+    public var configuration: Configuration
+    /// The base of a log that begins behind `position`.
+    public init(position: LogPosition, configuration: Configuration) {
+        self.position = position
+        self.configuration = configuration
+    }
+}
+
+/// A new beginning of a log.
+public enum LogStart: Equatable, Sendable {
+    /// The log holds the base's entry, or begins behind it already: the entries up to it go, those behind stay.
+    case compact(LogBase)
+    /// All entries go; the log begins behind the base. A base at position zero: it begins with entry 1.
+    case reset(LogBase)
+}
+
 /// What one group adds to a batch; several of one group stand in order.
 public struct LogWrite: Sendable {
     /// Whose.
     public var group: LogGroup
     /// New hard state.
     public var hardState: HardState?
-    /// First remove this entry and everything behind it.
+    /// The last entry that the group ever held, when part of its log is lost; zero: what was lost has been made good.
+    public var debt: LogPosition?
+    /// First give the log a new beginning.
+    public var start: LogStart?
+    /// Then remove this entry and everything behind it.
     public var truncateFrom: LogIndex?
     /// Then append these, contiguous.
     public var entries: [LogEntry]
@@ -37,14 +62,34 @@ public struct LogWrite: Sendable {
     public var note: Bytes?
     /// A write.
     public init(
-        group: LogGroup, hardState: HardState? = nil, truncateFrom: LogIndex? = nil, entries: [LogEntry] = [],
-        note: Bytes? = nil
+        group: LogGroup, hardState: HardState? = nil, debt: LogPosition? = nil, start: LogStart? = nil,
+        truncateFrom: LogIndex? = nil, entries: [LogEntry] = [], note: Bytes? = nil
     ) {
         self.group = group
         self.hardState = hardState
+        self.debt = debt
+        self.start = start
         self.truncateFrom = truncateFrom
         self.entries = entries
         self.note = note
+    }
+}
+
+/// What rot has cost a group; the file and offset in `reason` are for an operator.
+public enum GroupDamage: Equatable, Sendable {
+    /// Entries were lost, and nothing else: the hard state is known. What is recovered of the log is whole; `debt` is the
+    /// last entry the group ever held, as far as the log tells. The group's next write must carry a debt or reset the
+    /// log; when it is durable the damage is settled for later starts too.
+    case entries(debt: LogPosition, reason: String)
+    /// The hard state, the note or the debt was lost, or nobody can tell what: the group may not be served. Only a write
+    /// that says everything anew (hard state, debt, reset, note) is taken, which buries a group that will not come back.
+    case promises(reason: String)
+
+    /// What is damaged, where.
+    public var reason: String {
+        switch self {
+        case .entries(_, let reason), .promises(let reason): reason
+        }
     }
 }
 
@@ -52,26 +97,33 @@ public struct LogWrite: Sendable {
 public struct RecoveredGroup: Sendable {
     /// Last hard state.
     public var hardState: HardState
+    /// What the log begins behind; nil: it begins with entry 1.
+    public var base: LogBase?
     /// Runs of entries of one term: the term and the first index of each, ascending. Empty: no entries.
     public var termRuns: [LogPosition]
-    /// Last index; zero if there are no entries.
+    /// Last index; without entries that of the base, or zero.
     public var lastIndex: LogIndex
     /// Configuration entries, ascending.
     public var configurations: [PlacedConfiguration]
     /// Last note.
     public var note: Bytes?
-    /// If set, the group may not be served: which file and offset is damaged, for an operator.
-    public var damage: String?
+    /// The last entry the group ever held, if part of its log was lost and that has not been made good.
+    public var debt: LogPosition?
+    /// What was lost since; nil: nothing.
+    public var damage: GroupDamage?
     /// What is recovered.
     public init(
-        hardState: HardState = .initial, termRuns: [LogPosition] = [], lastIndex: LogIndex = .zero,
-        configurations: [PlacedConfiguration] = [], note: Bytes? = nil, damage: String? = nil
+        hardState: HardState = .initial, base: LogBase? = nil, termRuns: [LogPosition] = [],
+        lastIndex: LogIndex = .zero, configurations: [PlacedConfiguration] = [], note: Bytes? = nil,
+        debt: LogPosition? = nil, damage: GroupDamage? = nil
     ) {
         self.hardState = hardState
+        self.base = base
         self.termRuns = termRuns
         self.lastIndex = lastIndex
         self.configurations = configurations
         self.note = note
+        self.debt = debt
         self.damage = damage
     }
 }

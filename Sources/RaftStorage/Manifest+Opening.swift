@@ -1,9 +1,10 @@
 extension Manifest {
     /// The manifest of the log on `disk`; a new one, stored, if there is no log. What an interrupted start of a
-    /// segment has left behind is removed.
+    /// segment has left behind is removed. Segments before the first that is listed have been reclaimed; those whose
+    /// files are still there are `retired`.
     static func open(
         on disk: any Disk, identity: UInt64, log: (String) -> Void
-    ) throws(StorageError) -> Manifest {
+    ) throws(StorageError) -> (Manifest, retired: [RetiredSegment]) {
         let names: [String]
         do throws(DiskError) {
             names = try disk.list()
@@ -12,8 +13,7 @@ extension Manifest {
         }
         let segments = names.filter { LogFormat.segmentNumber(of: $0) != nil }
         if let manifest = try load(from: disk) {
-            try manifest.removeUnlisted(segments, on: disk, log: log)
-            return manifest
+            return (manifest, try manifest.removeUnlisted(segments, on: disk, log: log))
         }
         // the first manifest is older than the first segment
         if let orphan = segments.first {
@@ -25,12 +25,13 @@ extension Manifest {
         } catch {
             throw .disk(error)
         }
-        return manifest
+        return (manifest, [])
     }
 
     private func removeUnlisted(
         _ names: [String], on disk: any Disk, log: (String) -> Void
-    ) throws(StorageError) {
+    ) throws(StorageError) -> [RetiredSegment] {
+        var retired: [RetiredSegment] = []
         do throws(DiskError) {
             // the list itself may have been read from the page cache
             try disk.syncDirectory()
@@ -40,6 +41,10 @@ extension Manifest {
         for name in names {
             guard let number = LogFormat.segmentNumber(of: name), !segments.contains(where: { $0.number == number })
             else { continue }
+            if let first = segments.first, number < first.number {
+                retired.append(try RetiredSegment(found: name, on: disk))
+                continue
+            }
             if try holdsBatches(name, number: number, on: disk) {
                 throw .damaged(
                     file: LogFormat.manifestName, offset: 0, reason: "it does not list \(name), which holds batches")
@@ -51,6 +56,7 @@ extension Manifest {
             }
             log("wal event=leftover-removed file=\(name) reason=\"the segment was never used\"")
         }
+        return retired
     }
 
     /// Whether there is anything behind the opening seal of a segment that is not listed.

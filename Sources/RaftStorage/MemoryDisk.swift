@@ -4,6 +4,8 @@ import RaftCore
 /// A disk in memory that forgets what was not synced, and fails when told to. The same seed and the same calls give
 /// the same faults.
 ///
+/// A directory in it is a name that ends with a slash; files in it carry it in front.
+///
 /// Any thread may use it. After ``crash(_:)`` files that were open fail every call: their process is dead.
 public final class MemoryDisk: Disk, @unchecked Sendable {
     /// The medium behind a file, whatever its name.
@@ -22,6 +24,16 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
         case link(String, Medium)
         case unlink(String)
         case rename(String, to: String)
+
+        /// The directory whose sync makes it durable: the name up to the last slash that is not its end.
+        var directory: Substring {
+            let name =
+                switch self {
+                case .link(let name, _), .unlink(let name), .rename(let name, _): name
+                }
+            let end = name.dropLast().lastIndex(of: "/").map { name.index(after: $0) } ?? name.startIndex
+            return name[..<end]
+        }
     }
 
     /// Always `memory`.
@@ -112,6 +124,8 @@ extension MemoryDisk {
             let kept = loss == .some ? number(below: unsyncedNames.count + 1) : 0
             for change in unsyncedNames.prefix(kept) { MemoryDisk.apply(change, to: &durableNames) }
             unsyncedNames = []
+            // what is in a directory goes with it
+            for name in durableNames.keys where !isReachable(name) { durableNames[name] = nil }
             names = durableNames
             for (_, medium) in names.sorted(by: { $0.key < $1.key }) where !medium.unsynced.isEmpty {
                 if loss == .some { for change in medium.unsynced { tear(change, into: &medium.durable) } }
@@ -216,6 +230,13 @@ extension MemoryDisk {
         }
     }
 
+    /// Whether the directory that holds `name` is durable itself, and those around it.
+    private func isReachable(_ name: String) -> Bool {
+        guard let slash = name.dropLast().lastIndex(of: "/") else { return true }
+        let directory = String(name[...slash])
+        return durableNames[directory] != nil && isReachable(directory)
+    }
+
     private func number(below bound: Int) -> Int { Int(random.number(in: 0..<Int64(bound))) }
 
     fileprivate static func apply(_ change: Change, to bytes: inout [UInt8]) {
@@ -264,7 +285,7 @@ extension MemoryDisk {
     public func exists(_ name: String) -> Bool { lock.withLock { names[name] != nil } }
 
     /// Names of all files, ascending.
-    public func list() throws(DiskError) -> [String] { lock.withLock { names.keys.sorted() } }
+    public func list() throws(DiskError) -> [String] { files(in: "") }
 
     /// Renames atomically, replacing the target.
     public func rename(_ from: String, to: String) throws(DiskError) {
@@ -283,11 +304,55 @@ extension MemoryDisk {
     }
 
     /// Makes creations, renames and removals durable.
-    public func syncDirectory() throws(DiskError) {
+    public func syncDirectory() throws(DiskError) { try syncDirectory("") }
+
+    /// Nil: there is no file system.
+    public var directory: String? { nil }
+
+    /// A directory in this one, created if missing. Its files count as this disk's, under `name/file`.
+    public func folder(_ name: String) throws(DiskError) -> any Disk { makeFolder(name) }
+
+    /// Names of all directories in this one, ascending.
+    public func folders() throws(DiskError) -> [String] { folders(in: "") }
+
+    /// Removes a directory with everything in it.
+    public func removeFolder(_ name: String) throws(DiskError) { removeAll(in: name + "/") }
+
+    fileprivate func makeFolder(_ name: String) -> MemoryFolder {
+        lock.withLock { if names[name + "/"] == nil { change(.link(name + "/", Medium())) } }
+        return MemoryFolder(name + "/", of: self)
+    }
+
+    /// Names of the files right under `prefix`, without it.
+    fileprivate func files(in prefix: String) -> [String] {
+        lock.withLock {
+            names.keys.filter { $0.hasPrefix(prefix) }.map { String($0.dropFirst(prefix.count)) }
+                .filter { !$0.isEmpty && !$0.contains("/") }.sorted()
+        }
+    }
+
+    fileprivate func folders(in prefix: String) -> [String] {
+        lock.withLock {
+            names.keys.filter { $0.hasPrefix(prefix) && $0.hasSuffix("/") && $0 != prefix }
+                .map { String($0.dropFirst(prefix.count).dropLast()) }.filter { !$0.contains("/") }.sorted()
+        }
+    }
+
+    fileprivate func removeAll(in prefix: String) {
+        lock.withLock {
+            // the directory itself last, as whoever empties it would
+            for name in names.keys.filter({ $0.hasPrefix(prefix) }).sorted().reversed() { change(.unlink(name)) }
+        }
+    }
+
+    /// Makes creations, renames and removals right under `prefix` durable.
+    fileprivate func syncDirectory(_ prefix: String) throws(DiskError) {
         try lock.withLock { () throws(DiskError) in
-            try countSync(call: "fsync", path)
-            for change in unsyncedNames { MemoryDisk.apply(change, to: &durableNames) }
-            unsyncedNames = []
+            try countSync(call: "fsync", path + "/" + prefix)
+            for change in unsyncedNames where change.directory == prefix {
+                MemoryDisk.apply(change, to: &durableNames)
+            }
+            unsyncedNames.removeAll { $0.directory == prefix }
         }
     }
 
@@ -406,4 +471,30 @@ private final class MemoryFile: DiskFile, @unchecked Sendable {
             return try body()
         }
     }
+}
+
+/// A directory of a ``MemoryDisk``: its names with a prefix.
+private final class MemoryFolder: Disk, @unchecked Sendable {
+    /// Ends with a slash.
+    private let prefix: String
+    private let disk: MemoryDisk
+
+    init(_ prefix: String, of disk: MemoryDisk) {
+        self.prefix = prefix
+        self.disk = disk
+    }
+
+    var path: String { disk.path + "/" + prefix.dropLast() }
+    func open(_ name: String) throws(DiskError) -> any DiskFile { try disk.open(prefix + name) }
+    func create(_ name: String) throws(DiskError) -> any DiskFile { try disk.create(prefix + name) }
+    func exists(_ name: String) -> Bool { disk.exists(prefix + name) }
+    func list() throws(DiskError) -> [String] { disk.files(in: prefix) }
+    func rename(_ from: String, to: String) throws(DiskError) { try disk.rename(prefix + from, to: prefix + to) }
+    func remove(_ name: String) throws(DiskError) { try disk.remove(prefix + name) }
+    func syncDirectory() throws(DiskError) { try disk.syncDirectory(prefix) }
+    func freeBytes() throws(DiskError) -> Int { try disk.freeBytes() }
+    var directory: String? { nil }
+    func folder(_ name: String) throws(DiskError) -> any Disk { disk.makeFolder(prefix + name) }
+    func folders() throws(DiskError) -> [String] { disk.folders(in: prefix) }
+    func removeFolder(_ name: String) throws(DiskError) { disk.removeAll(in: prefix + name + "/") }
 }

@@ -6,7 +6,7 @@ import Glibc
 public final class PosixDisk: Disk {
     /// The directory.
     public let path: String
-    private let directory: Int32
+    private let descriptor: Int32
     /// Holds the lock for as long as it is open; -1 without a lock.
     private let lock: Int32
 
@@ -15,21 +15,21 @@ public final class PosixDisk: Disk {
     /// directory. The lock does not survive the process.
     public init(directory path: String, lockName: String? = nil) throws(DiskError) {
         try PosixDisk.createDirectory(path)
-        let directory = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard directory >= 0 else { throw DiskError("open", path) }
+        let descriptor = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw DiskError("open", path) }
         do throws(DiskError) {
-            lock = if let lockName { try PosixDisk.lock(lockName, in: directory, path) } else { -1 }
+            lock = if let lockName { try PosixDisk.lock(lockName, in: descriptor, path) } else { -1 }
         } catch {
-            Glibc.close(directory)
+            Glibc.close(descriptor)
             throw error
         }
         self.path = path
-        self.directory = directory
+        self.descriptor = descriptor
     }
 
     deinit {
         if lock >= 0 { Glibc.close(lock) }
-        Glibc.close(directory)
+        Glibc.close(descriptor)
     }
 
     /// Opens an existing file for reading and writing.
@@ -41,12 +41,14 @@ public final class PosixDisk: Disk {
     }
 
     /// Whether the file exists.
-    public func exists(_ name: String) -> Bool { faccessat(directory, name, F_OK, 0) == 0 }
+    public func exists(_ name: String) -> Bool { faccessat(descriptor, name, F_OK, 0) == 0 }
 
     /// Names of all regular files, ascending.
-    public func list() throws(DiskError) -> [String] {
+    public func list() throws(DiskError) -> [String] { try names(ofKind: S_IFREG) }
+
+    private func names(ofKind kind: mode_t) throws(DiskError) -> [String] {
         // a descriptor of its own: closedir closes it, and a position is shared between duplicates
-        let descriptor = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let descriptor = openat(self.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw DiskError("open", path) }
         guard let stream = fdopendir(descriptor) else {
             let error = DiskError("fdopendir", path)
@@ -61,7 +63,9 @@ public final class PosixDisk: Disk {
                 String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
             var status = stat()
-            if fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_mode & S_IFMT == S_IFREG {
+            if name != ".", name != "..", fstatat(self.descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
+                status.st_mode & S_IFMT == kind
+            {
                 names.append(name)
             }
             errno = 0
@@ -72,29 +76,47 @@ public final class PosixDisk: Disk {
 
     /// Renames atomically, replacing the target.
     public func rename(_ from: String, to: String) throws(DiskError) {
-        guard renameat(directory, from, directory, to) == 0 else { throw DiskError("rename", "\(path)/\(from)") }
+        guard renameat(descriptor, from, descriptor, to) == 0 else { throw DiskError("rename", "\(path)/\(from)") }
     }
 
     /// Removes a file.
     public func remove(_ name: String) throws(DiskError) {
-        guard unlinkat(directory, name, 0) == 0 else { throw DiskError("unlink", "\(path)/\(name)") }
+        guard unlinkat(descriptor, name, 0) == 0 else { throw DiskError("unlink", "\(path)/\(name)") }
     }
 
     /// Makes creations, renames and removals durable.
     public func syncDirectory() throws(DiskError) {
-        guard fsync(directory) == 0 else { throw DiskError("fsync", path) }
+        guard fsync(descriptor) == 0 else { throw DiskError("fsync", path) }
     }
 
     /// Bytes free on the device for processes without privileges.
     public func freeBytes() throws(DiskError) -> Int {
         var status = statvfs()
-        guard fstatvfs(directory, &status) == 0 else { throw DiskError("fstatvfs", path) }
+        guard fstatvfs(descriptor, &status) == 0 else { throw DiskError("fstatvfs", path) }
         return Int(clamping: status.f_bavail.multipliedReportingOverflow(by: UInt(status.f_frsize)).partialValue)
+    }
+
+    /// ``path``.
+    public var directory: String? { path }
+
+    /// A directory in this one, created if missing.
+    public func folder(_ name: String) throws(DiskError) -> any Disk { try PosixDisk(directory: "\(path)/\(name)") }
+
+    /// Names of all directories in this one, ascending.
+    public func folders() throws(DiskError) -> [String] { try names(ofKind: S_IFDIR) }
+
+    /// Removes a directory with everything in it; directories and regular files, nothing else.
+    public func removeFolder(_ name: String) throws(DiskError) {
+        guard faccessat(descriptor, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0 else { return }
+        let folder = try PosixDisk(directory: "\(path)/\(name)")
+        for inner in try folder.folders() { try folder.removeFolder(inner) }
+        for file in try folder.list() { try folder.remove(file) }
+        guard unlinkat(descriptor, name, AT_REMOVEDIR) == 0 else { throw DiskError("rmdir", "\(path)/\(name)") }
     }
 
     private func open(_ name: String, flags: Int32) throws(DiskError) -> any DiskFile {
         let file = "\(path)/\(name)"
-        let descriptor = openat(directory, name, flags | O_CLOEXEC, 0o644)
+        let descriptor = openat(self.descriptor, name, flags | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw DiskError("open", file) }
         return PosixFile(descriptor: descriptor, path: file)
     }

@@ -8,6 +8,10 @@ enum RecordKind: UInt8 {
     case noOp = 4
     case configuration = 5
     case note = 6
+    case compact = 7
+    case reset = 8
+    case debt = 9
+    case debtPaid = 10
 
     init(_ kind: EntryKind) {
         switch kind {
@@ -23,7 +27,7 @@ enum RecordKind: UInt8 {
         case .data: .data
         case .noOp: .noOp
         case .configuration: .configuration
-        case .hardState, .truncate, .note: nil
+        case .hardState, .truncate, .note, .compact, .reset, .debt, .debtPaid: nil
         }
     }
 
@@ -37,7 +41,8 @@ struct Record {
 
     var kind: RecordKind
     var group: LogGroup
-    /// Of an entry, its own; of a hard state, its term; of a truncation, the first index to go.
+    /// Of an entry, its own; of a hard state, its term; of a truncation, the last entry that stays; of a new beginning,
+    /// the last entry that is gone; of a debt, the last entry ever held.
     var position: LogPosition
     /// Points into what was decoded.
     var payload: UnsafeRawBufferPointer

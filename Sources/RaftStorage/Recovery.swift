@@ -1,33 +1,5 @@
 import RaftCore
 
-/// What is broken, for an operator and for whoever asks later.
-struct Damage: Equatable {
-    var file: String
-    var offset: Int
-    var reason: String
-
-    var error: StorageError { .damaged(file: file, offset: offset, reason: reason) }
-    var text: String { error.description }
-}
-
-/// Who was hurt by damage. A group keeps the first thing that happened to it.
-struct Damages {
-    private(set) var ofGroups: [LogGroup: Damage] = [:]
-    /// Set if something could not be charged to anybody in particular.
-    private(set) var ofAll: Damage?
-
-    /// What is wrong with a group; nil if it is whole.
-    func of(_ group: LogGroup) -> Damage? { ofGroups[group] ?? ofAll }
-
-    mutating func charge(_ group: LogGroup, _ damage: Damage) {
-        if of(group) == nil { ofGroups[group] = damage }
-    }
-
-    mutating func chargeAll(_ damage: Damage) {
-        if ofAll == nil { ofAll = damage }
-    }
-}
-
 /// Reads a log after a restart: in one pass over the segments it tells what is whole, what is a torn tail and what
 /// is damage.
 ///
@@ -38,7 +10,8 @@ struct Damages {
 ///    header names, else to those the next header repeats, else to every group.
 /// 3. A wound that nothing proves is the torn tail and is cut, unless a crash cannot have caused it: the file is
 ///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync.
-/// 4. A charged group keeps what it had before the damage; later records of it are not looked at.
+/// 4. In a batch whose records are broken, those in front of the first broken one count.
+/// 5. What a charged group has lost is known at the end, since later records may make it good: see ``Trouble``.
 struct Recovery {
     /// A stretch that cannot be read.
     private struct Wound {
@@ -48,7 +21,9 @@ struct Recovery {
         var sequence: UInt64
         /// What that batch's own header says of its groups, if it can be read.
         var groups: [GroupSummary]?
-        /// Where that batch ends, if its header can be read.
+        /// That batch's header, if it can be read, and where its records are.
+        var batch: (header: BatchHeader, image: SegmentImage)?
+        /// Where that batch ends, if that is known.
         var end: Int?
         /// Whether no crash can have caused it.
         var isNoTail = false
@@ -64,6 +39,8 @@ struct Recovery {
     private(set) var lastBatch: BatchHeader?
     private(set) var segments: [Segment] = []
     private(set) var groups: [LogGroup: GroupLog] = [:]
+    private var troubles: [LogGroup: Trouble] = [:]
+    /// Known when the recovery has finished.
     private(set) var damages = Damages()
     /// Where the next batch belongs.
     private(set) var end = LogPlace.start
@@ -80,11 +57,8 @@ struct Recovery {
     /// Every group that was seen, or is known to have been there. The node's own is among them if it may have been.
     var recoveredGroups: [LogGroup: RecoveredGroup] {
         var result: [LogGroup: RecoveredGroup] = [:]
-        for (group, log) in groups { result[group] = log.recovered(damage: damages.of(group)?.text) }
-        for (group, damage) in damages.ofGroups where result[group] == nil {
-            result[group] = RecoveredGroup(damage: damage.text)
-        }
-        if let all = damages.ofAll, result[0] == nil { result[0] = RecoveredGroup(damage: all.text) }
+        for (group, log) in groups { result[group] = log.recovered(damage: damages.cost(of: group)) }
+        if damages.ofAll != nil, result[0] == nil { result[0] = RecoveredGroup(damage: damages.cost(of: 0)) }
         return result
     }
 
@@ -116,6 +90,7 @@ struct Recovery {
     mutating func finish() throws(StorageError) {
         defer { image = nil }
         if let wound { try decide(wound) } else { try checkEnd() }
+        settleGroups()
         try rewriteLastBatch()
     }
 }
@@ -196,43 +171,50 @@ extension Recovery {
             lastBatch = nil
             injure(
                 "the checksum of a batch does not match", sequence: header.sequence, at: header.place,
-                groups: summaries?.own, end: header.end)
+                groups: summaries?.own, batch: (header, image))
             return
         }
-        for (offset, record) in records {
-            let place = LogPlace(segment: header.place.segment, offset: offset)
-            if !apply(record, at: place) { chargeMisfit(record, at: place) }
-        }
+        apply(records, in: image)
         lastBatch = header
         lastSummaries = summaries?.own ?? summarized(records)
+    }
+
+    private mutating func apply(_ records: [(offset: Int, record: Record)], in image: SegmentImage) {
+        for (offset, record) in records {
+            let place = LogPlace(segment: image.entry.number, offset: offset)
+            if !apply(record, at: place) { chargeMisfit(record, at: place) }
+        }
     }
 
     /// Adds a record to its group; false if it does not fit there.
     private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
         let log = log(of: record.group)
-        guard damages.of(record.group) == nil else { return true }
         guard record.hasCountedPosition else { return false }
+        if !troubles.isEmpty, var trouble = troubles[record.group] {
+            trouble.meet(record, entries: &log.entries)
+            troubles[record.group] = trouble.isOver ? nil : trouble
+        }
+        let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
         switch record.kind {
         case .hardState:
             guard let vote = RecordPayload.vote(record.payload) else { return false }
-            log.hardState = HardState(term: record.position.term, vote: vote)
-        case .truncate:
-            log.truncate(from: record.position.index)
+            let state = HardState(term: record.position.term, vote: vote)
+            log.hardState = Placed(value: state, location: location)
         case .note:
-            log.note = Bytes(copying: record.payload)
-        case .data, .noOp, .configuration:
-            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
-            guard log.runs.accepts(record.position), (record.kind == .configuration) == (configuration != nil)
-            else { return false }
-            let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
-            log.append(record.position, configuration: configuration, at: location)
+            log.note = Placed(value: Bytes(copying: record.payload), location: location)
+        case .debt:
+            log.debt = Placed(value: record.position, location: location)
+        case .debtPaid:
+            log.debt = nil
+        case .truncate, .compact, .reset, .data, .noOp, .configuration:
+            return log.entries.apply(record, at: location)
         }
         return true
     }
 
     private mutating func log(of group: LogGroup) -> GroupLog {
         if let log = groups[group] { return log }
-        let log = GroupLog()
+        let log = GroupLog(group: group)
         groups[group] = log
         return log
     }
@@ -244,7 +226,7 @@ extension Recovery {
             if let slot = summaries.firstIndex(where: { $0.group == record.group }) {
                 summaries[slot].kinds.insert(record.kind.inSummary)
             } else {
-                let last = groups[record.group]?.runs.last ?? .zero
+                let last = groups[record.group]?.entries.runs.last ?? .zero
                 summaries.append(GroupSummary(group: record.group, kinds: record.kind.inSummary, last: last))
             }
         }
@@ -257,10 +239,13 @@ extension Recovery {
 extension Recovery {
     /// Notes a wound at `place`, or where the log ends so far, unless an earlier one is open.
     private mutating func injure(
-        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: [GroupSummary]? = nil, end: Int? = nil
+        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: [GroupSummary]? = nil,
+        batch: (header: BatchHeader, image: SegmentImage)? = nil
     ) {
         guard wound == nil else { return }
-        wound = Wound(place: place ?? self.end, reason: reason, sequence: sequence, groups: groups, end: end)
+        wound = Wound(
+            place: place ?? self.end, reason: reason, sequence: sequence, groups: groups, batch: batch,
+            end: batch?.header.end)
     }
 
     /// The batches up to number `sequence` were durable: charges what is missing of them. `previous` is what the
@@ -277,7 +262,8 @@ extension Recovery {
             return
         }
         if sequence == wound.sequence + 1, let hurt = wound.groups ?? previous {
-            for summary in hurt { damages.charge(summary.group, damage) }
+            if let (header, image) = wound.batch { apply(image.intactRecords(of: header), in: image) }
+            for summary in hurt { charge(summary, damage) }
             lastSummaries = hurt
             let list = hurt.map { "\($0.group)" }.joined(separator: ",")
             find(wound.reason, wound.place.offset, in: damage.file, event: "damage", rest: " groups=\(list)")
@@ -286,17 +272,35 @@ extension Recovery {
         }
     }
 
-    /// A record that is intact but makes no sense where it stands.
+    /// A record that is intact but makes no sense where it stands: it is as good as lost.
     private mutating func chargeMisfit(_ record: Record, at place: LogPlace) {
         let file = LogFormat.segmentName(place.segment)
-        let last = groups[record.group]?.runs.last ?? .zero
+        let last = groups[record.group]?.entries.runs.last ?? .zero
         let reason = "the \(record.kind) record \(record.position) does not fit behind entry \(last)"
-        damages.charge(record.group, Damage(file: file, offset: place.offset, reason: reason))
+        let lost = GroupSummary(group: record.group, kinds: record.kind.inSummary, last: record.position)
+        charge(lost, Damage(file: file, offset: place.offset, reason: reason))
         find(reason, place.offset, in: file, event: "damage", rest: " groups=\(record.group)")
     }
 
+    /// A group has lost records of a batch that is damaged.
+    private mutating func charge(_ lost: GroupSummary, _ damage: Damage) {
+        let log = log(of: lost.group)
+        var kinds = lost.kinds
+        // what stood in front of the broken record was all there was
+        if troubles[lost.group]?.kept == nil, log.entries.runs.last == lost.last { kinds.subtract(.entries) }
+        var trouble = troubles[lost.group] ?? Trouble(damage)
+        trouble.lose(kinds, last: lost.last, entries: &log.entries)
+        troubles[lost.group] = trouble.isOver ? nil : trouble
+    }
+
     private mutating func chargeAll(_ damage: Damage) {
-        damages.chargeAll(damage)
+        if damages.ofAll == nil { damages.ofAll = damage }
+        // nothing read from here on may be joined to what is known
+        for (group, log) in groups {
+            var trouble = troubles[group] ?? Trouble(damage)
+            trouble.lose([.entries, .promises], last: .zero, entries: &log.entries)
+            troubles[group] = trouble
+        }
         find(damage.reason, damage.offset, in: damage.file, event: "damage", rest: " groups=all")
     }
 
@@ -308,6 +312,38 @@ extension Recovery {
 }
 
 // MARK: - The end of the log
+
+extension Recovery {
+    /// Says what each group has lost in the end.
+    private mutating func settleGroups() {
+        for (group, log) in groups.sorted(by: { $0.key < $1.key }) {
+            if var trouble = troubles[group] {
+                guard let cost = trouble.settle(entries: &log.entries, debt: log.debt?.value) else { continue }
+                hurt(group, trouble.damage, cost)
+            } else if !log.entries.runs.isContiguous, let first = log.entries.locations.first {
+                let runs = log.entries.runs
+                let reason = "the entries of group \(group) between \(runs.base) and \(runs.runs[0]) are missing"
+                let damage = Damage(
+                    file: LogFormat.segmentName(UInt64(first.segment)), offset: Int(first.offset), reason: reason)
+                log.entries = EntryIndex()
+                hurt(group, damage, .entries(debt: max(runs.last, log.debt?.value ?? .zero), reason: damage.text))
+            }
+        }
+        troubles = [:]
+    }
+
+    private mutating func hurt(_ group: LogGroup, _ damage: Damage, _ cost: GroupDamage) {
+        damages.ofGroups[group] = Damages.OfGroup(damage: damage, cost: cost)
+        let lost =
+            switch cost {
+            case .entries(let debt, _): "entries debt=\(debt)"
+            case .promises: "promises"
+            }
+        find(damage.reason, damage.offset, in: damage.file, event: "group-hurt", rest: " group=\(group) lost=\(lost)")
+    }
+}
+
+// MARK: - The tail
 
 extension Recovery {
     /// A wound that nothing proves.
@@ -371,5 +407,36 @@ extension Recovery {
         } catch {
             throw .disk(error)
         }
+    }
+}
+
+extension EntryIndex {
+    /// Applies a record of the entries; false if it does not fit. What a record speaks of may have been in a segment
+    /// that is gone because nothing in it was alive at the end: so without entries the next one may lie anywhere behind
+    /// the base.
+    fileprivate mutating func apply(_ record: Record, at location: RecordLocation) -> Bool {
+        let position = record.position
+        let isKnown = runs.firstIndex.map { position.index >= $0 } ?? false
+        switch record.kind {
+        case .truncate:
+            guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
+            truncate(behind: position.index)
+        case .compact, .reset:
+            guard let configuration = RecordPayload.configuration(record.payload) else { return false }
+            let base = LogBase(position: position, configuration: configuration)
+            if record.kind == .reset {
+                reset(to: Placed(value: base, location: location))
+            } else {
+                guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
+                compact(to: Placed(value: base, location: location))
+            }
+        default:
+            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
+            guard runs.accepts(position) || (runs.runs.isEmpty && position.index > runs.base.index),
+                (record.kind == .configuration) == (configuration != nil)
+            else { return false }
+            append(position, configuration: configuration, at: location)
+        }
+        return true
     }
 }

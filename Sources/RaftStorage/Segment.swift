@@ -108,6 +108,20 @@ final class SegmentImage {
         return records.count == header.recordCount ? records : nil
     }
 
+    /// The records of a batch with a broken body in front of the first broken one, and where each starts.
+    func intactRecords(of header: BatchHeader) -> [(offset: Int, record: Record)] {
+        let end = header.bodyOffset + header.bodyByteCount
+        var records: [(offset: Int, record: Record)] = []
+        var offset = header.bodyOffset
+        while offset < end, let record = Record.decode(bytes.part(offset..<end)),
+            Record.isIntact(bytes.part(offset..<offset + record.byteCount))
+        {
+            records.append((offset, record))
+            offset += record.byteCount
+        }
+        return records
+    }
+
     private static func contentEnd(of bytes: UnsafeRawBufferPointer) -> Int {
         var end = bytes.count
         while end >= 8, bytes.little(UInt64.self, at: end - 8) == 0 { end -= 8 }

@@ -11,7 +11,7 @@ extension WriteAheadLog {
         of group: LogGroup, from: LogIndex, count: Int, maxBytes: Int
     ) throws(StorageError) -> [LogEntry] {
         let found = locations(of: group, from: from, count: count, maxBytes: maxBytes)
-        if found.isEmpty, count > 0, let damage = damages.of(group) { throw damage.error }
+        if found.isEmpty, count > 0, let damage = damage(of: group) { throw damage.error }
         var entries: [LogEntry] = []
         entries.reserveCapacity(found.count)
         var first = 0
@@ -39,6 +39,27 @@ extension WriteAheadLog {
             first = next
         }
         return entries
+    }
+
+    /// The first entry of a group, from index `from` on, that is not what was written; nil if all are. Reads all of
+    /// them. Any thread. Throws ``StorageError/disk(_:)``.
+    public func firstDamagedIndex(of group: LogGroup, from: LogIndex = LogIndex(1)) throws(StorageError) -> LogIndex? {
+        var index = max(from, firstIndex(of: group) ?? from)
+        var count = 256
+        while true {
+            do throws(StorageError) {
+                let read = try entries(of: group, from: index, count: count, maxBytes: 1 << 20).count
+                if read == 0 { return nil }
+                index = index.advanced(by: read)
+            } catch .damaged {
+                // behind the last entry that is there: what a group has lost already is no entry
+                guard !locations(of: group, from: index, count: 1, maxBytes: 1).isEmpty else { return nil }
+                if count == 1 { return index }
+                count = 1
+            } catch {
+                throw error
+            }
+        }
     }
 
     /// The entry in `record`; nil unless the record is intact and is that entry.

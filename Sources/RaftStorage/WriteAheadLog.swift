@@ -2,8 +2,9 @@ import RaftCore
 
 /// The log of all groups of a process: one file stream, one sync for whatever they have to write together.
 ///
-/// Threads: ``write(_:)``, ``sealIfIdle()``, ``pulse()`` and ``close()`` belong to one thread, the writer;
-/// ``entries(of:from:count:maxBytes:)`` and ``totalBytes`` may be called from any thread meanwhile.
+/// Threads: ``write(_:)``, ``sealIfIdle()``, ``pulse()``, ``carryForward(maxBytes:)``, ``reclaim()`` and ``close()``
+/// belong to one thread, the writer; ``deleteRetired()`` to any one; ``entries(of:from:count:maxBytes:)``,
+/// ``usage()``, ``isTight`` and ``totalBytes`` may be called from any thread meanwhile.
 ///
 /// 1. When ``write(_:)`` returns, everything in it is durable; until then nobody can read it.
 /// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated.
@@ -21,31 +22,39 @@ public final class WriteAheadLog: @unchecked Sendable {
         public var segmentBytes: Int
         /// Writes are refused with ``DiskError/full(path:)`` while fewer bytes are free on the device.
         public var reserveBytes: Int
+        /// Bound of all segments together. When the next segment would come closer to it than two segments, writes with
+        /// entries are refused with ``DiskError/full(path:)``; those without may go on, so that space can be reclaimed.
+        public var spaceBytes: Int
         /// Drawn at random when a log is created, and kept by it: since batches carry it, nobody who chooses a
         /// payload can make it look like a batch. Ignored for a log that exists.
         public var identity: UInt64
 
-        /// Settings; `segmentBytes` at least 1 KiB, below 4 GiB.
-        public init(segmentBytes: Int = 64 << 20, reserveBytes: Int = 64 << 20, identity: UInt64 = 0) {
+        /// Settings; `segmentBytes` at least 1 KiB, below 4 GiB; `spaceBytes` at least four times that.
+        public init(
+            segmentBytes: Int = 64 << 20, reserveBytes: Int = 64 << 20, spaceBytes: Int = 16 << 30,
+            identity: UInt64 = 0
+        ) {
             precondition(segmentBytes >= 1 << 10 && segmentBytes < 1 << 32 && reserveBytes >= 0)
+            precondition(spaceBytes >= 4 * segmentBytes)
             self.segmentBytes = segmentBytes
             self.reserveBytes = reserveBytes
+            self.spaceBytes = spaceBytes
             self.identity = identity
         }
     }
 
     let disk: any Disk
-    private let settings: Settings
+    let settings: Settings
 
     // The writer's own.
-    private var manifest: Manifest
+    var manifest: Manifest
     /// Where batches go; nil until the first write.
-    private var current: Segment?
+    private(set) var current: Segment?
     private var endOffset: Int
     private var nextSequence: UInt64
     private var previousSummaries: [GroupSummary]
     private var endsWithSeal: Bool
-    private var failure: String?
+    private(set) var failure: String?
     /// Nil until the first pulse.
     private var pulseFile: (any DiskFile)?
     private var pulses: UInt64 = 0
@@ -53,19 +62,27 @@ public final class WriteAheadLog: @unchecked Sendable {
     private let header = Scratch()
     private var buffers: [UnsafeRawBufferPointer] = []
 
-    /// As found at the start.
-    let damages: Damages
-
     // Changed by the writer under the lock.
-    private let lock = Lock()
+    let lock = Lock()
+    /// As found at the start, less what has been settled since.
+    private(set) var damages: Damages
     private var groups: [LogGroup: GroupLog]
-    private var segments: [UInt64: Segment]
+    /// All groups, so that they can be gone through in slices.
+    private(set) var groupList: [GroupLog]
+    var segments: [UInt64: Segment]
+    var live = LiveBytes()
+    /// Segments that are listed no more and whose files are still there.
+    var retired: [RetiredSegment]
 
-    private init(disk: any Disk, settings: Settings, manifest: Manifest, recovery: Recovery) {
+    private init(
+        disk: any Disk, settings: Settings, manifest: Manifest, recovery: Recovery, retired: [RetiredSegment]
+    ) {
         self.disk = disk
         self.settings = settings
         self.manifest = manifest
+        self.retired = retired
         groups = recovery.groups
+        groupList = recovery.groups.values.sorted { $0.group < $1.group }
         segments = Dictionary(uniqueKeysWithValues: recovery.segments.map { ($0.number, $0) })
         damages = recovery.damages
         previousSummaries = recovery.lastSummaries
@@ -74,21 +91,23 @@ public final class WriteAheadLog: @unchecked Sendable {
         // with every group damaged nothing will be written
         current = recovery.damages.ofAll == nil ? recovery.segments.last : nil
         endOffset = recovery.end.offset
+        for log in groupList { log.forEachLocation { live.add($0, to: log) } }
     }
 
     /// Whether `disk` has a log, whatever its state.
     public static func isKept(on disk: any Disk) -> Bool { disk.exists(LogFormat.manifestName) }
 
     /// Opens the log of `disk`, or creates it, and recovers what it holds. A torn tail is cut; what is not proven to
-    /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so
-    /// in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so, group 0 in any case.
+    /// have reached the device is written again and synced. Damage does not stop it: the groups that were hurt say so,
+    /// and what it has cost them, in ``RecoveredGroup/damage``. If nobody can tell who was hurt, every group says so,
+    /// group 0 in any case.
     ///
     /// `log` gets one line per finding. Throws ``StorageError/newerFormat(file:found:known:)``, and
     /// ``StorageError/damaged(file:offset:reason:)`` if the list of segments itself cannot be read.
     public static func open(
         disk: any Disk, settings: Settings, log: (String) -> Void
     ) throws(StorageError) -> (WriteAheadLog, [LogGroup: RecoveredGroup]) {
-        let manifest = try Manifest.open(on: disk, identity: settings.identity, log: log)
+        let (manifest, retired) = try Manifest.open(on: disk, identity: settings.identity, log: log)
         var recovery = Recovery(disk: disk, identity: manifest.identity)
         do throws(StorageError) {
             for entry in manifest.segments { try recovery.read(entry) }
@@ -98,7 +117,8 @@ public final class WriteAheadLog: @unchecked Sendable {
             throw error
         }
         for finding in recovery.findings { log(finding) }
-        let opened = WriteAheadLog(disk: disk, settings: settings, manifest: manifest, recovery: recovery)
+        let opened = WriteAheadLog(
+            disk: disk, settings: settings, manifest: manifest, recovery: recovery, retired: retired)
         return (opened, recovery.recoveredGroups)
     }
 
@@ -106,19 +126,42 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// order; a group's entries must follow its last one (`precondition`).
     ///
     /// Throws ``StorageError/disk(_:)`` with ``DiskError/full(path:)`` if there is no room, with nothing changed;
-    /// ``StorageError/damaged(file:offset:reason:)`` for a group that was recovered damaged, with nothing changed;
+    /// ``StorageError/damaged(file:offset:reason:)`` for a group that was recovered damaged, with nothing changed, unless
+    /// only entries were lost and its first write carries a debt or resets the log;
     /// ``StorageError/failed(_:)`` if the disk failed, now or before.
     public func write(_ writes: [LogWrite]) throws(StorageError) {
-        if let failure { throw .failed(failure) }
-        for write in writes {
-            if let damage = damages.of(write.group) { throw damage.error }
-        }
-        try checkReserve()
-        batch.gather(writes) { groups[$0]?.runs ?? TermRuns() }
-        guard batch.recordCount > 0 else { return }
-        let place = try appendBatch()
-        remember(writes, bodyAt: place)
+        let hasEntries = writes.contains { !$0.entries.isEmpty }
+        try write(writes, upTo: settings.spaceBytes - (hasEntries ? 2 * settings.segmentBytes : 0))
     }
+
+    /// Writes a batch, as long as the log does not grow beyond `spaceBytes`.
+    func write(_ writes: [LogWrite], upTo spaceBytes: Int) throws(StorageError) {
+        if let failure { throw .failed(failure) }
+        let settled = try checkDamages(writes)
+        try checkReserve()
+        batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
+        guard batch.recordCount > 0 else { return }
+        let place = try appendBatch(upTo: spaceBytes)
+        remember(writes, bodyAt: place)
+        if !settled.isEmpty {
+            lock.withLock { for group in settled { damages.ofGroups[group] = nil } }
+        }
+    }
+
+    /// The damaged groups that `writes` will settle; throws if one is not to be written.
+    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> [LogGroup] {
+        var settled: [LogGroup] = []
+        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return settled }
+        for write in writes where !settled.contains(write.group) {
+            guard let damage = damages.of(write.group) else { continue }
+            guard damages.allow(write) else { throw damage.error }
+            settled.append(write.group)
+        }
+        return settled
+    }
+
+    /// What is wrong with a group; nil if it is whole. Any thread.
+    func damage(of group: LogGroup) -> Damage? { lock.withLock { damages.of(group) } }
 
     /// Proves the last batch durable for the next start, if nothing does so yet: from then on its damage cannot pass
     /// for a torn tail. Called by the writer when it has had nothing to write for 50 ms. If the disk is full it does
@@ -127,7 +170,7 @@ public final class WriteAheadLog: @unchecked Sendable {
         guard failure == nil, current != nil, !endsWithSeal else { return }
         batch.gather([]) { _ in TermRuns() }
         do throws(StorageError) {
-            _ = try appendBatch()
+            _ = try appendBatch(upTo: settings.spaceBytes)
         } catch {
             // full: the next idle moment tries again; anything else the next write will say
             if case .disk(.full) = error { return }
@@ -169,10 +212,16 @@ public final class WriteAheadLog: @unchecked Sendable {
         if let failed { throw .failed(failed) }
     }
 
-    /// Bytes that the segments occupy.
+    /// Bytes that the segments occupy, those included whose files are still to be deleted.
     public var totalBytes: Int {
-        lock.withLock { segments.values.reduce(0) { $0 + $1.entry.size } }
+        lock.withLock { segments.values.reduce(0) { $0 + $1.entry.size } + retired.reduce(0) { $0 + $1.byteCount } }
     }
+
+    /// What the log knows of a group; the writer may read it without the lock.
+    func groupLog(of group: LogGroup) -> GroupLog? { groups[group] }
+
+    /// Index of a group's first entry; nil if it has none.
+    func firstIndex(of group: LogGroup) -> LogIndex? { lock.withLock { groups[group]?.entries.runs.firstIndex } }
 
     /// Where the records of a group's entries lie, with the files they lie in.
     func locations(
@@ -180,7 +229,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     ) -> [(segment: Segment, location: RecordLocation)] {
         lock.withLock {
             guard let log = groups[group] else { return [] }
-            return log.locations(from: index, count: count, maxBytes: maxBytes).map { location in
+            return log.entries.locations(from: index, count: count, maxBytes: maxBytes).map { location in
                 guard let segment = segments[UInt64(location.segment)] else {
                     preconditionFailure("segment \(location.segment) is not there")
                 }
@@ -203,8 +252,8 @@ extension WriteAheadLog {
     }
 
     /// Makes the gathered batch durable behind the last one. Returns where its body is.
-    private func appendBatch() throws(StorageError) -> LogPlace {
-        let segment = try segmentWithRoom()
+    private func appendBatch(upTo spaceBytes: Int) throws(StorageError) -> LogPlace {
+        let segment = try segmentWithRoom(upTo: spaceBytes)
         let batchHeader = BatchHeader(
             identity: manifest.identity, sequence: nextSequence,
             place: LogPlace(segment: segment.number, offset: endOffset),
@@ -233,16 +282,16 @@ extension WriteAheadLog {
         return LogPlace(segment: segment.number, offset: batchHeader.bodyOffset)
     }
 
-    private func segmentWithRoom() throws(StorageError) -> Segment {
+    private func segmentWithRoom(upTo spaceBytes: Int) throws(StorageError) -> Segment {
         let body = batch.bodyByteCount
         let own = batch.summaries.count
         let needed = BatchHeader.batchByteCount(body: body, summaries: own + previousSummaries.count)
         if let current, endOffset + needed <= current.entry.size { return current }
-        return try startSegment(roomFor: BatchHeader.batchByteCount(body: body, summaries: own))
+        return try startSegment(roomFor: BatchHeader.batchByteCount(body: body, summaries: own), upTo: spaceBytes)
     }
 
     /// Creates the next segment with `room` behind its opening seal, lists it, and goes on there.
-    private func startSegment(roomFor room: Int) throws(StorageError) -> Segment {
+    private func startSegment(roomFor room: Int, upTo spaceBytes: Int) throws(StorageError) -> Segment {
         let number = (manifest.segments.last?.number ?? 0) + 1
         let proven = current.map { LogPlace(segment: $0.number, offset: endOffset) } ?? .start
         let seal = BatchHeader.seal(
@@ -252,6 +301,9 @@ extension WriteAheadLog {
         var size = settings.segmentBytes
         if seal.end + room > size { size = (seal.end + room + 4095) / 4096 * 4096 }
         precondition(size <= Int(UInt32.max), "a batch of \(room) bytes")
+        guard totalBytes + size <= spaceBytes else {
+            throw .disk(.full(path: "\(disk.path), where the log may take \(settings.spaceBytes) bytes"))
+        }
         var listed = manifest
         let segment: Segment
         do throws(DiskError) {
@@ -273,30 +325,68 @@ extension WriteAheadLog {
         return segment
     }
 
-    /// Adds a durable batch to what can be read.
+    /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.
     private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
         lock.withLock {
             var next = 0
+            func nextLocation() -> RecordLocation {
+                defer { next += 1 }
+                let range = batch.records[next]
+                return RecordLocation(
+                    segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
+            }
             for write in writes {
-                let log = groups[write.group] ?? GroupLog()
-                groups[write.group] = log
-                if let state = write.hardState { log.hardState = state }
-                if let index = write.truncateFrom { log.truncate(from: index) }
-                for entry in write.entries {
-                    let range = batch.entries[next]
-                    let location = RecordLocation(
-                        segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
-                    let configuration = entry.kind == .configuration ? entry.configuration : nil
-                    log.append(entry.position, configuration: configuration, at: location)
-                    next += 1
+                let log = log(of: write.group)
+                if let state = write.hardState {
+                    let placed = Placed(value: state, location: nextLocation())
+                    live.replace(log.hardState?.location, by: placed.location, in: log)
+                    log.hardState = placed
                 }
-                if let note = write.note { log.note = note.compacted }
+                if let debt = write.debt {
+                    let placed = Placed(value: debt, location: nextLocation())
+                    live.replace(log.debt?.location, by: debt == .zero ? nil : placed.location, in: log)
+                    log.debt = debt == .zero ? nil : placed
+                    _ = nextLocation()
+                }
+                if let start = write.start {
+                    let location = nextLocation()
+                    live.add(location, to: log)
+                    switch start {
+                    case .compact(let base):
+                        live.remove(log.entries.compact(to: Placed(value: base, location: location)), from: log)
+                    case .reset(let base):
+                        live.remove(log.entries.reset(to: Placed(value: base, location: location)), from: log)
+                    }
+                }
+                if let index = write.truncateFrom {
+                    live.remove(log.entries.truncate(behind: index.previous), from: log)
+                    _ = nextLocation()
+                }
+                for entry in write.entries {
+                    let configuration = entry.kind == .configuration ? entry.configuration : nil
+                    let location = nextLocation()
+                    live.add(location, to: log)
+                    log.entries.append(entry.position, configuration: configuration, at: location)
+                }
+                if let note = write.note {
+                    let placed = Placed(value: note.compacted, location: nextLocation())
+                    live.replace(log.note?.location, by: placed.location, in: log)
+                    log.note = placed
+                }
             }
         }
     }
 
+    private func log(of group: LogGroup) -> GroupLog {
+        if let log = groups[group] { return log }
+        let log = GroupLog(group: group)
+        groups[group] = log
+        groupList.append(log)
+        return log
+    }
+
     /// Closes the log for writing.
-    private func fail(_ error: DiskError) -> StorageError {
+    func fail(_ error: DiskError) -> StorageError {
         let reason = "the log cannot be written any more: \(error)"
         failure = reason
         return .failed(reason)

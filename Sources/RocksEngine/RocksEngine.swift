@@ -1,13 +1,15 @@
 import CRocksDB
 public import RaftCore
 public import ShardKV
+import Synchronization
 
 /// The store of a process: ``KeyValueEngine`` on RocksDB.
 ///
-/// RocksDB's own log is off for every write, because the Raft log is the log; what is durable is what was flushed. One
-/// column family, so a flush takes whole memtables in the order they were filled, and a crash leaves a prefix of the
-/// batches. Reads may come from any thread; writes from one at a time for each key prefix. Whoever closes it
-/// makes sure that nobody uses it any more.
+/// RocksDB's own log is off for every write, because the Raft log is the log; what is durable is what was flushed or
+/// ingested. One column family, so a flush takes whole memtables in the order they were filled, and a crash leaves a
+/// prefix of the batches. Writes, ingestions and drops come from one thread at a time for each replica number; anything
+/// else from any thread, ``flush()`` too: it does not stop writers. Whoever closes it makes sure that nobody uses
+/// it, or a view of it, any more.
 public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
     /// What may be tuned; nothing here shapes what is stored.
     public struct Settings: Sendable {
@@ -30,25 +32,39 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         public var backgroundJobs = 2
         /// How blocks are compressed.
         public var compression = Compression.lz4
+        /// Bytes of an exported file after which the next one begins.
+        public var exportedFileBytes = 64 << 20
         /// Sensible values for many small values, written often.
         public init() {}
     }
 
-    private let directory: String
+    let directory: String
+    let exportedFileBytes: Int
+    /// Kept for the files of exports, which are written as the store's own are.
+    let options: OpaquePointer
+    /// Views that are alive.
+    let viewCount = Mutex(0)
     private let readAll: OpaquePointer
     private let readDurable: OpaquePointer
     private let writing: OpaquePointer
     private let flushing: OpaquePointer
-    private var handle: OpaquePointer?
+    private(set) var handle: OpaquePointer?
 
-    /// Opens the store in `directory`, which is created if it does not exist (its parent must).
+    /// Opens the store in `directory`, which is created if it does not exist (its parent must). Throws if files of the
+    /// store are damaged as far as opening reads them; a damaged block of data is found by whoever reads it.
     public init(directory: String, settings: Settings = Settings()) throws(StateMachineError) {
         self.directory = directory
+        exportedFileBytes = settings.exportedFileBytes
         let options = RocksEngine.makeOptions(settings)
-        defer { rocksdb_options_destroy(options) }
-        handle = try RocksEngine.checked("open the store in \(directory)") { rocksdb_open(options, directory, &$0) }
-        readAll = rocksdb_readoptions_create()
-        readDurable = rocksdb_readoptions_create()
+        do throws(StateMachineError) {
+            handle = try RocksEngine.open(directory, options)
+        } catch {
+            rocksdb_options_destroy(options)
+            throw error
+        }
+        self.options = options
+        readAll = RocksEngine.makeReadOptions()
+        readDurable = RocksEngine.makeReadOptions()
         rocksdb_readoptions_set_read_tier(readDurable, RocksEngine.persistedTier)
         writing = rocksdb_writeoptions_create()
         rocksdb_writeoptions_disable_WAL(writing, 1)
@@ -58,6 +74,7 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
 
     deinit {
         close()
+        rocksdb_options_destroy(options)
         rocksdb_readoptions_destroy(readAll)
         rocksdb_readoptions_destroy(readDurable)
         rocksdb_writeoptions_destroy(writing)
@@ -93,24 +110,7 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
     public func scan(
         from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool
     ) throws(StateMachineError) {
-        let options = rocksdb_readoptions_create()
-        defer { rocksdb_readoptions_destroy(options) }
-        // RocksDB keeps the bound's pointer for as long as the iterator lives
-        try end.withChars { (bound, boundBytes) throws(StateMachineError) in
-            if boundBytes > 0 { rocksdb_readoptions_set_iterate_upper_bound(options, bound, boundBytes) }
-            guard let iterator = rocksdb_create_iterator(opened, options) else { preconditionFailure("out of memory") }
-            defer { rocksdb_iter_destroy(iterator) }
-            start.withChars { rocksdb_iter_seek(iterator, $0, $1) }
-            while rocksdb_iter_valid(iterator) != 0 {
-                var keyBytes = 0
-                var valueBytes = 0
-                let key = rocksdb_iter_key(iterator, &keyBytes)
-                let value = rocksdb_iter_value(iterator, &valueBytes)
-                guard visit(Bytes(chars: key, count: keyBytes), Bytes(chars: value, count: valueBytes)) else { return }
-                rocksdb_iter_next(iterator)
-            }
-            try checked("scan") { rocksdb_iter_get_error(iterator, &$0) }
-        }
+        try scan(from: start, to: end, of: nil) { key, value in visit(Bytes(key), Bytes(value)) }
     }
 
     /// Makes everything written durable; waits for the disk.
@@ -128,6 +128,7 @@ extension RocksEngine {
             preconditionFailure("out of memory")
         }
         rocksdb_options_set_create_if_missing(options, 1)
+        rocksdb_options_set_paranoid_checks(options, 1)
         rocksdb_options_set_write_buffer_size(options, settings.memtableBytes)
         rocksdb_options_set_max_write_buffer_number(options, Int32(settings.memtables))
         rocksdb_options_set_max_background_jobs(options, Int32(settings.backgroundJobs))
@@ -153,12 +154,13 @@ extension RocksEngine {
         return options
     }
 
-    private var opened: OpaquePointer {
+    var opened: OpaquePointer {
         guard let handle else { preconditionFailure("the store in \(directory) is used after it was closed") }
         return handle
     }
 
-    private func get(_ key: Bytes, _ options: OpaquePointer) throws(StateMachineError) -> Bytes? {
+    /// The value of `key` as `options` show it.
+    func get(_ key: Bytes, _ options: OpaquePointer) throws(StateMachineError) -> Bytes? {
         let found = try checked("read") { error in
             key.withChars { rocksdb_get_pinned(opened, options, $0, $1, &error) }
         }
@@ -167,6 +169,42 @@ extension RocksEngine {
         var count = 0
         let value = rocksdb_pinnableslice_value(found, &count)
         return Bytes(chars: value, count: count)
+    }
+
+    /// Every block that is read from disk is compared with its checksum.
+    static func makeReadOptions() -> OpaquePointer {
+        guard let options = rocksdb_readoptions_create() else { preconditionFailure("out of memory") }
+        rocksdb_readoptions_set_verify_checksums(options, 1)
+        return options
+    }
+
+    /// Visits keys as of `snapshot`, or as of now; the slices are valid during a visit only.
+    func scan(
+        from start: Bytes, to end: Bytes, of snapshot: OpaquePointer?, isOnce: Bool = false,
+        _ visit: (KeySlice, KeySlice) -> Bool
+    ) throws(StateMachineError) {
+        let options = RocksEngine.makeReadOptions()
+        defer { rocksdb_readoptions_destroy(options) }
+        if let snapshot { rocksdb_readoptions_set_snapshot(options, snapshot) }
+        if isOnce {
+            // what is read once shall not push out what is read often
+            rocksdb_readoptions_set_fill_cache(options, 0)
+            rocksdb_readoptions_set_readahead_size(options, 1 << 20)
+        }
+        // RocksDB keeps the bound's pointer for as long as the iterator lives
+        try end.withChars { (bound, boundBytes) throws(StateMachineError) in
+            if boundBytes > 0 { rocksdb_readoptions_set_iterate_upper_bound(options, bound, boundBytes) }
+            guard let iterator = rocksdb_create_iterator(opened, options) else { preconditionFailure("out of memory") }
+            defer { rocksdb_iter_destroy(iterator) }
+            start.withChars { rocksdb_iter_seek(iterator, $0, $1) }
+            while rocksdb_iter_valid(iterator) != 0 {
+                guard visit(KeySlice(iterator, rocksdb_iter_key), KeySlice(iterator, rocksdb_iter_value)) else {
+                    return
+                }
+                rocksdb_iter_next(iterator)
+            }
+            try checked("scan") { rocksdb_iter_get_error(iterator, &$0) }
+        }
     }
 
     private static func add(_ change: EngineChange, to batch: OpaquePointer) {
@@ -185,14 +223,14 @@ extension RocksEngine {
         }
     }
 
-    private func checked<R>(
+    func checked<R>(
         _ task: String, _ body: (inout UnsafeMutablePointer<CChar>?) -> R
     ) throws(StateMachineError) -> R {
         try RocksEngine.checked("\(task) in \(directory)", body)
     }
 
     /// Runs a call of RocksDB that may leave a message behind.
-    private static func checked<R>(
+    static func checked<R>(
         _ task: @autoclosure () -> String, _ body: (inout UnsafeMutablePointer<CChar>?) -> R
     ) throws(StateMachineError) -> R {
         var message: UnsafeMutablePointer<CChar>?
@@ -212,13 +250,30 @@ extension RocksEngine.Settings.Compression {
     }
 }
 
+/// Bytes of RocksDB's, valid until it moves on.
+struct KeySlice {
+    let start: UnsafePointer<CChar>?
+    let count: Int
+
+    init(
+        _ iterator: OpaquePointer,
+        _ read: (OpaquePointer?, UnsafeMutablePointer<Int>?) -> UnsafePointer<CChar>?
+    ) {
+        var count = 0
+        start = read(iterator, &count)
+        self.count = count
+    }
+}
+
 extension Bytes {
-    fileprivate init(chars: UnsafePointer<CChar>?, count: Int) {
+    init(_ slice: KeySlice) { self.init(chars: slice.start, count: slice.count) }
+
+    init(chars: UnsafePointer<CChar>?, count: Int) {
         self.init(copying: UnsafeRawBufferPointer(start: chars, count: count))
     }
 
     /// The bytes as C's pointer and length; RocksDB wants a pointer even to nothing.
-    fileprivate func withChars<R, E: Error>(_ body: (UnsafePointer<CChar>, Int) throws(E) -> R) throws(E) -> R {
+    func withChars<R, E: Error>(_ body: (UnsafePointer<CChar>, Int) throws(E) -> R) throws(E) -> R {
         try withUnsafeBytes { (buffer) throws(E) -> R in
             guard let base = buffer.baseAddress else {
                 var nothing: CChar = 0

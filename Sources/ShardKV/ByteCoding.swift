@@ -26,6 +26,11 @@ struct ByteWriter {
         used += 8
     }
 
+    mutating func put(_ number: UInt32) {
+        buffer.storeBytes(of: number.bigEndian, toByteOffset: used, as: UInt32.self)
+        used += 4
+    }
+
     mutating func put(_ number: Int64) { put(UInt64(bitPattern: number)) }
 
     mutating func put(_ bytes: Bytes) {
@@ -58,7 +63,23 @@ struct ByteReader {
         return bytes.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(fromByteOffset: used, as: UInt64.self)) }
     }
 
+    mutating func shortNumber() -> UInt32? {
+        guard bytes.count - used >= 4 else { return nil }
+        defer { used += 4 }
+        return bytes.withUnsafeBytes { UInt32(bigEndian: $0.loadUnaligned(fromByteOffset: used, as: UInt32.self)) }
+    }
+
+    /// The next `count` bytes, sharing the memory.
+    mutating func bytes(_ count: Int) -> Bytes? {
+        guard bytes.count - used >= count else { return nil }
+        defer { used += count }
+        return bytes.slice(from: used, count: count)
+    }
+
     mutating func signedNumber() -> Int64? { number().map { Int64(bitPattern: $0) } }
+
+    /// Whether everything has been read.
+    var isAtEnd: Bool { used == bytes.count }
 
     /// Everything not read yet, sharing the memory.
     var rest: Bytes { bytes.suffix(from: used) }

@@ -6,12 +6,12 @@ import WireMessages
 /// The state machine of the controller group: the cluster's map.
 ///
 /// The map and the applied position move in one batch of the engine. Every change raises the map's version; a command
-/// that changes nothing is answered with the version there is. One thread at a time applies, reads and flushes; the
-/// properties and ``durablePosition()`` may be used from any.
-public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
+/// that changes nothing is answered with the version there is. One thread at a time applies, reads and freezes; the
+/// properties, ``durableMeta()`` and ``flush()`` may be used from any.
+public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What other threads see; moves after the batch that changed it has been written.
     private struct Published: Sendable {
-        var applied: LogPosition
+        var log: AppliedLog
         var map: ClusterMap?
         var onChange: (@Sendable (ClusterMap) -> Void)?
     }
@@ -19,22 +19,26 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
     private let store: ReplicaStore
     private let arena = Arena()
     private var current: ClusterMap?
-    private var applied: LogPosition
+    private var log: AppliedLog
     private var failure: StateMachineError?
     private let published: Mutex<Published>
 
-    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica.
-    public init(engine: any KeyValueEngine, replicaNumber: UInt64) throws(StateMachineError) {
+    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
+    /// `birth` until an entry says otherwise. Empty: it learns of them from the log.
+    public init(
+        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty
+    ) throws(StateMachineError) {
         store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
-        applied = try store.meta().applied
+        let meta = try store.meta() ?? MetaRecord(birth: birth)
+        log = meta.log
         current = try ControllerStateMachine.loadMap(store, arena)
-        published = Mutex(Published(applied: applied, map: current))
+        published = Mutex(Published(log: meta.log, map: current))
     }
 
     // MARK: what any thread may ask
 
     /// The last entry in the engine, durable or not.
-    public var appliedPosition: LogPosition { published.withLock { $0.applied } }
+    public var appliedPosition: LogPosition { published.withLock { $0.log.position } }
 
     /// The map; nil before the cluster is initialized.
     public var map: ClusterMap? { published.withLock { $0.map } }
@@ -45,8 +49,14 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
         set { published.withLock { $0.onChange = newValue } }
     }
 
-    /// The last entry whose effects are durable, as the engine itself says; the log may be compacted up to there.
-    public func durablePosition() throws(StateMachineError) -> LogPosition { try store.durableMeta().applied }
+    /// The last entry whose effects are durable, as the engine itself says, and the members there.
+    public func durableMeta() throws(StateMachineError) -> SnapshotMeta? { try store.durableMeta()?.log.meta }
+
+    /// The hash at the last applied entry; nil if what is stored was not hashed from the group's first entry on.
+    public var latestHash: AppliedHash? { published.withLock { $0.log.hash(at: $0.log.position.index) } }
+
+    /// The hash at `index`, if it is remembered.
+    public func appliedHash(at index: LogIndex) -> AppliedHash? { published.withLock { $0.log.hash(at: index) } }
 
     // MARK: StateMachine
 
@@ -69,21 +79,27 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
         return current?.packed(arena) ?? Bytes()
     }
 
-    /// Makes what is applied durable: waits for the engine.
+    /// Makes what is applied durable, of every replica on the engine: waits for the disk.
     public func flush() throws(StateMachineError) { try store.flush() }
 
+    /// The state as applied, held while this one goes on.
+    public func freeze() throws(StateMachineError) -> any FrozenState {
+        if let failure { throw failure }
+        return try store.freeze(log)
+    }
+
     private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
-        let (appliedBefore, mapBefore) = (applied, current)
+        let (positionBefore, mapBefore) = (log.position, current)
         var replies: [Bytes] = []
         for entry in entries { replies.append(try apply(entry)) }
-        guard applied != appliedBefore else { return replies }
+        guard log.position != positionBefore else { return replies }
         var meta = MetaRecord()
-        meta.applied = applied
+        meta.log = log
         store.put(store.layout.key(.meta), meta.encoded)
         if current != mapBefore, let current { store.put(store.layout.key(.map), stored(current)) }
         try store.commit()
         let onChange = published.withLock { published in
-            published.applied = applied
+            published.log = log
             published.map = current
             return published.onChange
         }
@@ -92,14 +108,21 @@ public final class ControllerStateMachine: StateMachine, @unchecked Sendable {
     }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
-        let content = try applied.advance(to: entry) { (payload) throws(NamedErrorThrown) in
+        let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
             try ControllerCommand.decoded(payload, arena)
         }
-        return switch content {
-        case .nothing: Bytes()
-        case .malformed(let error): ControllerReply(error: error, version: current?.version).packed(arena)
-        case .command(let command): apply(command).packed(arena)
+        guard let content else { return Bytes() }
+        var reply: ControllerReply?
+        switch content {
+        case .nothing: break
+        case .malformed(let error): reply = ControllerReply(error: error, version: current?.version)
+        case .command(let command): reply = apply(command)
         }
+        let result = reply?.packed(arena) ?? Bytes()
+        // the words of a refusal may differ between versions, what it means may not
+        reply?.message = nil
+        log.finish(entry, result: reply?.packed(arena) ?? Bytes())
+        return result
     }
 }
 

@@ -11,10 +11,13 @@ public enum EngineChange: Sendable {
 }
 
 /// The seam to the store: an ordered map of bytes. `RocksEngine` in a process, `MemoryEngine` in tests and where state
-/// may be lost. Written by one thread; reads may come from another.
+/// may be lost. Its keys are shared by the replicas of a node as ``ReplicaKeys`` says.
 ///
 /// Batches become durable in the order they were written, each whole or not at all, at a time the engine chooses or
-/// at ``flush()``: after a crash the engine holds a prefix of the batches.
+/// at ``flush()``: after a crash the engine holds a prefix of the batches, and everything that was ingested.
+///
+/// Threads: one at a time writes, ingests or drops for each replica number. Everything else is for any thread at any
+/// time; so is a view.
 public protocol KeyValueEngine: AnyObject, Sendable {
     /// The value of `key`.
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes?
@@ -22,8 +25,32 @@ public protocol KeyValueEngine: AnyObject, Sendable {
     func write(_ changes: [EngineChange]) throws(StateMachineError)
     /// Visits keys of `[start, end)` in ascending order until `visit` returns false; an empty `end` is no bound.
     func scan(from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool) throws(StateMachineError)
-    /// Makes everything written durable.
+    /// Makes everything written before the call durable, whichever replica wrote it; waits for the disk. Not for a
+    /// thread that applies.
     func flush() throws(StateMachineError)
     /// The value of `key` in what is durable already.
     func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes?
+
+    /// Everything as it is now, held for as long as the view lives; quick.
+    func freeze() throws(StateMachineError) -> any EngineView
+    /// Takes in what a view of an engine of the same kind exported as `number`, whole and durably; nothing if it throws.
+    /// There must be nothing under `number` yet. Afterwards the files may be gone.
+    func ingest(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError)
+    /// Removes every key of `number`, which nobody uses any more; like a batch, it becomes durable later.
+    func drop(_ number: UInt64) throws(StateMachineError)
+    /// The replica numbers under which there are keys, ascending; costs a seek for each, not a scan.
+    func numbers() throws(StateMachineError) -> [UInt64]
+}
+
+/// An engine as it was when it was frozen. Any thread; not to be used after the engine was closed.
+public protocol EngineView: AnyObject, Sendable {
+    /// The value of `key`.
+    func get(_ key: Bytes) throws(StateMachineError) -> Bytes?
+    /// Visits keys of `[start, end)` in ascending order until `visit` returns false; an empty `end` is no bound.
+    func scan(from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool) throws(StateMachineError)
+    /// Writes all keys of `replica` into `folder`, as those of `number`, for ``KeyValueEngine/ingest(_:as:)``. There must
+    /// be one at least. May take long: it reads and writes all of the replica's data.
+    func export(
+        _ replica: UInt64, as number: UInt64, into folder: any SnapshotFolder
+    ) throws(StateMachineError)
 }

@@ -12,9 +12,9 @@ import WireMessages
 /// 4. After an error nothing is applied or read any more; a new state machine on the same engine starts again from
 ///    what the engine holds.
 ///
-/// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``flush()``; properties and
-/// ``durablePosition()`` may be used from any.
-public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
+/// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``freeze()``; properties,
+/// ``durableMeta()`` and ``flush()`` may be used from any.
+public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the
     /// replicated rules: every replica of a group must have the same.
     public struct Limits: Sendable {
@@ -71,20 +71,21 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
     var keyspace: Keyspace
     /// Ascending by id.
     var shards: [OwnedShard] = []
-    private var applied: LogPosition
+    private var log: AppliedLog
     /// Whether ``shards`` has changed since it was published.
     var hasNewShards = false
     private var failure: StateMachineError?
     private let published: Mutex<Published>
 
-    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica.
+    /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
+    /// `birth` until an entry says otherwise. Empty: it learns of them from the log.
     public init(
-        engine: any KeyValueEngine, replicaNumber: UInt64, limits: Limits = Limits()
+        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty, limits: Limits = Limits()
     ) throws(StateMachineError) {
         self.limits = limits
         store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
-        let meta = try store.meta()
-        applied = meta.applied
+        let meta = try store.meta() ?? MetaRecord(birth: birth)
+        log = meta.log
         keyspace = Keyspace(store: store, meta: meta)
         let loaded = try KeyValueStateMachine.loadShards(store)
         shards = loaded
@@ -94,7 +95,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
     // MARK: what any thread may ask
 
     /// The last entry in the engine, durable or not.
-    public var appliedPosition: LogPosition { published.withLock { $0.meta.applied } }
+    public var appliedPosition: LogPosition { published.withLock { $0.meta.log.position } }
 
     /// Milliseconds since 1970 as the log says; does not go back.
     public var replicatedTime: Int64 { published.withLock { $0.meta.replicatedTime } }
@@ -106,8 +107,16 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
     /// The shards owned, ascending by id.
     public var ownedShards: [Shard] { published.withLock { $0.shards } }
 
-    /// The last entry whose effects are durable, as the engine itself says; the log may be compacted up to there.
-    public func durablePosition() throws(StateMachineError) -> LogPosition { try store.durableMeta().applied }
+    /// The last entry whose effects are durable, as the engine itself says, and the members there.
+    public func durableMeta() throws(StateMachineError) -> SnapshotMeta? { try store.durableMeta()?.log.meta }
+
+    /// The hash at the last applied entry; nil if what is stored was not hashed from the group's first entry on.
+    public var latestHash: AppliedHash? { published.withLock { $0.meta.log.hash(at: $0.meta.log.position.index) } }
+
+    /// The hash at `index`, if it is remembered.
+    public func appliedHash(at index: LogIndex) -> AppliedHash? {
+        published.withLock { $0.meta.log.hash(at: index) }
+    }
 
     // MARK: applying
 
@@ -119,7 +128,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
             replies.reserveCapacity(entries.count)
             for entry in entries { replies.append(try apply(entry)) }
             var meta = MetaRecord()
-            meta.applied = applied
+            meta.log = log
             meta.replicatedTime = keyspace.replicatedTime
             meta.expiringKeys = keyspace.expiringKeys
             if meta != published.withLock({ $0.meta }) { store.put(store.layout.key(.meta), meta.encoded) }
@@ -129,13 +138,26 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
         }
     }
 
-    /// Makes what is applied durable: waits for the engine.
+    /// Makes what is applied durable, of every replica on the engine: waits for the disk.
     public func flush() throws(StateMachineError) { try store.flush() }
 
+    /// The state as applied, held while this one goes on.
+    public func freeze() throws(StateMachineError) -> any FrozenState {
+        if let failure { throw failure }
+        return try store.freeze(log)
+    }
+
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
-        let content = try applied.advance(to: entry) { (payload) throws(NamedErrorThrown) in
+        let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
             try GroupCommand.decoded(payload, arena)
         }
+        guard let content else { return Bytes() }
+        let reply = try reply(to: content)
+        log.finish(entry, result: reply)
+        return reply
+    }
+
+    private func reply(to content: EntryContent<GroupCommand>) throws(StateMachineError) -> Bytes {
         switch content {
         case .nothing: return Bytes()
         case .malformed(let error): return refusal(error)
@@ -170,7 +192,7 @@ public final class KeyValueStateMachine: StateMachine, @unchecked Sendable {
 
     // MARK: helpers of the parts of this type
 
-    var lastApplied: LogIndex { applied.index }
+    var lastApplied: LogIndex { log.position.index }
 
     func refusal(_ error: NamedError) -> Bytes { ExecuteReply(error: error).packed(arena) }
 

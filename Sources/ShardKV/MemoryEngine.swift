@@ -51,4 +51,71 @@ public final class MemoryEngine: KeyValueEngine {
 
     /// Makes everything written durable.
     public func flush() throws(StateMachineError) { state.withLock { $0.durable = $0.live } }
+
+    /// Everything as it is now; a copy that costs nothing until the engine changes.
+    public func freeze() throws(StateMachineError) -> any EngineView { MemoryView(state.withLock { $0.live }) }
+
+    /// Takes in what a view of a memory engine exported as `number`.
+    public func ingest(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+        let pairs = try PairFiles.read(folder, number: number)
+        let isFree = state.withLock { state in
+            guard !state.live.holds(number), !state.durable.holds(number) else { return false }
+            for (key, value) in pairs {
+                state.live[key] = value
+                state.durable[key] = value
+            }
+            return true
+        }
+        guard isFree else { throw StateMachineError("replica number \(number) is in use already") }
+    }
+
+    /// Removes every key of `number`.
+    public func drop(_ number: UInt64) throws(StateMachineError) {
+        try write([.deleteRange(ReplicaKeys.start(of: number), ReplicaKeys.end(of: number))])
+    }
+
+    /// The replica numbers under which there are keys, ascending.
+    public func numbers() throws(StateMachineError) -> [UInt64] {
+        let map = state.withLock { $0.live }
+        var numbers: [UInt64] = []
+        var start = Bytes()
+        while let number = map.firstNumber(from: start) {
+            numbers.append(number)
+            start = ReplicaKeys.end(of: number)
+        }
+        return numbers
+    }
+}
+
+/// A ``MemoryEngine`` as it was.
+private final class MemoryView: EngineView {
+    private let map: SortedBytesMap
+
+    init(_ map: SortedBytesMap) { self.map = map }
+
+    func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { map[key] }
+
+    func scan(from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool) throws(StateMachineError) {
+        map.visit(from: start, to: end, visit)
+    }
+
+    func export(
+        _ replica: UInt64, as number: UInt64, into folder: any SnapshotFolder
+    ) throws(StateMachineError) {
+        var files = PairFiles(number: number, folder: folder)
+        try files.writeAll(of: replica, in: map)
+    }
+}
+
+extension SortedBytesMap {
+    fileprivate func firstNumber(from start: Bytes) -> UInt64? {
+        var first: UInt64?
+        visit(from: start, to: Bytes()) { key, _ in
+            first = ReplicaKeys.number(of: key)
+            return first == nil
+        }
+        return first
+    }
+
+    fileprivate func holds(_ number: UInt64) -> Bool { firstNumber(from: ReplicaKeys.start(of: number)) == number }
 }

@@ -45,15 +45,25 @@ final class ReplicaStore {
 
     func flush() throws(StateMachineError) { try engine.flush() }
 
-    /// What the durable part of the engine says about the replica; the zero record if there is nothing yet.
-    func durableMeta() throws(StateMachineError) -> MetaRecord {
-        guard let value = try engine.durableGet(layout.key(.meta)) else { return MetaRecord() }
-        return try MetaRecord(value)
+    /// What the durable part of the engine says about the replica; nil if there is nothing yet.
+    func durableMeta() throws(StateMachineError) -> MetaRecord? {
+        try engine.durableGet(layout.key(.meta)).map { (value) throws(StateMachineError) in try MetaRecord(value) }
     }
 
-    func meta() throws(StateMachineError) -> MetaRecord {
-        guard let value = try get(layout.key(.meta)) else { return MetaRecord() }
-        return try MetaRecord(value)
+    /// What the engine says about the replica; nil if there is nothing yet.
+    func meta() throws(StateMachineError) -> MetaRecord? {
+        try get(layout.key(.meta)).map { (value) throws(StateMachineError) in try MetaRecord(value) }
+    }
+
+    /// The replica as the engine has it now; nothing may be pending.
+    func freeze(_ log: AppliedLog) throws(StateMachineError) -> any FrozenState {
+        precondition(pending.isEmpty, "a state is frozen in the middle of a batch")
+        guard let meta = log.meta else {
+            throw StateMachineError(
+                "there is no state to make a snapshot of: entry \(log.position) is applied, members \(log.configuration)"
+            )
+        }
+        return FrozenReplica(meta: meta, view: try engine.freeze(), replicaNumber: layout.replicaNumber)
     }
 
     /// Visits every key of `kind` in order; what `visit` throws ends the scan.

@@ -7,12 +7,17 @@ import RaftCore
 //
 //     kind       rest                               body
 //     meta       -                                  term (8) index (8) replicated time (8) expiring keys (8)
+//                                                   hash version (1) hash (8) configuration
 //     map        -                                  packed ClusterMap
 //     shards     shard (8)                          packed ShardRecord
 //     sessions   shard (8) token (8)                index of last use (8) floor (8)
 //     replies    shard (8) token (8) sequence (8)   request hash (8) packed ExecuteReply
 //     expiry     expiry (8) user key                -
 //     data       user key                           flags (1) [expiry (8)] payload
+//
+//     configuration = members (4) old voters (4), then each: IPv4 (4) port (4) idx (4) role (1)
+//
+// Everything lies under the number, so a replica's state can be copied under another one by its keys alone.
 
 /// Kinds of keys; the byte after the replica number. Numbers never change their meaning.
 enum KeyKind: UInt8 {
@@ -27,15 +32,20 @@ enum KeyKind: UInt8 {
 
 /// The version written before every value; a newer one is refused, never guessed at.
 enum StoreFormat {
+    /// Of every kind but the one below.
     static let current: UInt8 = 1
+    /// Of the meta record. Version 1 ended before the hash.
+    static let meta: UInt8 = 2
+
+    static func newest(_ kind: KeyKind) -> UInt8 { kind == .meta ? meta : current }
 
     /// A reader behind the version of `value`, or the reason why it cannot be read.
     static func open(_ value: Bytes, _ kind: KeyKind) throws(StateMachineError) -> ByteReader {
         var reader = ByteReader(value)
         guard let version = reader.byte() else { throw damaged(kind) }
-        guard version <= current else {
+        guard version <= newest(kind) else {
             throw StateMachineError(
-                "stored \(kind) have format \(version), this version reads up to \(current); upgrade")
+                "stored \(kind) have format \(version), this version reads up to \(newest(kind)); upgrade")
         }
         return reader
     }
@@ -84,14 +94,20 @@ struct KeyLayout: Sendable {
         }
     }
 
+    /// Whether `key` holds a session or what one remembers.
+    static func isOfSessionTable(_ key: Bytes) -> Bool {
+        key.count >= prefixBytes
+            && [KeyKind.sessions.rawValue, KeyKind.replies.rawValue].contains(key[ReplicaKeys.prefixBytes])
+    }
+
     /// What follows the prefix.
     static func rest(of key: Bytes) -> Bytes { key.suffix(from: prefixBytes) }
 }
 
 /// How far a replica has come, and what of its state has no key of its own. Rewritten by every batch.
 struct MetaRecord: Equatable, Sendable {
-    /// The last applied entry.
-    var applied = LogPosition.zero
+    /// What has been applied.
+    var log = AppliedLog()
     /// Milliseconds since 1970; never goes back.
     var replicatedTime: Int64 = 0
     /// Entries of the expiry index.
@@ -99,23 +115,37 @@ struct MetaRecord: Equatable, Sendable {
 
     init() {}
 
+    /// Of a replica that has applied nothing.
+    init(birth: Configuration) { log.adopt(birth) }
+
     init(_ value: Bytes) throws(StateMachineError) {
         var reader = try StoreFormat.open(value, .meta)
         guard let term = reader.signedNumber(), let index = reader.signedNumber(), let time = reader.signedNumber(),
-            let expiring = reader.number()
+            let expiring = reader.number(), index >= 0
         else { throw StoreFormat.damaged(.meta) }
-        applied = LogPosition(term: Term(term), index: LogIndex(index))
+        let position = LogPosition(term: Term(term), index: LogIndex(index))
         replicatedTime = time
         expiringKeys = expiring
+        guard value[0] > 1 else {
+            log = AppliedLog(position, .empty, hashVersion: 0, hash: 0)
+            return
+        }
+        guard let version = reader.byte(), let hash = reader.number(),
+            let configuration = Configuration(stored: reader.rest)
+        else { throw StoreFormat.damaged(.meta) }
+        log = AppliedLog(position, configuration, hashVersion: version, hash: hash)
     }
 
     var encoded: Bytes {
-        ByteWriter.bytes(33) { writer in
-            writer.put(StoreFormat.current)
-            writer.put(applied.term.rawValue)
-            writer.put(applied.index.rawValue)
+        ByteWriter.bytes(42 + log.storedConfiguration.count) { writer in
+            writer.put(StoreFormat.meta)
+            writer.put(log.position.term.rawValue)
+            writer.put(log.position.index.rawValue)
             writer.put(replicatedTime)
             writer.put(expiringKeys)
+            writer.put(log.storedHash.version)
+            writer.put(log.storedHash.value)
+            writer.put(log.storedConfiguration)
         }
     }
 }

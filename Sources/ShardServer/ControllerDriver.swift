@@ -98,10 +98,11 @@ extension ShardServer {
         guard peer.address == address, peers.contains(peer) else {
             return done("the order is for \(peer), this node is \(address)")
         }
+        let birth = Configuration(peers: peers)
         host.create(
-            group: group, peer: peer, birth: Configuration(peers: peers), kind: ReplicaKind.keyValue
+            group: group, peer: peer, birth: birth, kind: ReplicaKind.keyValue
         ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number)
+            try makeStateMachine(group, ReplicaKind.keyValue, number, birth)
         } completion: { problem in
             done(problem)
         }
@@ -118,7 +119,7 @@ extension ShardServer {
         host.create(
             group: group, peer: PeerID(address: address), birth: .empty, kind: ReplicaKind.keyValue
         ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number)
+            try makeStateMachine(group, ReplicaKind.keyValue, number, .empty)
         } completion: { problem in
             done(problem)
         }

@@ -33,11 +33,11 @@ extension ShardServer {
         guard let bootstrap, let peer = bootstrap.controllerPeers.first(where: { $0.address == address }),
             host.status(of: ClusterMap.controllerGroup) == nil
         else { return }
+        let birth = Configuration(peers: bootstrap.controllerPeers)
         host.create(
-            group: ClusterMap.controllerGroup, peer: peer, birth: Configuration(peers: bootstrap.controllerPeers),
-            kind: ReplicaKind.controller
+            group: ClusterMap.controllerGroup, peer: peer, birth: birth, kind: ReplicaKind.controller
         ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(ClusterMap.controllerGroup, ReplicaKind.controller, number)
+            try makeStateMachine(ClusterMap.controllerGroup, ReplicaKind.controller, number, birth)
         } completion: { [self] problem in
             if let problem { logger.log(.error, "the controller's replica cannot be created", [("problem", problem)]) }
         }

@@ -104,13 +104,16 @@ public final class ShardServer {
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
         let factory = self.factory
+        host.store = factory
         host.remakeStateMachine = { record throws(StateMachineError) in
-            try factory.make(record.group, record.kind, record.number)
+            try factory.make(record.group, record.kind, record.store, record.birth)
         }
         host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
-            host.open(record, stateMachine: try makeStateMachine(record.group, record.kind, record.number))
+            let machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
+            host.open(record, stateMachine: machine)
         }
+        host.removeUnknownStates()
         adoptMap(controller?.map)
         startControllerReplica()
     }
@@ -138,9 +141,9 @@ public final class ShardServer {
     }
 
     func makeStateMachine(
-        _ group: String, _ kind: String, _ number: UInt64
+        _ group: String, _ kind: String, _ number: UInt64, _ birth: Configuration
     ) throws(StateMachineError) -> any StateMachine {
-        let machine = try factory.make(group, kind, number)
+        let machine = try factory.make(group, kind, number, birth)
         keep(machine, of: group)
         return machine
     }
@@ -234,28 +237,6 @@ public final class ShardServer {
 enum Services {
     static let cluster = "flotilla.ClusterService"
     static let keyValue = "flotilla.KvService"
-}
-
-/// Makes the state machines of a node's replicas on its one engine; any thread.
-struct StateMachineFactory: Sendable {
-    let engine: any KeyValueEngine
-    /// Where the controller's state machine leaves every newer map.
-    let appliedMap: LockedValue<ClusterMap?>
-
-    func make(_ group: String, _ kind: String, _ number: UInt64) throws(StateMachineError) -> any StateMachine {
-        switch kind {
-        case ShardServer.ReplicaKind.controller:
-            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number)
-            let applied = appliedMap
-            machine.onChange = { applied.set($0) }
-            return machine
-        case ShardServer.ReplicaKind.keyValue:
-            return try KeyValueStateMachine(
-                engine: engine, replicaNumber: number, limits: KeyValueStateMachine.Limits())
-        default:
-            throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
-        }
-    }
 }
 
 /// A value behind a lock, for what a worker hands to the lane.

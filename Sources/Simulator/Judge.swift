@@ -22,12 +22,16 @@ final class Judge {
         /// Successes that wait for the disk, each with what stood for the log up to its end when it was decided on: the
         /// entries may be replaced before it leaves, which is as if it had been long under way.
         var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
+        /// A part of its log was lost while it ran: it starts with the rest.
+        var isCut = false
         /// The membership in force after its last step.
         var configuration = Configuration.empty
     }
 
     private struct FollowedWrite {
         var state: HardState?
+        /// The whole log in its stead, from a snapshot.
+        var reset: LogChain?
         var truncateFrom: LogIndex?
         var entries: [(term: Term, fingerprint: UInt64)]
     }
@@ -53,6 +57,11 @@ final class Judge {
     private var looks = 0
     /// Elections won.
     private(set) var elections = 0
+    /// Logs cut at their beginning, and snapshots put in force.
+    private(set) var compactions = 0
+    private(set) var installs = 0
+    /// By group, what is known to be committed.
+    private var committedLogs: [String: LogChain] = [:]
 
     /// By group, the nodes that lead it, each in a term of its own; one that has crashed may be among them.
     private var leaders: [String: [Int]] = [:]
@@ -104,12 +113,13 @@ extension Judge {
     ) {
         guard violation == nil else { return }
         var replica = followed.removeValue(forKey: name) ?? Followed()
-        if case .started = event { restart(&replica, name, raft) }
+        if case .started = event, !replica.isCut { restart(&replica, name, raft) }
         if case .persisted = event { persist(&replica, name) }
         if effects.hardState != nil {
             note(hardStateNeverGoesBack.changed(name, to: HardState(term: raft.term, vote: raft.vote)))
         }
         if let write { submit(write, &replica, name, raft.term) }
+        replica.isCut = false
         if case .appendReply(let reply) = effects.acknowledgement, reply.success {
             replica.acknowledging.append((reply, replica.log.chain(at: reply.end)))
         }
@@ -129,8 +139,12 @@ extension Judge {
     private func submit(
         _ write: LogWrite, _ replica: inout Followed, _ name: ReplicaName, _ term: Term
     ) {
+        var reset: LogChain?
+        if let start = write.start { reset = begin(start, &replica, name) }
         if let index = write.truncateFrom {
-            note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
+            if !replica.isCut || !rotten.contains(name.node) {
+                note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
+            }
             replica.log.truncate(from: index)
         }
         let first = replica.log.lastIndex.next
@@ -143,7 +157,37 @@ extension Judge {
         }
         if !entries.isEmpty { note(logMatching.grew(name, replica.log, from: first)) }
         replica.writes.append(
-            FollowedWrite(state: write.hardState, truncateFrom: write.truncateFrom, entries: entries))
+            FollowedWrite(
+                state: write.hardState, reset: reset, truncateFrom: write.truncateFrom, entries: entries))
+    }
+
+    /// What goes is committed, and what a snapshot stands for is what was committed.
+    private func begin(_ start: LogStart, _ replica: inout Followed, _ name: ReplicaName) -> LogChain? {
+        let known = committedLogs[name.group] ?? LogChain()
+        switch start {
+        case .compact(let base):
+            compactions += 1
+            let position = base.position
+            if known[position.index]?.term != position.term || replica.log[position.index] != known[position.index] {
+                note(
+                    Violation(
+                        "CommittedNeverChanges", group: name.group, index: position.index, nodes: [name.node],
+                        "compacts what is not committed"))
+            }
+            return nil
+        case .reset(let base):
+            installs += 1
+            if known[base.position.index]?.term != base.position.term {
+                note(
+                    Violation(
+                        "CommittedNeverChanges", group: name.group, index: base.position.index, nodes: [name.node],
+                        "installs what is not committed"))
+            }
+            var log = LogChain()
+            log.extend(by: known, through: base.position.index)
+            replica.log = log
+            return log
+        }
     }
 
     private static func fingerprint(of kind: EntryKind, _ payload: Bytes) -> UInt64 {
@@ -161,7 +205,7 @@ extension Judge {
             replica.writes.removeFirst(replica.done)
             replica.done = 0
         }
-        replica.durable.take(write.truncateFrom, write.entries)
+        replica.durable.take(write.reset, write.truncateFrom, write.entries)
         if let state = write.state { hardStateNeverGoesBack.persisted(name, state) }
         // a later write may be on its way there, or one of an earlier life that nobody counts on
         if !world.disk(name.node).isSynced { look(at: name, replica) }
@@ -176,7 +220,13 @@ extension Judge {
         var log = replica.durable
         var isExplained = explains(log)
         for write in replica.writes[replica.done...] where !isExplained {
-            log.take(write.truncateFrom, write.entries)
+            log.take(write.reset, write.truncateFrom, write.entries)
+            isExplained = explains(log)
+        }
+        // what rot took is gone
+        if !isExplained, rotten.contains(name.node), raft.lastIndex < log.lastIndex {
+            log = replica.durable
+            log.truncate(from: raft.lastIndex.next)
             isExplained = explains(log)
         }
         if !isExplained {
@@ -215,6 +265,7 @@ extension Judge {
         let first = replica.commit.next
         followed[name]?.commit = raft.commitIndex
         note(committedNeverChanges.committed(name, first...raft.commitIndex, in: raft.term, replica.log))
+        committedLogs[name.group, default: LogChain()].extend(by: replica.log, through: raft.commitIndex)
         guard raft.isLeader else { return }
         note(
             leaderCompleteness.committed(name, through: raft.commitIndex, in: raft.term, replica.log) { node in
@@ -277,10 +328,12 @@ extension Judge {
             try log.close()
             let found = recovered[record.number] ?? RecoveredGroup()
             let terms = found.termRuns
+            let base = found.base?.position ?? .zero
             note(
                 durableBeforeAcknowledged.holds(
-                    name, last: LogPosition(term: terms.last?.term ?? .zero, index: found.lastIndex),
-                    termAt: { index in terms.last { $0.index <= index }?.term }, found.hardState,
+                    name, last: LogPosition(term: terms.last?.term ?? base.term, index: found.lastIndex),
+                    termAt: { index in index == base.index ? base.term : terms.last { $0.index <= index }?.term },
+                    found.hardState,
                     log: replica.durable, state: hardStateNeverGoesBack.durableState(of: name)))
         } catch {
             note(
@@ -303,6 +356,12 @@ extension Judge {
             guard isNew, entry.kind == .data, name.group != ClusterMap.controllerGroup else { continue }
             judge(entry.payload, reply, replyPrint, in: name)
         }
+    }
+
+    fileprivate func cut(_ name: ReplicaName) { followed[name]?.isCut = true }
+
+    fileprivate func switched(_ name: ReplicaName, to position: LogPosition) {
+        note(appliedSequencesEqual.starts(name, at: position.index))
     }
 
     /// The first time that anybody applies this entry.
@@ -368,6 +427,12 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)
     }
+
+    func cut(_ group: String) { judge.cut(ReplicaName(group, on: node)) }
+
+    func switched(_ group: String, to position: LogPosition) {
+        judge.switched(ReplicaName(group, on: node), to: position)
+    }
 }
 
 extension AppendReply {
@@ -382,7 +447,10 @@ extension LogIndex {
 
 extension LogChain {
     /// What a write does to the log.
-    fileprivate mutating func take(_ truncateFrom: LogIndex?, _ entries: [(term: Term, fingerprint: UInt64)]) {
+    fileprivate mutating func take(
+        _ reset: LogChain?, _ truncateFrom: LogIndex?, _ entries: [(term: Term, fingerprint: UInt64)]
+    ) {
+        if let reset { self = reset }
         if let truncateFrom { truncate(from: truncateFrom) }
         for entry in entries { append(term: entry.term, fingerprint: entry.fingerprint) }
     }

@@ -63,4 +63,14 @@ private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
     func flush() throws(StateMachineError) { try memory.flush() }
 
     func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try memory.durableGet(key) }
+
+    func freeze() throws(StateMachineError) -> any EngineView { try memory.freeze() }
+
+    func ingest(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+        try memory.ingest(folder, as: number)
+    }
+
+    func drop(_ number: UInt64) throws(StateMachineError) { try memory.drop(number) }
+
+    func numbers() throws(StateMachineError) -> [UInt64] { try memory.numbers() }
 }

@@ -52,11 +52,13 @@ public final class SimulatedNode {
     public let directoryDisk: MemoryDisk
     /// Holds the log.
     public let logDisk: MemoryDisk
+    /// Holds snapshots sent and received.
+    public let snapshotDisk: MemoryDisk
     /// What runs on the host.
     public let program: any NodeProgram
     /// What is changed counts from the next start on.
     public var settings: Settings
-    /// Makes the workers called `log`, `reader` and `apply` on a lane.
+    /// Makes the workers called `log`, `reader`, `apply` and `maintenance` on a lane.
     public var makeWorker: (_ lane: SimulatedLane, _ name: String) -> any Worker = { $0.makeWorker(name: $1) }
     private let world: SimulatedWorld
     private var random: SeededRandom
@@ -94,6 +96,7 @@ public final class SimulatedNode {
         random = SeededRandom(seed: seed)
         directoryDisk = MemoryDisk(seed: random.next())
         logDisk = MemoryDisk(seed: random.next())
+        snapshotDisk = MemoryDisk(seed: random.next())
     }
 
     /// Where the node of this number is.
@@ -119,12 +122,14 @@ public final class SimulatedNode {
         let (log, recovered) = try WriteAheadLog.open(disk: logDisk, settings: logSettings) { _ in }
         let lane = world.addNode(at: address, driftPartsPerMillion: driftPartsPerMillion)
         let workers = RaftHost.Workers(
-            log: makeWorker(lane, "log"), reader: makeWorker(lane, "reader"), apply: makeWorker(lane, "apply"))
+            log: makeWorker(lane, "log"), reader: makeWorker(lane, "reader"), apply: makeWorker(lane, "apply"),
+            maintenance: makeWorker(lane, "maintenance"))
         var hostSettings = settings.host
         hostSettings.seed = random.next()
         let host = RaftHost(
             settings: hostSettings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
-            workers: workers, disk: freeSpaceDisk ?? logDisk, log: log, recovered: recovered, logger: settings.logger)
+            workers: workers, disk: freeSpaceDisk ?? logDisk, snapshots: SnapshotStore(disk: snapshotDisk), log: log,
+            recovered: recovered, logger: settings.logger)
         if let damage = host.nodeRecordDamage {
             world.crash(address)
             throw NodeRecordDamaged(description: damage)
@@ -171,6 +176,7 @@ public final class SimulatedNode {
         host.dismiss()
         directoryDisk.crash(loss)
         logDisk.crash(loss)
+        snapshotDisk.crash(loss)
         program.crashed()
     }
 

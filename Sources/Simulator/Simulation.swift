@@ -34,6 +34,8 @@ public final class Simulation {
         public var elections: Int
         /// Changes of membership that were carried out to their end by the leader that was asked.
         public var changes: Int
+        /// Snapshots that took the place of a log.
+        public var installs = 0
         /// Faults that happened, by kind.
         public var faults: [FaultKind: Int]
 
@@ -97,6 +99,7 @@ public final class Simulation {
             settings.host.raft.maxEntriesPerAppend = 16
             settings.host.raft.maxEntriesInFlight = 64
         }
+        Simulation.compactEarly(&settings, seed: plan.seed)
         nodes = addresses.indices.map { position in
             SimulatedNode(
                 number: position + 1, world: world, settings: settings,
@@ -110,6 +113,21 @@ public final class Simulation {
         self.world = world
         self.random = random
         connect()
+    }
+
+    /// Logs are cut after a few entries in most runs, so that whoever falls behind needs a snapshot, in small pieces.
+    private static func compactEarly(_ settings: inout SimulatedNode.Settings, seed: UInt64) {
+        var random = SeededRandom(seed: seed ^ 0xc0de)
+        guard random.number(in: 0..<4) > 0 else { return }
+        settings.host.compactionEntries = Int(random.number(in: 8..<100))
+        settings.host.compactionBytes = 16 << 10
+        settings.host.keptEntries = Int(random.number(in: 0..<20))
+        settings.host.compactionPace = .milliseconds(Int(random.number(in: 1..<200)))
+        settings.host.logBytes = 256 << 10
+        settings.host.lookBytes = 8 << 10
+        settings.host.snapshotChunkBytes = Int(random.number(in: 256..<4096))
+        settings.host.snapshotBytesPerSecond = Int(random.number(in: 10_000..<1_000_000))
+        settings.host.snapshotsReceived = Int(random.number(in: 1..<3))
     }
 
     private func connect() {
@@ -165,10 +183,12 @@ public final class Simulation {
         if let violation = judge.violation { tell(violation.description) }
         world.note(judge.fingerprint)
         defer { end() }
-        return Outcome(
+        var outcome = Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
             refused: keys.refused, lost: keys.lost, reads: judge.reads, undecided: keys.undecided,
             elections: judge.elections, changes: changes, faults: faultCounts)
+        outcome.installs = judge.installs
+        return outcome
     }
 
     /// Lets go of everything that holds another.

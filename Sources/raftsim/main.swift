@@ -28,7 +28,8 @@ func describe(_ plan: Plan, _ outcome: Simulation.Outcome) -> String {
     let verdict = outcome.violation.map { "FAILED \($0)" } ?? "passed"
     let faults = outcome.faults.values.reduce(0, +)
     return "seed \(plan.seed): \(verdict); \(plan.groups) groups on \(plan.nodes) nodes, \(outcome.steps) steps, "
-        + "\(outcome.elections) elections, \(faults) faults, \(outcome.changes) changes of membership, calls: "
+        + "\(outcome.elections) elections, \(faults) faults, \(outcome.changes) changes of membership, "
+        + "\(outcome.installs) snapshots, calls: "
         + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.reads) reads by the nodes, "
         + "\(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
 }

@@ -20,6 +20,8 @@ final class HostCluster {
         var log = WriteAheadLog.Settings(segmentBytes: 64 << 10, reserveBytes: 1)
         /// A machine is flushed after about so many of its jobs.
         var flushesOneOf: Int64 = 16
+        /// Of a machine's snapshots.
+        var snapshotBytes = 100_000
         var clusterID: UInt64 = 99
         var groups: [String] = ["g0"]
         /// Members by node number, from 1.

@@ -20,6 +20,7 @@ final class AppliedHistory: @unchecked Sendable {
     init(group: String) { self.group = group }
 
     var lastIndex: LogIndex { LogIndex(Int64(entries.count)) }
+    var lastPosition: LogPosition { LogPosition(term: entries.last?.term ?? .zero, index: lastIndex) }
 
     func entry(at index: LogIndex) -> Entry? {
         index > .zero && index <= lastIndex ? entries[Int(index.rawValue) - 1] : nil
@@ -46,17 +47,22 @@ final class AppliedHistory: @unchecked Sendable {
 /// What a machine's state is after a loss of power.
 final class MachineStore: @unchecked Sendable {
     var durable = LogPosition.zero
+    /// The membership in force there.
+    var configuration = Configuration.empty
 }
 
 /// A state machine that only counts, and tells the group's history what it applies. From time to time it flushes,
 /// as a store does: after a restart it begins with what was flushed last.
-final class RecordingMachine: StateMachine, @unchecked Sendable {
+final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
     private let node: Int
     private let history: AppliedHistory
     private let store: MachineStore
     private var random: SeededRandom
     private let flushesOneOf: Int64
     private(set) var appliedPosition: LogPosition
+    private var configuration: Configuration
+    /// Bytes of its snapshots.
+    var snapshotBytes = 100_000
     /// Applying this index fails, if set.
     var failsAt: LogIndex?
     /// Answers a command with itself instead of its tag and position.
@@ -69,6 +75,7 @@ final class RecordingMachine: StateMachine, @unchecked Sendable {
         self.random = SeededRandom(seed: seed)
         self.flushesOneOf = flushesOneOf
         self.appliedPosition = store.durable
+        self.configuration = store.configuration
     }
 
     func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
@@ -78,16 +85,71 @@ final class RecordingMachine: StateMachine, @unchecked Sendable {
             let tag = Command.tag(of: entry.payload)
             history.note(entry, tag: tag, after: appliedPosition, by: node)
             appliedPosition = entry.position
+            if let membership = entry.configuration { configuration = membership }
             replies.append(repeatsPayload ? entry.payload : Bytes("\(tag)@\(entry.position)"))
         }
-        if random.number(in: 0..<flushesOneOf) == 0 { store.durable = appliedPosition }
+        if random.number(in: 0..<flushesOneOf) == 0 { flush() }
         return replies
     }
 
     /// The last index applied, in decimal.
     func read(_ query: Bytes) -> Bytes { Bytes("\(appliedPosition.index)") }
 
-    func flush() { store.durable = appliedPosition }
+    func flush() {
+        store.durable = appliedPosition
+        store.configuration = configuration
+    }
+
+    // MARK: snapshots
+
+    func durableMeta() -> SnapshotMeta? {
+        store.durable == .zero ? nil : SnapshotMeta(last: store.durable, configuration: store.configuration)
+    }
+
+    func freeze() -> any FrozenState {
+        RecordedState(
+            meta: SnapshotMeta(last: appliedPosition, configuration: configuration), byteCount: snapshotBytes)
+    }
+}
+
+/// A picture of a ``RecordingMachine``: two files of filler, and one that says for which number they are.
+final class RecordedState: FrozenState, Sendable {
+    let meta: SnapshotMeta
+    private let byteCount: Int
+
+    init(meta: SnapshotMeta, byteCount: Int) {
+        self.meta = meta
+        self.byteCount = byteCount
+    }
+
+    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+        for name in ["first", "second"] {
+            try folder.append(Command.payload(tag: number, byteCount: byteCount / 2), to: name)
+        }
+        let last = meta.last
+        let peers = meta.configuration.listed.map(\.description).joined(separator: ",")
+        try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers)"), to: "state")
+        try folder.append(Bytes(), to: "empty")
+    }
+
+    /// What is in the store when the folder was taken into it; the files must be those written for `number`.
+    static func install(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) -> MachineStore {
+        guard try folder.fileNames() == ["empty", "first", "second", "state"] else {
+            throw StateMachineError("other files: \(try folder.fileNames())")
+        }
+        for name in ["first", "second"] where Command.tag(of: try folder.contents(of: name)) != number {
+            throw StateMachineError("\(name) is not for number \(number)")
+        }
+        let words = try folder.contents(of: "state").text.split(separator: " ")
+        guard words.count == 4, UInt64(words[0]) == number, let index = Int64(words[1]), let term = Int64(words[2])
+        else {
+            throw StateMachineError("not a state for number \(number): \(words)")
+        }
+        let store = MachineStore()
+        store.durable = LogPosition(term: Term(term), index: LogIndex(index))
+        store.configuration = Configuration(peers: words[3].split(separator: ",").compactMap { PeerID(String($0)) })
+        return store
+    }
 }
 
 /// A payload that can be told from all others: its tag in eight bytes, then filler.

@@ -1,13 +1,18 @@
 import RaftCore
 import RaftHost
 import Simulator
+import Synchronization
 import Transport
 
 /// What a node of a ``HostCluster`` runs: one replica with a ``RecordingMachine`` of every group.
 final class RecordingProgram: NodeProgram {
     private let plan: HostCluster.Plan
     private let histories: [AppliedHistory]
-    let stores: [MachineStore]
+    /// What survives a crash, by number; what a snapshot brought is there from its installation on.
+    let stored = LockedStores()
+    private(set) var stores: [MachineStore]
+    /// Numbers whose state was dropped.
+    let dropped = LockedNumbers()
     private(set) var machines: [RecordingMachine] = []
     private(set) var problems: [String] = []
     /// Of the present life, by name.
@@ -39,12 +44,23 @@ final class RecordingProgram: NodeProgram {
 
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
         var random = SeededRandom(seed: process.seed)
+        let host = process.host
+        for (position, group) in plan.groups.enumerated() {
+            if let record = host.records.first(where: { $0.group == group }), record.store != record.number {
+                guard let store = stored.of(record.store) else {
+                    problems.append("node \(process.number) has no state \(record.store) of \(group)")
+                    continue
+                }
+                stores[position] = store
+            }
+        }
         machines = stores.indices.map { position in
             RecordingMachine(
                 node: process.number, history: histories[position], store: stores[position], seed: random.next(),
                 flushesOneOf: plan.flushesOneOf)
         }
-        let host = process.host
+        for machine in machines { machine.snapshotBytes = plan.snapshotBytes }
+        setInstallation(host, process.number)
         let birth = Configuration(peers: (1...plan.size).map { PeerID(address: SimulatedNode.address($0)) })
         let peer = PeerID(address: SimulatedNode.address(process.number))
         for (group, machine) in zip(plan.groups, machines) {
@@ -59,6 +75,17 @@ final class RecordingProgram: NodeProgram {
             }
         }
         return { _ in nil }
+    }
+
+    private func setInstallation(_ host: RaftHost, _ number: Int) {
+        host.store = RecordedStores(node: number, plan: plan, histories: histories, stored: stored, dropped: dropped)
+        host.onStateMachine = { [unowned self] record, machine in
+            guard let position = plan.groups.firstIndex(of: record.group), let machine = machine as? RecordingMachine,
+                let store = stored.of(record.store)
+            else { return }
+            machines[position] = machine
+            stores[position] = store
+        }
     }
 
     func crashed() {}
@@ -76,4 +103,49 @@ extension SimulatedNode {
 
     func status(_ position: Int) -> ReplicaStatus? { status(of: recording.group(at: position)) }
     func leads(_ position: Int) -> Bool { leads(recording.group(at: position)) }
+}
+
+/// States by number; any thread.
+final class LockedStores: Sendable {
+    private let stores = Mutex<[UInt64: MachineStore]>([:])
+
+    func keep(_ store: MachineStore, as number: UInt64) { stores.withLock { $0[number] = store } }
+    var numbers: [UInt64] { stores.withLock { $0.keys.sorted() } }
+    func of(_ number: UInt64) -> MachineStore? { stores.withLock { $0[number] } }
+}
+
+/// Numbers in order; any thread.
+final class LockedNumbers: Sendable {
+    private let numbers = Mutex<[UInt64]>([])
+
+    func append(_ number: UInt64) { numbers.withLock { $0.append(number) } }
+    var all: [UInt64] { numbers.withLock { $0 } }
+}
+
+/// The store of the machines of one node.
+private struct RecordedStores: StateMachineStore {
+    let node: Int
+    let plan: HostCluster.Plan
+    let histories: [AppliedHistory]
+    let stored: LockedStores
+    let dropped: LockedNumbers
+
+    func install(
+        _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> any SnapshotStateMachine {
+        guard let position = plan.groups.firstIndex(of: group) else { throw StateMachineError("no group \(group)") }
+        let store = try RecordedState.install(folder, as: number)
+        guard SnapshotMeta(last: store.durable, configuration: store.configuration) == meta else {
+            throw StateMachineError("the state of \(store.durable), not of \(meta.last)")
+        }
+        stored.keep(store, as: number)
+        let machine = RecordingMachine(
+            node: node, history: histories[position], store: store, seed: number, flushesOneOf: plan.flushesOneOf)
+        machine.snapshotBytes = plan.snapshotBytes
+        return machine
+    }
+
+    func drop(_ number: UInt64) { dropped.append(number) }
+    func numbers() -> [UInt64] { stored.numbers }
+    func flush() {}
 }

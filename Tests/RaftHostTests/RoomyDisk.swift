@@ -14,4 +14,8 @@ final class RoomyDisk: Disk, @unchecked Sendable {
     func remove(_ name: String) throws(DiskError) { try files.remove(name) }
     func syncDirectory() throws(DiskError) { try files.syncDirectory() }
     func freeBytes() -> Int { free }
+    var directory: String? { nil }
+    func folder(_ name: String) throws(DiskError) -> any Disk { try files.folder(name) }
+    func folders() throws(DiskError) -> [String] { try files.folders() }
+    func removeFolder(_ name: String) throws(DiskError) { try files.removeFolder(name) }
 }

@@ -46,12 +46,13 @@ final class ShardedNode {
         let lane = world.addNode(at: address)
         let workers = RaftHost.Workers(
             log: lane.makeWorker(name: "log"), reader: lane.makeWorker(name: "reader"),
-            apply: lane.makeWorker(name: "apply"))
+            apply: lane.makeWorker(name: "apply"), maintenance: lane.makeWorker(name: "maintenance"))
         var settings = RaftHost.Settings()
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
-            workers: workers, disk: room, log: log, recovered: recovered, logger: .silent)
+            workers: workers, disk: room, snapshots: SnapshotStore(disk: MemoryDisk(seed: 1)), log: log,
+            recovered: recovered, logger: .silent)
         let server = try ShardServer(
             settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
             engine: engine, lane: lane, logger: Logger(level: .warning) { [log = self.log] in log.append($0) },

@@ -20,15 +20,19 @@ import Testing
 
         private mutating func write(model: Model) -> LogWrite {
             var write = LogWrite(group: UInt64(random.number(in: 0..<5)))
+            var model = model
+            compactOrReset(&write, model[write.group])
+            model.apply([write])
             let entries = model[write.group].entries
-            var last = entries.last?.position ?? .zero
+            let base = model[write.group].base?.position ?? .zero
+            var last = model[write.group].last
             if random.number(in: 0..<4) == 0 {
                 write.hardState = HardState(term: last.term.next, vote: peer(UInt16(random.number(in: 0..<3))))
             }
             if !entries.isEmpty, random.number(in: 0..<5) == 0 {
                 let position = Int(random.number(in: 0..<Int64(entries.count)))
                 write.truncateFrom = entries[position].position.index
-                last = position > 0 ? entries[position - 1].position : .zero
+                last = position > 0 ? entries[position - 1].position : base
             }
             for _ in 0..<random.number(in: 0..<4) {
                 counter += 1
@@ -39,6 +43,20 @@ import Testing
             }
             if random.number(in: 0..<5) == 0 { write.note = Bytes("note \(counter)") }
             return write
+        }
+
+        private mutating func compactOrReset(_ write: inout LogWrite, _ group: ModelGroup) {
+            switch random.number(in: 0..<12) {
+            case 0, 1, 2:
+                guard !group.entries.isEmpty else { return }
+                let position = group.entries[Int(random.number(in: 0..<Int64(group.entries.count)))].position
+                write.start = .compact(LogBase(position: position, configuration: Configuration(peers: [peer(1)])))
+            case 3:
+                let last = LogPosition(term: group.last.term.next, index: group.last.index.advanced(by: 10))
+                write.start = .reset(LogBase(position: last, configuration: .empty))
+            case 4: write.debt = random.number(in: 0..<2) == 0 ? .zero : group.last
+            default: break
+            }
         }
     }
 

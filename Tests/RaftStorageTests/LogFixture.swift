@@ -12,11 +12,26 @@ struct ModelGroup: Equatable {
         var configuration: Configuration?
     }
     var hardState = HardState.initial
+    var base: LogBase?
     var entries: [Entry] = []
     var note: Bytes?
+    var debt: LogPosition?
+
+    /// The last entry; without entries the base.
+    var last: LogPosition { entries.last?.position ?? base?.position ?? .zero }
 
     mutating func apply(_ write: LogWrite) {
         if let state = write.hardState { hardState = state }
+        if let debt = write.debt { self.debt = debt == .zero ? nil : debt }
+        switch write.start {
+        case .compact(let base)?:
+            entries.removeAll { $0.position.index <= base.position.index }
+            self.base = base
+        case .reset(let base)?:
+            entries = []
+            self.base = base.position == .zero ? nil : base
+        case nil: break
+        }
         if let index = write.truncateFrom { entries.removeAll { $0.position.index >= index } }
         entries += write.entries.map {
             Entry(position: $0.position, kind: $0.kind, payload: $0.payload, configuration: $0.configuration)
@@ -58,11 +73,14 @@ struct Opened {
     /// Everything a group holds, entries read back from the disk, checked against what was recovered.
     func contents(of group: LogGroup) throws -> ModelGroup {
         guard let recovered = groups[group] else { return ModelGroup() }
-        var model = ModelGroup(hardState: recovered.hardState, note: recovered.note)
+        var model = ModelGroup(
+            hardState: recovered.hardState, base: recovered.base, note: recovered.note, debt: recovered.debt)
+        let before = recovered.base?.position.index ?? .zero
         guard let first = recovered.termRuns.first?.index else {
-            #expect(recovered.lastIndex == .zero && recovered.configurations.isEmpty)
+            #expect(recovered.lastIndex == before && recovered.configurations.isEmpty)
             return model
         }
+        #expect(first == before.next)
         let count = first.distance(to: recovered.lastIndex) + 1
         let entries = try log.entries(of: group, from: first, count: count + 1, maxBytes: .max)
         model.entries = entries.map {
@@ -110,6 +128,12 @@ func membership(_ index: Int64, term: Int64 = 1, _ configuration: Configuration)
         configuration: configuration)
 }
 
+func base(_ index: Int64, term: Int64) -> LogBase {
+    LogBase(
+        position: LogPosition(term: Term(term), index: LogIndex(index)),
+        configuration: Configuration(peers: [peer(1), peer(UInt16(index))]))
+}
+
 func peer(_ number: UInt16, idx: Int32 = 0) -> PeerID {
     PeerID(address: NodeAddress(ip: 0x7f00_0001, port: 8000 + number), idx: idx)
 }
@@ -138,6 +162,22 @@ struct SampleLog {
         [LogWrite(group: 0, note: Bytes("node state, later")), LogWrite(group: 2, hardState: state(2))],
         [LogWrite(group: 2, entries: [data(4, term: 2, "vier")])],
         [LogWrite(group: 1, entries: [data(4, term: 3, "fourth"), data(5, term: 3, "fifth")])],
+        [
+            LogWrite(
+                group: 5, hardState: state(2), entries: [data(1, "one"), data(2, term: 2, "two")], note: Bytes("5"))
+        ],
+        [
+            LogWrite(group: 5, start: .compact(base(1, term: 1))),
+            LogWrite(group: 2, entries: [data(5, term: 2, "fünf")]),
+        ],
+        [LogWrite(group: 5, entries: [data(3, term: 2, "three")])],
+        [LogWrite(group: 5, debt: data(30, term: 4, "").position, truncateFrom: LogIndex(3))],
+        [LogWrite(group: 5, start: .reset(base(20, term: 3)), entries: [data(21, term: 3, "twenty-one")])],
+        [
+            LogWrite(group: 5, debt: .zero, entries: [data(22, term: 5, "twenty-two"), data(23, term: 5, "23")]),
+            LogWrite(group: 1, truncateFrom: LogIndex(5), entries: [noOp(5, term: 5)]),
+        ],
+        [LogWrite(group: 5, start: .compact(base(22, term: 5)))],
     ]
 
     let disk = MemoryDisk(seed: 0)

@@ -25,7 +25,7 @@ private final class TemporaryDirectory {
         let directory = try TemporaryDirectory()
         var model = Model()
         for batch in SampleLog.batches {
-            let opened = try Opened(try PosixDisk(directory: directory.path, lockName: "LOCK"), segmentBytes: 4096)
+            let opened = try Opened(try PosixDisk(directory: directory.path, lockName: "LOCK"), segmentBytes: 8192)
             #expect(try opened.holds(model) && opened.findings.isEmpty)
             try opened.log.write(batch)
             model.apply(batch)
@@ -35,7 +35,7 @@ private final class TemporaryDirectory {
         #expect(try disk.list() == [segmentName(1), "LOCK", "MANIFEST"])
         #expect(try disk.freeBytes() > 0)
         let file = try disk.open(segmentName(1))
-        #expect(try file.size() == 4096)
+        #expect(try file.size() == 8192)
         try file.truncate(to: 10)
         #expect(try file.size() == 10)
     }

@@ -103,7 +103,7 @@ import Testing
         let opened = try log.open()
         #expect(opened.damaged == [1, 2])
         for (group, batch) in [(1, 1), (2, 2)] as [(LogGroup, Int)] {
-            let damage = try #require(opened.groups[group]?.damage)
+            let damage = try #require(opened.groups[group]?.damage).reason
             #expect(damage.contains("at offset \(log.headers[batch].place.offset):"))
         }
     }

@@ -29,8 +29,8 @@ import Testing
         for batch in SampleLog.batches { try log.write(batch) }
         let entries = try log.entries(of: 1, from: LogIndex(2), count: 10, maxBytes: 10_000)
         #expect(entries.map(\.position.index.rawValue) == [2, 3, 4, 5])
-        #expect(entries.map(\.position.term.rawValue) == [1, 3, 3, 3])
-        #expect(entries.map(\.payload.text) == ["first", "", "fourth", "fifth"])
+        #expect(entries.map(\.position.term.rawValue) == [1, 3, 3, 5])
+        #expect(entries.map(\.payload.text) == ["first", "", "fourth", ""])
     }
 
     @Test func readsAreBoundedByCountAndBytesButGiveAtLeastOneEntry() throws {
@@ -63,19 +63,71 @@ import Testing
         #expect(try Opened(disk).holds(Model().applying(writes)))
     }
 
-    @Test func logMayBeginAnywhereAndAgainAfterTruncationToNothing() throws {
+    @Test func logBeginsBehindItsBaseAndAgainAfterAReset() throws {
         let disk = MemoryDisk(seed: 1)
         let log = try Opened(disk).log
-        let batches = [
-            [LogWrite(group: 1, entries: [data(100, term: 4, "snapshot before")])],
-            [LogWrite(group: 1, truncateFrom: LogIndex(50))],
-            [LogWrite(group: 1, entries: [data(7, term: 5, "seven"), data(8, term: 5, "eight")])],
-        ]
-        for batch in batches { try log.write(batch) }
+        let members = Configuration(peers: [peer(1), peer(2)])
+        let first = LogBase(position: LogPosition(term: Term(4), index: LogIndex(99)), configuration: members)
+        let second = LogBase(position: LogPosition(term: Term(5), index: LogIndex(6)), configuration: .empty)
+        try log.write([LogWrite(group: 1, entries: [data(1, "gone soon")])])
+        try log.write([LogWrite(group: 1, start: .reset(first), entries: [data(100, term: 4, "behind a snapshot")])])
+        #expect(try Opened(disk.copy()).groups[1]?.base == first)
+        #expect(try log.entries(of: 1, from: LogIndex(1), count: 1, maxBytes: 1).isEmpty)
+        try log.write([LogWrite(group: 1, truncateFrom: LogIndex(100))])
+        #expect(try Opened(disk.copy()).groups[1]?.lastIndex == LogIndex(99))
+        try log.write([LogWrite(group: 1, start: .reset(second))])
+        try log.write([LogWrite(group: 1, entries: [data(7, term: 5, "seven"), data(8, term: 5, "eight")])])
         let opened = try Opened(disk)
+        #expect(opened.groups[1]?.base == second)
         #expect(opened.groups[1]?.termRuns == [LogPosition(term: Term(5), index: LogIndex(7))])
         #expect(opened.groups[1]?.lastIndex == LogIndex(8))
         #expect(try opened.log.entries(of: 1, from: LogIndex(8), count: 1, maxBytes: 1)[0].payload.text == "eight")
+        try opened.log.write([
+            LogWrite(
+                group: 1, start: .reset(LogBase(position: .zero, configuration: .empty)), entries: [data(1, "one")])
+        ])
+        #expect(try Opened(disk).groups[1]?.base == nil)
+    }
+
+    @Test func compactionTakesAwayTheBeginning() throws {
+        let members = [Configuration(peers: [peer(1)]), Configuration(peers: [peer(1), peer(2)])]
+        let entries = [
+            membership(1, members[0]), data(2, "a"), data(3, term: 2, "b"), membership(4, term: 2, members[1]),
+            data(5, term: 4, "c"), data(6, term: 4, "d"),
+        ]
+        for index in 1...6 as ClosedRange<Int64> {
+            let disk = MemoryDisk(seed: 1)
+            let log = try Opened(disk).log
+            try log.write([LogWrite(group: 1, entries: entries)])
+            let gone = entries[Int(index) - 1].position
+            let base = LogBase(position: gone, configuration: members[index < 4 ? 0 : 1])
+            try log.write([LogWrite(group: 1, start: .compact(base))])
+            #expect(try log.entries(of: 1, from: gone.index, count: 9, maxBytes: .max).isEmpty)
+            for opened in [try Opened(disk.copy()), try Opened(disk)] {
+                let group = try #require(opened.groups[1])
+                #expect(group.base == base && group.lastIndex == LogIndex(6))
+                let rest = entries[Int(index)...]
+                #expect(
+                    group.configurations.map(\.index) == rest.filter { $0.configuration != nil }.map(\.position.index))
+                let read = try opened.log.entries(of: 1, from: gone.index.next, count: 9, maxBytes: .max)
+                #expect(read.map(\.position) == rest.map(\.position))
+                #expect(group.termRuns.first?.index == rest.first?.position.index)
+            }
+            // the log goes on behind it, down to the base and no further
+            try log.write([LogWrite(group: 1, truncateFrom: gone.index.next, entries: [noOp(index + 1, term: 9)])])
+            #expect(try Opened(disk).groups[1]?.termRuns == [LogPosition(term: Term(9), index: gone.index.next)])
+        }
+    }
+
+    @Test func debtIsKeptUntilItIsPaid() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        let debt = LogPosition(term: Term(7), index: LogIndex(70))
+        try log.write([LogWrite(group: 1, debt: debt, entries: [data(1, "one")])])
+        #expect(try Opened(disk.copy()).groups[1]?.debt == debt)
+        try log.write([LogWrite(group: 1, debt: .zero)])
+        #expect(try Opened(disk).groups[1]?.debt == nil)
+        #expect(try Opened(disk).groups[1]?.lastIndex == LogIndex(1))
     }
 
     @Test func jointConfigurationsRolesAndVotesKeepTheirText() throws {

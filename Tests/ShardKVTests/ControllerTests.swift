@@ -90,16 +90,16 @@ struct ControllerTests {
         machine.onChange = { map in told.withLock { $0.append(map.version) } }
         _ = try ControllerTests.apply(machine, .initialize(try ControllerTests.record()), .groupBorn("g1"))
         _ = try ControllerTests.apply(machine, .groupBorn("g1"))
-        #expect(try machine.apply([entry(LogIndex(4), kind: .configuration, Bytes())]) == [Bytes()])
+        #expect(try machine.apply([configurationEntry(LogIndex(4), RestartTests.birth)]) == [Bytes()])
         #expect(try machine.apply([entry(LogIndex(3), Bytes())]) == [Bytes()])
         #expect(told.withLock { $0 } == [2])
 
         let restarted = try ControllerStateMachine(engine: engine, replicaNumber: 0)
         #expect(restarted.map == machine.map && restarted.map?.version == 2)
         #expect(restarted.appliedPosition == LogPosition(term: Term(1), index: LogIndex(4)))
-        #expect(try restarted.durablePosition() == .zero)
+        #expect(try restarted.durableMeta() == nil)
         try restarted.flush()
-        #expect(try restarted.durablePosition() == restarted.appliedPosition)
+        #expect(try restarted.durableMeta()?.last == restarted.appliedPosition)
     }
 
     @Test func aNewerCommandStopsTheReplicaAndAMalformedOneIsAnswered() throws {

@@ -181,7 +181,7 @@ struct RocksDiskTests {
         _ = try machine.apply(Array(log[..<80]))
         try machine.flush()
         _ = try machine.apply(Array(log[80...]))
-        #expect(try machine.durablePosition().index == LogIndex(80))
+        #expect(try machine.durableMeta()?.last.index == LogIndex(80))
         #expect(machine.appliedPosition.index == LogIndex(200))
         // what a power failure would leave: the files as they are now
         try FileManager.default.copyItem(atPath: directory.path + "/store", toPath: directory.path + "/crashed")

@@ -73,8 +73,10 @@ struct RestartTests {
     static let shards = [ShardTests.shard(1, "", "k"), ShardTests.shard(2, "k", "")]
 
     static func machine(on engine: any KeyValueEngine) throws -> KeyValueStateMachine {
-        try KeyValueStateMachine(engine: engine, replicaNumber: 1, limits: limits)
+        try KeyValueStateMachine(engine: engine, replicaNumber: 1, birth: birth, limits: limits)
     }
+
+    static let birth = Configuration(peers: ["10.0.0.1:7000", "10.0.0.2:7000"].compactMap { PeerID($0) })
 
     /// Applies `log` in batches of random length; `between` runs after each and gives the machine to go on with.
     static func run(
@@ -138,11 +140,11 @@ struct RestartTests {
             switch random.number(in: 0..<8) {
             case 0, 1:
                 try machine.flush()
-                #expect(try machine.durablePosition() == machine.appliedPosition)
+                #expect(try machine.durableMeta()?.last == machine.appliedPosition)
                 return machine
             case 2:
                 crashes += 1
-                let durable = try machine.durablePosition()
+                let durable = try machine.durableMeta()?.last ?? .zero
                 engine.crash()
                 let restarted = try RestartTests.machine(on: engine)
                 #expect(restarted.appliedPosition == durable)
@@ -172,7 +174,9 @@ struct RestartTests {
         let log = RestartTests.log(seed: 5, entries: 100)
         let shared = MemoryEngine()
         for number: UInt64 in [1, 2, 256] {
-            _ = try KeyValueStateMachine(engine: shared, replicaNumber: number, limits: RestartTests.limits).apply(log)
+            let machine = try KeyValueStateMachine(
+                engine: shared, replicaNumber: number, birth: RestartTests.birth, limits: RestartTests.limits)
+            _ = try machine.apply(log)
         }
         let alone = MemoryEngine()
         _ = try RestartTests.machine(on: alone).apply(log)
@@ -232,10 +236,10 @@ struct FormatTests {
         let replica = try Replica()
         _ = try replica.execute(.set("a", "1"))
         let pair = try #require(try contents(replica.engine).first { $0[0][8] == kind.rawValue })
-        for version: UInt8 in [1, 2] {
+        for version in 1...StoreFormat.newest(kind) + 1 {
             try replica.engine.write([.put(pair[0], Bytes([version]))])
             let error = #expect(throws: StateMachineError.self) { try replica.restart() }
-            #expect(error?.description.contains(version == 2 ? "upgrade" : "damaged") == true)
+            #expect(error?.description.contains(version > StoreFormat.newest(kind) ? "upgrade" : "damaged") == true)
         }
     }
 

@@ -86,6 +86,12 @@ func entry(_ index: LogIndex, term: Int64 = 1, kind: EntryKind = .data, _ payloa
     CommittedEntry(position: LogPosition(term: Term(term), index: index), kind: kind, payload: payload)
 }
 
+func configurationEntry(_ index: LogIndex, _ configuration: Configuration) -> CommittedEntry {
+    CommittedEntry(
+        position: LogPosition(term: Term(1), index: index), kind: .configuration, payload: Bytes(),
+        configuration: configuration)
+}
+
 /// Everything an engine holds, in order.
 func contents(_ engine: any KeyValueEngine) throws -> [[Bytes]] {
     var pairs: [[Bytes]] = []

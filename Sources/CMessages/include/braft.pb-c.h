@@ -23,6 +23,9 @@ typedef struct Braft__AppendEntriesRequest Braft__AppendEntriesRequest;
 typedef struct Braft__AppendEntriesResponse Braft__AppendEntriesResponse;
 typedef struct Braft__TimeoutNowRequest Braft__TimeoutNowRequest;
 typedef struct Braft__TimeoutNowResponse Braft__TimeoutNowResponse;
+typedef struct Braft__SnapshotMeta Braft__SnapshotMeta;
+typedef struct Braft__InstallSnapshotRequest Braft__InstallSnapshotRequest;
+typedef struct Braft__InstallSnapshotResponse Braft__InstallSnapshotResponse;
 
 
 /* --- enums --- */
@@ -165,6 +168,47 @@ struct  Braft__TimeoutNowResponse
 };
 #define BRAFT__TIMEOUT_NOW_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&braft__timeout_now_response__descriptor) \
+    , 0, 0 }
+
+
+struct  Braft__SnapshotMeta
+{
+  ProtobufCMessage base;
+  int64_t last_included_index;
+  int64_t last_included_term;
+  size_t n_peers;
+  char **peers;
+  size_t n_old_peers;
+  char **old_peers;
+};
+#define BRAFT__SNAPSHOT_META__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__snapshot_meta__descriptor) \
+    , 0, 0, 0,NULL, 0,NULL }
+
+
+struct  Braft__InstallSnapshotRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *server_id;
+  char *peer_id;
+  int64_t term;
+  Braft__SnapshotMeta *meta;
+  char *uri;
+};
+#define BRAFT__INSTALL_SNAPSHOT_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__install_snapshot_request__descriptor) \
+    , NULL, NULL, NULL, 0, NULL, NULL }
+
+
+struct  Braft__InstallSnapshotResponse
+{
+  ProtobufCMessage base;
+  int64_t term;
+  protobuf_c_boolean success;
+};
+#define BRAFT__INSTALL_SNAPSHOT_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__install_snapshot_response__descriptor) \
     , 0, 0 }
 
 
@@ -320,6 +364,63 @@ Braft__TimeoutNowResponse *
 void   braft__timeout_now_response__free_unpacked
                      (Braft__TimeoutNowResponse *message,
                       ProtobufCAllocator *allocator);
+/* Braft__SnapshotMeta methods */
+void   braft__snapshot_meta__init
+                     (Braft__SnapshotMeta         *message);
+size_t braft__snapshot_meta__get_packed_size
+                     (const Braft__SnapshotMeta   *message);
+size_t braft__snapshot_meta__pack
+                     (const Braft__SnapshotMeta   *message,
+                      uint8_t             *out);
+size_t braft__snapshot_meta__pack_to_buffer
+                     (const Braft__SnapshotMeta   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__SnapshotMeta *
+       braft__snapshot_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__snapshot_meta__free_unpacked
+                     (Braft__SnapshotMeta *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__InstallSnapshotRequest methods */
+void   braft__install_snapshot_request__init
+                     (Braft__InstallSnapshotRequest         *message);
+size_t braft__install_snapshot_request__get_packed_size
+                     (const Braft__InstallSnapshotRequest   *message);
+size_t braft__install_snapshot_request__pack
+                     (const Braft__InstallSnapshotRequest   *message,
+                      uint8_t             *out);
+size_t braft__install_snapshot_request__pack_to_buffer
+                     (const Braft__InstallSnapshotRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__InstallSnapshotRequest *
+       braft__install_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__install_snapshot_request__free_unpacked
+                     (Braft__InstallSnapshotRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__InstallSnapshotResponse methods */
+void   braft__install_snapshot_response__init
+                     (Braft__InstallSnapshotResponse         *message);
+size_t braft__install_snapshot_response__get_packed_size
+                     (const Braft__InstallSnapshotResponse   *message);
+size_t braft__install_snapshot_response__pack
+                     (const Braft__InstallSnapshotResponse   *message,
+                      uint8_t             *out);
+size_t braft__install_snapshot_response__pack_to_buffer
+                     (const Braft__InstallSnapshotResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__InstallSnapshotResponse *
+       braft__install_snapshot_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__install_snapshot_response__free_unpacked
+                     (Braft__InstallSnapshotResponse *message,
+                      ProtobufCAllocator *allocator);
 /* --- per-message closures --- */
 
 typedef void (*Braft__EntryMeta_Closure)
@@ -346,6 +447,15 @@ typedef void (*Braft__TimeoutNowRequest_Closure)
 typedef void (*Braft__TimeoutNowResponse_Closure)
                  (const Braft__TimeoutNowResponse *message,
                   void *closure_data);
+typedef void (*Braft__SnapshotMeta_Closure)
+                 (const Braft__SnapshotMeta *message,
+                  void *closure_data);
+typedef void (*Braft__InstallSnapshotRequest_Closure)
+                 (const Braft__InstallSnapshotRequest *message,
+                  void *closure_data);
+typedef void (*Braft__InstallSnapshotResponse_Closure)
+                 (const Braft__InstallSnapshotResponse *message,
+                  void *closure_data);
 
 /* --- services --- */
 
@@ -361,6 +471,9 @@ extern const ProtobufCMessageDescriptor braft__append_entries_request__descripto
 extern const ProtobufCMessageDescriptor braft__append_entries_response__descriptor;
 extern const ProtobufCMessageDescriptor braft__timeout_now_request__descriptor;
 extern const ProtobufCMessageDescriptor braft__timeout_now_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__snapshot_meta__descriptor;
+extern const ProtobufCMessageDescriptor braft__install_snapshot_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__install_snapshot_response__descriptor;
 
 PROTOBUF_C__END_DECLS
 

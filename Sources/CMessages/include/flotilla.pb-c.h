@@ -23,6 +23,13 @@ typedef struct Flotilla__ReleaseRequest Flotilla__ReleaseRequest;
 typedef struct Flotilla__ReleaseReply Flotilla__ReleaseReply;
 typedef struct Flotilla__ReadIndexRequest Flotilla__ReadIndexRequest;
 typedef struct Flotilla__ReadIndexReply Flotilla__ReadIndexReply;
+typedef struct Flotilla__SnapshotOpenRequest Flotilla__SnapshotOpenRequest;
+typedef struct Flotilla__SnapshotOpenReply Flotilla__SnapshotOpenReply;
+typedef struct Flotilla__SnapshotFile Flotilla__SnapshotFile;
+typedef struct Flotilla__SnapshotReadRequest Flotilla__SnapshotReadRequest;
+typedef struct Flotilla__SnapshotReadReply Flotilla__SnapshotReadReply;
+typedef struct Flotilla__SnapshotCloseRequest Flotilla__SnapshotCloseRequest;
+typedef struct Flotilla__SnapshotCloseReply Flotilla__SnapshotCloseReply;
 typedef struct Flotilla__BootstrapRecord Flotilla__BootstrapRecord;
 typedef struct Flotilla__NodeRecord Flotilla__NodeRecord;
 typedef struct Flotilla__GroupRecord Flotilla__GroupRecord;
@@ -57,6 +64,7 @@ typedef struct Flotilla__IdentityFile Flotilla__IdentityFile;
 typedef struct Flotilla__NodeState Flotilla__NodeState;
 typedef struct Flotilla__PeerRun Flotilla__PeerRun;
 typedef struct Flotilla__ReplicaRecord Flotilla__ReplicaRecord;
+typedef struct Flotilla__ReplicaNote Flotilla__ReplicaNote;
 
 
 /* --- enums --- */
@@ -247,6 +255,100 @@ struct  Flotilla__ReadIndexReply
 #define FLOTILLA__READ_INDEX_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_index_reply__descriptor) \
     , 0, 0 }
+
+
+/*
+ * The receiver of an install_snapshot with the uri flotilla://ADDRESS/ID fetches the snapshot's files.
+ */
+struct  Flotilla__SnapshotOpenRequest
+{
+  ProtobufCMessage base;
+  uint64_t id;
+  /*
+   * the number the receiver will keep the state under
+   */
+  uint64_t store;
+};
+#define FLOTILLA__SNAPSHOT_OPEN_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_open_request__descriptor) \
+    , 0, 0 }
+
+
+/*
+ * Comes when the files are written.
+ */
+struct  Flotilla__SnapshotOpenReply
+{
+  ProtobufCMessage base;
+  size_t n_files;
+  Flotilla__SnapshotFile **files;
+};
+#define FLOTILLA__SNAPSHOT_OPEN_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_open_reply__descriptor) \
+    , 0,NULL }
+
+
+struct  Flotilla__SnapshotFile
+{
+  ProtobufCMessage base;
+  char *name;
+  uint64_t size;
+  uint32_t crc32c;
+};
+#define FLOTILLA__SNAPSHOT_FILE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_file__descriptor) \
+    , NULL, 0, 0 }
+
+
+struct  Flotilla__SnapshotReadRequest
+{
+  ProtobufCMessage base;
+  uint64_t id;
+  char *file;
+  uint64_t offset;
+  uint32_t count;
+};
+#define FLOTILLA__SNAPSHOT_READ_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_read_request__descriptor) \
+    , 0, NULL, 0, 0 }
+
+
+/*
+ * The bytes are the attachment; at least one, at most as many as asked for.
+ */
+struct  Flotilla__SnapshotReadReply
+{
+  ProtobufCMessage base;
+  /*
+   * of the attachment
+   */
+  uint32_t crc32c;
+};
+#define FLOTILLA__SNAPSHOT_READ_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_read_reply__descriptor) \
+    , 0 }
+
+
+/*
+ * The receiver needs it no more.
+ */
+struct  Flotilla__SnapshotCloseRequest
+{
+  ProtobufCMessage base;
+  uint64_t id;
+};
+#define FLOTILLA__SNAPSHOT_CLOSE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_close_request__descriptor) \
+    , 0 }
+
+
+struct  Flotilla__SnapshotCloseReply
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__SNAPSHOT_CLOSE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__snapshot_close_reply__descriptor) \
+     }
 
 
 /*
@@ -862,6 +964,24 @@ struct  Flotilla__ReplicaRecord
     , NULL, NULL, 0, 0,NULL, NULL }
 
 
+/*
+ * A replica's own record in the log.
+ */
+struct  Flotilla__ReplicaNote
+{
+  ProtobufCMessage base;
+  uint32_t format;
+  /*
+   * prefix of its keys in the store, once a snapshot was installed
+   */
+  protobuf_c_boolean has_store;
+  uint64_t store;
+};
+#define FLOTILLA__REPLICA_NOTE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__replica_note__descriptor) \
+    , 0, 0, 0 }
+
+
 /* Flotilla__HelloRequest methods */
 void   flotilla__hello_request__init
                      (Flotilla__HelloRequest         *message);
@@ -1013,6 +1133,139 @@ Flotilla__ReadIndexReply *
                       const uint8_t       *data);
 void   flotilla__read_index_reply__free_unpacked
                      (Flotilla__ReadIndexReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotOpenRequest methods */
+void   flotilla__snapshot_open_request__init
+                     (Flotilla__SnapshotOpenRequest         *message);
+size_t flotilla__snapshot_open_request__get_packed_size
+                     (const Flotilla__SnapshotOpenRequest   *message);
+size_t flotilla__snapshot_open_request__pack
+                     (const Flotilla__SnapshotOpenRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_open_request__pack_to_buffer
+                     (const Flotilla__SnapshotOpenRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotOpenRequest *
+       flotilla__snapshot_open_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_open_request__free_unpacked
+                     (Flotilla__SnapshotOpenRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotOpenReply methods */
+void   flotilla__snapshot_open_reply__init
+                     (Flotilla__SnapshotOpenReply         *message);
+size_t flotilla__snapshot_open_reply__get_packed_size
+                     (const Flotilla__SnapshotOpenReply   *message);
+size_t flotilla__snapshot_open_reply__pack
+                     (const Flotilla__SnapshotOpenReply   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_open_reply__pack_to_buffer
+                     (const Flotilla__SnapshotOpenReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotOpenReply *
+       flotilla__snapshot_open_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_open_reply__free_unpacked
+                     (Flotilla__SnapshotOpenReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotFile methods */
+void   flotilla__snapshot_file__init
+                     (Flotilla__SnapshotFile         *message);
+size_t flotilla__snapshot_file__get_packed_size
+                     (const Flotilla__SnapshotFile   *message);
+size_t flotilla__snapshot_file__pack
+                     (const Flotilla__SnapshotFile   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_file__pack_to_buffer
+                     (const Flotilla__SnapshotFile   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotFile *
+       flotilla__snapshot_file__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_file__free_unpacked
+                     (Flotilla__SnapshotFile *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotReadRequest methods */
+void   flotilla__snapshot_read_request__init
+                     (Flotilla__SnapshotReadRequest         *message);
+size_t flotilla__snapshot_read_request__get_packed_size
+                     (const Flotilla__SnapshotReadRequest   *message);
+size_t flotilla__snapshot_read_request__pack
+                     (const Flotilla__SnapshotReadRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_read_request__pack_to_buffer
+                     (const Flotilla__SnapshotReadRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotReadRequest *
+       flotilla__snapshot_read_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_read_request__free_unpacked
+                     (Flotilla__SnapshotReadRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotReadReply methods */
+void   flotilla__snapshot_read_reply__init
+                     (Flotilla__SnapshotReadReply         *message);
+size_t flotilla__snapshot_read_reply__get_packed_size
+                     (const Flotilla__SnapshotReadReply   *message);
+size_t flotilla__snapshot_read_reply__pack
+                     (const Flotilla__SnapshotReadReply   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_read_reply__pack_to_buffer
+                     (const Flotilla__SnapshotReadReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotReadReply *
+       flotilla__snapshot_read_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_read_reply__free_unpacked
+                     (Flotilla__SnapshotReadReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotCloseRequest methods */
+void   flotilla__snapshot_close_request__init
+                     (Flotilla__SnapshotCloseRequest         *message);
+size_t flotilla__snapshot_close_request__get_packed_size
+                     (const Flotilla__SnapshotCloseRequest   *message);
+size_t flotilla__snapshot_close_request__pack
+                     (const Flotilla__SnapshotCloseRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_close_request__pack_to_buffer
+                     (const Flotilla__SnapshotCloseRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotCloseRequest *
+       flotilla__snapshot_close_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_close_request__free_unpacked
+                     (Flotilla__SnapshotCloseRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SnapshotCloseReply methods */
+void   flotilla__snapshot_close_reply__init
+                     (Flotilla__SnapshotCloseReply         *message);
+size_t flotilla__snapshot_close_reply__get_packed_size
+                     (const Flotilla__SnapshotCloseReply   *message);
+size_t flotilla__snapshot_close_reply__pack
+                     (const Flotilla__SnapshotCloseReply   *message,
+                      uint8_t             *out);
+size_t flotilla__snapshot_close_reply__pack_to_buffer
+                     (const Flotilla__SnapshotCloseReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SnapshotCloseReply *
+       flotilla__snapshot_close_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__snapshot_close_reply__free_unpacked
+                     (Flotilla__SnapshotCloseReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__BootstrapRecord methods */
 void   flotilla__bootstrap_record__init
@@ -1660,6 +1913,25 @@ Flotilla__ReplicaRecord *
 void   flotilla__replica_record__free_unpacked
                      (Flotilla__ReplicaRecord *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__ReplicaNote methods */
+void   flotilla__replica_note__init
+                     (Flotilla__ReplicaNote         *message);
+size_t flotilla__replica_note__get_packed_size
+                     (const Flotilla__ReplicaNote   *message);
+size_t flotilla__replica_note__pack
+                     (const Flotilla__ReplicaNote   *message,
+                      uint8_t             *out);
+size_t flotilla__replica_note__pack_to_buffer
+                     (const Flotilla__ReplicaNote   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReplicaNote *
+       flotilla__replica_note__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__replica_note__free_unpacked
+                     (Flotilla__ReplicaNote *message,
+                      ProtobufCAllocator *allocator);
 /* --- per-message closures --- */
 
 typedef void (*Flotilla__HelloRequest_Closure)
@@ -1685,6 +1957,27 @@ typedef void (*Flotilla__ReadIndexRequest_Closure)
                   void *closure_data);
 typedef void (*Flotilla__ReadIndexReply_Closure)
                  (const Flotilla__ReadIndexReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotOpenRequest_Closure)
+                 (const Flotilla__SnapshotOpenRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotOpenReply_Closure)
+                 (const Flotilla__SnapshotOpenReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotFile_Closure)
+                 (const Flotilla__SnapshotFile *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotReadRequest_Closure)
+                 (const Flotilla__SnapshotReadRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotReadReply_Closure)
+                 (const Flotilla__SnapshotReadReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotCloseRequest_Closure)
+                 (const Flotilla__SnapshotCloseRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__SnapshotCloseReply_Closure)
+                 (const Flotilla__SnapshotCloseReply *message,
                   void *closure_data);
 typedef void (*Flotilla__BootstrapRecord_Closure)
                  (const Flotilla__BootstrapRecord *message,
@@ -1788,6 +2081,9 @@ typedef void (*Flotilla__PeerRun_Closure)
 typedef void (*Flotilla__ReplicaRecord_Closure)
                  (const Flotilla__ReplicaRecord *message,
                   void *closure_data);
+typedef void (*Flotilla__ReplicaNote_Closure)
+                 (const Flotilla__ReplicaNote *message,
+                  void *closure_data);
 
 /* --- services --- */
 
@@ -1804,6 +2100,13 @@ extern const ProtobufCMessageDescriptor flotilla__release_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__release_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_open_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_open_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_file__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_read_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_read_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_close_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__snapshot_close_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__bootstrap_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_record__descriptor;
@@ -1838,6 +2141,7 @@ extern const ProtobufCMessageDescriptor flotilla__identity_file__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_state__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__peer_run__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__replica_record__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__replica_note__descriptor;
 
 PROTOBUF_C__END_DECLS
 

@@ -40,6 +40,12 @@ public struct LogChain: Equatable, Sendable {
         )
     }
 
+    /// Adds what `other`, which begins with this log, has behind it up to `index`.
+    mutating func extend(by other: LogChain, through index: LogIndex) {
+        let end = min(Int(index.rawValue), other.links.count)
+        if links.count < end { links += other.links[links.count..<end] }
+    }
+
     /// Removes the entry at `index` and all behind it.
     public mutating func truncate(from index: LogIndex) {
         let kept = max(0, Int(index.rawValue) - 1)

@@ -1,0 +1,24 @@
+/// Where a node's state machines keep their state, each under a number that is never used again on this node.
+///
+/// Any thread, but one at a time for one number.
+public protocol StateMachineStore: Sendable {
+    /// Takes in what a ``FrozenState`` wrote into `folder` for `number`, durably, and opens a state machine of `kind` on
+    /// it. Throws, and leaves nothing under `number`, if the files are damaged, of a newer format, or hold another
+    /// state than that of `meta`.
+    ///
+    /// After a crash in between, all of the state is there or none; ``numbers()`` tells. The files in `folder` may be
+    /// gone or changed afterwards.
+    func install(
+        _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> any SnapshotStateMachine
+
+    /// Removes everything under `number`, which nobody uses any more. Not durable before the store's next flush: after a
+    /// crash some of it may be back, and has to be dropped again.
+    func drop(_ number: UInt64) throws(StateMachineError)
+
+    /// The numbers under which there is anything, ascending.
+    func numbers() throws(StateMachineError) -> [UInt64]
+
+    /// Makes everything written so far durable, of all numbers at once; waits for the disk.
+    func flush() throws(StateMachineError)
+}

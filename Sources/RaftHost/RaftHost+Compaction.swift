@@ -1,0 +1,242 @@
+import RaftCore
+import RaftStorage
+import Transport
+
+// The log's beginning goes once the state machines hold durably what it says. Nothing here happens without something
+// having been written: what has grown too much is looked at, at most once per pace, all of it in one round:
+//
+// 1. maintenance: what is in the log, and who keeps its oldest segment alive
+// 2. maintenance: one flush of the store, then what each replica concerned holds durably
+// 3. lane: the replicas' logs are compacted, a few per turn
+// 4. log: what keeps old segments alive is written anew, segments without anything alive are taken out
+// 5. maintenance: their files go, and the index of the log is written
+
+/// A round of compaction.
+struct CompactionRound {
+    /// What the replicas hold durably, of those that are yet to be compacted.
+    var found: [(slot: Int, durable: SnapshotMeta)] = []
+    /// The log is larger than half its bound.
+    var isPressed = false
+    /// Set while a worker has it.
+    var isAtWorker = true
+    /// Bytes of the log when it began.
+    var logBytes = 0
+}
+
+/// The log is kept for a peer that is being sent a snapshot, until the peer has it and has caught up.
+struct SnapshotPin {
+    var peer: PeerID
+    /// What the peer has, or will have.
+    var position: LogIndex
+    /// When it was last seen to get on.
+    var progressAt: Instant
+}
+
+extension RaftHost {
+    /// Logs that are compacted in one turn.
+    private static let compactionsPerTurn = 16
+    /// What is written anew in one round to free old segments.
+    private static let carriedBytes = 4 << 20
+
+    /// Whether anything can take the place of the log's beginning.
+    func isCompactable(_ replica: Replica) -> Bool {
+        settings.compacts && (replica.id.role == .witness || replica.stateMachine is any SnapshotStateMachine)
+    }
+
+    /// Called when `write` goes to the log.
+    func noteGrowth(of replica: Replica, _ write: LogWrite) {
+        for entry in write.entries {
+            replica.growth.append(entry.position.index, payloadBytes: entry.payload.count)
+            grownBytes += entry.payload.count
+            if let configuration = entry.configuration {
+                replica.memberships.append(
+                    PlacedConfiguration(index: entry.position.index, configuration: configuration))
+            }
+        }
+        grownBytes += 64
+        askForCompaction(replica)
+    }
+
+    /// Has the replica looked at if its log has grown too much since it was last.
+    func askForCompaction(_ replica: Replica) {
+        guard !replica.isCompactionCandidate, isCompactable(replica),
+            replica.growth.bytes >= replica.compactionBytes
+                || replica.raft.base.index.distance(to: replica.raft.lastIndex) >= replica.compactionEntries
+        else { return }
+        replica.isCompactionCandidate = true
+        compactionCandidates.append(replica)
+        lane.requestTurn()
+    }
+
+    /// Called once a turn; returns when the next round is due, if one is.
+    func pursueCompaction() -> Instant? {
+        guard settings.compacts, !isOver, stopping == nil else { return nil }
+        if let round = compaction {
+            if !round.isAtWorker { compactNext() }
+            return nil
+        }
+        guard !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction else { return nil }
+        guard nextCompaction <= now else { return nextCompaction }
+        nextCompaction = now + settings.compactionPace
+        (grownBytes, wantsCompaction) = (0, false)
+        beginRound()
+        return nil
+    }
+
+    private func beginRound() {
+        compaction = CompactionRound()
+        let log = self.log
+        let usage = Box<LogUsage?>(nil)
+        workers.maintenance.submit {
+            usage.value = log.usage()
+        } completion: { [self] in
+            guard let usage = usage.value, !isOver else { return }
+            now = lane.clock.now
+            compaction?.logBytes = usage.totalBytes
+            compaction?.isPressed = usage.totalBytes > settings.logBytes / 2
+            if usage.totalBytes > settings.logBytes / 2 {
+                for pinning in usage.pinning {
+                    guard let replica = replicas.first(where: { $0.record.number == pinning.group }),
+                        !replica.isCompactionCandidate, isCompactable(replica)
+                    else { continue }
+                    replica.isCompactionCandidate = true
+                    compactionCandidates.append(replica)
+                }
+            }
+            findDurable()
+        }
+    }
+
+    /// What is durable is read back, never inferred.
+    private func findDurable() {
+        let candidates = compactionCandidates
+        compactionCandidates.removeAll(keepingCapacity: true)
+        let machines = candidates.map { ($0.slot, $0.stateMachine as? any SnapshotStateMachine) }
+        guard !candidates.isEmpty else { return endRound() }
+        let store = self.store
+        let logger = self.logger
+        let found = Box<[(slot: Int, durable: SnapshotMeta)]>([])
+        workers.maintenance.submit {
+            do throws(StateMachineError) {
+                try store?.flush()
+                for case (let slot, let machine?) in machines {
+                    if let meta = try machine.durableMeta() { found.value.append((slot, meta)) }
+                }
+            } catch {
+                logger.log(.warning, "the log cannot be compacted now", [("problem", error.description)])
+            }
+        } completion: { [self] in
+            now = lane.clock.now
+            for replica in candidates {
+                replica.isCompactionCandidate = false
+                if replica.id.role == .witness {
+                    let meta = SnapshotMeta(
+                        last: LogPosition(term: .zero, index: replica.applied), configuration: .empty)
+                    found.value.append((replica.slot, meta))
+                }
+                replica.noteLook(settings)
+            }
+            compaction?.found = found.value
+            compaction?.isAtWorker = false
+            lane.requestTurn()
+        }
+    }
+
+    private func compactNext() {
+        for _ in 0..<RaftHost.compactionsPerTurn {
+            guard let (slot, durable) = compaction?.found.popLast() else {
+                compaction?.isAtWorker = true
+                return whenDurable { [self] in endRound() }
+            }
+            compact(replicas[slot], durable)
+        }
+        lane.requestTurn()
+    }
+
+    private func compact(_ replica: Replica, _ durable: SnapshotMeta) {
+        let isPressed = compaction?.isPressed ?? false
+        let index = compactionTarget(of: replica, durable: durable.last.index, isPressed: isPressed)
+        guard index > replica.raft.base.index, let term = replica.raft.term(at: index),
+            let membership = replica.memberships.last(where: { $0.index <= index })
+        else { return }
+        let base = LogBase(
+            position: LogPosition(term: term, index: index), configuration: membership.configuration)
+        logger.log(
+            .debug, "log compacted",
+            [("group", replica.group), ("index", index.description), ("last", replica.raft.lastIndex.description)])
+        step(
+            replica, .compacted(through: index),
+            StepContext(write: LogWrite(group: replica.record.number, start: .compact(base))))
+        replica.noteLook(settings)
+    }
+
+    /// Up to where the log may go.
+    private func compactionTarget(of replica: Replica, durable: LogIndex, isPressed: Bool) -> LogIndex {
+        let raft = replica.raft
+        let last = raft.lastIndex
+        let floor = max(
+            last.advanced(by: -settings.keptEntries), min(replica.growth.index(keeping: settings.keptBytes), last))
+        var target = min(durable, replica.applied)
+        if raft.isLeader {
+            // for those who lag a little, the rest gets a snapshot
+            for peer in raft.peers where !isPressed || liveness.isReachable(peer.address) {
+                guard let progress = raft.progress(of: peer), !progress.isInstalling else { continue }
+                target = min(target, max(progress.match, floor))
+            }
+        } else if !isPressed {
+            // whoever leads next has the same duties
+            target = min(target, floor)
+        }
+        replica.pins = replica.pins.compactMap { renewed($0, of: replica) }
+        for pin in replica.pins { target = min(target, pin.position) }
+        return target
+    }
+
+    /// The pin as it holds now; nil once the peer has caught up, or gets on no more.
+    private func renewed(_ pin: SnapshotPin, of replica: Replica) -> SnapshotPin? {
+        guard let progress = replica.raft.progress(of: pin.peer), progress.match < replica.raft.commitIndex else {
+            return nil
+        }
+        var pin = pin
+        if progress.match > pin.position { (pin.position, pin.progressAt) = (progress.match, now) }
+        return pin.progressAt + settings.pinPatience > now ? pin : nil
+    }
+
+    private func endRound() {
+        guard !isOver else { return }
+        let log = self.log
+        let logger = self.logger
+        let isPressed = compaction?.isPressed ?? false
+        let failure = Box<StorageError?>(nil)
+        workers.log.submit {
+            do throws(StorageError) {
+                if isPressed { try log.carryForward(maxBytes: RaftHost.carriedBytes) }
+                try log.reclaim()
+            } catch {
+                failure.value = error
+            }
+        } completion: { [self] in
+            switch failure.value {
+            case nil: break
+            // nothing has changed; the next round tries again
+            case .disk(.full): break
+            case .some(let error):
+                if !isOver { fail("the log cannot be compacted: \(error.description)") }
+                return
+            }
+            workers.maintenance.submit {
+                do throws(StorageError) {
+                    try log.deleteRetired()
+                    try log.checkpoint()
+                } catch {
+                    logger.log(.warning, "old parts of the log stay for now", [("problem", error.description)])
+                }
+            } completion: { [self] in
+                // as long as it helps
+                if isPressed, log.totalBytes < compaction?.logBytes ?? 0 { wantsCompaction = true }
+                compaction = nil
+                lane.requestTurn()
+            }
+        }
+    }
+}

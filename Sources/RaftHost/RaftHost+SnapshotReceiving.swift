@@ -1,0 +1,552 @@
+import CMessages
+import RaftCore
+import RaftStorage
+import Transport
+import WireMessages
+
+/// A snapshot on its way here.
+///
+/// Lane-confined; completions that run on the lane may carry it past a worker.
+final class IncomingSnapshot: @unchecked Sendable {
+    enum Phase {
+        /// Its number is becoming durable, its folder is being made, or its files are being written over there.
+        case preparing
+        /// Its files come, piece by piece.
+        case fetching
+        /// The way to the sender broke: it goes on when the sender offers it again.
+        case interrupted
+        /// Everything is here and is being checked, installed and made durable: nothing stops it any more.
+        case installing
+        /// It has ended, in whatever way.
+        case over
+    }
+
+    struct Piece {
+        var file: Int
+        var offset: Int
+        var count: Int
+    }
+
+    /// The sender's number of it.
+    let id: UInt64
+    unowned let replica: Replica
+    let sender: NodeAddress
+    let meta: SnapshotMeta
+    /// The fresh number of the state in the store.
+    let store: UInt64
+    /// Owed to the leader, which may be another than the sender, when it is installed.
+    var responder: RpcResponder?
+    var phase = Phase.preparing
+    var folder: StoredFolder?
+    var files: [StoredFolder.File] = []
+    /// Pieces that are missing, the next one last.
+    var missing: [Piece] = []
+    var piecesUnderWay = 0
+    /// Bytes of pieces that are here.
+    var received = 0
+    var badPieces = 0
+    var usedAt: Instant
+
+    init(id: UInt64, replica: Replica, sender: NodeAddress, meta: SnapshotMeta, store: UInt64, now: Instant) {
+        self.id = id
+        self.replica = replica
+        self.sender = sender
+        self.meta = meta
+        self.store = store
+        usedAt = now
+    }
+
+    var folderName: String { "in-\(store)" }
+    var isActive: Bool { if case .interrupted = phase { false } else { true } }
+}
+
+/// What a host receives of snapshots.
+struct SnapshotReceiving {
+    /// All of them, in the order they began.
+    var order: [IncomingSnapshot] = []
+    /// Connections of their own: nothing large delays an append.
+    var channels: [NodeAddress: RpcChannel] = [:]
+    var channelOrder: [NodeAddress] = []
+    /// Pieces asked for, ever.
+    var piecesAsked = 0
+}
+
+extension RaftHost {
+    /// Pieces of one snapshot asked for at a time.
+    private static let piecesAtOnce = 4
+    /// Pieces with a wrong checksum after which a snapshot is given up.
+    private static let badPiecesMax = 16
+    private static let pieceTimeout = Interval.milliseconds(30_000)
+    private static let openTimeout = Interval.milliseconds(10_000)
+    private static let pauseAfterFailure = Interval.milliseconds(5000)
+    private static let filesMax = 100_000
+
+    // MARK: the offer
+
+    func installSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let (addressing, message, uri) = try wire.decodeSnapshotRequest(request.body)
+        let (replica, from) = try addressed(addressing, request, badSender: 1003)
+        step(replica, .received(.snapshotRequest(message), from: from), StepContext(responder: request.responder))
+        lane.requestTurn()
+        // a refusal, or that it is here already, has been said
+        guard let meta = effects.snapshotWanted else { return }
+        guard replica.id.role != .witness else {
+            return step(replica, .snapshotReceived(meta), StepContext(responder: request.responder))
+        }
+        guard store != nil, replica.stateMachine is any SnapshotStateMachine else {
+            throw RaftWire.WireError(code: 22, text: "Not support snapshot")
+        }
+        guard let id = RaftHost.snapshotID(uri, from: from.address) else {
+            throw RaftWire.WireError(code: 22, text: "the uri \(uri) cannot be used")
+        }
+        try want(meta, id, of: replica, from: from.address, request.responder)
+    }
+
+    private static func snapshotID(_ uri: String, from address: NodeAddress) -> UInt64? {
+        let beginning = "\(snapshotScheme)\(address)/"
+        guard uri.hasPrefix(beginning) else { return nil }
+        return UInt64(uri.dropFirst(beginning.count))
+    }
+
+    private func want(
+        _ meta: SnapshotMeta, _ id: UInt64, of replica: Replica, from sender: NodeAddress, _ responder: RpcResponder
+    ) throws(RaftWire.WireError) {
+        now = lane.clock.now
+        if let known = replica.incoming {
+            if known.id == id, known.sender == sender, known.meta == meta {
+                known.responder?.fail(RaftHost.superseded, "offered again")
+                known.responder = responder
+                known.usedAt = now
+                if known.isActive { return }
+                guard hasRoomForAnother else {
+                    known.responder = nil
+                    throw RaftHost.tooMany
+                }
+                return proceed(with: known)
+            }
+            // one that gets on is not given up for one that is newer: it might never end
+            guard !known.isActive else { throw RaftHost.tooMany }
+            abandon(known, nil)
+        }
+        guard hasRoomForAnother, replica.nextIncoming <= now, stopping == nil else { throw RaftHost.tooMany }
+        let snapshot = IncomingSnapshot(
+            id: id, replica: replica, sender: sender, meta: meta, store: nodeState.takeNumber(), now: now)
+        snapshot.responder = responder
+        replica.incoming = snapshot
+        receiving.order.append(snapshot)
+        logger.log(
+            .info, "snapshot wanted",
+            [("group", replica.group), ("index", meta.last.index.description), ("from", sender.description)])
+        // the number is durable before it is used, for it must never mean two states
+        writeNodeState { [self] in prepare(snapshot) }
+    }
+
+    private static let tooMany = RaftWire.WireError(code: busy, text: "not now")
+
+    private var hasRoomForAnother: Bool {
+        receiving.order.count(where: { $0.isActive }) < settings.snapshotsReceived
+    }
+
+    private func prepare(_ snapshot: IncomingSnapshot) {
+        guard case .preparing = snapshot.phase, !isOver else { return }
+        let store = snapshots
+        let name = snapshot.folderName
+        let result = Box<Result<StoredFolder, StateMachineError>?>(nil)
+        workers.reader.submit {
+            do throws(StateMachineError) { result.value = .success(try store.makeFolder(name)) } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            guard case .preparing = snapshot.phase, !isOver else { return }
+            now = lane.clock.now
+            switch result.value {
+            case .success(let folder)?:
+                snapshot.folder = folder
+                askForFiles(of: snapshot)
+            case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
+            case nil: preconditionFailure("the worker has been there")
+            }
+        }
+    }
+
+    // MARK: fetching
+
+    private func channel(to node: NodeAddress) -> RpcChannel {
+        if let channel = receiving.channels[node] { return channel }
+        let channel = makeChannel(to: node)
+        receiving.channels[node] = channel
+        receiving.channelOrder.append(node)
+        return channel
+    }
+
+    /// Goes on where it was interrupted.
+    private func proceed(with snapshot: IncomingSnapshot) {
+        snapshot.usedAt = now
+        if snapshot.files.isEmpty {
+            snapshot.phase = .preparing
+            snapshot.folder == nil ? prepare(snapshot) : askForFiles(of: snapshot)
+        } else {
+            snapshot.phase = .fetching
+            fetch(snapshot)
+        }
+    }
+
+    private func askForFiles(of snapshot: IncomingSnapshot) {
+        wire.arena.scope { arena in
+            let message = arena.make(flotilla__snapshot_open_request__init)
+            message.pointee.id = snapshot.id
+            message.pointee.store = snapshot.store
+            channel(to: snapshot.sender).call(
+                service: RaftHost.snapshotService, method: "open", message: message,
+                deadline: now + RaftHost.openTimeout
+            ) { [self] result in
+                guard case .preparing = snapshot.phase, !isOver else { return }
+                now = lane.clock.now
+                lane.requestTurn()
+                switch result {
+                // it is still being written
+                case .failed(let error) where error.code == RpcCode.timedOut: askForFiles(of: snapshot)
+                case .failed(let error): interrupt(snapshot, error)
+                case .reply(let reply):
+                    guard let files = decodeFiles(reply.body) else {
+                        return abandon(snapshot, RpcError(code: RpcCode.badResponse, text: "a malformed answer"))
+                    }
+                    begin(snapshot, files)
+                }
+            }
+        }
+    }
+
+    /// The files on offer; nil if the answer does not parse, or names what is no file.
+    private func decodeFiles(_ body: Bytes) -> [StoredFolder.File]? {
+        wire.arena.scope { arena in
+            guard let reply = arena.unpack(flotilla__snapshot_open_reply__init, body)?.pointee,
+                reply.n_files <= RaftHost.filesMax
+            else { return nil }
+            var files: [StoredFolder.File] = []
+            for position in 0..<reply.n_files {
+                guard let file = reply.files[position]?.pointee, file.size < 1 << 60 else { return nil }
+                let name = String(field: file.name)
+                guard !name.isEmpty, !name.contains("/"), name != ".", name != "..",
+                    !files.contains(where: { $0.name == name })
+                else { return nil }
+                files.append(StoredFolder.File(name: name, byteCount: Int(file.size), checksum: file.crc32c))
+            }
+            return files
+        }
+    }
+
+    private func begin(_ snapshot: IncomingSnapshot, _ files: [StoredFolder.File]) {
+        snapshot.files = files
+        for (position, file) in files.enumerated() where file.byteCount > 0 {
+            snapshot.missing.append(IncomingSnapshot.Piece(file: position, offset: 0, count: file.byteCount))
+        }
+        snapshot.missing.reverse()
+        snapshot.phase = .fetching
+        fetch(snapshot)
+    }
+
+    private func fetch(_ snapshot: IncomingSnapshot) {
+        while case .fetching = snapshot.phase, snapshot.piecesUnderWay < RaftHost.piecesAtOnce,
+            var piece = snapshot.missing.popLast()
+        {
+            if piece.count > settings.snapshotChunkBytes {
+                var rest = piece
+                rest.offset += settings.snapshotChunkBytes
+                rest.count -= settings.snapshotChunkBytes
+                snapshot.missing.append(rest)
+                piece.count = settings.snapshotChunkBytes
+            }
+            ask(for: piece, of: snapshot)
+        }
+        guard case .fetching = snapshot.phase, snapshot.piecesUnderWay == 0, snapshot.missing.isEmpty else { return }
+        complete(snapshot)
+    }
+
+    private func ask(for piece: IncomingSnapshot.Piece, of snapshot: IncomingSnapshot) {
+        snapshot.piecesUnderWay += 1
+        receiving.piecesAsked += 1
+        wire.arena.scope { arena in
+            let message = arena.make(flotilla__snapshot_read_request__init)
+            message.pointee.id = snapshot.id
+            message.pointee.file = arena.string(snapshot.files[piece.file].name)
+            message.pointee.offset = UInt64(piece.offset)
+            message.pointee.count = UInt32(piece.count)
+            channel(to: snapshot.sender).call(
+                service: RaftHost.snapshotService, method: "read", message: message,
+                deadline: now + RaftHost.pieceTimeout
+            ) { [self] result in
+                guard !isOver else { return }
+                now = lane.clock.now
+                lane.requestTurn()
+                switch result {
+                case .failed(let error):
+                    snapshot.piecesUnderWay -= 1
+                    snapshot.missing.append(piece)
+                    interrupt(snapshot, error)
+                case .reply(let reply): take(reply, piece, of: snapshot)
+                }
+            }
+        }
+    }
+
+    private func take(_ reply: RpcReply, _ piece: IncomingSnapshot.Piece, of snapshot: IncomingSnapshot) {
+        let checksum = wire.arena.scope { arena in
+            arena.unpack(flotilla__snapshot_read_reply__init, reply.body).map(\.pointee.crc32c)
+        }
+        let bytes = reply.attachment
+        guard let folder = snapshot.folder, checksum == CRC32C.checksum(bytes), !bytes.isEmpty,
+            bytes.count <= piece.count
+        else {
+            snapshot.piecesUnderWay -= 1
+            snapshot.missing.append(piece)
+            snapshot.badPieces += 1
+            if snapshot.badPieces > RaftHost.badPiecesMax {
+                return abandon(snapshot, RpcError(code: 5, text: "too many pieces came damaged"))
+            }
+            return fetch(snapshot)
+        }
+        let name = snapshot.files[piece.file].name
+        let failure = Box<StateMachineError?>(nil)
+        workers.reader.submit {
+            do throws(StateMachineError) { try folder.write(bytes, to: name, at: piece.offset) } catch {
+                failure.value = error
+            }
+        } completion: { [self] in
+            snapshot.piecesUnderWay -= 1
+            now = lane.clock.now
+            if let failure = failure.value {
+                return abandon(snapshot, RpcError(code: 5, text: failure.description))
+            }
+            snapshot.usedAt = now
+            snapshot.received += bytes.count
+            if bytes.count < piece.count {
+                var rest = piece
+                rest.offset += bytes.count
+                rest.count -= bytes.count
+                snapshot.missing.append(rest)
+            }
+            fetch(snapshot)
+        }
+    }
+
+    /// The way to the sender broke, or the sender knows of nothing any more.
+    private func interrupt(_ snapshot: IncomingSnapshot, _ error: RpcError) {
+        switch snapshot.phase {
+        case .installing, .interrupted, .over: return
+        case .preparing, .fetching: break
+        }
+        guard RaftHost.isInterruption(error.code) else { return abandon(snapshot, error) }
+        snapshot.phase = .interrupted
+        snapshot.usedAt = now
+        snapshot.responder?.fail(RaftHost.again, "interrupted: \(error.text)")
+        snapshot.responder = nil
+        logger.log(
+            .info, "snapshot interrupted",
+            [
+                ("group", snapshot.replica.group), ("received_bytes", "\(snapshot.received)"),
+                ("problem", error.text),
+            ])
+    }
+
+    /// Gives a snapshot up, with what is there of it.
+    func abandon(_ snapshot: IncomingSnapshot, _ error: RpcError?) {
+        if case .over = snapshot.phase { return }
+        if let error {
+            logger.log(
+                .warning, "snapshot given up", [("group", snapshot.replica.group), ("problem", error.text)])
+            snapshot.replica.nextIncoming = now + RaftHost.pauseAfterFailure
+        }
+        let error = error ?? RpcError(code: 125, text: "given up")
+        snapshot.responder?.fail(error.code, error.text)
+        finish(snapshot)
+    }
+
+    private func finish(_ snapshot: IncomingSnapshot) {
+        snapshot.phase = .over
+        snapshot.responder = nil
+        snapshot.missing = []
+        receiving.order.removeAll { $0 === snapshot }
+        if snapshot.replica.incoming === snapshot { snapshot.replica.incoming = nil }
+        removeFolder(snapshot.folderName)
+        guard !receiving.order.contains(where: { $0.sender == snapshot.sender }) else { return }
+        // not from inside a call of it
+        let channel = receiving.channels.removeValue(forKey: snapshot.sender)
+        receiving.channelOrder.removeAll { $0 == snapshot.sender }
+        later { channel?.close() }
+    }
+
+    /// Called once a turn; returns when it is to be called next at the latest.
+    func pursueReceiving() -> Instant? {
+        var next: Instant?
+        for node in receiving.channelOrder {
+            if let due = receiving.channels[node]?.expire(now: now) { next = min(next ?? due, due) }
+        }
+        for snapshot in receiving.order where !snapshot.isActive {
+            let end = snapshot.usedAt + settings.snapshotPatience
+            if end <= now {
+                abandon(snapshot, RpcError(code: 125, text: "not offered again"))
+            } else {
+                next = min(next ?? end, end)
+            }
+        }
+        return next
+    }
+
+    // MARK: installing
+
+    /// Everything is here: is it what was sent?
+    private func complete(_ snapshot: IncomingSnapshot) {
+        guard let folder = snapshot.folder else { preconditionFailure("pieces have a folder") }
+        snapshot.phase = .installing
+        let expected = snapshot.files.sorted { $0.name < $1.name }
+        let failure = Box<StateMachineError?>(nil)
+        workers.maintenance.submit {
+            do throws(StateMachineError) {
+                for file in expected where file.byteCount == 0 { try folder.append(Bytes(), to: file.name) }
+                try folder.sync()
+                let found = try folder.inventory()
+                guard found == expected else { throw StateMachineError("the files are not those that were sent") }
+            } catch {
+                failure.value = error
+            }
+        } completion: { [self] in
+            guard !isOver else { return }
+            now = lane.clock.now
+            if let failure = failure.value {
+                return abandon(snapshot, RpcError(code: 5, text: failure.description))
+            }
+            closeAtSender(snapshot)
+            ingest(snapshot, folder)
+        }
+    }
+
+    private func closeAtSender(_ snapshot: IncomingSnapshot) {
+        wire.arena.scope { arena in
+            let message = arena.make(flotilla__snapshot_close_request__init)
+            message.pointee.id = snapshot.id
+            // whatever comes of it: the sender forgets it by itself some time
+            channel(to: snapshot.sender).call(
+                service: RaftHost.snapshotService, method: "close", message: message,
+                deadline: now + RaftHost.openTimeout
+            ) { _ in }
+        }
+    }
+
+    private func ingest(_ snapshot: IncomingSnapshot, _ folder: StoredFolder) {
+        guard let store else { preconditionFailure("no snapshot is wanted without a store") }
+        let record = snapshot.replica.record
+        let (number, meta) = (snapshot.store, snapshot.meta)
+        let result = Box<Result<any SnapshotStateMachine, StateMachineError>?>(nil)
+        workers.apply.submit {
+            do throws(StateMachineError) {
+                result.value = .success(
+                    try store.install(folder, as: number, group: record.group, kind: record.kind, expecting: meta))
+            } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            guard !isOver else { return }
+            now = lane.clock.now
+            switch result.value {
+            case .success(let machine)?: putInForce(snapshot, machine)
+            case .failure(let error)?:
+                abandon(snapshot, RpcError(code: 5, text: error.description))
+            case nil: preconditionFailure("the worker has been there")
+            }
+            lane.requestTurn()
+        }
+    }
+
+    /// The core decides: meanwhile the log may have got there by itself.
+    private func putInForce(_ snapshot: IncomingSnapshot, _ machine: any SnapshotStateMachine) {
+        let replica = snapshot.replica
+        var context = StepContext(responder: snapshot.responder)
+        context.store = snapshot.store
+        step(replica, .snapshotReceived(snapshot.meta), context)
+        guard effects.install != nil else {
+            if effects.acknowledgement == nil { snapshot.responder?.fail(116, "not wanted any more") }
+            dropState(snapshot.store)
+            return finish(snapshot)
+        }
+        // the step has taken the responder
+        snapshot.responder = nil
+        // from here to the switch nothing is applied to the old state, which the log does not continue any more
+        replica.isSwitching = true
+        whenDurable { [self] in
+            // behind whatever is being applied to the old state
+            workers.apply.submit {
+            } completion: { [self] in
+                guard !isOver else { return }
+                now = lane.clock.now
+                switchState(of: replica, to: machine, snapshot)
+            }
+        }
+    }
+
+    private func switchState(
+        of replica: Replica, to machine: any SnapshotStateMachine, _ snapshot: IncomingSnapshot
+    ) {
+        let former = replica.record.store
+        replica.record.store = snapshot.store
+        if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
+            nodeState.replicas[position].store = snapshot.store
+        }
+        replica.stateMachine = machine
+        replica.generation += 1
+        replica.isSwitching = false
+        replica.applyRetry = nil
+        replica.applied = snapshot.meta.last.index
+        replica.applyOrdered = replica.applied
+        replica.applicable = max(replica.applicable, replica.applied)
+        observer?.switched(replica.group, to: snapshot.meta.last)
+        onStateMachine(replica.record, machine)
+        logger.log(
+            .info, "snapshot installed",
+            [
+                ("group", replica.group), ("index", snapshot.meta.last.index.description),
+                ("bytes", "\(snapshot.received)"),
+            ])
+        releaseReads(of: replica)
+        if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
+        // behind reads of it that were begun
+        evaluations.append(Evaluation(job: {}, completion: { [self] in dropState(former) }))
+        finish(snapshot)
+        wantsCompaction = true
+        lane.requestTurn()
+    }
+
+    /// Removes the states that no replica has: of snapshots that were not put in force, and of replicas whose state was
+    /// replaced, just before an earlier life ended. Called once, when all replicas are open; takes its time.
+    public func removeUnknownStates() {
+        // a replica that cannot say which state is its own might lose it
+        guard let store, !hasUnknownStates else { return }
+        let found = Box<[UInt64]>([])
+        let logger = self.logger
+        workers.maintenance.submit {
+            do throws(StateMachineError) { found.value = try store.numbers() } catch {
+                logger.log(.warning, "old states stay for now", [("problem", error.description)])
+            }
+        } completion: { [self] in
+            let known = Set(nodeState.replicas.map(\.store))
+            // what this life has made is no business of its start
+            for number in found.value where number < firstFreshNumber && !known.contains(number) {
+                logger.log(.info, "a state that no replica has is removed", [("number", "\(number)")])
+                dropState(number)
+            }
+        }
+    }
+
+    /// Removes a state that no replica has any more.
+    func dropState(_ number: UInt64) {
+        let store = self.store
+        let logger = self.logger
+        workers.maintenance.submit {
+            do throws(StateMachineError) { try store?.drop(number) } catch {
+                // the next start tries again
+                logger.log(.warning, "an old state stays for now", [("problem", error.description)])
+            }
+        } completion: {
+        }
+    }
+}

@@ -1,0 +1,402 @@
+import CMessages
+import RaftCore
+import RaftStorage
+import Transport
+import WireMessages
+
+/// A snapshot for one peer. Kept for a while after a failure: the peer goes on where it was.
+///
+/// Lane-confined; completions that run on the lane may carry it past a worker.
+final class OutgoingSnapshot: @unchecked Sendable {
+    enum Phase {
+        /// Nobody has asked for its files.
+        case frozen(any FrozenState)
+        /// They are being written; the answers are owed then.
+        case writing([RpcResponder])
+        /// They are there.
+        case ready(StoredFolder, [StoredFolder.File])
+    }
+
+    /// Random: a number that another run of this node gave must not mean another snapshot.
+    let id: UInt64
+    unowned let replica: Replica
+    let peer: PeerID
+    let meta: SnapshotMeta
+    var phase: Phase
+    /// The number its files are written for, once somebody asked.
+    var store: UInt64?
+    /// It was offered, and the answer is owed.
+    var isOffered = false
+    var isDropped = false
+    var usedAt: Instant
+
+    init(id: UInt64, replica: Replica, peer: PeerID, frozen: any FrozenState, now: Instant) {
+        self.id = id
+        self.replica = replica
+        self.peer = peer
+        meta = frozen.meta
+        phase = .frozen(frozen)
+        usedAt = now
+    }
+
+    var folderName: String { "out-\(id)" }
+    var isFrozen: Bool { if case .frozen = phase { true } else { false } }
+}
+
+/// What a host sends of snapshots.
+struct SnapshotSending {
+    var random: SeededRandom
+    var budget: SnapshotBudget
+    /// All of them; looked up by id only.
+    var snapshots: [UInt64: OutgoingSnapshot] = [:]
+    /// In the order they were made.
+    var order: [OutgoingSnapshot] = []
+    /// Answers that wait for the budget, by the time they are due.
+    var reads = FIFO<SnapshotRead>()
+}
+
+/// A part of a snapshot that was asked for.
+struct SnapshotRead {
+    var due: Instant
+    var snapshot: OutgoingSnapshot
+    var file: String
+    var offset: Int
+    var count: Int
+    var responder: RpcResponder
+}
+
+extension RaftHost {
+    static let snapshotService = "flotilla.SnapshotService"
+    static let snapshotScheme = "flotilla://"
+
+    // MARK: offering
+
+    /// The core wants `peer` to have a snapshot: one that was begun, if it will do, or a new one.
+    func sendSnapshot(to peer: PeerID, of replica: Replica) {
+        if let kept = replica.outgoing.first(where: { $0.peer == peer }) {
+            // one that is offered already is the core's earlier wish, of another term perhaps
+            if kept.meta.last.index >= replica.raft.base.index, !kept.isDropped { return offer(kept) }
+            drop(kept)
+        }
+        guard peer.role != .witness else { return offerBase(to: peer, of: replica) }
+        guard replica.problem == nil, let machine = replica.stateMachine as? any SnapshotStateMachine else {
+            return inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
+        }
+        let generation = replica.generation
+        let result = Box<Result<any FrozenState, StateMachineError>?>(nil)
+        workers.apply.submit {
+            do throws(StateMachineError) { result.value = .success(try machine.freeze()) } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            now = lane.clock.now
+            switch result.value {
+            case .success(let frozen)?
+            where replica.generation == generation && frozen.meta.last.index >= replica.raft.base.index:
+                let snapshot = OutgoingSnapshot(
+                    id: sending.random.next(), replica: replica, peer: peer, frozen: frozen, now: now)
+                sending.snapshots[snapshot.id] = snapshot
+                sending.order.append(snapshot)
+                replica.outgoing.append(snapshot)
+                offer(snapshot)
+            case .failure(let error)?:
+                logger.log(
+                    .warning, "no snapshot can be made", [("group", replica.group), ("problem", error.description)])
+                fallthrough
+            default:
+                inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
+            }
+            lane.requestTurn()
+        }
+    }
+
+    /// A witness has no state: it gets no more than where its log begins.
+    private func offerBase(to peer: PeerID, of replica: Replica) {
+        guard let membership = replica.memberships.first else { return }
+        let meta = SnapshotMeta(last: replica.raft.base, configuration: membership.configuration)
+        offer(meta, uri: "", to: peer, of: replica) { _ in }
+    }
+
+    private func offer(_ snapshot: OutgoingSnapshot) {
+        snapshot.usedAt = now
+        let replica = snapshot.replica
+        pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
+        snapshot.isOffered = true
+        let uri = "\(RaftHost.snapshotScheme)\(identity.address)/\(snapshot.id)"
+        logger.log(
+            .info, "snapshot offered",
+            [
+                ("group", replica.group), ("peer", snapshot.peer.description),
+                ("index", snapshot.meta.last.index.description),
+            ])
+        offer(snapshot.meta, uri: uri, to: snapshot.peer, of: replica) { [self] result in
+            snapshot.isOffered = false
+            snapshot.usedAt = now
+            switch result {
+            // the peer has it, or wants none
+            case .reply: drop(snapshot)
+            // what it has of it is kept, and so is what it does not have
+            case .failed(let error) where RaftHost.isInterruption(error.code) && !snapshot.isFrozen: break
+            case .failed(let error) where error.code == RaftHost.busy && !snapshot.isFrozen: break
+            case .failed: drop(snapshot)
+            }
+        }
+    }
+
+    static let busy: Int32 = 16
+    /// "Try again": what is there of a snapshot is kept.
+    static let again: Int32 = 11
+    /// "Interrupted system call": the same was offered once more, and that is what will be answered.
+    static let superseded: Int32 = 4
+    static let unknownSnapshot: Int32 = 2
+
+    /// Whether an error says nothing of what was asked for, only of the way there.
+    static func isInterruption(_ code: Int32) -> Bool {
+        [RpcCode.failedSocket, RpcCode.hostDown, RpcCode.timedOut, RpcCode.overcrowded, again, superseded]
+            .contains(code)
+    }
+
+    private func offer(
+        _ meta: SnapshotMeta, uri: String, to peer: PeerID, of replica: Replica,
+        _ done: @escaping (RpcResult) -> Void
+    ) {
+        guard let link = linkByNode[peer.address] else {
+            done(.failed(RpcError(code: RpcCode.hostDown, text: "no member any more")))
+            return inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
+        }
+        let request = SnapshotRequest(term: replica.raft.term, meta: meta)
+        wire.arena.scope { arena in
+            let body = wire.snapshotRequest(
+                request, uri: uri, group: replica.group, from: replica.id, to: peer, arena: arena)
+            link.data.call(
+                service: RaftHost.raftService, method: "install_snapshot", message: body, attachment: [], deadline: nil
+            ) { [self] result in
+                now = lane.clock.now
+                var installed: LogIndex?
+                switch result {
+                case .reply(let reply):
+                    if wire.decodeSnapshotReply(reply.body)?.success == true { installed = meta.last.index }
+                case .failed(let error):
+                    logger.log(
+                        .info, "snapshot not installed",
+                        [("group", replica.group), ("peer", peer.description), ("problem", error.text)])
+                }
+                done(result)
+                inbox.append((replica, .snapshotSent(to: peer, installed: installed)))
+                lane.requestTurn()
+            }
+        }
+    }
+
+    private func pin(_ replica: Replica, for peer: PeerID, at position: LogIndex) {
+        replica.pins.removeAll { $0.peer == peer }
+        replica.pins.append(SnapshotPin(peer: peer, position: position, progressAt: now))
+    }
+
+    func drop(_ snapshot: OutgoingSnapshot) {
+        guard !snapshot.isDropped else { return }
+        snapshot.isDropped = true
+        snapshot.replica.outgoing.removeAll { $0 === snapshot }
+        sending.snapshots[snapshot.id] = nil
+        sending.order.removeAll { $0 === snapshot }
+        if case .writing(let waiting) = snapshot.phase {
+            for responder in waiting { responder.fail(RaftHost.unknownSnapshot, "the snapshot is not wanted any more") }
+        }
+        guard snapshot.store != nil else { return }
+        snapshot.phase = .writing([])
+        removeFolder(snapshot.folderName)
+    }
+
+    /// Removes a snapshot's folder behind whatever is done with it.
+    func removeFolder(_ name: String) {
+        let store = snapshots
+        let logger = self.logger
+        // what is read is read before; then what writes
+        workers.reader.submit {
+        } completion: { [self] in
+            workers.maintenance.submit {
+                do throws(StateMachineError) { try store.remove(name) } catch {
+                    logger.log(.warning, "a folder stays", [("folder", name), ("problem", error.description)])
+                }
+            } completion: {
+            }
+        }
+    }
+
+    /// Called once a turn; returns when it is to be called next at the latest.
+    func pursueSending() -> Instant? {
+        while let read = sending.reads.first, read.due <= now {
+            _ = sending.reads.popFirst()
+            answer(read)
+        }
+        var next = sending.reads.first?.due
+        for snapshot in sending.order where !snapshot.isOffered {
+            let end = snapshot.usedAt + settings.snapshotPatience
+            if end <= now { drop(snapshot) } else { next = min(next ?? end, end) }
+        }
+        return next
+    }
+
+    // MARK: serving
+
+    func registerSnapshots(on server: RpcServer) {
+        server.register(RaftHost.snapshotService) { [self] method, request in
+            do throws(RaftWire.WireError) {
+                switch method {
+                case "open": try openSnapshot(request)
+                case "read": try readSnapshot(request)
+                case "close": try closeSnapshot(request)
+                default: return false
+                }
+            } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            lane.requestTurn()
+            return true
+        }
+    }
+
+    /// The snapshot of that number, for whoever it was made.
+    private func outgoing(_ id: UInt64, _ request: RpcRequest) throws(RaftWire.WireError) -> OutgoingSnapshot {
+        guard let peer = request.connection.context as? KnownPeer, peer.isPresent else { throw RaftHost.stranger }
+        guard let snapshot = sending.snapshots[id], snapshot.peer.address == peer.address else {
+            throw RaftWire.WireError(code: RaftHost.unknownSnapshot, text: "no such snapshot")
+        }
+        now = lane.clock.now
+        snapshot.usedAt = now
+        for position in snapshot.replica.pins.indices where snapshot.replica.pins[position].peer == snapshot.peer {
+            snapshot.replica.pins[position].progressAt = now
+        }
+        return snapshot
+    }
+
+    private func openSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let asked = wire.arena.scope { arena in
+            arena.unpack(flotilla__snapshot_open_request__init, request.body).map { ($0.pointee.id, $0.pointee.store) }
+        }
+        guard let (id, store) = asked else { throw RaftHost.malformed }
+        let snapshot = try outgoing(id, request)
+        switch snapshot.phase {
+        case .frozen(let frozen):
+            guard sending.order.count(where: { !$0.isFrozen }) < settings.snapshotsSent else {
+                throw RaftWire.WireError(code: RaftHost.busy, text: "too many snapshots are being sent")
+            }
+            snapshot.store = store
+            snapshot.phase = .writing([request.responder])
+            write(frozen, of: snapshot, as: store)
+        case _ where snapshot.store != store:
+            // whoever asked first has started anew and lost what it had
+            drop(snapshot)
+            throw RaftWire.WireError(code: RaftHost.unknownSnapshot, text: "written for another number")
+        case .writing(let waiting): snapshot.phase = .writing(waiting + [request.responder])
+        case .ready(_, let files): answerOpen(request.responder, files)
+        }
+    }
+
+    private func write(_ frozen: any FrozenState, of snapshot: OutgoingSnapshot, as number: UInt64) {
+        let store = snapshots
+        let name = snapshot.folderName
+        let result = Box<Result<(StoredFolder, [StoredFolder.File]), StateMachineError>?>(nil)
+        workers.maintenance.submit {
+            do throws(StateMachineError) {
+                let folder = try store.makeFolder(name)
+                try frozen.write(to: folder, as: number)
+                result.value = .success((folder, try folder.inventory()))
+            } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            now = lane.clock.now
+            // dropped: its folder goes behind this
+            guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped else { return }
+            switch result.value {
+            case .success((let folder, let files))?:
+                snapshot.phase = .ready(folder, files)
+                snapshot.usedAt = now
+                for responder in waiting { answerOpen(responder, files) }
+            case .failure(let error)?:
+                logger.log(
+                    .warning, "a snapshot cannot be written",
+                    [("group", snapshot.replica.group), ("problem", error.description)])
+                drop(snapshot)
+            case nil: preconditionFailure("the worker has been there")
+            }
+            lane.requestTurn()
+        }
+    }
+
+    private func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
+        wire.arena.scope { arena in
+            let reply = arena.make(flotilla__snapshot_open_reply__init)
+            reply.pointee.n_files = files.count
+            reply.pointee.files = arena.array(
+                files.map { file -> UnsafeMutablePointer<Flotilla__SnapshotFile>? in
+                    let entry = arena.make(flotilla__snapshot_file__init)
+                    entry.pointee.name = arena.string(file.name)
+                    entry.pointee.size = UInt64(file.byteCount)
+                    entry.pointee.crc32c = file.checksum
+                    return entry
+                })
+            responder.reply(reply)
+        }
+    }
+
+    private func readSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let asked = wire.arena.scope { arena -> (id: UInt64, file: String, offset: UInt64, count: UInt32)? in
+            arena.unpack(flotilla__snapshot_read_request__init, request.body).map {
+                ($0.pointee.id, String(field: $0.pointee.file), $0.pointee.offset, $0.pointee.count)
+            }
+        }
+        guard let asked else { throw RaftHost.malformed }
+        let snapshot = try outgoing(asked.id, request)
+        guard case .ready(_, let files) = snapshot.phase,
+            let file = files.first(where: { $0.name == asked.file }), asked.offset < UInt64(file.byteCount),
+            asked.count > 0
+        else { throw RaftWire.WireError(code: 22, text: "the snapshot has no such bytes") }
+        let count = min(Int(asked.count), settings.snapshotChunkBytes, file.byteCount - Int(asked.offset))
+        sending.reads.append(
+            SnapshotRead(
+                due: sending.budget.take(count, now: now), snapshot: snapshot, file: file.name,
+                offset: Int(asked.offset), count: count, responder: request.responder))
+    }
+
+    private func answer(_ read: SnapshotRead) {
+        guard case .ready(let folder, _) = read.snapshot.phase, !read.snapshot.isDropped else {
+            return read.responder.fail(RaftHost.unknownSnapshot, "the snapshot is not wanted any more")
+        }
+        let result = Box<Result<(Bytes, UInt32), StateMachineError>?>(nil)
+        workers.reader.submit {
+            do throws(StateMachineError) {
+                let bytes = try folder.read(read.file, at: read.offset, count: read.count)
+                result.value = .success((bytes, CRC32C.checksum(bytes)))
+            } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            now = lane.clock.now
+            read.snapshot.usedAt = now
+            switch result.value {
+            case .success((let bytes, let checksum))? where !bytes.isEmpty:
+                wire.arena.scope { arena in
+                    let reply = arena.make(flotilla__snapshot_read_reply__init)
+                    reply.pointee.crc32c = checksum
+                    read.responder.reply(reply, attachment: [bytes])
+                }
+            case .failure(let error)?: read.responder.fail(5, error.description)
+            default: read.responder.fail(5, "the file is shorter than it was")
+            }
+        }
+    }
+
+    private func closeSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
+        let asked = wire.arena.scope { arena in
+            arena.unpack(flotilla__snapshot_close_request__init, request.body).map(\.pointee.id)
+        }
+        guard let asked else { throw RaftHost.malformed }
+        // it may have gone by itself
+        if let snapshot = sending.snapshots[asked], !snapshot.isDropped {
+            drop(try outgoing(asked, request))
+        }
+        wire.arena.scope { arena in request.responder.reply(arena.make(flotilla__snapshot_close_reply__init)) }
+    }
+}

@@ -1,0 +1,173 @@
+public import RaftCore
+
+/// Folders for snapshots on a disk, each with a name.
+///
+/// Any thread; a folder belongs to one thread at a time.
+public final class SnapshotStore: Sendable {
+    private let disk: any Disk
+
+    /// The folders in `disk`, which holds nothing else.
+    public init(disk: any Disk) { self.disk = disk }
+
+    /// Names of the folders there are, ascending.
+    public func names() throws(StateMachineError) -> [String] {
+        do throws(DiskError) { return try disk.folders() } catch { throw StateMachineError(error.description) }
+    }
+
+    /// An empty folder; one of that name is removed first.
+    public func makeFolder(_ name: String) throws(StateMachineError) -> StoredFolder {
+        do throws(DiskError) {
+            try disk.removeFolder(name)
+            return StoredFolder(disk: try disk.folder(name), parent: disk)
+        } catch {
+            throw StateMachineError(error.description)
+        }
+    }
+
+    /// The folder of that name, created if missing.
+    public func folder(_ name: String) throws(StateMachineError) -> StoredFolder {
+        do throws(DiskError) {
+            return StoredFolder(disk: try disk.folder(name), parent: disk)
+        } catch {
+            throw StateMachineError(error.description)
+        }
+    }
+
+    /// Removes a folder with everything in it; one that does not exist is none.
+    public func remove(_ name: String) throws(StateMachineError) {
+        do throws(DiskError) { try disk.removeFolder(name) } catch { throw StateMachineError(error.description) }
+    }
+}
+
+/// A folder of a ``SnapshotStore``. What is written is durable after ``sync()``.
+public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
+    /// A file as a receiver must find it.
+    public struct File: Equatable, Sendable {
+        /// Its name.
+        public var name: String
+        /// Bytes in it.
+        public var byteCount: Int
+        /// CRC32C of all of them.
+        public var checksum: UInt32
+
+        /// A file.
+        public init(name: String, byteCount: Int, checksum: UInt32) {
+            self.name = name
+            self.byteCount = byteCount
+            self.checksum = checksum
+        }
+    }
+
+    /// What is read at a time when a file is looked at as a whole.
+    private static let pieceBytes = 1 << 20
+
+    private let disk: any Disk
+    private let parent: any Disk
+    /// Open files, by name.
+    private var files: [String: any DiskFile] = [:]
+
+    init(disk: any Disk, parent: any Disk) {
+        self.disk = disk
+        self.parent = parent
+    }
+
+    deinit { for file in files.values { file.close() } }
+
+    /// The folder in the file system, if there is one.
+    public var directory: String? { disk.directory }
+
+    /// Names of its files, ascending.
+    public func fileNames() throws(StateMachineError) -> [String] {
+        try checked { () throws(DiskError) in try disk.list() }
+    }
+
+    /// Adds `bytes` to the end of a file, which is created if missing.
+    public func append(_ bytes: Bytes, to name: String) throws(StateMachineError) {
+        try checked { () throws(DiskError) in
+            let file = try file(name, isCreated: true)
+            try StoredFolder.write(bytes, to: file, at: try file.size())
+        }
+    }
+
+    /// Writes `bytes` into a file, which is created if missing, at `offset`.
+    public func write(_ bytes: Bytes, to name: String, at offset: Int) throws(StateMachineError) {
+        try checked { () throws(DiskError) in
+            try StoredFolder.write(bytes, to: try file(name, isCreated: true), at: offset)
+        }
+    }
+
+    /// Everything in a file.
+    public func contents(of name: String) throws(StateMachineError) -> Bytes {
+        try checked { () throws(DiskError) in
+            let file = try file(name, isCreated: false)
+            return try StoredFolder.read(file, at: 0, count: try file.size())
+        }
+    }
+
+    /// Up to `count` bytes of a file from `offset` on; fewer only at its end.
+    public func read(_ name: String, at offset: Int, count: Int) throws(StateMachineError) -> Bytes {
+        try checked { () throws(DiskError) in
+            let file = try file(name, isCreated: false)
+            return try StoredFolder.read(file, at: offset, count: max(0, min(count, try file.size() - offset)))
+        }
+    }
+
+    /// All files with their sizes and checksums, ascending by name. Reads all of them.
+    public func inventory() throws(StateMachineError) -> [File] {
+        try checked { () throws(DiskError) in
+            var found: [File] = []
+            for name in try disk.list() {
+                let file = try file(name, isCreated: false)
+                let size = try file.size()
+                var checksum = Checksum()
+                var offset = 0
+                while offset < size {
+                    let piece = try StoredFolder.read(
+                        file, at: offset, count: min(StoredFolder.pieceBytes, size - offset))
+                    guard !piece.isEmpty else { break }
+                    piece.withUnsafeBytes { checksum.update($0) }
+                    offset += piece.count
+                }
+                found.append(File(name: name, byteCount: size, checksum: checksum.value))
+            }
+            return found
+        }
+    }
+
+    /// Makes everything in it durable, and the folder itself.
+    public func sync() throws(StateMachineError) {
+        try checked { () throws(DiskError) in
+            for name in try disk.list() { try file(name, isCreated: false).sync() }
+            try disk.syncDirectory()
+            try parent.syncDirectory()
+        }
+    }
+
+    private func file(_ name: String, isCreated: Bool) throws(DiskError) -> any DiskFile {
+        if let open = files[name] { return open }
+        let file = isCreated && !disk.exists(name) ? try disk.create(name) : try disk.open(name)
+        files[name] = file
+        return file
+    }
+
+    private static func write(_ bytes: Bytes, to file: any DiskFile, at offset: Int) throws(DiskError) {
+        try bytes.withUnsafeBytes { (buffer) throws(DiskError) in try file.write([buffer], at: offset) }
+    }
+
+    private static func read(_ file: any DiskFile, at offset: Int, count: Int) throws(DiskError) -> Bytes {
+        guard count > 0 else { return Bytes() }
+        var done = 0
+        var failure: DiskError?
+        let bytes = Bytes(count: count) { buffer in
+            do throws(DiskError) { done = try file.read(into: buffer, at: offset) } catch { failure = error }
+            // what is missing is zero, and the checksum tells
+            for position in done..<count { buffer[position] = 0 }
+        }
+        if let failure { throw failure }
+        return done == count ? bytes : bytes.slice(from: 0, count: done)
+    }
+
+    private func checked<R>(_ body: () throws(DiskError) -> R) throws(StateMachineError) -> R {
+        do throws(DiskError) { return try body() } catch { throw StateMachineError(error.description) }
+    }
+}

@@ -1,0 +1,21 @@
+public import RaftCore
+
+/// A replica's state in the engine as it was at one entry: what the state machines of this module freeze. Any thread,
+/// several at a time.
+public final class FrozenReplica: FrozenState {
+    /// The last applied entry, and the membership in force there.
+    public let meta: SnapshotMeta
+    let view: any EngineView
+    let replicaNumber: UInt64
+
+    init(meta: SnapshotMeta, view: any EngineView, replicaNumber: UInt64) {
+        self.meta = meta
+        self.view = view
+        self.replicaNumber = replicaNumber
+    }
+
+    /// Exports the replica's keys as those of `number`.
+    public func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+        try view.export(replicaNumber, as: number, into: folder)
+    }
+}

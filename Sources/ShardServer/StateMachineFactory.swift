@@ -1,0 +1,54 @@
+import RaftCore
+import ShardKV
+import ShardMap
+
+/// Makes the state machines of a node's replicas on its one engine; any thread.
+struct StateMachineFactory: Sendable {
+    let engine: any KeyValueEngine
+    /// Where the controller's state machine leaves every newer map.
+    let appliedMap: LockedValue<ClusterMap?>
+
+    /// The state machine of what lies under `number`; with nothing there, that of a replica born with `birth`.
+    func make(
+        _ group: String, _ kind: String, _ number: UInt64, _ birth: Configuration
+    ) throws(StateMachineError) -> any SnapshotStateMachine {
+        switch kind {
+        case ShardServer.ReplicaKind.controller:
+            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number, birth: birth)
+            let applied = appliedMap
+            machine.onChange = { applied.set($0) }
+            return machine
+        case ShardServer.ReplicaKind.keyValue:
+            return try KeyValueStateMachine(engine: engine, replicaNumber: number, birth: birth)
+        default:
+            throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
+        }
+    }
+}
+
+extension StateMachineFactory: StateMachineStore {
+    func install(
+        _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> any SnapshotStateMachine {
+        try engine.ingest(folder, as: number)
+        do throws(StateMachineError) {
+            let machine = try make(group, kind, number, .empty)
+            guard let found = try machine.durableMeta(), found == meta else {
+                throw StateMachineError(
+                    "the snapshot of \(group) does not hold the state of entry \(meta.last) that it was announced as")
+            }
+            // nobody applied the entries that the map came with
+            if let map = (machine as? ControllerStateMachine)?.map { appliedMap.set(map) }
+            return machine
+        } catch {
+            try engine.drop(number)
+            throw error
+        }
+    }
+
+    func drop(_ number: UInt64) throws(StateMachineError) { try engine.drop(number) }
+
+    func numbers() throws(StateMachineError) -> [UInt64] { try engine.numbers() }
+
+    func flush() throws(StateMachineError) { try engine.flush() }
+}

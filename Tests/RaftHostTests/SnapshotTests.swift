@@ -1,0 +1,244 @@
+import RaftCore
+import RaftStorage
+import Simulator
+import Testing
+import Transport
+
+@testable import RaftHost
+
+@Suite("Compaction, and snapshots for those who fall behind")
+struct SnapshotTests {
+    /// Logs that are compacted after a few dozen entries, and snapshots that take a while.
+    private func plan(_ change: (inout HostCluster.Plan) -> Void = { _ in }) -> HostCluster.Plan {
+        var plan = HostCluster.Plan()
+        plan.flushesOneOf = 2
+        plan.settings.compactionEntries = 40
+        plan.settings.keptEntries = 10
+        plan.settings.keptBytes = 4 << 10
+        plan.settings.compactionPace = .milliseconds(100)
+        plan.settings.snapshotChunkBytes = 4 << 10
+        plan.settings.snapshotBytesPerSecond = 100_000
+        change(&plan)
+        return plan
+    }
+
+    private func cluster(seed: UInt64, _ change: (inout HostCluster.Plan) -> Void = { _ in }) throws -> HostCluster {
+        let cluster = HostCluster(seed: seed, plan: plan(change))
+        try cluster.start()
+        cluster.awaitLeaders()
+        return cluster
+    }
+
+    private func write(_ count: Int, _ cluster: HostCluster, to position: Int = 0, bytes: Int = 200) {
+        for tag in 0..<count {
+            guard let leader = cluster.leader(of: position) else { continue }
+            let (host, group) = (leader.host!, cluster.histories[position].group)
+            let payload = Command.payload(tag: UInt64(tag + 1), byteCount: bytes)
+            leader.lane.post { host.propose(payload, to: group) { _ in } }
+            cluster.run(.milliseconds(20))
+        }
+    }
+
+    private func isCaughtUp(_ node: SimulatedNode, _ cluster: HostCluster, _ position: Int = 0) -> Bool {
+        node.machines[position].appliedPosition.index == cluster.histories[position].lastIndex
+    }
+
+    private func base(_ node: SimulatedNode, _ position: Int = 0) -> LogIndex {
+        node.host.raft(of: node.recording.group(at: position))?.base.index ?? .zero
+    }
+
+    /// A node that was away for so long that the others have compacted what it lacks.
+    private func late(_ cluster: HostCluster, groups: Int = 1) throws -> SimulatedNode {
+        let late = try #require(cluster.nodes.last { node in (0..<groups).allSatisfy { !node.leads($0) } })
+        late.crash()
+        cluster.run(.milliseconds(3000))
+        cluster.awaitLeaders()
+        for position in 0..<groups { write(150, cluster, to: position) }
+        for position in 0..<groups {
+            let leader = try #require(cluster.leader(of: position))
+            #expect(base(leader, position) > LogIndex(60))
+        }
+        return late
+    }
+
+    @Test("Logs that grow are compacted on every node, and what is left continues what is gone, also after a restart")
+    func compaction() throws {
+        let cluster = try cluster(seed: 1)
+        write(200, cluster)
+        cluster.run(.milliseconds(1000))
+        for node in cluster.nodes {
+            #expect(base(node) > LogIndex(100), "node \(node.number) begins behind \(base(node))")
+            let before = base(node)
+            node.crash()
+            try node.start()
+            #expect(node.host.raft(of: "g0")?.base.index == before)
+            cluster.awaitLeaders()
+        }
+        write(20, cluster)
+        #expect(cluster.run(limit: 20_000) { cluster.nodes.allSatisfy { isCaughtUp($0, cluster) } })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("Nothing is compacted beyond what the state machine holds durably") func nothingDurable() throws {
+        let cluster = try cluster(seed: 2) { $0.flushesOneOf = .max }
+        write(200, cluster)
+        cluster.run(.milliseconds(3000))
+        #expect(cluster.nodes.allSatisfy { base($0) == .zero })
+    }
+
+    @Test("Whoever lacks what is compacted gets a snapshot, under a fresh number, and keeps it over a restart")
+    func catchUp() throws {
+        let cluster = try cluster(seed: 3)
+        let late = try late(cluster)
+        try late.start()
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        let record = try #require(late.host.records.first)
+        #expect(record.store != record.number)
+        #expect(base(late) > LogIndex(60))
+        write(20, cluster)
+        #expect(cluster.run(limit: 20_000) { isCaughtUp(late, cluster) })
+        #expect(late.recording.dropped.all == [record.number])
+        cluster.run(.milliseconds(2000))
+        #expect(try late.snapshotDisk.folders() == [])
+        #expect(cluster.nodes.allSatisfy { (try? $0.snapshotDisk.folders()) == [] })
+        late.crash()
+        try late.start()
+        #expect(late.host.records.first?.store == record.store)
+        #expect(cluster.run(limit: 20_000) { isCaughtUp(late, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A broken connection does not start a snapshot over") func resumes() throws {
+        let cluster = try cluster(seed: 4)
+        let late = try late(cluster)
+        try late.start()
+        for _ in 0..<5 {
+            let asked = late.host.receiving.piecesAsked
+            #expect(cluster.run(limit: 20_000) { late.host.receiving.piecesAsked >= asked + 3 })
+            for node in cluster.nodes where node !== late {
+                cluster.world.breakConnections(between: node.address, and: late.address)
+            }
+        }
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        // what was under way when a connection broke is asked for again: at most four pieces each time, and one that finds
+        // no connection yet
+        let pieces = 2 * ((50_000 + 4095) / 4096) + 1
+        #expect(late.host.receiving.piecesAsked <= pieces + 5 * 5, "\(late.host.receiving.piecesAsked) pieces")
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("All snapshots of a node together keep to its budget, several at a time, and the receiver says how many")
+    func budget() throws {
+        let groups = ["g0", "g1", "g2", "g3"]
+        let cluster = try cluster(seed: 5) { $0.groups = groups }
+        for position in groups.indices {
+            cluster.nodes[0].host.transferLeadership(of: groups[position], to: nil)
+        }
+        cluster.run(.milliseconds(2000))
+        let late = try #require(cluster.nodes.last { node in groups.indices.contains { !node.leads($0) } })
+        late.crash()
+        cluster.run(.milliseconds(3000))
+        cluster.awaitLeaders()
+        for position in groups.indices { write(150, cluster, to: position) }
+        try late.start()
+        let begin = cluster.world.now
+        var most = 0
+        #expect(
+            cluster.run(limit: 120_000) {
+                most = max(most, late.host.receiving.order.count(where: { $0.isActive }))
+                return groups.indices.allSatisfy { isCaughtUp(late, cluster, $0) }
+            })
+        #expect(most == 2)
+        // 400 KB in all; whoever sends most of them sends at most 100 KB in a second
+        let senders = Set(groups.indices.compactMap { cluster.leader(of: $0)?.number })
+        let least = Interval.milliseconds(4 * 1000 / max(senders.count, 1) - 200)
+        #expect(cluster.world.now - begin >= least, "\(cluster.world.now - begin)")
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A receiver that loses its power at any moment has the old state or the new one", arguments: 1...12)
+    func receiverCrashes(seed: UInt64) throws {
+        let cluster = try cluster(seed: 100 + seed) {
+            $0.settings.snapshotBytesPerSecond = 1_000_000
+            $0.flushesOneOf = 4
+        }
+        let late = try late(cluster)
+        var random = SeededRandom(seed: seed)
+        for _ in 0..<6 {
+            try late.start()
+            _ = cluster.run(limit: 20_000) { late.host.receiving.piecesAsked > 0 || isCaughtUp(late, cluster) }
+            cluster.run(Interval(nanoseconds: random.number(in: 0..<600_000_000)))
+            late.crash()
+        }
+        try late.start()
+        write(20, cluster)
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A sender that crashes is replaced by the next leader") func senderCrashes() throws {
+        let cluster = try cluster(seed: 6)
+        let late = try late(cluster)
+        try late.start()
+        #expect(cluster.run(limit: 20_000) { late.host.receiving.piecesAsked >= 5 })
+        let sender = try #require(cluster.leader(of: 0))
+        sender.crash()
+        cluster.run(.milliseconds(500))
+        try sender.start()
+        #expect(cluster.run(limit: 90_000) { isCaughtUp(late, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("The log is kept for a snapshot that takes longer than it otherwise would be: one is enough")
+    func longSnapshot() throws {
+        let cluster = try cluster(seed: 7) {
+            $0.settings.snapshotBytesPerSecond = 10_000
+            $0.settings.snapshotChunkBytes = 1000
+        }
+        let late = try late(cluster)
+        let lines = LockedLines()
+        late.settings.logger = Logger(level: .info) { lines.append($0) }
+        try late.start()
+        #expect(cluster.run(limit: 20_000) { late.host.receiving.piecesAsked >= 5 })
+        // ten seconds for the snapshot, and more written meanwhile than is ever kept otherwise
+        write(300, cluster)
+        #expect(late.host.receiving.order.count == 1)
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(lines.count(containing: "snapshot installed") == 1)
+        #expect(lines.count(containing: "snapshot wanted") == 1)
+        write(100, cluster)
+        cluster.run(.milliseconds(1000))
+        let leader = try #require(cluster.leader(of: 0))
+        #expect(base(leader) > LogIndex(450))
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("Files that are not those that were sent are not installed") func damagedFiles() throws {
+        let cluster = try cluster(seed: 8)
+        let late = try late(cluster)
+        try late.start()
+        #expect(cluster.run(limit: 20_000) { late.host.receiving.piecesAsked >= 12 })
+        let store = try #require(late.host.receiving.order.first?.store)
+        // what is here already goes bad
+        late.snapshotDisk.damage("in-\(store)/first", offset: 100)
+        cluster.run(.milliseconds(3000))
+        #expect(late.recording.stored.of(store) == nil)
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(late.host.records.first?.store != store)
+        #expect(cluster.allViolations == [])
+    }
+}
+
+extension MemoryDisk {
+    /// Changes a byte of a file, synced or not.
+    fileprivate func damage(_ name: String, offset: Int) {
+        guard var bytes = contents(name), bytes.count > offset else { return }
+        bytes[offset] ^= 0xff
+        do {
+            let file = try open(name)
+            try bytes.withUnsafeBytes { buffer in try file.write([buffer], at: 0) }
+        } catch {
+            Issue.record("\(error)")
+        }
+    }
+}
