@@ -94,6 +94,34 @@ struct SnapshotTests {
         #expect(restored.map == source.map)
     }
 
+    @Test(arguments: EngineTests.Kind.allCases)
+    func anInstalledStateIsTheOneAnnounced(_ kind: EngineTests.Kind) throws {
+        let world = try EngineWorld(kind)
+        let machine = try RestartTests.machine(on: try world.engine())
+        _ = try machine.apply(RestartTests.log(seed: 6, entries: 40))
+        let frozen = try machine.freeze()
+        let target = try world.engine()
+        var wrong = [frozen.meta, frozen.meta]
+        wrong[0].last.term = Term(2)
+        wrong[1].configuration = Configuration(peers: [RestartTests.birth.peers[0]])
+        for (number, meta) in [(10, wrong[0]), (11, wrong[1]), (12, frozen.meta)] as [(UInt64, SnapshotMeta)] {
+            let folder = try world.folder()
+            try frozen.write(to: folder, as: number)
+            func install() throws(StateMachineError) -> any SnapshotStateMachine {
+                try target.install(folder, as: number, expecting: meta) { () throws(StateMachineError) in
+                    try KeyValueStateMachine(engine: target, replicaNumber: number, limits: RestartTests.limits)
+                }
+            }
+            if number == 12 {
+                #expect(try install().appliedPosition == machine.appliedPosition)
+                #expect(try target.numbers() == [12])
+            } else {
+                #expect(throws: StateMachineError.self) { try install() }
+                #expect(try target.numbers() == [])
+            }
+        }
+    }
+
     @Test("The membership in force moves with the state, and what is durable is told as the engine has it")
     func membership() throws {
         let engine = MemoryEngine()
@@ -287,5 +315,13 @@ struct EngineSnapshotTests {
         try engine.drop(50)
         let refusal = #expect(throws: StateMachineError.self) { try engine.ingest(newer, as: 50) }
         #expect(refusal?.description.contains("upgrade") == true)
+        // what was dropped does not hide what comes after it, flushed or not
+        for isFlushed in [false, true] {
+            if isFlushed { try engine.flush() }
+            try engine.ingest(try world.copy(folder, changing: "") { $0 }, as: 50)
+            #expect(try contents(engine, of: 50) == contents(engine, of: 5))
+            try engine.drop(50)
+            #expect(try engine.numbers() == [5])
+        }
     }
 }
