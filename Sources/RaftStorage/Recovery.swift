@@ -49,9 +49,33 @@ struct Recovery {
     /// One line per finding.
     private(set) var findings: [String] = []
 
-    init(disk: any Disk, identity: UInt64) {
+    /// Whether a segment has been read.
+    private var hasBegun = false
+    /// Of the groups in the checkpoint: the last batch that is included there.
+    private var included: [LogGroup: UInt64] = [:]
+    /// The highest of these.
+    private var lastIncluded: UInt64 = 0
+    /// Segments before this one are not read: the checkpoint includes them. Nil: there is none.
+    let checkpointSegment: UInt64?
+
+    /// A recovery that begins with what the checkpoint, if there is one, says.
+    init(disk: any Disk, identity: UInt64, checkpoint: Checkpoint? = nil) {
         self.disk = disk
         self.identity = identity
+        checkpointSegment = checkpoint?.segment
+        guard let checkpoint else { return }
+        groups.reserveCapacity(checkpoint.parts.count)
+        included.reserveCapacity(checkpoint.parts.count)
+        for part in checkpoint.parts {
+            groups[part.log.group] = part.log
+            included[part.log.group] = part.sequence
+            lastIncluded = max(lastIncluded, part.sequence)
+        }
+    }
+
+    /// Whether the checkpoint has what batch `sequence` says of a group.
+    private func isIncluded(_ sequence: UInt64, of group: LogGroup) -> Bool {
+        sequence <= lastIncluded && sequence <= included[group] ?? 0
     }
 
     /// Every group that was seen, or is known to have been there. The node's own is among them if it may have been.
@@ -70,11 +94,14 @@ struct Recovery {
         do throws(DiskError) {
             segment = try Segment.open(entry, on: disk)
             image = nil
-            if let file = segment.file { image = try SegmentImage(of: file, entry: entry) }
+            if let file = segment.file, entry.number >= checkpointSegment ?? 0 {
+                image = try SegmentImage(of: file, entry: entry)
+            }
         } catch {
             throw .disk(error)
         }
         segments.append(segment)
+        if let checkpointSegment, entry.number < checkpointSegment { return }
         guard let image else {
             enter(entry, seal: nil, image: nil)
             wound = Wound(
@@ -126,7 +153,8 @@ extension Recovery {
     /// Everything before a listed segment was durable when it was listed.
     private mutating func enter(_ entry: Manifest.Entry, seal: BatchHeader?, image: SegmentImage?) {
         let previous = image.flatMap { seal?.summaries(in: $0.bytes)?.previous }
-        if segments.count == 1 {
+        if !hasBegun {
+            hasBegun = true
             nextSequence = entry.firstSequence
         } else {
             settle(before: entry.firstSequence, previous: previous)
@@ -174,13 +202,15 @@ extension Recovery {
                 groups: summaries?.own, batch: (header, image))
             return
         }
-        apply(records, in: image)
+        apply(records, of: header, in: image)
         lastBatch = header
         lastSummaries = summaries?.own ?? summarized(records)
     }
 
-    private mutating func apply(_ records: [(offset: Int, record: Record)], in image: SegmentImage) {
-        for (offset, record) in records {
+    private mutating func apply(
+        _ records: [(offset: Int, record: Record)], of header: BatchHeader, in image: SegmentImage
+    ) {
+        for (offset, record) in records where !isIncluded(header.sequence, of: record.group) {
             let place = LogPlace(segment: image.entry.number, offset: offset)
             if !apply(record, at: place) { chargeMisfit(record, at: place) }
         }
@@ -262,8 +292,8 @@ extension Recovery {
             return
         }
         if sequence == wound.sequence + 1, let hurt = wound.groups ?? previous {
-            if let (header, image) = wound.batch { apply(image.intactRecords(of: header), in: image) }
-            for summary in hurt { charge(summary, damage) }
+            if let (header, image) = wound.batch { apply(image.intactRecords(of: header), of: header, in: image) }
+            for summary in hurt where !isIncluded(wound.sequence, of: summary.group) { charge(summary, damage) }
             lastSummaries = hurt
             let list = hurt.map { "\($0.group)" }.joined(separator: ",")
             find(wound.reason, wound.place.offset, in: damage.file, event: "damage", rest: " groups=\(list)")
@@ -316,10 +346,16 @@ extension Recovery {
 extension Recovery {
     /// Says what each group has lost in the end.
     private mutating func settleGroups() {
+        let listed = segments.first?.number ?? 0
         for (group, log) in groups.sorted(by: { $0.key < $1.key }) {
             if var trouble = troubles[group] {
                 guard let cost = trouble.settle(entries: &log.entries, debt: log.debt?.value) else { continue }
                 hurt(group, trouble.damage, cost)
+            } else if let oldest = log.oldestSegment, oldest < listed {
+                let damage = Damage(
+                    file: LogFormat.manifestName, offset: 0,
+                    reason: "group \(group) needs segment \(oldest), which is not listed")
+                hurt(group, damage, .promises(reason: damage.text))
             } else if !log.entries.runs.isContiguous, let first = log.entries.locations.first {
                 let runs = log.entries.runs
                 let reason = "the entries of group \(group) between \(runs.base) and \(runs.runs[0]) are missing"
