@@ -10,9 +10,12 @@ final class ProcessCluster: Sendable {
     let probe: ClusterProbe
     private let directory = TemporaryDirectory()
     private let processes: Mutex<[ChildProcess?]>
+    /// Given to every node at every start.
+    private let flags: [String]
 
     /// Starts the nodes, forms the cluster, and returns when every group is led.
-    init(nodes: Int = 3, groups: Int = 4, replicas: Int = 3) async throws {
+    init(nodes: Int = 3, groups: Int = 4, replicas: Int = 3, flags: [String] = []) async throws {
+        self.flags = flags
         addresses = LoopbackPorts.take(nodes)
         probe = try ClusterProbe(nodes: addresses)
         processes = Mutex([ChildProcess?](repeating: nil, count: nodes))
@@ -33,7 +36,7 @@ final class ProcessCluster: Sendable {
         [
             "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
             "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
-        ]
+        ] + flags
     }
 
     /// SIGKILL; returns when the process is gone.
