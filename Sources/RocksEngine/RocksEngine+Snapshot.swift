@@ -18,7 +18,7 @@ extension RocksEngine {
             throw StateMachineError("a RocksDB store takes snapshots from a folder in the file system only")
         }
         let exported = try ExportedFiles(folder, kind: .sortedTables, number: number)
-        for file in exported.files { _ = try exported.contents(of: file, in: folder) }
+        for file in exported.files.indices { _ = try exported.contents(of: file, in: folder) }
         guard try firstNumber(from: ReplicaKeys.start(of: number)) != number else {
             throw StateMachineError("replica number \(number) is in use already in \(directory)")
         }
@@ -28,7 +28,9 @@ extension RocksEngine {
         // nobody has ever looked at the number, so views need no protection, and files no rewriting for their sake
         rocksdb_ingestexternalfileoptions_set_snapshot_consistency(options, 0)
         rocksdb_ingestexternalfileoptions_set_allow_global_seqno(options, 1)
-        var paths = exported.files.map { strdup("\(source)/\($0.name)").map { UnsafePointer($0) } }
+        var paths = exported.files.indices.map {
+            strdup("\(source)/\(exported.name(of: $0))").map { UnsafePointer($0) }
+        }
         defer { for path in paths { free(UnsafeMutableRawPointer(mutating: path)) } }
         let count = paths.count
         try checked("take in a snapshot from \(source)") {
@@ -36,11 +38,13 @@ extension RocksEngine {
         }
     }
 
-    /// Removes every key of `number`: hides them behind one mark, and deletes files that hold nothing else at once,
-    /// unless there is a view, which may need them. Compactions remove the rest.
+    /// Removes every key of `number`: deletes files that hold nothing else at once, unless there is a view, which may
+    /// need them, and hides the rest behind one mark, for compactions to remove.
+    ///
+    /// In this order, for after a compaction that met a damaged block RocksDB refuses the mark, but not to delete the
+    /// damaged file.
     public func drop(_ number: UInt64) throws(StateMachineError) {
         let (start, end) = (ReplicaKeys.start(of: number), ReplicaKeys.end(of: number))
-        try write([.deleteRange(start, end)])
         try viewCount.withLock { (count) throws(StateMachineError) in
             guard count == 0 else { return }
             try checked("delete files") { error in
@@ -49,6 +53,7 @@ extension RocksEngine {
                 }
             }
         }
+        try write([.deleteRange(start, end)])
     }
 
     /// The replica numbers under which there are keys, ascending; one seek each.

@@ -32,12 +32,12 @@ final class TableFiles {
         rocksdb_envoptions_destroy(environment)
     }
 
-    private var name: String { exported.nextName + ".sst" }
+    private var path: String { directory + "/" + exported.nextName }
 
     /// Adds a pair under the new number.
     func add(_ oldKey: KeySlice, _ value: KeySlice) throws(StateMachineError) {
         if !isFileOpen {
-            let path = directory + "/" + name
+            let path = path
             try engine.checked("open \(path) to export") { rocksdb_sstfilewriter_open(writer, path, &$0) }
             isFileOpen = true
         }
@@ -61,8 +61,8 @@ final class TableFiles {
     }
 
     private func finishFile() throws(StateMachineError) {
-        try engine.checked("finish \(directory)/\(name) of an export") { rocksdb_sstfilewriter_finish(writer, &$0) }
+        try engine.checked("finish \(path) of an export") { rocksdb_sstfilewriter_finish(writer, &$0) }
         isFileOpen = false
-        try exported.add(name, of: folder)
+        try exported.addNext(of: folder)
     }
 }

@@ -3,11 +3,11 @@ public import RaftCore
 /// What an export wrote: the file ``fileName`` of the folder, written last. A folder without it is no export.
 ///
 ///     format (1)  kind (1)  replica number (8)  keys (8)  files (4)
-///     for each file: length of its name (1)  name  bytes (8)  hash (8)
+///     for each file: bytes (8)  hash (8)
 ///     hash of everything before (8)
 ///
-/// Numbers are big-endian; the hash is a ``RaftCore/RollingHash`` of all bytes at once. Other files of the folder are
-/// not the export's.
+/// Numbers are big-endian; the hash is a ``RaftCore/RollingHash`` of all bytes at once. The files are called `000001`,
+/// `000002`, …, with the ending of their kind; other files of the folder are not the export's.
 public struct ExportedFiles: Equatable, Sendable {
     /// How the files hold the keys.
     public enum Kind: UInt8, Sendable {
@@ -15,12 +15,17 @@ public struct ExportedFiles: Equatable, Sendable {
         case sortedTables = 1
         /// Pairs one after the other, as ``MemoryEngine`` writes them.
         case pairs = 2
+
+        fileprivate var ending: String {
+            switch self {
+            case .sortedTables: ".sst"
+            case .pairs: ".pairs"
+            }
+        }
     }
 
     /// One file.
     public struct File: Equatable, Sendable {
-        /// Its name in the folder.
-        public var name: String
         /// Its length.
         public var bytes: UInt64
         /// Of its bytes.
@@ -47,31 +52,30 @@ public struct ExportedFiles: Equatable, Sendable {
         self.number = number
     }
 
-    /// The name of the next file, without an ending.
-    public var nextName: String {
-        let number = String(files.count + 1)
-        return String(repeating: "0", count: max(0, 6 - number.utf8.count)) + number
+    /// The name of the file at `position` in ``files``, which may be the next one.
+    public func name(of position: Int) -> String {
+        let number = String(position + 1)
+        return String(repeating: "0", count: max(0, 6 - number.utf8.count)) + number + kind.ending
     }
 
-    /// Adds the complete file `name` of `folder`, which it reads once.
-    public mutating func add(_ name: String, of folder: any SnapshotFolder) throws(StateMachineError) {
-        let contents = try folder.contents(of: name)
-        files.append(File(name: name, bytes: UInt64(contents.count), hash: ExportedFiles.hash(contents)))
+    /// The name of the file that will be added next.
+    public var nextName: String { name(of: files.count) }
+
+    /// Adds the file ``nextName`` of `folder`, which is complete; reads it once.
+    public mutating func addNext(of folder: any SnapshotFolder) throws(StateMachineError) {
+        let contents = try folder.contents(of: nextName)
+        files.append(File(bytes: UInt64(contents.count), hash: ExportedFiles.hash(contents)))
     }
 
     /// Writes the list; the export is complete.
     public func write(to folder: any SnapshotFolder) throws(StateMachineError) {
-        let length = 22 + files.reduce(0) { $0 + 17 + $1.name.utf8.count }
-        let list = ByteWriter.bytes(length) { writer in
+        let list = ByteWriter.bytes(22 + 16 * files.count) { writer in
             writer.put(ExportedFiles.format)
             writer.put(kind.rawValue)
             writer.put(number)
             writer.put(keys)
             writer.put(UInt32(files.count))
             for file in files {
-                let name = Bytes(file.name)
-                writer.put(UInt8(name.count))
-                writer.put(name)
                 writer.put(file.bytes)
                 writer.put(file.hash)
             }
@@ -113,19 +117,19 @@ public struct ExportedFiles: Equatable, Sendable {
         self.number = number
         self.keys = keys
         for _ in 0..<count {
-            guard let length = reader.byte(), let name = reader.bytes(Int(length)), let bytes = reader.number(),
-                let hash = reader.number()
-            else { throw damaged }
-            files.append(File(name: name.text, bytes: bytes, hash: hash))
+            guard let bytes = reader.number(), let hash = reader.number() else { throw damaged }
+            files.append(File(bytes: bytes, hash: hash))
         }
+        guard reader.isAtEnd else { throw damaged }
     }
 
-    /// The contents of `file` in `folder`; throws unless they are what was written.
-    public func contents(of file: File, in folder: any SnapshotFolder) throws(StateMachineError) -> Bytes {
-        let contents = try folder.contents(of: file.name)
+    /// The contents of the file at `position` in `folder`; throws unless they are what was written.
+    public func contents(of position: Int, in folder: any SnapshotFolder) throws(StateMachineError) -> Bytes {
+        let (file, name) = (files[position], name(of: position))
+        let contents = try folder.contents(of: name)
         guard UInt64(contents.count) == file.bytes, ExportedFiles.hash(contents) == file.hash else {
             throw StateMachineError(
-                "the snapshot's file \(file.name) is damaged: it has \(contents.count) bytes of \(file.bytes), or other ones"
+                "the snapshot's file \(name) is damaged: it has \(contents.count) bytes of \(file.bytes), or other ones"
             )
         }
         return contents

@@ -54,7 +54,7 @@ struct PairFiles {
     }
 
     private mutating func flushPiece() throws(StateMachineError) {
-        try folder.append(Bytes(piece), to: name)
+        try folder.append(Bytes(piece), to: exported.nextName)
         bytesOfFile += piece.count
         piece.removeAll(keepingCapacity: true)
     }
@@ -62,11 +62,9 @@ struct PairFiles {
     private mutating func finishFile() throws(StateMachineError) {
         if !piece.isEmpty { try flushPiece() }
         guard bytesOfFile > 0 else { return }
-        try exported.add(name, of: folder)
+        try exported.addNext(of: folder)
         bytesOfFile = 0
     }
-
-    private var name: String { exported.nextName + ".pairs" }
 
     /// Every pair in `folder`, ascending; throws unless all are there and as they were written.
     static func read(
@@ -74,13 +72,13 @@ struct PairFiles {
     ) throws(StateMachineError) -> [(key: Bytes, value: Bytes)] {
         let exported = try ExportedFiles(folder, kind: .pairs, number: number)
         var pairs: [(key: Bytes, value: Bytes)] = []
-        for file in exported.files {
+        for file in exported.files.indices {
             var reader = ByteReader(try exported.contents(of: file, in: folder))
             while !reader.isAtEnd {
                 guard let keyBytes = reader.shortNumber(), let valueBytes = reader.shortNumber(),
                     let key = reader.bytes(Int(keyBytes)), let value = reader.bytes(Int(valueBytes)),
                     ReplicaKeys.number(of: key) == number
-                else { throw StateMachineError("the snapshot's file \(file.name) is damaged") }
+                else { throw StateMachineError("the snapshot's file \(exported.name(of: file)) is damaged") }
                 // memory of its own: a small value must not keep the file alive
                 pairs.append((key.compacted, value.compacted))
             }

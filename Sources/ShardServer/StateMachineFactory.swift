@@ -30,20 +30,12 @@ extension StateMachineFactory: StateMachineStore {
     func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
     ) throws(StateMachineError) -> any SnapshotStateMachine {
-        try engine.ingest(folder, as: number)
-        do throws(StateMachineError) {
-            let machine = try make(group, kind, number, .empty)
-            guard let found = try machine.durableMeta(), found == meta else {
-                throw StateMachineError(
-                    "the snapshot of \(group) does not hold the state of entry \(meta.last) that it was announced as")
-            }
-            // nobody applied the entries that the map came with
-            if let map = (machine as? ControllerStateMachine)?.map { appliedMap.set(map) }
-            return machine
-        } catch {
-            try engine.drop(number)
-            throw error
+        let machine = try engine.install(folder, as: number, expecting: meta) { () throws(StateMachineError) in
+            try make(group, kind, number, .empty)
         }
+        // nobody applied the entries that the map came with
+        if let map = (machine as? ControllerStateMachine)?.map { appliedMap.set(map) }
+        return machine
     }
 
     func drop(_ number: UInt64) throws(StateMachineError) { try engine.drop(number) }

@@ -94,6 +94,34 @@ struct SnapshotTests {
         #expect(restored.map == source.map)
     }
 
+    @Test(arguments: EngineTests.Kind.allCases)
+    func anInstalledStateIsTheOneAnnounced(_ kind: EngineTests.Kind) throws {
+        let world = try EngineWorld(kind)
+        let machine = try RestartTests.machine(on: try world.engine())
+        _ = try machine.apply(RestartTests.log(seed: 6, entries: 40))
+        let frozen = try machine.freeze()
+        let target = try world.engine()
+        var wrong = [frozen.meta, frozen.meta]
+        wrong[0].last.term = Term(2)
+        wrong[1].configuration = Configuration(peers: [RestartTests.birth.peers[0]])
+        for (number, meta) in [(10, wrong[0]), (11, wrong[1]), (12, frozen.meta)] as [(UInt64, SnapshotMeta)] {
+            let folder = try world.folder()
+            try frozen.write(to: folder, as: number)
+            func install() throws(StateMachineError) -> any SnapshotStateMachine {
+                try target.install(folder, as: number, expecting: meta) { () throws(StateMachineError) in
+                    try KeyValueStateMachine(engine: target, replicaNumber: number, limits: RestartTests.limits)
+                }
+            }
+            if number == 12 {
+                #expect(try install().appliedPosition == machine.appliedPosition)
+                #expect(try target.numbers() == [12])
+            } else {
+                #expect(throws: StateMachineError.self) { try install() }
+                #expect(try target.numbers() == [])
+            }
+        }
+    }
+
     @Test("The membership in force moves with the state, and what is durable is told as the engine has it")
     func membership() throws {
         let engine = MemoryEngine()
@@ -287,5 +315,61 @@ struct EngineSnapshotTests {
         try engine.drop(50)
         let refusal = #expect(throws: StateMachineError.self) { try engine.ingest(newer, as: 50) }
         #expect(refusal?.description.contains("upgrade") == true)
+        // what was dropped does not hide what comes after it, flushed or not
+        for isFlushed in [false, true] {
+            if isFlushed { try engine.flush() }
+            try engine.ingest(try world.copy(folder, changing: "") { $0 }, as: 50)
+            #expect(try contents(engine, of: 50) == contents(engine, of: 5))
+            try engine.drop(50)
+            #expect(try engine.numbers() == [5])
+        }
+    }
+
+    @Test(
+        "Files that lie, with the right hashes, are refused or taken in; they trap nothing and touch no other replica")
+    func hostileFiles() throws {
+        let source = MemoryEngine()
+        try EngineSnapshotTests.fill(source, 5, keys: 40)
+        let folder = MemoryFolder()
+        try source.freeze().export(5, as: 50, into: folder)
+        let list = try #require(folder.files[ExportedFiles.fileName])
+        let pairs = try #require(folder.files["000001.pairs"])
+        func hash(_ bytes: [UInt8]) -> [UInt8] {
+            ByteWriter.bytes(8) { $0.put(ExportedFiles.hash(Bytes(bytes))) }.array
+        }
+        func number(_ number: UInt64) -> [UInt8] { ByteWriter.bytes(8) { $0.put(number) }.array }
+        var random = SeededRandom(seed: 14)
+        func mutated(_ bytes: [UInt8]) -> [UInt8] {
+            var bytes = bytes
+            for _ in 0..<random.number(in: 1..<4) {
+                let place = Int(random.number(in: 0..<Int64(bytes.count)))
+                switch random.number(in: 0..<4) {
+                case 0: bytes.remove(at: place)
+                case 1: bytes.insert(UInt8(truncatingIfNeeded: random.next()), at: place)
+                case 2: bytes[place] = 0xff
+                default: bytes[place] = UInt8(truncatingIfNeeded: random.next())
+                }
+            }
+            return bytes
+        }
+        var outcomes = (taken: 0, refused: 0)
+        for round in 0..<3000 {
+            let lying = MemoryFolder()
+            let file = round % 3 == 0 ? pairs : mutated(pairs)
+            lying.files["000001.pairs"] = file
+            var entry = Array(list[..<22]) + number(UInt64(file.count)) + hash(file)
+            if round % 3 == 0 { entry = mutated(entry) }
+            lying.files[ExportedFiles.fileName] = entry + hash(entry)
+            let target = MemoryEngine()
+            do throws(StateMachineError) {
+                try target.ingest(lying, as: 50)
+                #expect(try target.numbers() == [50])
+                outcomes.taken += 1
+            } catch {
+                #expect(target.count == 0)
+                outcomes.refused += 1
+            }
+        }
+        #expect(outcomes.taken > 100 && outcomes.refused > 100, "\(outcomes)")
     }
 }

@@ -102,6 +102,46 @@ struct StoreDamageTests {
         #expect(outcomes.failedScans > 10 && outcomes.failedGets > 10 && outcomes.opened > 20, "\(outcomes)")
     }
 
+    @Test("A replica whose file is damaged does not read; the others do, and a snapshot takes its place")
+    func oneReplica() throws {
+        let directory = try TemporaryDirectory()
+        let source = try RocksEngine(directory: directory.path + "/source")
+        try EngineSnapshotTests.fill(source, 3, keys: 2000)
+        let folders = try ([50, 51] as [UInt64]).map { number in
+            let folder = try DiskFolder(directory.path + "/snapshot\(number)")
+            try source.freeze().export(3, as: number, into: folder)
+            return folder
+        }
+        let path = directory.path + "/target"
+        let engine = try RocksEngine(directory: path)
+        try engine.ingest(folders[0], as: 50)
+        let table = try #require(try StoreDamageTests.files(path) { $0.hasSuffix(".sst") }.first)
+        try EngineSnapshotTests.fill(engine, 60)
+        engine.close()
+
+        func flipped(_ bytes: [UInt8]) -> [UInt8] {
+            var bytes = bytes
+            bytes[bytes.count / 3] ^= 1
+            return bytes
+        }
+        try StoreDamageTests.withDamaged(path, table, flipped) { copy in
+            let damaged = try RocksEngine(directory: copy)
+            #expect(throws: StateMachineError.self) { try contents(damaged, of: 50) }
+            #expect(try contents(damaged, of: 60).count == 300)
+            try damaged.ingest(folders[1], as: 51)
+            #expect(try contents(damaged, of: 51) == contents(source, of: 3))
+            try damaged.drop(50)
+            #expect(try damaged.numbers() == [51, 60])
+            #expect(!FileManager.default.fileExists(atPath: copy + "/" + table))
+            try damaged.flush()
+            damaged.close()
+            let again = try RocksEngine(directory: copy)
+            #expect(try contents(again).count == 2300)
+            again.close()
+        }
+        source.close()
+    }
+
     @Test("Lists of files that are damaged or gone: nothing is opened, nothing is lost")
     func lists() throws {
         let directory = try TemporaryDirectory()
