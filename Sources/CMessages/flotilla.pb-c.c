@@ -4164,7 +4164,7 @@ const ProtobufCMessageDescriptor flotilla__status_request__descriptor =
   (ProtobufCMessageInit) flotilla__status_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[11] =
+static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[12] =
 {
   {
     "id",
@@ -4298,10 +4298,23 @@ static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "debt_index",
+    12,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__GroupStatus, has_debt_index),
+    offsetof(Flotilla__GroupStatus, debt_index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_status__field_indices_by_name[] = {
   6,   /* field[6] = applied_index */
   5,   /* field[5] = commit_index */
+  11,   /* field[11] = debt_index */
   8,   /* field[8] = durable_index */
   0,   /* field[0] = id */
   7,   /* field[7] = last_index */
@@ -4315,7 +4328,7 @@ static const unsigned flotilla__group_status__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__group_status__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 11 }
+  { 0, 12 }
 };
 const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
 {
@@ -4325,14 +4338,14 @@ const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
   "Flotilla__GroupStatus",
   "flotilla",
   sizeof(Flotilla__GroupStatus),
-  11,
+  12,
   flotilla__group_status__field_descriptors,
   flotilla__group_status__field_indices_by_name,
   1,  flotilla__group_status__number_ranges,
   (ProtobufCMessageInit) flotilla__group_status__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[10] =
+static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[11] =
 {
   {
     "node_id",
@@ -4454,6 +4467,18 @@ static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "log_space",
+    11,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__StatusReply, has_log_space),
+    offsetof(Flotilla__StatusReply, log_space),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__status_reply__field_indices_by_name[] = {
   1,   /* field[1] = address */
@@ -4461,6 +4486,7 @@ static const unsigned flotilla__status_reply__field_indices_by_name[] = {
   6,   /* field[6] = groups */
   2,   /* field[2] = incarnation */
   7,   /* field[7] = log_bytes */
+  10,   /* field[10] = log_space */
   0,   /* field[0] = node_id */
   3,   /* field[3] = run_number */
   5,   /* field[5] = state */
@@ -4470,7 +4496,7 @@ static const unsigned flotilla__status_reply__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__status_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 10 }
+  { 0, 11 }
 };
 const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
 {
@@ -4480,7 +4506,7 @@ const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
   "Flotilla__StatusReply",
   "flotilla",
   sizeof(Flotilla__StatusReply),
-  10,
+  11,
   flotilla__status_reply__field_descriptors,
   flotilla__status_reply__field_indices_by_name,
   1,  flotilla__status_reply__number_ranges,

@@ -18,7 +18,7 @@ public final class ProcessCluster: Sendable {
     /// Starts the nodes, forms the cluster, and returns when every group is led. `flags` go to each node besides what
     /// it needs.
     public init(
-        _ raftd: String, nodes: Int = 3, groups: Int = 4, replicas: Int = 3, flags: [String] = ["--segment-mb", "4"]
+        _ raftd: String, nodes: Int = 3, groups: Int = 4, replicas: Int = 3, flags: [String] = []
     ) async throws {
         executable = raftd
         self.flags = flags
@@ -41,7 +41,7 @@ public final class ProcessCluster: Sendable {
     public func arguments(_ node: Int) -> [String] {
         [
             "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
-            "--controllers", addresses.map(\.description).joined(separator: ","),
+            "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
         ] + flags
     }
 

@@ -42,7 +42,7 @@ final class NodeInfo {
                     ("refuses_writes", host.refusesWrites ? "1" : "0"),
                 ]
             ),
-            ("Persistence", [("loading", "0"), ("log_bytes", "\(host.logBytes)")]),
+            ("Persistence", [("loading", "0"), ("log_bytes", "\(host.logBytes)"), ("log_space", "\(host.logSpace)")]),
             ("Replication", [("role", "master"), ("connected_slaves", "0")]),
         ]
     }

@@ -13,6 +13,7 @@ struct OpenedDirectory {
         var settings = WriteAheadLog.Settings()
         settings.segmentBytes = configuration.segmentBytes
         settings.reserveBytes = configuration.reserveBytes
+        settings.spaceBytes = configuration.logSpace
         do throws(DirectoryError) {
             data = try DataDirectory(
                 path: configuration.dataDirectory, address: configuration.advertise, freshIncarnation: incarnation,

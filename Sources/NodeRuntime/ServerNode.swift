@@ -41,6 +41,8 @@ public struct NodeConfiguration: Sendable {
     public var host = RaftHost.Settings()
     /// Size of a log segment in bytes.
     public var segmentBytes = 64 << 20
+    /// Bytes that the log may occupy.
+    public var logSpace = 16 << 30
     /// Free bytes the log leaves on the device.
     public var reserveBytes = 64 << 20
     /// Accepted connections at most.
@@ -101,6 +103,8 @@ public final class ServerNode: @unchecked Sendable {
         workers = ["log", "reader", "apply", "maintenance"].map(loop.makeWorker)
         var hostSettings = configuration.host
         hostSettings.seed = generator.next()
+        // what is in memory is rebuilt from the log
+        if configuration.engine == .memory { hostSettings.compacts = false }
         host = RaftHost(
             settings: hostSettings, identity: data.node.identity, nonce: generator.next(), lane: loop,
             network: network,

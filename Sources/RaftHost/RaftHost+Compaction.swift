@@ -9,14 +9,17 @@ import Transport
 // 2. maintenance: one flush of the store, then what each replica concerned holds durably
 // 3. lane: the replicas' logs are compacted, a few per turn
 // 4. log: what keeps old segments alive is written anew, segments without anything alive are taken out
-// 5. maintenance: their files go, and the index of the log is written
+// 5. maintenance: their files go
 
 /// A round of compaction.
 struct CompactionRound {
     /// What the replicas hold durably, of those that are yet to be compacted.
     var found: [(slot: Int, durable: SnapshotMeta)] = []
-    /// The log is larger than half its bound.
+    /// The log is larger than half its bound, or about to refuse entries.
     var isPressed = false
+    var isTight = false
+    /// It is worth writing anew what keeps its oldest segments alive.
+    var carries = false
     /// Set while a worker has it.
     var isAtWorker = true
     /// Bytes of the log when it began.
@@ -92,11 +95,15 @@ extension RaftHost {
         } completion: { [self] in
             guard let usage = usage.value, !isOver else { return }
             now = lane.clock.now
+            let isPressed = usage.totalBytes > usage.spaceBytes / 2
             compaction?.logBytes = usage.totalBytes
-            compaction?.isPressed = usage.totalBytes > settings.logBytes / 2
-            if usage.totalBytes > settings.logBytes / 2 {
-                for pinning in usage.pinning {
-                    guard let replica = replicas.first(where: { $0.record.number == pinning.group }),
+            compaction?.isPressed = isPressed
+            compaction?.isTight = usage.isTight
+            compaction?.carries =
+                isPressed || usage.isMostlyDead(segmentBytes: usage.totalBytes / max(usage.segments, 1))
+            if isPressed {
+                for pin in usage.pins {
+                    guard let replica = replicas.first(where: { $0.record.number == pin.group }),
                         !replica.isCompactionCandidate, isCompactable(replica)
                     else { continue }
                     replica.isCompactionCandidate = true
@@ -146,7 +153,8 @@ extension RaftHost {
         for _ in 0..<RaftHost.compactionsPerTurn {
             guard let (slot, durable) = compaction?.found.popLast() else {
                 compaction?.isAtWorker = true
-                return whenDurable { [self] in endRound() }
+                // what frees room does not wait for room
+                return isLogFull ? endRound() : whenDurable { [self] in endRound() }
             }
             compact(replicas[slot], durable)
         }
@@ -188,6 +196,8 @@ extension RaftHost {
             target = min(target, floor)
         }
         replica.pins = replica.pins.compactMap { renewed($0, of: replica) }
+        // rather another snapshot than a log that takes nothing more
+        guard compaction?.isTight != true else { return target }
         for pin in replica.pins { target = min(target, pin.position) }
         return target
     }
@@ -206,11 +216,12 @@ extension RaftHost {
         guard !isOver else { return }
         let log = self.log
         let logger = self.logger
-        let isPressed = compaction?.isPressed ?? false
+        let carries = compaction?.carries ?? false
+        let unreadable = Box<[LogGroup]>([])
         let failure = Box<StorageError?>(nil)
         workers.log.submit {
             do throws(StorageError) {
-                if isPressed { try log.carryForward(maxBytes: RaftHost.carriedBytes) }
+                if carries { unreadable.value = try log.carryForward(maxBytes: RaftHost.carriedBytes).damaged }
                 try log.reclaim()
             } catch {
                 failure.value = error
@@ -218,22 +229,27 @@ extension RaftHost {
         } completion: { [self] in
             switch failure.value {
             case nil: break
-            // nothing has changed; the next round tries again
-            case .disk(.full): break
-            case .some(let error):
-                if !isOver { fail("the log cannot be compacted: \(error.description)") }
+            case .failed(let reason):
+                if !isOver { fail("the log cannot be written: \(reason)") }
                 return
+            case .some(let error):
+                // nothing has changed; the next round tries again
+                logger.log(.warning, "the log's space cannot be freed now", [("problem", error.description)])
+            }
+            for group in unreadable.value {
+                guard let replica = replicas.first(where: { $0.record.number == group }) else { continue }
+                repairLog(of: replica, from: replica.raft.base.index.next, "entries could not be carried forward")
             }
             workers.maintenance.submit {
                 do throws(StorageError) {
                     try log.deleteRetired()
-                    try log.checkpoint()
                 } catch {
                     logger.log(.warning, "old parts of the log stay for now", [("problem", error.description)])
                 }
             } completion: { [self] in
+                isLogTight = log.isTight
                 // as long as it helps
-                if isPressed, log.totalBytes < compaction?.logBytes ?? 0 { wantsCompaction = true }
+                if carries, log.totalBytes < compaction?.logBytes ?? 0 { wantsCompaction = true }
                 compaction = nil
                 lane.requestTurn()
             }

@@ -66,6 +66,7 @@ extension RaftHost {
             batchUnderWay = nil
             if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
             isLogFull = false
+            noteSpace()
             perform(written.duties)
             sealAt = now + settings.sealDelay
         case .disk(.full(let path)):
@@ -81,6 +82,31 @@ extension RaftHost {
             fail("the log cannot be written: \(error.description)")
         }
         lane.requestTurn()
+    }
+
+    /// Writes what frees room while a batch waits for room. It concerns nothing in that batch: only what is durable can be
+    /// compacted.
+    func writeAhead(_ write: LogWrite) {
+        let log = self.log
+        workers.log.submit {
+            // without room for this either, the log only begins earlier after a restart
+            do throws(StorageError) { try log.write([write]) } catch {}
+        } completion: {
+        }
+    }
+
+    /// A log that is about to refuse entries takes no more proposals, and is compacted.
+    private func noteSpace() {
+        let isTight = log.isTight
+        if isTight != isLogTight {
+            logger.log(
+                isTight ? .error : .info,
+                isTight
+                    ? "the log has no room for more: writes are refused, reads go on" : "the log has room again",
+                [("log_bytes", "\(log.totalBytes)")])
+        }
+        isLogTight = isTight
+        if isTight { wantsCompaction = true }
     }
 
     func fail(_ reason: String) {
@@ -231,6 +257,14 @@ extension RaftHost {
         for channel in receiving.channels.values { channel.close() }
         (sending.snapshots, sending.order, sending.reads) = ([:], [], FIFO())
         receiving = SnapshotReceiving()
+    }
+}
+
+extension LogWrite {
+    /// Whether it does nothing but drop the log's beginning.
+    var isCompaction: Bool {
+        guard case .compact = start else { return false }
+        return hardState == nil && debt == nil && truncateFrom == nil && entries.isEmpty && note == nil
     }
 }
 

@@ -93,7 +93,7 @@ extension RaftHost {
     private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         // the leader comes back with it later; memory must not fill up behind a log that stands still
-        guard request.attachment.isEmpty || batch.byteCount < settings.batchBytes,
+        guard request.attachment.isEmpty || (batch.byteCount < settings.batchBytes && !isLogTight),
             batch.duties.count < settings.batchAnswers
         else {
             throw RaftWire.WireError(code: 16, text: "too much waits for the log")

@@ -220,6 +220,10 @@ extension RaftHost {
             write.hardState = effects.hardState
             if let install = effects.install { apply(install, context, &write) }
             if let start = write.start { replica.noteStart(start) }
+            if isLogFull, write.isCompaction, effects.logChange == nil, effects.install == nil {
+                writeAhead(write)
+                return nil
+            }
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             noteGrowth(of: replica, write)
             batch.append(write)

@@ -55,14 +55,14 @@ public final class RaftHost: @unchecked Sendable {
         public var pace = Pacer.Settings()
         /// Whether logs are compacted at all.
         public var compacts = true
-        /// Bytes that the log may have. Above half of them everything that keeps its oldest part alive is compacted as
-        /// far as it can be; it may still exceed them where state machines, or peers that install snapshots, need it.
-        public var logBytes = 1 << 30
-        /// Bytes, or entries, of one replica's log above which it is compacted.
+        /// Bytes of one replica's log above which it is compacted. Above half the log's own bound, whatever keeps its
+        /// oldest part alive is compacted as far as it can be.
         public var compactionBytes = 64 << 20
+        /// Entries of one replica's log above which it is compacted.
         public var compactionEntries = 1 << 20
-        /// Entries, and their bytes, that are kept for members that lag a little.
+        /// Entries that are kept for members that lag a little.
         public var keptEntries = 8192
+        /// Bytes of entries that are kept for them at most.
         public var keptBytes = 4 << 20
         /// Shortest time between two rounds of compaction.
         public var compactionPace = Interval.milliseconds(1000)
@@ -202,6 +202,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// The log could not write for want of room, and tries again.
     var isLogFull = false
+    /// The log is about to refuse entries.
+    var isLogTight = false
     /// Less is free than proposals need.
     var hasLittleRoom = false
     var freeSpaceChecked = Instant.distantPast
@@ -417,7 +419,10 @@ public final class RaftHost: @unchecked Sendable {
     public var logBytes: Int { log.totalBytes }
 
     /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isLogFull || hasLittleRoom }
+    public var refusesWrites: Bool { isLogFull || hasLittleRoom || isLogTight }
+
+    /// Bytes that the log may occupy.
+    public var logSpace: Int { log.spaceBytes }
 
     // MARK: what others ask for
 

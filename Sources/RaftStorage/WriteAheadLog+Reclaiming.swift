@@ -84,6 +84,9 @@ extension WriteAheadLog {
     /// Whether the log is about to refuse entries. Any thread.
     public var isTight: Bool { isTight(totalBytes) }
 
+    /// Bound of ``totalBytes``.
+    public var spaceBytes: Int { settings.spaceBytes }
+
     private func isTight(_ total: Int) -> Bool { total + 3 * settings.segmentBytes > settings.spaceBytes }
 
     /// The groups that have something in a segment, and nothing in an older one, ascending.

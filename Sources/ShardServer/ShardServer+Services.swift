@@ -89,6 +89,8 @@ extension ShardServer {
             reply.pointee.groups = arena.array(groups.map { encode($0, arena) })
             reply.pointee.has_log_bytes = 1
             reply.pointee.log_bytes = UInt64(host.logBytes)
+            reply.pointee.has_log_space = 1
+            reply.pointee.log_space = UInt64(host.logSpace)
             reply.pointee.has_uptime_ms = 1
             reply.pointee.uptime_ms = UInt64(max(0, uptime.milliseconds))
             reply.pointee.version = arena.string(settings.version)
@@ -110,6 +112,10 @@ extension ShardServer {
         let peers = status.configuration.members.map(\.description)
         message.pointee.n_peers = peers.count
         message.pointee.peers = arena.strings(peers)
+        if let debt = status.debt {
+            message.pointee.has_debt_index = 1
+            message.pointee.debt_index = debt.index.rawValue
+        }
         if let problem = status.problem { message.pointee.problem = arena.string(problem) }
         return message
     }

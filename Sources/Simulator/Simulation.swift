@@ -123,7 +123,7 @@ public final class Simulation {
         settings.host.compactionBytes = 16 << 10
         settings.host.keptEntries = Int(random.number(in: 0..<20))
         settings.host.compactionPace = .milliseconds(Int(random.number(in: 1..<200)))
-        settings.host.logBytes = 256 << 10
+        settings.log.spaceBytes = 1 << 20
         settings.host.lookBytes = 8 << 10
         settings.host.snapshotChunkBytes = Int(random.number(in: 256..<4096))
         settings.host.snapshotBytesPerSecond = Int(random.number(in: 10_000..<1_000_000))

@@ -36,7 +36,7 @@ struct CrashTest {
         var round = 0
         while round < options.rounds {
             let cluster = try await ProcessCluster(
-                options.raftd, nodes: 3, groups: 4, replicas: 3, flags: ["--segment-mb", "4"])
+                options.raftd, nodes: 3, groups: 4, replicas: 3, flags: ["--log-space", "\(32 << 20)"])
             let ledger = Ledger()
             let victim = Int(random.number(in: 0..<3))
             var isWhole = true

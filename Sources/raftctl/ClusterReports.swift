@@ -12,7 +12,7 @@ extension ClusterState {
             table.add([
                 node.id.map { String($0) } ?? "-", node.address.description, node.state,
                 status == nil ? "-" : String(node.groupsLed), status.map { String($0.replicas.count) } ?? "-",
-                status?.logBytes.map { Quantity.bytes($0) } ?? "-",
+                status?.logUse ?? "-",
                 status?.uptimeMilliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-", status?.version ?? "-",
             ])
         }
@@ -45,6 +45,7 @@ extension ClusterState {
                         ("replicas", .integer(Int64(status.replicas.count))),
                         ("incarnation", .identifier(status.incarnation)), ("run_number", .unsigned(status.runNumber)),
                         ("log_bytes", status.logBytes.map { .unsigned($0) } ?? .null),
+                        ("log_space", status.logSpace.map { .unsigned($0) } ?? .null),
                         ("uptime_ms", status.uptimeMilliseconds.map { .unsigned($0) } ?? .null),
                         ("version", .optional(status.version)),
                     ]
@@ -93,7 +94,7 @@ extension ClusterState.GroupView {
             ("term", .optional(status?.term)), ("commit_index", .optional(status?.commitIndex)),
             ("applied_index", .optional(status?.appliedIndex)), ("last_index", .optional(status?.lastIndex)),
             ("durable_index", .optional(status?.durableIndex)), ("lag", .optional(lag(of: member))),
-            ("problem", .optional(status?.problem)),
+            ("problem", .optional(status?.problem)), ("debt", status?.debt.map { .integer($0) } ?? .null),
         ])
     }
 }
@@ -114,5 +115,13 @@ extension Shard {
             table.add([String(shard.id), shard.group, String(shard.epoch), start, end])
         }
         return table.text
+    }
+}
+
+extension NodeStatus {
+    /// What the log takes, of what it may.
+    fileprivate var logUse: String? {
+        guard let logBytes else { return nil }
+        return Quantity.bytes(logBytes) + (logSpace.map { "/" + Quantity.bytes($0) } ?? "")
     }
 }

@@ -10,6 +10,8 @@ struct NodeStatus: Equatable, Sendable {
     /// uninitialized, serving, read_only or stopping.
     var state: String
     var logBytes: UInt64?
+    /// Bound of ``logBytes``.
+    var logSpace: UInt64?
     var uptimeMilliseconds: UInt64?
     var version: String?
     var replicas: [ReplicaStatus]
@@ -32,6 +34,8 @@ struct ReplicaStatus: Equatable, Sendable {
     var peers: [PeerID]
     /// What is wrong with it.
     var problem: String?
+    /// The last entry its log ever held, while it lacks a part of it.
+    var debt: Int64?
 }
 
 extension NodeStatus {
@@ -49,6 +53,7 @@ extension NodeStatus {
             return NodeStatus(
                 id: reply.node_id, incarnation: reply.incarnation, runNumber: reply.run_number,
                 state: String(field: reply.state), logBytes: reply.has_log_bytes != 0 ? reply.log_bytes : nil,
+                logSpace: reply.has_log_space != 0 ? reply.log_space : nil,
                 uptimeMilliseconds: reply.has_uptime_ms != 0 ? reply.uptime_ms : nil,
                 version: reply.version.map { String(cString: $0) }, replicas: replicas)
         }
@@ -69,6 +74,8 @@ extension ReplicaStatus {
             group: String(field: record.id), peer: peer, state: String(field: record.state), term: record.term,
             leader: PeerID(String(field: record.leader)), commitIndex: record.commit_index,
             appliedIndex: record.applied_index, lastIndex: record.last_index, durableIndex: record.durable_index,
-            peers: peers, problem: record.problem.map { String(cString: $0) })
+            peers: peers, problem: record.problem.map { String(cString: $0) },
+            debt: record.has_debt_index != 0 ? record.debt_index : nil)
+        if problem == nil, let debt { problem = "its log has lost entries up to \(debt) and is being healed" }
     }
 }

@@ -22,6 +22,8 @@ struct Options: Sendable {
     var engine = NodeConfiguration.Engine.rocksdb
     var segmentMegabytes = 64
     var reserveMegabytes = 256
+    var logSpace = 16 << 30
+    var snapshotRate = 64 << 20
     var promiseMilliseconds = 1000
     var clockDriftPercent = 5
     var electionMilliseconds = 1000
@@ -78,6 +80,19 @@ struct Options: Sendable {
             help: "free disk space in MiB below which writes are refused (default 256)"
         ) {
             number($0, 0...1 << 20, &$1.reserveMegabytes)
+        },
+        Flag(
+            name: "log-space", value: "BYTES",
+            help:
+                "disk space for the log of all groups, at least four segments; it is compacted to fit (default 16 GiB)"
+        ) {
+            number($0, 4 << 20...1 << 50, &$1.logSpace)
+        },
+        Flag(
+            name: "snapshot-rate", value: "BYTES_PER_SECOND",
+            help: "what this node sends of snapshots, to all others together (default 64 MiB/s)"
+        ) {
+            number($0, 64 << 10...1 << 40, &$1.snapshotRate)
         },
         Flag(
             name: "liveness-promise-ms", value: "MS",
@@ -193,6 +208,13 @@ extension Options {
         configuration.engine = engine
         configuration.segmentBytes = segmentMegabytes << 20
         configuration.reserveBytes = reserveMegabytes << 19
+        guard logSpace >= 4 * configuration.segmentBytes else {
+            throw UsageError(text: "--log-space must be at least four times --segment-mb")
+        }
+        configuration.logSpace = logSpace
+        configuration.host.compactionBytes = min(configuration.host.compactionBytes, logSpace / 16)
+        configuration.host.keptBytes = min(configuration.host.keptBytes, logSpace / 64)
+        configuration.host.snapshotBytesPerSecond = snapshotRate
         configuration.host.minimumFreeBytes = reserveMegabytes << 20
         configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
         configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))

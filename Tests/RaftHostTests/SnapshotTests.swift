@@ -213,6 +213,26 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("A log that may take no more refuses writes, and takes them again once there is something to compact it by")
+    func fullLog() throws {
+        let cluster = try cluster(seed: 9) {
+            $0.flushesOneOf = .max
+            $0.log = WriteAheadLog.Settings(segmentBytes: 16 << 10, reserveBytes: 1, spaceBytes: 160 << 10)
+        }
+        let leader = try #require(cluster.leader(of: 0))
+        var refusal: ProposalRefusal?
+        for tag in 1...400 where refusal == nil {
+            refusal = cluster.propose(Command.payload(tag: UInt64(tag), byteCount: 1000), on: leader)?.refusal
+        }
+        #expect(refusal == .diskFull && leader.host.refusesWrites)
+        #expect(leader.host.logBytes <= 160 << 10)
+        for node in cluster.nodes { node.machines[0].flush() }
+        #expect(cluster.run(limit: 30_000) { cluster.nodes.allSatisfy { !$0.host.refusesWrites } })
+        #expect(cluster.propose(Command.payload(tag: 999, byteCount: 1000), on: leader)?.position != nil)
+        #expect(cluster.run(limit: 20_000) { cluster.nodes.allSatisfy { isCaughtUp($0, cluster) } })
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("Files that are not those that were sent are not installed") func damagedFiles() throws {
         let cluster = try cluster(seed: 8)
         let late = try late(cluster)

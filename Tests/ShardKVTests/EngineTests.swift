@@ -208,6 +208,19 @@ struct RocksDiskTests {
         #expect(diary.split(separator: "\n").count == 0)
     }
 
+    @Test func aViewThatOutlivesTheStoreIsHarmless() throws {
+        let directory = try TemporaryDirectory()
+        let engine = try RocksEngine(directory: directory.path + "/store")
+        try engine.write([EngineTests.put("a", "v")])
+        var view: (any EngineView)? = try engine.freeze()
+        #expect(try view?.get(Bytes("a")) == Bytes("v"))
+        engine.close()
+        view = nil
+        let again = try RocksEngine(directory: directory.path + "/store")
+        #expect(try EngineTests.keys(again) == "a=v ")
+        again.close()
+    }
+
     @Test func whatCannotBeOpenedSaysWhy() throws {
         let directory = try TemporaryDirectory()
         let error = #expect(throws: StateMachineError.self) {

@@ -324,4 +324,52 @@ struct EngineSnapshotTests {
             #expect(try engine.numbers() == [5])
         }
     }
+
+    @Test(
+        "Files that lie, with the right hashes, are refused or taken in; they trap nothing and touch no other replica")
+    func hostileFiles() throws {
+        let source = MemoryEngine()
+        try EngineSnapshotTests.fill(source, 5, keys: 40)
+        let folder = MemoryFolder()
+        try source.freeze().export(5, as: 50, into: folder)
+        let list = try #require(folder.files[ExportedFiles.fileName])
+        let pairs = try #require(folder.files["000001.pairs"])
+        func hash(_ bytes: [UInt8]) -> [UInt8] {
+            ByteWriter.bytes(8) { $0.put(ExportedFiles.hash(Bytes(bytes))) }.array
+        }
+        func number(_ number: UInt64) -> [UInt8] { ByteWriter.bytes(8) { $0.put(number) }.array }
+        var random = SeededRandom(seed: 14)
+        func mutated(_ bytes: [UInt8]) -> [UInt8] {
+            var bytes = bytes
+            for _ in 0..<random.number(in: 1..<4) {
+                let place = Int(random.number(in: 0..<Int64(bytes.count)))
+                switch random.number(in: 0..<4) {
+                case 0: bytes.remove(at: place)
+                case 1: bytes.insert(UInt8(truncatingIfNeeded: random.next()), at: place)
+                case 2: bytes[place] = 0xff
+                default: bytes[place] = UInt8(truncatingIfNeeded: random.next())
+                }
+            }
+            return bytes
+        }
+        var outcomes = (taken: 0, refused: 0)
+        for round in 0..<3000 {
+            let lying = MemoryFolder()
+            let file = round % 3 == 0 ? pairs : mutated(pairs)
+            lying.files["000001.pairs"] = file
+            var entry = Array(list[..<22]) + number(UInt64(file.count)) + hash(file)
+            if round % 3 == 0 { entry = mutated(entry) }
+            lying.files[ExportedFiles.fileName] = entry + hash(entry)
+            let target = MemoryEngine()
+            do throws(StateMachineError) {
+                try target.ingest(lying, as: 50)
+                #expect(try target.numbers() == [50])
+                outcomes.taken += 1
+            } catch {
+                #expect(target.count == 0)
+                outcomes.refused += 1
+            }
+        }
+        #expect(outcomes.taken > 100 && outcomes.refused > 100, "\(outcomes)")
+    }
 }

@@ -582,10 +582,15 @@ struct  Flotilla__GroupStatus
   size_t n_peers;
   char **peers;
   char *problem;
+  /*
+   * the last entry its log ever held, while it lacks some of it and heals
+   */
+  protobuf_c_boolean has_debt_index;
+  int64_t debt_index;
 };
 #define FLOTILLA__GROUP_STATUS__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_status__descriptor) \
-    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL }
+    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL, 0, 0 }
 
 
 struct  Flotilla__StatusReply
@@ -607,10 +612,15 @@ struct  Flotilla__StatusReply
   protobuf_c_boolean has_uptime_ms;
   uint64_t uptime_ms;
   char *version;
+  /*
+   * bound of log_bytes
+   */
+  protobuf_c_boolean has_log_space;
+  uint64_t log_space;
 };
 #define FLOTILLA__STATUS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__status_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL }
+    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0 }
 
 
 /*
