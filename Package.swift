@@ -82,7 +82,8 @@ let package = Package(
         .executableTarget(
             name: "raftctl",
             dependencies: [
-                "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
+                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages",
+                "CProtobufC",
             ],
             swiftSettings: strict),
         .executableTarget(
@@ -104,7 +105,7 @@ let package = Package(
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
         suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
-        suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
+        suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",
             [
@@ -131,7 +132,11 @@ if Context.environment["FLOTILLA_FUZZ"] == nil {
     package.products.removeAll { $0.name == "raftctl" }
     package.targets.append(
         module(
-            "raftctl", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
+            "raftctl",
+            [
+                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages",
+                "CProtobufC",
+            ],
             exclude: ["Raftctl.swift"]))
     package.targets.append(
         .executableTarget(

@@ -279,17 +279,9 @@ extension Checkpoint {
         }
         guard disk.exists(name) else { return nil }
         let problem: String
-        switch try disk.contents(of: name).withUnsafeBytes({ decode($0) }) {
-        case .newer(let version):
-            throw .newerFormat(file: name, found: version, known: LogFormat.version)
-        case .unreadable:
-            problem = "it is damaged"
-        case .read(let checkpoint):
-            if let found = checkpoint.problem(with: manifest, on: disk) {
-                problem = found
-            } else {
-                return checkpoint
-            }
+        switch try read(from: disk, for: manifest) {
+        case .success(let checkpoint): return checkpoint
+        case .failure(let found): problem = found.reason
         }
         log("wal event=checkpoint-ignored file=\(name) reason=\"\(problem)\"")
         do throws(DiskError) {
@@ -298,6 +290,32 @@ extension Checkpoint {
             throw .disk(error)
         }
         return nil
+    }
+
+    /// Why the checkpoint of `disk` cannot be used; nil if it can, or if there is none.
+    static func problem(on disk: any Disk, for manifest: Manifest) throws(StorageError) -> String? {
+        guard disk.exists(LogFormat.checkpointName), case .failure(let problem) = try read(from: disk, for: manifest)
+        else { return nil }
+        return problem.reason
+    }
+
+    private struct Problem: Error {
+        var reason: String
+    }
+
+    private static func read(
+        from disk: any Disk, for manifest: Manifest
+    ) throws(StorageError) -> Result<Checkpoint, Problem> {
+        let name = LogFormat.checkpointName
+        switch try disk.contents(of: name).withUnsafeBytes({ decode($0) }) {
+        case .newer(let version):
+            throw .newerFormat(file: name, found: version, known: LogFormat.version)
+        case .unreadable:
+            return .failure(Problem(reason: "it is damaged"))
+        case .read(let checkpoint):
+            if let reason = checkpoint.problem(with: manifest, on: disk) { return .failure(Problem(reason: reason)) }
+            return .success(checkpoint)
+        }
     }
 
     /// Why this is no checkpoint for the log that the manifest lists; nil if it is one.

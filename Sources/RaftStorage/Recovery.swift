@@ -46,8 +46,13 @@ struct Recovery {
     private(set) var end = LogPlace.start
     /// The number of the next batch.
     private(set) var nextSequence: UInt64 = 1
-    /// One line per finding.
-    private(set) var findings: [String] = []
+    private(set) var findings: [LogFinding] = []
+    /// Intact ones.
+    private(set) var batchCount = 0
+    /// Of these.
+    private(set) var recordCount = 0
+    /// Nothing is cut, restored or written again.
+    private let isReadOnly: Bool
 
     /// Whether a segment has been read.
     private var hasBegun = false
@@ -59,7 +64,8 @@ struct Recovery {
     let checkpointSegment: UInt64?
 
     /// A recovery that begins with what the checkpoint, if there is one, says.
-    init(disk: any Disk, identity: UInt64, checkpoint: Checkpoint? = nil) {
+    init(disk: any Disk, identity: UInt64, checkpoint: Checkpoint? = nil, isReadOnly: Bool = false) {
+        self.isReadOnly = isReadOnly
         self.disk = disk
         self.identity = identity
         checkpointSegment = checkpoint?.segment
@@ -203,6 +209,8 @@ extension Recovery {
             return
         }
         apply(records, of: header, in: image)
+        batchCount += 1
+        recordCount += records.count
         lastBatch = header
         lastSummaries = summaries?.own ?? summarized(records)
     }
@@ -337,7 +345,7 @@ extension Recovery {
     private mutating func find(
         _ reason: String, _ offset: Int, in file: String, event: String = "flaw", rest: String = ""
     ) {
-        findings.append("wal event=\(event) file=\(file) offset=\(offset) reason=\"\(reason)\"\(rest)")
+        findings.append(LogFinding(event: event, file: file, offset: offset, reason: reason, rest: rest))
     }
 }
 
@@ -416,6 +424,7 @@ extension Recovery {
     private mutating func restoreSize() throws(StorageError) {
         guard let image, image.isShort, let file = segments.last?.file else { return }
         find("the file is cut off", image.fileByteCount, in: LogFormat.segmentName(image.entry.number))
+        if isReadOnly { return }
         do throws(DiskError) {
             try file.preallocate(image.entry.size)
             try file.sync()
@@ -434,7 +443,7 @@ extension Recovery {
     }
 
     private func overwriteTail(from offset: Int, with bytes: [UInt8]) throws(StorageError) {
-        guard let file = segments.last?.file else { return }
+        guard !isReadOnly, let file = segments.last?.file else { return }
         let scratch = Scratch()
         bytes.withUnsafeBytes { scratch.append($0) }
         do throws(DiskError) {

@@ -124,10 +124,10 @@ public final class WriteAheadLog: @unchecked Sendable {
             for entry in manifest.segments { try recovery.read(entry) }
             try recovery.finish()
         } catch {
-            for finding in recovery.findings { log(finding) }
+            for finding in recovery.findings { log(finding.description) }
             throw error
         }
-        for finding in recovery.findings { log(finding) }
+        for finding in recovery.findings { log(finding.description) }
         let opened = WriteAheadLog(
             disk: disk, settings: settings, manifest: manifest, recovery: recovery, retired: retired)
         return (opened, recovery.recoveredGroups)
