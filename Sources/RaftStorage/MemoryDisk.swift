@@ -54,6 +54,7 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     private var onPowerFailure: () -> Void = {}
     fileprivate private(set) var hasNoPower = false
     private var readsToFail = 0
+    private var readsUntilFailure = 0
     private var writesToFail = 0
     private var writeError = MemoryDisk.deviceError
     /// Changes of files that are not synced.
@@ -93,8 +94,10 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
         }
     }
 
-    /// Lets the next `count` reads fail with EIO.
-    public func failReads(_ count: Int) { lock.withLock { readsToFail = count } }
+    /// Lets `good` more reads succeed, and the `count` after them fail with EIO.
+    public func failReads(_ count: Int, after good: Int = 0) {
+        lock.withLock { (readsToFail, readsUntilFailure) = (count, good) }
+    }
 
     /// Lets the next `count` writes of files fail, each after an arbitrary part of its bytes.
     public func failWrites(_ count: Int, with error: DiskError = deviceError) {
@@ -408,6 +411,10 @@ extension MemoryDisk {
 
     fileprivate func countRead(_ name: String) throws(DiskError) {
         guard readsToFail > 0 else { return }
+        if readsUntilFailure > 0 {
+            readsUntilFailure -= 1
+            return
+        }
         readsToFail -= 1
         throw .system(call: "pread", path: name, errno: EIO)
     }

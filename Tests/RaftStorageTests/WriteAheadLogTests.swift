@@ -1,3 +1,4 @@
+import Glibc
 import RaftCore
 import Testing
 
@@ -372,6 +373,32 @@ import Testing
             let holds = try opened.holds(model) || opened.holds(model.applying(SampleLog.batches[2]))
             #expect(holds && opened.damaged.isEmpty)
         }
+    }
+
+    @Test func readThatFailsAtTheStartIsToldAndIsNoDamage() throws {
+        let sample = try SampleLog(sealed: true)
+        var failures = 0
+        for count in 0..<200 {
+            let disk = sample.disk.copy()
+            let before = try disk.list().map { disk.contents($0) }
+            disk.failReads(1, after: count)
+            do throws(StorageError) {
+                let (_, groups) = try WriteAheadLog.open(
+                    disk: disk, settings: .init(segmentBytes: 1024, reserveBytes: 0, identity: 7)
+                ) { _ in }
+                #expect(groups.values.allSatisfy { $0.damage == nil }, "after \(count) reads")
+            } catch {
+                guard case .disk(.system("pread", _, EIO)) = error else {
+                    Issue.record("after \(count) reads: \(error)")
+                    return
+                }
+                failures += 1
+                #expect(try disk.list().map { disk.contents($0) } == before)
+            }
+            disk.failReads(0)
+            #expect(try Opened(disk).holds(sample.model), "after \(count) reads")
+        }
+        #expect(failures > 3)
     }
 
     @Test func failedSealIsToldByTheNextWrite() throws {
