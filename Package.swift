@@ -105,7 +105,7 @@ let package = Package(
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
         suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
-        suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "raftctl"]),
+        suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "WireMessages", "CMessages", "raftctl"]),
         suite(
             "ClusterTests",
             [

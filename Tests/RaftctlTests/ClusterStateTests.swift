@@ -1,6 +1,8 @@
+import CMessages
 import RaftCore
 import ShardMap
 import Testing
+import WireMessages
 
 @testable import raftctl
 
@@ -53,6 +55,41 @@ import Testing
         #expect(group.leader == nil && group.healthyMembers == 1)
         #expect(state.groupTable.contains("1/3"))
         #expect(group.json.text.contains(#""leader":null,"term":5,"commit_index":9"#))
+    }
+
+    @Test("what a replica owes, or cannot read, stands in the group's table until it is made good")
+    func problems() throws {
+        let arena = Arena()
+        func lines(debt: Int64?, problem: String?) throws -> [Substring] {
+            let body = arena.scope { arena in
+                let record = arena.make(flotilla__group_status__init)
+                record.pointee.id = arena.string("g1")
+                record.pointee.peer = arena.string(peers[1].description)
+                record.pointee.state = arena.string("follower")
+                record.pointee.leader = arena.string("")
+                if let debt { (record.pointee.has_debt_index, record.pointee.debt_index) = (1, debt) }
+                if let problem { record.pointee.problem = arena.string(problem) }
+                let reply = arena.make(flotilla__status_reply__init)
+                reply.pointee.state = arena.string("serving")
+                reply.pointee.n_groups = 1
+                return withUnsafeMutablePointer(to: &reply.pointee.groups) { groups in
+                    var records: UnsafeMutablePointer<Flotilla__GroupStatus>? = record
+                    return withUnsafeMutablePointer(to: &records) { list in
+                        groups.pointee = list
+                        return arena.pack(reply)
+                    }
+                }
+            }
+            let status = try #require(NodeStatus(body, arena))
+            let state = ClusterState(map: map, answers: [nil, status, nil])
+            let group = try #require(state.groups.first { $0.id == "g1" })
+            return group.memberTable.split(separator: "\n").filter { $0.contains(peers[1].description) }
+        }
+        #expect(
+            try lines(debt: 42, problem: nil).first?.hasSuffix("its log has lost entries up to 42 and is being healed")
+                == true)
+        #expect(try lines(debt: 42, problem: "damaged at offset 7").first?.hasSuffix("damaged at offset 7") == true)
+        #expect(try lines(debt: nil, problem: nil).first?.contains("lost") == false)
     }
 
     @Test("tables fit 100 columns")
