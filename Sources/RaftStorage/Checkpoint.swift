@@ -327,7 +327,28 @@ extension Checkpoint {
         let missing = manifest.segments.first {
             $0.number < segment && !disk.exists(LogFormat.segmentName($0.number))
         }
-        return missing.map { "segment \($0.number) is missing" }
+        if let missing { return "segment \(missing.number) is missing" }
+        let isInside = placesAreInside(manifest.segments)
+        return isInside ? nil : "it names a place that does not exist"
+    }
+
+    /// Whether every record lies in one of the segments, or in one that is gone: by the end of the log nothing in that
+    /// may be alive.
+    private func placesAreInside(_ segments: [Manifest.Entry]) -> Bool {
+        guard let last = segments.last?.number else { return parts.isEmpty }
+        var sizes: [UInt64: Int] = [:]
+        for entry in segments { sizes[entry.number] = entry.size }
+        // neighbours mostly lie in the same segment
+        var (known, size): (UInt64, Int?) = (0, nil)
+        var isInside = true
+        for part in parts {
+            part.log.forEachLocation { location in
+                let number = UInt64(location.segment)
+                if number != known { (known, size) = (number, sizes[number]) }
+                if number > last || Int(location.end) > size ?? .max { isInside = false }
+            }
+        }
+        return isInside
     }
 }
 
