@@ -24,7 +24,7 @@ final class Judge {
         var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
         /// A part of its log was lost while it ran: it starts with the rest.
         var isCut = false
-        /// What its disk held when it lost a part of that to damage.
+        /// Its log when it lost a part of that to damage.
         var lost: LogChain?
         /// The membership in force after its last step.
         var configuration = Configuration.empty
@@ -147,7 +147,8 @@ extension Judge {
             if !replica.isCut || !rotten.contains(name.node) {
                 note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
             } else {
-                replica.lost = replica.durable
+                // with what is being written: it is durable, and acknowledged, before the cut is
+                replica.lost = replica.log
             }
             replica.log.truncate(from: index)
         }
