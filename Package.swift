@@ -82,7 +82,8 @@ let package = Package(
         .executableTarget(
             name: "raftctl",
             dependencies: [
-                "RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC",
+                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages",
+                "CProtobufC",
             ],
             swiftSettings: strict),
         .executableTarget(name: "raftbench", dependencies: ["RaftCore", "CAllocations"], swiftSettings: strict),
@@ -98,7 +99,7 @@ let package = Package(
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
         suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
         suite("RaftbenchTests", ["RaftCore", "CAllocations", "raftbench"]),
-        suite("RaftctlTests", ["RaftCore", "ShardMap", "raftctl"]),
+        suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "raftctl"]),
         suite(
             "ClusterTests",
             ["FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport", "NodeRuntime", "raftd"],
@@ -122,7 +123,11 @@ if Context.environment["FLOTILLA_FUZZ"] == nil {
     package.products.removeAll { $0.name == "raftctl" }
     package.targets.append(
         module(
-            "raftctl", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages", "CProtobufC"],
+            "raftctl",
+            [
+                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages",
+                "CProtobufC",
+            ],
             exclude: ["Raftctl.swift"]))
     package.targets.append(
         .executableTarget(

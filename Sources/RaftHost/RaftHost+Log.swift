@@ -98,6 +98,10 @@ extension RaftHost {
     /// A log that is about to refuse entries takes no more proposals, and is compacted.
     private func noteSpace() {
         let isTight = log.isTight
+        if log.totalBytes > log.spaceBytes / 2 {
+            // it fills faster than usual
+            nextCompaction = min(nextCompaction, now + Interval(nanoseconds: settings.compactionPace.nanoseconds / 8))
+        }
         if isTight != isLogTight {
             logger.log(
                 isTight ? .error : .info,

@@ -172,6 +172,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// Bytes written since the log was last looked at.
     var grownBytes = 0
+    /// Bytes written since its index was last written.
+    var bytesSinceCheckpoint = 0
     /// The log is to be looked at once more.
     var wantsCompaction = false
     var compactionCandidates: [Replica] = []
@@ -434,7 +436,9 @@ public final class RaftHost: @unchecked Sendable {
         }
         if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
-        if refusesWrites { return later { completion(.refused(.diskFull)) } }
+        if isLogFull || hasLittleRoom { return later { completion(.refused(.diskFull)) } }
+        // compaction makes room before long
+        if isLogTight { return later { completion(.refused(.busy)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
         guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
         guard replica.proposedBytes < settings.proposalBytes,

@@ -106,6 +106,18 @@ struct EntryIndex {
     /// One per entry, ascending from the first index.
     private(set) var locations: [RecordLocation] = []
 
+    init() {}
+
+    /// Entries that have been recovered; the parts must fit together.
+    init(
+        base: Placed<LogBase>?, runs: TermRuns, _ configurations: [PlacedConfiguration], _ locations: [RecordLocation]
+    ) {
+        self.base = base
+        self.runs = runs
+        self.configurations = configurations
+        self.locations = locations
+    }
+
     mutating func append(_ position: LogPosition, configuration: Configuration?, at location: RecordLocation) {
         runs.append(position)
         locations.append(location)
@@ -201,6 +213,16 @@ final class GroupLog {
         if let location = entries.base?.location { oldest = min(oldest, location.segment) }
         if let location = note?.location { oldest = min(oldest, location.segment) }
         return oldest == .max ? nil : UInt64(oldest)
+    }
+
+    /// The same, for another thread.
+    func copy() -> GroupLog {
+        let copy = GroupLog(group: group)
+        copy.entries = entries
+        copy.hardState = hardState
+        copy.note = note
+        copy.debt = debt
+        return copy
     }
 
     func recovered(damage: GroupDamage?) -> RecoveredGroup {

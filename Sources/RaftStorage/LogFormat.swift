@@ -8,12 +8,16 @@ enum LogFormat {
     static let pulseName = "PULSE"
     /// The manifest while it is being written.
     static let manifestDraftName = "MANIFEST.new"
+    static let checkpointName = "CHECKPOINT"
+    /// The checkpoint while it is being written.
+    static let checkpointDraftName = "CHECKPOINT.new"
     /// Batches begin at multiples of this, so that a search for one has few places to look at.
     static let alignment = 8
 
     static let manifestMagic = magic("FLOTMANI")
     static let segmentMagic = magic("FLOTSEGM")
     static let batchMagic = magic("FLOTBTCH")
+    static let checkpointMagic = magic("FLOTCKPT")
 
     private static func magic(_ text: StaticString) -> UInt64 {
         precondition(text.utf8CodeUnitCount == 8)

@@ -26,7 +26,7 @@ struct Manifest: Equatable {
     /// The manifest of `disk`; nil if there is none.
     static func load(from disk: any Disk) throws(StorageError) -> Manifest? {
         guard disk.exists(LogFormat.manifestName) else { return nil }
-        let bytes = try contents(of: LogFormat.manifestName, on: disk)
+        let bytes = try disk.contents(of: LogFormat.manifestName)
         switch bytes.withUnsafeBytes({ decode($0) }) {
         case .read(let manifest):
             return manifest
@@ -96,10 +96,13 @@ struct Manifest: Equatable {
         }
         return .read(manifest)
     }
+}
 
-    private static func contents(of name: String, on disk: any Disk) throws(StorageError) -> [UInt8] {
+extension Disk {
+    /// Everything in a file.
+    func contents(of name: String) throws(StorageError) -> [UInt8] {
         do throws(DiskError) {
-            let file = try disk.open(name)
+            let file = try open(name)
             defer { file.close() }
             let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: try file.size(), alignment: 8)
             defer { memory.deallocate() }

@@ -9,6 +9,8 @@ public final class PosixDisk: Disk {
     private let descriptor: Int32
     /// Holds the lock for as long as it is open; -1 without a lock.
     private let lock: Int32
+    /// How existing files are opened.
+    private let access: Int32
 
     /// Opens `directory`, creating it and its parents if they do not exist. With `lockName`, takes a lock of that
     /// name for as long as this object lives, or throws ``DiskError/locked(path:)``: two processes never share a
@@ -25,6 +27,16 @@ public final class PosixDisk: Disk {
         }
         self.path = path
         self.descriptor = descriptor
+        access = O_RDWR
+    }
+
+    /// Opens an existing directory for reading only: nothing is created, and files that are opened cannot be written.
+    public init(reading path: String) throws(DiskError) {
+        descriptor = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw DiskError("open", path) }
+        self.path = path
+        lock = -1
+        access = O_RDONLY
     }
 
     deinit {
@@ -33,7 +45,7 @@ public final class PosixDisk: Disk {
     }
 
     /// Opens an existing file for reading and writing.
-    public func open(_ name: String) throws(DiskError) -> any DiskFile { try open(name, flags: O_RDWR) }
+    public func open(_ name: String) throws(DiskError) -> any DiskFile { try open(name, flags: access) }
 
     /// Creates a file, which must not exist.
     public func create(_ name: String) throws(DiskError) -> any DiskFile {

@@ -46,12 +46,42 @@ struct Recovery {
     private(set) var end = LogPlace.start
     /// The number of the next batch.
     private(set) var nextSequence: UInt64 = 1
-    /// One line per finding.
-    private(set) var findings: [String] = []
+    private(set) var findings: [LogFinding] = []
+    /// Intact ones.
+    private(set) var batchCount = 0
+    /// Of these.
+    private(set) var recordCount = 0
+    /// Nothing is cut, restored or written again.
+    private let isReadOnly: Bool
 
-    init(disk: any Disk, identity: UInt64) {
+    /// Whether a segment has been read.
+    private var hasBegun = false
+    /// Of the groups in the checkpoint: the last batch that is included there.
+    private var included: [LogGroup: UInt64] = [:]
+    /// The highest of these.
+    private var lastIncluded: UInt64 = 0
+    /// Segments before this one are not read: the checkpoint includes them. Nil: there is none.
+    let checkpointSegment: UInt64?
+
+    /// A recovery that begins with what the checkpoint, if there is one, says.
+    init(disk: any Disk, identity: UInt64, checkpoint: Checkpoint? = nil, isReadOnly: Bool = false) {
+        self.isReadOnly = isReadOnly
         self.disk = disk
         self.identity = identity
+        checkpointSegment = checkpoint?.segment
+        guard let checkpoint else { return }
+        groups.reserveCapacity(checkpoint.parts.count)
+        included.reserveCapacity(checkpoint.parts.count)
+        for part in checkpoint.parts {
+            groups[part.log.group] = part.log
+            included[part.log.group] = part.sequence
+            lastIncluded = max(lastIncluded, part.sequence)
+        }
+    }
+
+    /// Whether the checkpoint has what batch `sequence` says of a group.
+    private func isIncluded(_ sequence: UInt64, of group: LogGroup) -> Bool {
+        sequence <= lastIncluded && sequence <= included[group] ?? 0
     }
 
     /// Every group that was seen, or is known to have been there. The node's own is among them if it may have been.
@@ -70,11 +100,14 @@ struct Recovery {
         do throws(DiskError) {
             segment = try Segment.open(entry, on: disk)
             image = nil
-            if let file = segment.file { image = try SegmentImage(of: file, entry: entry) }
+            if let file = segment.file, entry.number >= checkpointSegment ?? 0 {
+                image = try SegmentImage(of: file, entry: entry)
+            }
         } catch {
             throw .disk(error)
         }
         segments.append(segment)
+        if let checkpointSegment, entry.number < checkpointSegment { return }
         guard let image else {
             enter(entry, seal: nil, image: nil)
             wound = Wound(
@@ -126,7 +159,8 @@ extension Recovery {
     /// Everything before a listed segment was durable when it was listed.
     private mutating func enter(_ entry: Manifest.Entry, seal: BatchHeader?, image: SegmentImage?) {
         let previous = image.flatMap { seal?.summaries(in: $0.bytes)?.previous }
-        if segments.count == 1 {
+        if !hasBegun {
+            hasBegun = true
             nextSequence = entry.firstSequence
         } else {
             settle(before: entry.firstSequence, previous: previous)
@@ -174,13 +208,17 @@ extension Recovery {
                 groups: summaries?.own, batch: (header, image))
             return
         }
-        apply(records, in: image)
+        apply(records, of: header, in: image)
+        batchCount += 1
+        recordCount += records.count
         lastBatch = header
         lastSummaries = summaries?.own ?? summarized(records)
     }
 
-    private mutating func apply(_ records: [(offset: Int, record: Record)], in image: SegmentImage) {
-        for (offset, record) in records {
+    private mutating func apply(
+        _ records: [(offset: Int, record: Record)], of header: BatchHeader, in image: SegmentImage
+    ) {
+        for (offset, record) in records where !isIncluded(header.sequence, of: record.group) {
             let place = LogPlace(segment: image.entry.number, offset: offset)
             if !apply(record, at: place) { chargeMisfit(record, at: place) }
         }
@@ -261,8 +299,8 @@ extension Recovery {
             return
         }
         if sequence == wound.sequence + 1, let hurt = wound.groups ?? previous {
-            if let (header, image) = wound.batch { apply(image.intactRecords(of: header), in: image) }
-            for summary in hurt { charge(summary, damage) }
+            if let (header, image) = wound.batch { apply(image.intactRecords(of: header), of: header, in: image) }
+            for summary in hurt where !isIncluded(wound.sequence, of: summary.group) { charge(summary, damage) }
             lastSummaries = hurt
             let list = hurt.map { "\($0.group)" }.joined(separator: ",")
             find(wound.reason, wound.place.offset, in: damage.file, event: "damage", rest: " groups=\(list)")
@@ -306,7 +344,7 @@ extension Recovery {
     private mutating func find(
         _ reason: String, _ offset: Int, in file: String, event: String = "flaw", rest: String = ""
     ) {
-        findings.append("wal event=\(event) file=\(file) offset=\(offset) reason=\"\(reason)\"\(rest)")
+        findings.append(LogFinding(event: event, file: file, offset: offset, reason: reason, rest: rest))
     }
 }
 
@@ -315,10 +353,16 @@ extension Recovery {
 extension Recovery {
     /// Says what each group has lost in the end.
     private mutating func settleGroups() {
+        let listed = segments.first?.number ?? 0
         for (group, log) in groups.sorted(by: { $0.key < $1.key }) {
             if var trouble = troubles[group] {
                 guard let cost = trouble.settle(entries: &log.entries, debt: log.debt?.value) else { continue }
                 hurt(group, trouble.damage, cost)
+            } else if let oldest = log.oldestSegment, oldest < listed {
+                let damage = Damage(
+                    file: LogFormat.manifestName, offset: 0,
+                    reason: "group \(group) needs segment \(oldest), which is not listed")
+                hurt(group, damage, .promises(reason: damage.text))
             } else if !log.entries.runs.isContiguous, let first = log.entries.locations.first {
                 let runs = log.entries.runs
                 let reason = "the entries of group \(group) between \(runs.base) and \(runs.runs[0]) are missing"
@@ -379,6 +423,7 @@ extension Recovery {
     private mutating func restoreSize() throws(StorageError) {
         guard let image, image.isShort, let file = segments.last?.file else { return }
         find("the file is cut off", image.fileByteCount, in: LogFormat.segmentName(image.entry.number))
+        if isReadOnly { return }
         do throws(DiskError) {
             try file.preallocate(image.entry.size)
             try file.sync()
@@ -397,7 +442,7 @@ extension Recovery {
     }
 
     private func overwriteTail(from offset: Int, with bytes: [UInt8]) throws(StorageError) {
-        guard let file = segments.last?.file else { return }
+        guard !isReadOnly, let file = segments.last?.file else { return }
         let scratch = Scratch()
         bytes.withUnsafeBytes { scratch.append($0) }
         do throws(DiskError) {

@@ -149,7 +149,8 @@ extension WriteAheadLog {
     }
 
     /// Takes the oldest segments in which nothing is alive out of the list, durably; their files are removed by
-    /// ``deleteRetired()``. Returns how many. Writer only.
+    /// ``deleteRetired()``. Returns how many. Writer only. A checkpoint from which a restart would read on in one of them
+    /// is given up; so it is better to write one first.
     ///
     /// A full disk leaves everything as it is. Throws ``StorageError/failed(_:)`` if the disk failed, now or before.
     @discardableResult
@@ -160,24 +161,27 @@ extension WriteAheadLog {
         let dead = manifest.segments.prefix { entry in
             entry.number < min(current.number, broken) && live[entry.number] == 0
         }
-        guard !dead.isEmpty else { return 0 }
+        guard let last = dead.last else { return 0 }
         var listed = manifest
-        listed.segments.removeFirst(dead.count)
         do throws(DiskError) {
+            let needed = try releaseCheckpoint(before: last.number + 1)
+            listed.segments.removeAll { $0.number < needed && $0.number <= last.number }
+            guard listed != manifest else { return 0 }
             try listed.store(on: disk)
         } catch {
             guard case .full = error else { throw fail(error) }
             return 0
         }
+        let gone = manifest.segments.prefix(manifest.segments.count - listed.segments.count)
         manifest = listed
         lock.withLock {
-            for entry in dead {
+            for entry in gone {
                 guard let segment = segments.removeValue(forKey: entry.number) else { continue }
                 retired.append(RetiredSegment(segment))
             }
             live.forget(before: listed.segments[0].number)
         }
-        return dead.count
+        return gone.count
     }
 
     /// Removes the files of segments that have been reclaimed, those still being read excepted. Big ones shrink in

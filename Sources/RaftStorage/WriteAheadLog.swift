@@ -3,7 +3,7 @@ import RaftCore
 /// The log of all groups of a process: one file stream, one sync for whatever they have to write together.
 ///
 /// Threads: ``write(_:)``, ``sealIfIdle()``, ``pulse()``, ``carryForward(maxBytes:)``, ``reclaim()`` and ``close()``
-/// belong to one thread, the writer; ``deleteRetired()`` to any one; ``entries(of:from:count:maxBytes:)``,
+/// belong to one thread, the writer; ``deleteRetired()`` and ``checkpoint()`` each to any one; ``entries(of:from:count:maxBytes:)``,
 /// ``usage()``, ``isTight`` and ``totalBytes`` may be called from any thread meanwhile.
 ///
 /// 1. When ``write(_:)`` returns, everything in it is durable; until then nobody can read it.
@@ -45,6 +45,8 @@ public final class WriteAheadLog: @unchecked Sendable {
 
     let disk: any Disk
     let settings: Settings
+    /// Drawn when the log was created.
+    let identity: UInt64
 
     // The writer's own.
     var manifest: Manifest
@@ -71,6 +73,11 @@ public final class WriteAheadLog: @unchecked Sendable {
     private(set) var groupList: [GroupLog]
     var segments: [UInt64: Segment]
     var live = LiveBytes()
+    /// The last batch that can be read.
+    private(set) var rememberedSequence: UInt64
+    var checkpointState: CheckpointState
+    /// While one is being written: what the checkpoint on the disk needs.
+    var checkpointBefore: UInt64?
     /// Segments that are listed no more and whose files are still there.
     var retired: [RetiredSegment]
 
@@ -80,7 +87,10 @@ public final class WriteAheadLog: @unchecked Sendable {
         self.disk = disk
         self.settings = settings
         self.manifest = manifest
+        identity = manifest.identity
         self.retired = retired
+        rememberedSequence = recovery.nextSequence - 1
+        checkpointState = .idle(segment: recovery.checkpointSegment)
         groups = recovery.groups
         groupList = recovery.groups.values.sorted { $0.group < $1.group }
         segments = Dictionary(uniqueKeysWithValues: recovery.segments.map { ($0.number, $0) })
@@ -108,15 +118,16 @@ public final class WriteAheadLog: @unchecked Sendable {
         disk: any Disk, settings: Settings, log: (String) -> Void
     ) throws(StorageError) -> (WriteAheadLog, [LogGroup: RecoveredGroup]) {
         let (manifest, retired) = try Manifest.open(on: disk, identity: settings.identity, log: log)
-        var recovery = Recovery(disk: disk, identity: manifest.identity)
+        let checkpoint = try Checkpoint.load(from: disk, for: manifest, log: log)
+        var recovery = Recovery(disk: disk, identity: manifest.identity, checkpoint: checkpoint)
         do throws(StorageError) {
             for entry in manifest.segments { try recovery.read(entry) }
             try recovery.finish()
         } catch {
-            for finding in recovery.findings { log(finding) }
+            for finding in recovery.findings { log(finding.description) }
             throw error
         }
-        for finding in recovery.findings { log(finding) }
+        for finding in recovery.findings { log(finding.description) }
         let opened = WriteAheadLog(
             disk: disk, settings: settings, manifest: manifest, recovery: recovery, retired: retired)
         return (opened, recovery.recoveredGroups)
@@ -255,7 +266,7 @@ extension WriteAheadLog {
     private func appendBatch(upTo spaceBytes: Int) throws(StorageError) -> LogPlace {
         let segment = try segmentWithRoom(upTo: spaceBytes)
         let batchHeader = BatchHeader(
-            identity: manifest.identity, sequence: nextSequence,
+            identity: identity, sequence: nextSequence,
             place: LogPlace(segment: segment.number, offset: endOffset),
             // one write, one sync: everything before this batch is durable
             proven: LogPlace(segment: segment.number, offset: endOffset),
@@ -295,7 +306,7 @@ extension WriteAheadLog {
         let number = (manifest.segments.last?.number ?? 0) + 1
         let proven = current.map { LogPlace(segment: $0.number, offset: endOffset) } ?? .start
         let seal = BatchHeader.seal(
-            identity: manifest.identity, sequence: nextSequence,
+            identity: identity, sequence: nextSequence,
             place: LogPlace(segment: number, offset: SegmentHeader.byteCount), proven: proven,
             repeating: previousSummaries.count)
         var size = settings.segmentBytes
@@ -328,6 +339,7 @@ extension WriteAheadLog {
     /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.
     private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
         lock.withLock {
+            rememberedSequence = nextSequence - 1
             var next = 0
             func nextLocation() -> RecordLocation {
                 defer { next += 1 }

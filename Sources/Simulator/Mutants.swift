@@ -133,6 +133,9 @@
             Mutant("snapshot-goes-back", "a snapshot older than the state is installed", .cores(.snapshots)),
             Mutant(
                 "snapshot-drops-what-continues-it", "entries behind a snapshot are dropped", .cores(.everything)),
+            Mutant(
+                "session-table-lost-in-a-snapshot", "a snapshot leaves the sessions behind",
+                .nodes([.crash, .partition, .loss])),
             Mutant("snapshot-keeps-what-conflicts", "entries that contradict a snapshot are kept", .cores(.snapshots)),
         ]
 

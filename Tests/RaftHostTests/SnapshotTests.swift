@@ -224,7 +224,7 @@ struct SnapshotTests {
         for tag in 1...400 where refusal == nil {
             refusal = cluster.propose(Command.payload(tag: UInt64(tag), byteCount: 1000), on: leader)?.refusal
         }
-        #expect(refusal == .diskFull && leader.host.refusesWrites)
+        #expect(refusal == .busy && leader.host.refusesWrites)
         #expect(leader.host.logBytes <= 160 << 10)
         for node in cluster.nodes { node.machines[0].flush() }
         #expect(cluster.run(limit: 30_000) { cluster.nodes.allSatisfy { !$0.host.refusesWrites } })

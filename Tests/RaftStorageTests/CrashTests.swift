@@ -63,11 +63,13 @@ import Testing
     @Test func whatWriteReturnedForIsThereAfterEveryCrash() throws {
         var survived = 0
         var tails = 0
+        var checkpoints = 0
         for seed in 0..<400 as Range<UInt64> {
             let disk = MemoryDisk(seed: seed)
             var workload = Workload(random: SeededRandom(seed: ~seed))
             var model = Model()
             for _ in 0..<4 {
+                if disk.exists("CHECKPOINT") { checkpoints += 1 }
                 let opened = try openAfterCrashes(disk, &workload)
                 #expect(opened.damaged.isEmpty, "seed \(seed)")
                 tails += opened.findings.filter { $0.contains("tail-cut") }.count
@@ -77,10 +79,12 @@ import Testing
                     try opened.log.write(batch)
                     model.apply(batch)
                     if workload.random.number(in: 0..<4) == 0 { opened.log.sealIfIdle() }
+                    try maintain(opened.log, &workload)
                 }
                 let inFlight = workload.batch(after: model)
                 disk.failSyncs(after: Int(workload.random.number(in: 0..<5)))
                 do throws(StorageError) {
+                    try maintain(opened.log, &workload)
                     try opened.log.write(inFlight)
                     model.apply(inFlight)
                 } catch {
@@ -99,7 +103,20 @@ import Testing
             #expect(try Opened(disk).holds(model), "seed \(seed)")
         }
         // the accidents did happen
-        #expect(survived > 50 && tails > 50, "\(survived) \(tails)")
+        #expect(survived > 50 && tails > 50 && checkpoints > 50, "\(survived) \(tails) \(checkpoints)")
+    }
+
+    /// Now and then writes a checkpoint, or makes room.
+    private func maintain(_ log: WriteAheadLog, _ workload: inout Workload) throws(StorageError) {
+        switch workload.random.number(in: 0..<6) {
+        case 0: try log.checkpoint()
+        case 1:
+            _ = try log.carryForward(maxBytes: 1 << 16)
+            try log.reclaim()
+            try log.deleteRetired()
+        case 2: try log.reclaim()
+        default: break
+        }
     }
 
     /// Opens the log; now and then the power fails while that happens.

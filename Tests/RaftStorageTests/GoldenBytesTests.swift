@@ -33,6 +33,21 @@ import Testing
         #expect(hex(Array(segment[..<contentEnd(segment)])) == GoldenBytes.segment)
     }
 
+    @Test func bytesOfACheckpointDoNotChange() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 4096).log
+        let members = Configuration(peers: [peer(1)])
+        try log.write([
+            LogWrite(
+                group: 1, hardState: state(2, vote: peer(1)), debt: LogPosition(term: Term(3), index: LogIndex(9)),
+                start: .reset(LogBase(position: noOp(4, term: 1).position, configuration: members)),
+                entries: [noOp(5, term: 2), membership(6, term: 3, members)], note: Bytes("note"))
+        ])
+        try log.checkpoint()
+        let checkpoint = try #require(disk.contents("CHECKPOINT"))
+        #expect(hex(checkpoint) == GoldenBytes.checkpoint)
+    }
+
     /// Sixteen bytes per line.
     private func hex(_ bytes: [UInt8]) -> [String] {
         stride(from: 0, to: bytes.count, by: 16).map { start in
@@ -50,6 +65,30 @@ private enum GoldenBytes {
         "07000000000000000100000000000000",
         "01000000000000000010000000000000",
         "01000000000000009800000000000000",
+    ]
+    static let checkpoint = [
+        "464c4f54434b50540100000000a2d81e",
+        "07000000000000000100000000000000",
+        "e907aff61a0100000100000001000000",
+        "0000000002000000000000000f000000",
+        "010000000c0100003600000002000000",
+        "00000000120000003132372e302e302e",
+        "313a383030313a303a30010000003202",
+        "000028000000040000006e6f74650100",
+        "00004201000024000000030000000000",
+        "00000900000000000000010000008a01",
+        "00004200000001000000000000000400",
+        "0000000000001e000000010000001200",
+        "00003132372e302e302e313a38303031",
+        "3a303a30000000000200000002000000",
+        "00000000050000000000000003000000",
+        "00000000060000000000000001000000",
+        "06000000000000001e00000001000000",
+        "120000003132372e302e302e313a3830",
+        "30313a303a3000000000020000000100",
+        "0000cc0100002400000001000000f001",
+        "0000420000008ab2288c000000000000",
+        "0000",
     ]
     static let segment = [
         "464c4f545345474d010000006ae82c26",

@@ -1,0 +1,165 @@
+import RaftCore
+import Testing
+
+@testable import RaftStorage
+
+@Suite("Write-ahead log: the checkpoint") struct CheckpointTests {
+    /// The sample log with a checkpoint after some of its batches.
+    private func sample(checkpointAfter count: Int) throws -> (disk: MemoryDisk, model: Model) {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        var model = Model()
+        for (number, batch) in SampleLog.batches.enumerated() {
+            if number == count { #expect(try log.checkpoint()) }
+            try log.write(batch)
+            model.apply(batch)
+        }
+        if count == SampleLog.batches.count { #expect(try log.checkpoint()) }
+        try log.close()
+        return (disk, model)
+    }
+
+    @Test(arguments: 1...15) func checkpointAndTailAreTheWholeLog(count: Int) throws {
+        let (disk, model) = try sample(checkpointAfter: count)
+        for _ in 1...2 {
+            let opened = try Opened(disk)
+            #expect(try opened.holds(model) && opened.findings.isEmpty)
+            // and what is alive is counted the same without it
+            let bare = disk.copy()
+            bare.lose("CHECKPOINT")
+            #expect(try Opened(bare).log.usage() == opened.log.usage())
+        }
+        // it goes on from there
+        let opened = try Opened(disk)
+        let batch = [LogWrite(group: 1, entries: [data(6, term: 7, "six")])]
+        try opened.log.write(batch)
+        #expect(try Opened(disk).holds(model.applying(batch)))
+    }
+
+    @Test func nothingToWriteIsSaid() throws {
+        let disk = MemoryDisk(seed: 0)
+        #expect(try !Opened(disk).log.checkpoint())
+        #expect(!disk.exists("CHECKPOINT"))
+    }
+
+    @Test func segmentsBeforeItAreNotReadAtTheStart() throws {
+        let (disk, model) = try sample(checkpointAfter: 15)
+        let bytes = try #require(disk.contents(segmentName(1)))
+        disk.flipBit(segmentName(1), offset: try #require(bytes.firstRange(of: Array("zwei".utf8))).lowerBound)
+        let opened = try Opened(disk)
+        #expect(opened.damaged.isEmpty && opened.findings.isEmpty)
+        // who reads it notices
+        #expect(try opened.log.firstDamagedIndex(of: 2) == LogIndex(2))
+        #expect(try opened.contents(of: 5) == model[5])
+        disk.lose("CHECKPOINT")
+        #expect(try Opened(disk).damaged == [2])
+    }
+
+    @Test func damageThatItIncludesCostsNothingAndLaterDamageDoes() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 4096).log
+        try log.write([LogWrite(group: 1, hardState: state(1), note: Bytes("before"))])
+        try log.checkpoint()
+        try log.write([LogWrite(group: 1, note: Bytes("behind"))])
+        try log.close()
+        for (text, damaged) in [("before", []), ("behind", [1])] as [(String, [LogGroup])] {
+            let copy = disk.copy()
+            let bytes = try #require(copy.contents(segmentName(1)))
+            copy.flipBit(segmentName(1), offset: try #require(bytes.firstRange(of: Array(text.utf8))).lowerBound)
+            let opened = try Opened(copy, segmentBytes: 4096)
+            #expect(opened.damaged == damaged && opened.groups[1]?.hardState == state(1))
+        }
+    }
+
+    @Test func everyFlippedBitOfItMeansReadingEverything() throws {
+        let (disk, model) = try sample(checkpointAfter: 12)
+        let count = try #require(disk.contents("CHECKPOINT")).count
+        for offset in stride(from: 0, to: count, by: 3) {
+            let copy = disk.copy()
+            copy.flipBit("CHECKPOINT", offset: offset, bit: offset % 8)
+            let opened = try Opened(copy)
+            #expect(opened.findings.count == 1 && opened.findings[0].contains("checkpoint-ignored"), "\(offset)")
+            #expect(try opened.holds(model) && !copy.exists("CHECKPOINT"))
+        }
+        for size in [0, 1, 31, 32, 40, count - 1] {
+            let copy = disk.copy()
+            copy.shorten("CHECKPOINT", to: size)
+            #expect(try Opened(copy).holds(model), "\(size)")
+        }
+    }
+
+    @Test func missingSegmentBeforeItIsDamageAsEver() throws {
+        let (disk, _) = try sample(checkpointAfter: 15)
+        disk.lose(segmentName(1))
+        let opened = try Opened(disk)
+        #expect(opened.damaged == [0, 1, 2, 5])
+        #expect(opened.findings[0].contains("segment 1 is missing"))
+    }
+
+    @Test func checkpointOfAnotherLogIsIgnoredAndANewerOneRefused() throws {
+        let (disk, model) = try sample(checkpointAfter: 12)
+        let scratch = Scratch()
+        Checkpoint.encodeHead(identity: 8, segment: 1, into: scratch)
+        Checkpoint.encodeBlock([], into: scratch)
+        let other = disk.copy()
+        other.setContents("CHECKPOINT", Array(scratch.bytes))
+        #expect(try Opened(other).holds(model))
+        var bytes = try #require(disk.contents("CHECKPOINT"))
+        bytes[8] = 2
+        let checksum = bytes.withUnsafeBytes { sealedChecksum(of: $0.part(0..<32)) }
+        for byte in 0..<4 { bytes[12 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(byte))) }
+        disk.setContents("CHECKPOINT", bytes)
+        #expect(throws: StorageError.newerFormat(file: "CHECKPOINT", found: 2, known: 1)) { try Opened(disk) }
+    }
+
+    @Test func thereIsNoneWhileDamageIsNotSettled() throws {
+        let sample = try SampleLog(sealed: true)
+        let bytes = try #require(sample.disk.contents(segmentName(1)))
+        sample.disk.flipBit(segmentName(1), offset: try #require(bytes.firstRange(of: Array("zwei".utf8))).lowerBound)
+        let opened = try Opened(sample.disk)
+        #expect(try !opened.log.checkpoint())
+        try opened.log.write([LogWrite(group: 2, debt: .zero)])
+        #expect(try opened.log.checkpoint())
+        #expect(try Opened(sample.disk).damaged.isEmpty)
+    }
+
+    @Test func reclaimingBeyondItGivesItUp() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        var model = Model()
+        func write(_ write: LogWrite) throws {
+            try log.write([write])
+            model.apply([write])
+        }
+        try write(LogWrite(group: 9, entries: [data(1, "one")]))
+        try log.checkpoint()
+        for index in 2...30 as ClosedRange<Int64> {
+            try write(LogWrite(group: 9, entries: [data(index, String(repeating: "x", count: 100))]))
+        }
+        try write(LogWrite(group: 9, start: .compact(base(30, term: 1))))
+        #expect(try log.reclaim() > 3)
+        #expect(!disk.exists("CHECKPOINT"))
+        #expect(try Opened(disk.copy()).holds(model))
+        try log.checkpoint()
+        try log.reclaim()
+        #expect(disk.exists("CHECKPOINT"))
+        #expect(try Opened(disk).holds(model))
+    }
+
+    @Test func manyGroupsOpenWithAndWithoutIt() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 1 << 18).log
+        var model = Model()
+        for start in stride(from: 1, through: 2000, by: 500) as StrideThrough<LogGroup> {
+            let batch = (start..<start + 500).map { group in
+                LogWrite(group: group, hardState: state(1), entries: (1...5).map { data($0, "entry \($0)") })
+            }
+            try log.write(batch)
+            model.apply(batch)
+        }
+        try log.checkpoint()
+        #expect(try Opened(disk.copy(), segmentBytes: 1 << 18).holds(model))
+        disk.lose("CHECKPOINT")
+        #expect(try Opened(disk, segmentBytes: 1 << 18).holds(model))
+    }
+}
