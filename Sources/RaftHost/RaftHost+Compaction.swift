@@ -78,7 +78,11 @@ extension RaftHost {
             if !round.isAtWorker { compactNext() }
             return nil
         }
-        guard !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction else { return nil }
+        // a log that takes nothing does not grow, and is looked at all the same until it does
+        guard
+            !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction || isLogTight
+                || isLogAtBound
+        else { return nil }
         guard nextCompaction <= now else { return nextCompaction }
         nextCompaction = now + settings.compactionPace
         bytesSinceCheckpoint += grownBytes

@@ -22,6 +22,7 @@ extension RaftHost {
                 stalledRetry = retryStalled()
                 submitApply()
                 repairsDue = pursueRepairs()
+                statesDue = pursueStates()
                 compactionDue = pursueCompaction()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
@@ -140,7 +141,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue, nextLook,
-            compactionDue, snapshotsDue, repairsDue,
+            compactionDue, snapshotsDue, repairsDue, statesDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
