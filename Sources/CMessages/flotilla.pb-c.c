@@ -367,6 +367,96 @@ void   flotilla__read_index_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__want_snapshot_request__init
+                     (Flotilla__WantSnapshotRequest         *message)
+{
+  static const Flotilla__WantSnapshotRequest init_value = FLOTILLA__WANT_SNAPSHOT_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__want_snapshot_request__get_packed_size
+                     (const Flotilla__WantSnapshotRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__want_snapshot_request__pack
+                     (const Flotilla__WantSnapshotRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__want_snapshot_request__pack_to_buffer
+                     (const Flotilla__WantSnapshotRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__WantSnapshotRequest *
+       flotilla__want_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__WantSnapshotRequest *)
+     protobuf_c_message_unpack (&flotilla__want_snapshot_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__want_snapshot_request__free_unpacked
+                     (Flotilla__WantSnapshotRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__want_snapshot_reply__init
+                     (Flotilla__WantSnapshotReply         *message)
+{
+  static const Flotilla__WantSnapshotReply init_value = FLOTILLA__WANT_SNAPSHOT_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__want_snapshot_reply__get_packed_size
+                     (const Flotilla__WantSnapshotReply *message)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__want_snapshot_reply__pack
+                     (const Flotilla__WantSnapshotReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__want_snapshot_reply__pack_to_buffer
+                     (const Flotilla__WantSnapshotReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__WantSnapshotReply *
+       flotilla__want_snapshot_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__WantSnapshotReply *)
+     protobuf_c_message_unpack (&flotilla__want_snapshot_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__want_snapshot_reply__free_unpacked
+                     (Flotilla__WantSnapshotReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__snapshot_open_request__init
                      (Flotilla__SnapshotOpenRequest         *message)
 {
@@ -2897,6 +2987,88 @@ const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor =
   flotilla__read_index_reply__field_indices_by_name,
   1,  flotilla__read_index_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__read_index_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__want_snapshot_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__want_snapshot_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__want_snapshot_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__want_snapshot_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.WantSnapshotRequest",
+  "WantSnapshotRequest",
+  "Flotilla__WantSnapshotRequest",
+  "flotilla",
+  sizeof(Flotilla__WantSnapshotRequest),
+  3,
+  flotilla__want_snapshot_request__field_descriptors,
+  flotilla__want_snapshot_request__field_indices_by_name,
+  1,  flotilla__want_snapshot_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__want_snapshot_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__want_snapshot_reply__field_descriptors NULL
+#define flotilla__want_snapshot_reply__field_indices_by_name NULL
+#define flotilla__want_snapshot_reply__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__want_snapshot_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.WantSnapshotReply",
+  "WantSnapshotReply",
+  "Flotilla__WantSnapshotReply",
+  "flotilla",
+  sizeof(Flotilla__WantSnapshotReply),
+  0,
+  flotilla__want_snapshot_reply__field_descriptors,
+  flotilla__want_snapshot_reply__field_indices_by_name,
+  0,  flotilla__want_snapshot_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__want_snapshot_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__snapshot_open_request__field_descriptors[2] =

@@ -137,7 +137,7 @@ extension RaftHost {
     private func finishApply(_ result: AppliedByReplica) {
         let replica = replicas[result.slot]
         // a snapshot has taken the place of the state, or is about to
-        guard result.generation == replica.generation, !replica.isSwitching else { return }
+        guard result.generation == replica.generation, !replica.isSwitching, !replica.needsState else { return }
         if let problem = result.problem, result.isLogProblem {
             replica.applyOrdered = replica.applied
             return repairLog(of: replica, from: result.from, problem)
@@ -196,6 +196,7 @@ extension RaftHost {
         for read in waiting { finish(read.completions, of: replica, .refused(.damaged)) }
         replica.proposedBytes = 0
         handOver(replica)
+        noteFailure(of: replica)
     }
 
     /// Has the state machines made anew whose time has come; returns when the next one's comes.
@@ -225,13 +226,14 @@ extension RaftHost {
             now = lane.clock.now
             let replica = replicas[slot]
             // a snapshot has come instead
-            guard replica.generation == generation, !replica.isSwitching else { return }
+            guard replica.generation == generation, !replica.isSwitching, !replica.needsState else { return }
             switch result.value {
             case .success(nil): return
             case .failure(let error):
                 replica.applyProblem = error.description
                 replica.applyRetry = now + settings.applyRetryInterval
                 stalled.append(replica)
+                noteFailure(of: replica)
             case .success(.some(let machine)):
                 onStateMachine(record, machine)
                 replica.stateMachine = machine
@@ -245,8 +247,9 @@ extension RaftHost {
     }
 
     func servesAgain(_ replica: Replica) {
-        guard replica.applyProblem != nil else { return }
+        guard replica.applyProblem != nil, !replica.needsState else { return }
         replica.applyProblem = nil
+        replica.failures = 0
         logger.log(
             .info, "the state machine goes on", [("group", replica.group), ("index", replica.applied.description)])
     }

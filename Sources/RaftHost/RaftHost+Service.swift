@@ -34,6 +34,7 @@ extension RaftHost {
                 switch method {
                 case "release": try release(request)
                 case "read_index": try readIndex(request)
+                case "want_snapshot": try wantSnapshot(request)
                 default: return false
                 }
             } catch {

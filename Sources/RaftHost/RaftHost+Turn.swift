@@ -23,6 +23,7 @@ extension RaftHost {
                 stalledRetry = retryStalled()
                 submitApply()
                 repairsDue = pursueRepairs()
+                statesDue = pursueStates()
                 compactionDue = pursueCompaction()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
@@ -160,7 +161,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook, compactionDue, snapshotsDue, repairsDue,
+            nextLook, compactionDue, snapshotsDue, repairsDue, statesDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

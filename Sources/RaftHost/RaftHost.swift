@@ -176,6 +176,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// Bytes written since the log was last looked at.
     var grownBytes = 0
+    /// Bytes written since its index was last written.
+    var bytesSinceCheckpoint = 0
     /// The log is to be looked at once more.
     var wantsCompaction = false
     var compactionCandidates: [Replica] = []
@@ -187,6 +189,10 @@ public final class RaftHost: @unchecked Sendable {
     let firstFreshNumber: UInt64
     /// A replica's note is lost, and with it perhaps which state is its own.
     var hasUnknownStates = false
+    /// Replicas that wait for a state, and when their leaders are asked again.
+    var stateless: [Replica] = []
+    var nextAsking = Instant.distantPast
+    var statesDue: Instant?
     var repairs: [LogRepair] = []
     var repairsDue: Instant?
     var sending: SnapshotSending
@@ -202,6 +208,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// The log could not write for want of room, and tries again.
     var isLogFull = false
+    /// The log could not write for want of room, by its own bound and not the device's.
+    var isLogAtBound = false
     /// The log is about to refuse entries.
     var isLogTight = false
     /// Less is free than proposals need.
@@ -296,9 +304,7 @@ public final class RaftHost: @unchecked Sendable {
             // nothing is applied before it is durable in the log: a part of the log has gone
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
         }
-        if damage == nil, let base = state.base?.position.index, applied < base {
-            damage = "the store holds what was applied up to entry \(applied), the log begins behind \(base)"
-        }
+        let base = state.base?.position.index ?? .zero
         if case .promises = state.damage { hasUnknownStates = true }
         if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
@@ -320,9 +326,9 @@ public final class RaftHost: @unchecked Sendable {
         }
         let raft = makeRaft(
             record, state.hardState, base: state.base?.position ?? .zero, runs: state.termRuns, last: state.lastIndex,
-            memberships: configurations, applied: applied, debt: state.debt)
+            memberships: configurations, applied: max(applied, base), debt: state.debt)
         let replica = Replica(
-            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied,
+            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: max(applied, base),
             memberships: configurations, settings: settings)
         replicas.append(replica)
         byGroup[record.group] = replica
@@ -330,6 +336,9 @@ public final class RaftHost: @unchecked Sendable {
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
+        if applied < base, replica.id.role != .witness {
+            wantState(of: replica, "the store holds entries up to \(applied), the log begins behind \(base)")
+        }
         lane.requestTurn()
     }
 
@@ -418,8 +427,9 @@ public final class RaftHost: @unchecked Sendable {
     /// Bytes of the log on disk.
     public var logBytes: Int { log.totalBytes }
 
-    /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isLogFull || hasLittleRoom || isLogTight }
+    /// Whether proposals are refused for want of disk space. While the log is at its own bound they are refused as busy:
+    /// compaction makes room before long.
+    public var refusesWrites: Bool { (isLogFull && !isLogAtBound) || hasLittleRoom }
 
     /// Bytes that the log may occupy.
     public var logSpace: Int { log.spaceBytes }
@@ -439,6 +449,7 @@ public final class RaftHost: @unchecked Sendable {
         }
         if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
+        if isLogTight || isLogAtBound { return later { completion(.refused(.busy)) } }
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
         guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }

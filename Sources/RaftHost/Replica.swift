@@ -174,6 +174,10 @@ final class Replica: @unchecked Sendable {
     /// Set while a snapshot's state is about to take the place of the present one, to which nothing is applied any
     /// more.
     var isSwitching = false
+    /// How often the state machine failed since it last went on.
+    var failures = 0
+    /// Its state is lost: it waits for a snapshot.
+    var needsState = false
     /// Counts the states it has had: what is applied to an earlier one is nothing to this one.
     var generation = 0
 

@@ -110,7 +110,18 @@ public final class ShardServer {
         }
         host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
-            let machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
+            guard [ReplicaKind.controller, ReplicaKind.keyValue].contains(record.kind) else {
+                throw StateMachineError(
+                    "\(record.group) is of the kind \(record.kind), which this version does not know; upgrade raftd")
+            }
+            let machine: any StateMachine
+            do throws(StateMachineError) {
+                machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
+            } catch {
+                // the others serve, and this one gets its state from its leader
+                host.open(record, unreadable: error.description)
+                continue
+            }
             host.open(record, stateMachine: machine)
         }
         host.removeUnknownStates()

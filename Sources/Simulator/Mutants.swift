@@ -135,6 +135,9 @@
             Mutant(
                 "snapshot-drops-what-continues-it", "entries behind a snapshot are dropped", .cores(.everything),
                 seeds: 600),
+            Mutant(
+                "session-table-lost-in-a-snapshot", "a snapshot leaves the sessions behind",
+                .nodes([.crash, .partition, .loss])),
             Mutant("snapshot-keeps-what-conflicts", "entries that contradict a snapshot are kept", .cores(.snapshots)),
         ]
 

@@ -23,6 +23,8 @@ typedef struct Flotilla__ReleaseRequest Flotilla__ReleaseRequest;
 typedef struct Flotilla__ReleaseReply Flotilla__ReleaseReply;
 typedef struct Flotilla__ReadIndexRequest Flotilla__ReadIndexRequest;
 typedef struct Flotilla__ReadIndexReply Flotilla__ReadIndexReply;
+typedef struct Flotilla__WantSnapshotRequest Flotilla__WantSnapshotRequest;
+typedef struct Flotilla__WantSnapshotReply Flotilla__WantSnapshotReply;
 typedef struct Flotilla__SnapshotOpenRequest Flotilla__SnapshotOpenRequest;
 typedef struct Flotilla__SnapshotOpenReply Flotilla__SnapshotOpenReply;
 typedef struct Flotilla__SnapshotFile Flotilla__SnapshotFile;
@@ -255,6 +257,30 @@ struct  Flotilla__ReadIndexReply
 #define FLOTILLA__READ_INDEX_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_index_reply__descriptor) \
     , 0, 0 }
+
+
+/*
+ * The sender's log is whole and its state is lost: the leader shall offer a snapshot.
+ */
+struct  Flotilla__WantSnapshotRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *from;
+  char *to;
+};
+#define FLOTILLA__WANT_SNAPSHOT_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__want_snapshot_request__descriptor) \
+    , NULL, NULL, NULL }
+
+
+struct  Flotilla__WantSnapshotReply
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__WANT_SNAPSHOT_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__want_snapshot_reply__descriptor) \
+     }
 
 
 /*
@@ -1144,6 +1170,44 @@ Flotilla__ReadIndexReply *
 void   flotilla__read_index_reply__free_unpacked
                      (Flotilla__ReadIndexReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__WantSnapshotRequest methods */
+void   flotilla__want_snapshot_request__init
+                     (Flotilla__WantSnapshotRequest         *message);
+size_t flotilla__want_snapshot_request__get_packed_size
+                     (const Flotilla__WantSnapshotRequest   *message);
+size_t flotilla__want_snapshot_request__pack
+                     (const Flotilla__WantSnapshotRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__want_snapshot_request__pack_to_buffer
+                     (const Flotilla__WantSnapshotRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__WantSnapshotRequest *
+       flotilla__want_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__want_snapshot_request__free_unpacked
+                     (Flotilla__WantSnapshotRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__WantSnapshotReply methods */
+void   flotilla__want_snapshot_reply__init
+                     (Flotilla__WantSnapshotReply         *message);
+size_t flotilla__want_snapshot_reply__get_packed_size
+                     (const Flotilla__WantSnapshotReply   *message);
+size_t flotilla__want_snapshot_reply__pack
+                     (const Flotilla__WantSnapshotReply   *message,
+                      uint8_t             *out);
+size_t flotilla__want_snapshot_reply__pack_to_buffer
+                     (const Flotilla__WantSnapshotReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__WantSnapshotReply *
+       flotilla__want_snapshot_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__want_snapshot_reply__free_unpacked
+                     (Flotilla__WantSnapshotReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__SnapshotOpenRequest methods */
 void   flotilla__snapshot_open_request__init
                      (Flotilla__SnapshotOpenRequest         *message);
@@ -1968,6 +2032,12 @@ typedef void (*Flotilla__ReadIndexRequest_Closure)
 typedef void (*Flotilla__ReadIndexReply_Closure)
                  (const Flotilla__ReadIndexReply *message,
                   void *closure_data);
+typedef void (*Flotilla__WantSnapshotRequest_Closure)
+                 (const Flotilla__WantSnapshotRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__WantSnapshotReply_Closure)
+                 (const Flotilla__WantSnapshotReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__SnapshotOpenRequest_Closure)
                  (const Flotilla__SnapshotOpenRequest *message,
                   void *closure_data);
@@ -2110,6 +2180,8 @@ extern const ProtobufCMessageDescriptor flotilla__release_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__release_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__want_snapshot_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__want_snapshot_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_file__descriptor;
