@@ -22,6 +22,15 @@ struct LogBatch {
     }
 
     var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
+
+    /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
+    /// one in its place.
+    mutating func disown(_ replica: Replica) {
+        for (position, duty) in duties.enumerated() {
+            guard case .persisted(let writer, _) = duty, writer === replica else { continue }
+            duties[position] = .persisted(replica, DurableMark(term: .zero, index: .zero))
+        }
+    }
 }
 
 extension RaftHost {
