@@ -104,7 +104,8 @@ extension RaftHost {
         guard replica.raft.isLeader, replica.problem == nil, replica.raft.configuration.contains(from) else {
             throw RaftWire.WireError(code: RaftHost.again, text: "not by this replica")
         }
-        if !replica.outgoing.contains(where: { $0.peer == from && $0.isOffered }) { sendSnapshot(to: from, of: replica) }
+        let isOnItsWay = replica.outgoing.contains { $0.peer == from && $0.isOffered }
+        if !isOnItsWay { sendSnapshot(to: from, of: replica) }
         wire.arena.scope { arena in request.responder.reply(arena.make(flotilla__want_snapshot_reply__init)) }
         lane.requestTurn()
     }

@@ -38,7 +38,7 @@ struct SnapshotStoreTests {
     @Test func inMemory() throws { try roundTrip(MemoryDisk(seed: 1)) }
 
     @Test func inTheFileSystem() throws {
-        let directory = TemporaryDirectory()
+        let directory = try TemporaryDirectory()
         try roundTrip(try PosixDisk(directory: directory.path))
     }
 
