@@ -70,7 +70,7 @@ extension RaftHost {
     }
 
     /// The replica keeps voting and acknowledging, for its log is whole, but applies nothing more, serves nobody and
-    /// gives leadership away.
+    /// gives leadership away; a snapshot from its leader ends that.
     func fence(_ replica: Replica, _ fence: Fence) {
         guard replica.fence == nil else { return }
         logger.log(
@@ -82,6 +82,7 @@ extension RaftHost {
         replica.fence = fence
         turnAway(replica)
         remember(fence, of: replica)
+        wantState(of: replica, fence.problem)
     }
 
     /// A restart must not put the state back into service. What is remembered stands for the state that was compared,

@@ -348,6 +348,7 @@ public final class RaftHost: @unchecked Sendable {
         if let fence = record.fence, applied >= fence.index {
             logger.log(.error, "the state is fenced", [("group", record.group), ("problem", fence.problem)])
             replica.fence = fence
+            wantState(of: replica, fence.problem)
         }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))

@@ -49,7 +49,7 @@ final class MachineStore: @unchecked Sendable {
     var durable = LogPosition.zero
     /// The membership in force there.
     var configuration = Configuration.empty
-    /// Of everything applied up to there; nil: unknown, for a snapshot brought it.
+    /// Of everything applied up to there; nil: unknown.
     var hash: UInt64? = AppliedHashTrail().value
 }
 
@@ -123,7 +123,8 @@ final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @uncheck
 
     func freeze() -> any FrozenState {
         RecordedState(
-            meta: SnapshotMeta(last: appliedPosition, configuration: configuration), byteCount: snapshotBytes)
+            meta: SnapshotMeta(last: appliedPosition, configuration: configuration), byteCount: snapshotBytes,
+            hash: trail?.value)
     }
 }
 
@@ -131,9 +132,11 @@ final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @uncheck
 final class RecordedState: FrozenState, Sendable {
     let meta: SnapshotMeta
     private let byteCount: Int
+    private let hash: UInt64?
 
-    init(meta: SnapshotMeta, byteCount: Int) {
+    init(meta: SnapshotMeta, byteCount: Int, hash: UInt64?) {
         self.meta = meta
+        self.hash = hash
         self.byteCount = byteCount
     }
 
@@ -143,7 +146,7 @@ final class RecordedState: FrozenState, Sendable {
         }
         let last = meta.last
         let peers = meta.configuration.listed.map(\.description).joined(separator: ",")
-        try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers)"), to: "state")
+        try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers) \(hash ?? 0)"), to: "state")
         try folder.append(Bytes(), to: "empty")
     }
 
@@ -156,12 +159,12 @@ final class RecordedState: FrozenState, Sendable {
             throw StateMachineError("\(name) is not for number \(number)")
         }
         let words = try folder.contents(of: "state").text.split(separator: " ")
-        guard words.count == 4, UInt64(words[0]) == number, let index = Int64(words[1]), let term = Int64(words[2])
+        guard words.count == 5, UInt64(words[0]) == number, let index = Int64(words[1]), let term = Int64(words[2])
         else {
             throw StateMachineError("not a state for number \(number): \(words)")
         }
         let store = MachineStore()
-        store.hash = nil
+        store.hash = UInt64(words[4]).flatMap { $0 == 0 ? nil : $0 }
         store.durable = LogPosition(term: Term(term), index: LogIndex(index))
         store.configuration = Configuration(peers: words[3].split(separator: ",").compactMap { PeerID(String($0)) })
         return store
