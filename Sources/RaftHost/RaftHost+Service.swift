@@ -35,6 +35,8 @@ extension RaftHost {
                 case "release": try release(request)
                 case "read_index": try readIndex(request)
                 case "want_snapshot": try wantSnapshot(request)
+                case "compare_applied": try compareApplied(request)
+                case "fence": try takeFence(request)
                 default: return false
                 }
             } catch {

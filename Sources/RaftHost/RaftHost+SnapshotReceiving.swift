@@ -510,7 +510,10 @@ extension RaftHost {
         replica.record.store = snapshot.store
         if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
             nodeState.replicas[position].store = snapshot.store
+            nodeState.replicas[position].fence = nil
         }
+        replica.record.fence = nil
+        replica.fence = nil
         replica.stateMachine = machine
         replica.generation += 1
         replica.isSwitching = false

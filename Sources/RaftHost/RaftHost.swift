@@ -80,6 +80,9 @@ public final class RaftHost: @unchecked Sendable {
         public var snapshotsSent = 8
         /// How long a snapshot that nobody asks for is kept, sent or received in part.
         public var snapshotPatience = Interval.milliseconds(30_000)
+        /// How long after something was applied the replicas of a group are compared, and the shortest time between two
+        /// comparisons.
+        public var comparisonPace = Interval.milliseconds(1000)
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 
@@ -198,6 +201,13 @@ public final class RaftHost: @unchecked Sendable {
     var sending: SnapshotSending
     var receiving = SnapshotReceiving()
 
+    /// Groups led here that have applied something since their replicas were compared.
+    var toCompare: [Replica] = []
+    var nextComparison: Instant?
+    var comparisonDue: Instant?
+    /// The round under way.
+    var comparing: ComparisonRound?
+
     var batch = LogBatch()
     var batchUnderWay: LogBatch?
     var batchRetry: Instant?
@@ -252,6 +262,7 @@ public final class RaftHost: @unchecked Sendable {
         for position in nodeState.replicas.indices {
             if let note = recovered[nodeState.replicas[position].number]?.note.flatMap({ ReplicaNote($0) }) {
                 nodeState.replicas[position].store = note.store
+                nodeState.replicas[position].fence = note.fence
             }
         }
         firstFreshNumber = nodeState.nextNumber
@@ -333,6 +344,12 @@ public final class RaftHost: @unchecked Sendable {
         replicas.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
+        // a store that was emptied since holds another state
+        if let fence = record.fence, applied >= fence.index {
+            logger.log(.error, "the state is fenced", [("group", record.group), ("problem", fence.problem)])
+            replica.fence = fence
+            wantState(of: replica, fence.problem)
+        }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
@@ -503,6 +520,19 @@ public final class RaftHost: @unchecked Sendable {
                     completion(stoodBefore || stands(moment, at: lane.clock.now) ? result.value : nil)
                 }))
         lane.requestTurn()
+    }
+
+    /// Runs `body`, which may take long, on a worker that nobody's answers depend on; the completion comes on the lane.
+    public func runAside<R: Sendable>(_ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void) {
+        let result = Box<R?>(nil)
+        let completion = Box(completion)
+        workers.maintenance.submit {
+            result.value = body()
+        } completion: { [self] in
+            guard let value = result.value, !isOver else { return }
+            completion.value(value)
+            lane.requestTurn()
+        }
     }
 
     /// `reading` is one of the clock that is younger than the read: the turn's own may be older, when somebody on the lane

@@ -189,6 +189,7 @@
         ]
 
         private static let services = [
+            Mutant("apply-depends-on-the-node", "one node applies something else now and then", .nodes([.loss])),
             Mutant(
                 "repetitions-are-executed", "a write that comes again is executed again", .nodes([.loss, .partition])),
             Mutant(

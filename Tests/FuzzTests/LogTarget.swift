@@ -143,7 +143,7 @@ private func shows(_ disk: MemoryDisk, _ entry: LogEntry, of group: LogGroup) ->
 
 /// What is damaged: a log of three groups over several segments, with everything a log can hold.
 private enum WrittenLog {
-    private static let settings = WriteAheadLog.Settings(segmentBytes: 1 << 10, reserveBytes: 0, identity: 77)
+    static let settings = WriteAheadLog.Settings(segmentBytes: 1 << 10, reserveBytes: 0, identity: 77)
 
     static func open(_ disk: MemoryDisk) -> (WriteAheadLog, [LogGroup: RecoveredGroup])? {
         try? WriteAheadLog.open(disk: disk, settings: settings, log: { _ in })

@@ -38,6 +38,8 @@ private final class PaceObserver: ReplicaObserver, @unchecked Sendable {
 
     func switched(_ group: String, to position: LogPosition) {}
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {}
+    func cut(_ group: String) {}
+    func switched(_ group: String, to position: LogPosition) {}
 }
 
 @Suite("Replicas of a node speak of their own accord one after another (Liveness, rule 19)")

@@ -24,6 +24,9 @@ enum Tools {
     /// The server, built beside the tests.
     static let raftd = besideTheTests("raftd")
 
+    /// The operator's tool.
+    static let raftctl = besideTheTests("raftctl")
+
     /// A command of the system, by its name; nil if it is not installed.
     static func installed(_ name: String) -> String? {
         ["/usr/bin/", "/usr/local/bin/", "/bin/"].map { $0 + name }.first { access($0, X_OK) == 0 }
