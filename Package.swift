@@ -110,7 +110,7 @@ let package = Package(
             "ClusterTests",
             [
                 "ClusterProcesses", "FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport",
-                "NodeRuntime", "raftd",
+                "ShardKV", "RocksEngine", "NodeRuntime", "raftd", "raftctl",
             ],
             exclude: ["Scripts"]),
         suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),

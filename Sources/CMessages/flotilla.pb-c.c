@@ -367,6 +367,411 @@ void   flotilla__read_index_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__read_index_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__want_snapshot_request__init
+                     (Flotilla__WantSnapshotRequest         *message)
+{
+  static const Flotilla__WantSnapshotRequest init_value = FLOTILLA__WANT_SNAPSHOT_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__want_snapshot_request__get_packed_size
+                     (const Flotilla__WantSnapshotRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__want_snapshot_request__pack
+                     (const Flotilla__WantSnapshotRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__want_snapshot_request__pack_to_buffer
+                     (const Flotilla__WantSnapshotRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__WantSnapshotRequest *
+       flotilla__want_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__WantSnapshotRequest *)
+     protobuf_c_message_unpack (&flotilla__want_snapshot_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__want_snapshot_request__free_unpacked
+                     (Flotilla__WantSnapshotRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__want_snapshot_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__want_snapshot_reply__init
+                     (Flotilla__WantSnapshotReply         *message)
+{
+  static const Flotilla__WantSnapshotReply init_value = FLOTILLA__WANT_SNAPSHOT_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__want_snapshot_reply__get_packed_size
+                     (const Flotilla__WantSnapshotReply *message)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__want_snapshot_reply__pack
+                     (const Flotilla__WantSnapshotReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__want_snapshot_reply__pack_to_buffer
+                     (const Flotilla__WantSnapshotReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__WantSnapshotReply *
+       flotilla__want_snapshot_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__WantSnapshotReply *)
+     protobuf_c_message_unpack (&flotilla__want_snapshot_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__want_snapshot_reply__free_unpacked
+                     (Flotilla__WantSnapshotReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__want_snapshot_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__compare_applied_request__init
+                     (Flotilla__CompareAppliedRequest         *message)
+{
+  static const Flotilla__CompareAppliedRequest init_value = FLOTILLA__COMPARE_APPLIED_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__compare_applied_request__get_packed_size
+                     (const Flotilla__CompareAppliedRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__compare_applied_request__pack
+                     (const Flotilla__CompareAppliedRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__compare_applied_request__pack_to_buffer
+                     (const Flotilla__CompareAppliedRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__CompareAppliedRequest *
+       flotilla__compare_applied_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__CompareAppliedRequest *)
+     protobuf_c_message_unpack (&flotilla__compare_applied_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__compare_applied_request__free_unpacked
+                     (Flotilla__CompareAppliedRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__compare_applied_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__applied_question__init
+                     (Flotilla__AppliedQuestion         *message)
+{
+  static const Flotilla__AppliedQuestion init_value = FLOTILLA__APPLIED_QUESTION__INIT;
+  *message = init_value;
+}
+size_t flotilla__applied_question__get_packed_size
+                     (const Flotilla__AppliedQuestion *message)
+{
+  assert(message->base.descriptor == &flotilla__applied_question__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__applied_question__pack
+                     (const Flotilla__AppliedQuestion *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__applied_question__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__applied_question__pack_to_buffer
+                     (const Flotilla__AppliedQuestion *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__applied_question__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__AppliedQuestion *
+       flotilla__applied_question__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__AppliedQuestion *)
+     protobuf_c_message_unpack (&flotilla__applied_question__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__applied_question__free_unpacked
+                     (Flotilla__AppliedQuestion *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__applied_question__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__compare_applied_reply__init
+                     (Flotilla__CompareAppliedReply         *message)
+{
+  static const Flotilla__CompareAppliedReply init_value = FLOTILLA__COMPARE_APPLIED_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__compare_applied_reply__get_packed_size
+                     (const Flotilla__CompareAppliedReply *message)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__compare_applied_reply__pack
+                     (const Flotilla__CompareAppliedReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__compare_applied_reply__pack_to_buffer
+                     (const Flotilla__CompareAppliedReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__compare_applied_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__CompareAppliedReply *
+       flotilla__compare_applied_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__CompareAppliedReply *)
+     protobuf_c_message_unpack (&flotilla__compare_applied_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__compare_applied_reply__free_unpacked
+                     (Flotilla__CompareAppliedReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__compare_applied_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__applied_answer__init
+                     (Flotilla__AppliedAnswer         *message)
+{
+  static const Flotilla__AppliedAnswer init_value = FLOTILLA__APPLIED_ANSWER__INIT;
+  *message = init_value;
+}
+size_t flotilla__applied_answer__get_packed_size
+                     (const Flotilla__AppliedAnswer *message)
+{
+  assert(message->base.descriptor == &flotilla__applied_answer__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__applied_answer__pack
+                     (const Flotilla__AppliedAnswer *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__applied_answer__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__applied_answer__pack_to_buffer
+                     (const Flotilla__AppliedAnswer *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__applied_answer__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__AppliedAnswer *
+       flotilla__applied_answer__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__AppliedAnswer *)
+     protobuf_c_message_unpack (&flotilla__applied_answer__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__applied_answer__free_unpacked
+                     (Flotilla__AppliedAnswer *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__applied_answer__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__applied_mark__init
+                     (Flotilla__AppliedMark         *message)
+{
+  static const Flotilla__AppliedMark init_value = FLOTILLA__APPLIED_MARK__INIT;
+  *message = init_value;
+}
+size_t flotilla__applied_mark__get_packed_size
+                     (const Flotilla__AppliedMark *message)
+{
+  assert(message->base.descriptor == &flotilla__applied_mark__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__applied_mark__pack
+                     (const Flotilla__AppliedMark *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__applied_mark__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__applied_mark__pack_to_buffer
+                     (const Flotilla__AppliedMark *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__applied_mark__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__AppliedMark *
+       flotilla__applied_mark__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__AppliedMark *)
+     protobuf_c_message_unpack (&flotilla__applied_mark__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__applied_mark__free_unpacked
+                     (Flotilla__AppliedMark *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__applied_mark__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__fence_request__init
+                     (Flotilla__FenceRequest         *message)
+{
+  static const Flotilla__FenceRequest init_value = FLOTILLA__FENCE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__fence_request__get_packed_size
+                     (const Flotilla__FenceRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__fence_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__fence_request__pack
+                     (const Flotilla__FenceRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__fence_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__fence_request__pack_to_buffer
+                     (const Flotilla__FenceRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__fence_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__FenceRequest *
+       flotilla__fence_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__FenceRequest *)
+     protobuf_c_message_unpack (&flotilla__fence_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__fence_request__free_unpacked
+                     (Flotilla__FenceRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__fence_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__fence_reply__init
+                     (Flotilla__FenceReply         *message)
+{
+  static const Flotilla__FenceReply init_value = FLOTILLA__FENCE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__fence_reply__get_packed_size
+                     (const Flotilla__FenceReply *message)
+{
+  assert(message->base.descriptor == &flotilla__fence_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__fence_reply__pack
+                     (const Flotilla__FenceReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__fence_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__fence_reply__pack_to_buffer
+                     (const Flotilla__FenceReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__fence_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__FenceReply *
+       flotilla__fence_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__FenceReply *)
+     protobuf_c_message_unpack (&flotilla__fence_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__fence_reply__free_unpacked
+                     (Flotilla__FenceReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__fence_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__snapshot_open_request__init
                      (Flotilla__SnapshotOpenRequest         *message)
 {
@@ -1580,6 +1985,231 @@ void   flotilla__install_shards_reply__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__install_shards_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__verify_group_request__init
+                     (Flotilla__VerifyGroupRequest         *message)
+{
+  static const Flotilla__VerifyGroupRequest init_value = FLOTILLA__VERIFY_GROUP_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__verify_group_request__get_packed_size
+                     (const Flotilla__VerifyGroupRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__verify_group_request__pack
+                     (const Flotilla__VerifyGroupRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__verify_group_request__pack_to_buffer
+                     (const Flotilla__VerifyGroupRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__VerifyGroupRequest *
+       flotilla__verify_group_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__VerifyGroupRequest *)
+     protobuf_c_message_unpack (&flotilla__verify_group_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__verify_group_request__free_unpacked
+                     (Flotilla__VerifyGroupRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__verify_group_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__verify_group_reply__init
+                     (Flotilla__VerifyGroupReply         *message)
+{
+  static const Flotilla__VerifyGroupReply init_value = FLOTILLA__VERIFY_GROUP_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__verify_group_reply__get_packed_size
+                     (const Flotilla__VerifyGroupReply *message)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__verify_group_reply__pack
+                     (const Flotilla__VerifyGroupReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__verify_group_reply__pack_to_buffer
+                     (const Flotilla__VerifyGroupReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__verify_group_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__VerifyGroupReply *
+       flotilla__verify_group_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__VerifyGroupReply *)
+     protobuf_c_message_unpack (&flotilla__verify_group_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__verify_group_reply__free_unpacked
+                     (Flotilla__VerifyGroupReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__verify_group_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__replica_verdict__init
+                     (Flotilla__ReplicaVerdict         *message)
+{
+  static const Flotilla__ReplicaVerdict init_value = FLOTILLA__REPLICA_VERDICT__INIT;
+  *message = init_value;
+}
+size_t flotilla__replica_verdict__get_packed_size
+                     (const Flotilla__ReplicaVerdict *message)
+{
+  assert(message->base.descriptor == &flotilla__replica_verdict__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__replica_verdict__pack
+                     (const Flotilla__ReplicaVerdict *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__replica_verdict__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__replica_verdict__pack_to_buffer
+                     (const Flotilla__ReplicaVerdict *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__replica_verdict__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReplicaVerdict *
+       flotilla__replica_verdict__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReplicaVerdict *)
+     protobuf_c_message_unpack (&flotilla__replica_verdict__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__replica_verdict__free_unpacked
+                     (Flotilla__ReplicaVerdict *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__replica_verdict__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__digest_request__init
+                     (Flotilla__DigestRequest         *message)
+{
+  static const Flotilla__DigestRequest init_value = FLOTILLA__DIGEST_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__digest_request__get_packed_size
+                     (const Flotilla__DigestRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__digest_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__digest_request__pack
+                     (const Flotilla__DigestRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__digest_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__digest_request__pack_to_buffer
+                     (const Flotilla__DigestRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__digest_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DigestRequest *
+       flotilla__digest_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DigestRequest *)
+     protobuf_c_message_unpack (&flotilla__digest_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__digest_request__free_unpacked
+                     (Flotilla__DigestRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__digest_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__digest_reply__init
+                     (Flotilla__DigestReply         *message)
+{
+  static const Flotilla__DigestReply init_value = FLOTILLA__DIGEST_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__digest_reply__get_packed_size
+                     (const Flotilla__DigestReply *message)
+{
+  assert(message->base.descriptor == &flotilla__digest_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__digest_reply__pack
+                     (const Flotilla__DigestReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__digest_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__digest_reply__pack_to_buffer
+                     (const Flotilla__DigestReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__digest_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DigestReply *
+       flotilla__digest_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DigestReply *)
+     protobuf_c_message_unpack (&flotilla__digest_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__digest_reply__free_unpacked
+                     (Flotilla__DigestReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__digest_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__controller_command__init
@@ -2897,6 +3527,490 @@ const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor =
   flotilla__read_index_reply__field_indices_by_name,
   1,  flotilla__read_index_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__read_index_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__want_snapshot_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__WantSnapshotRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__want_snapshot_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__want_snapshot_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__want_snapshot_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.WantSnapshotRequest",
+  "WantSnapshotRequest",
+  "Flotilla__WantSnapshotRequest",
+  "flotilla",
+  sizeof(Flotilla__WantSnapshotRequest),
+  3,
+  flotilla__want_snapshot_request__field_descriptors,
+  flotilla__want_snapshot_request__field_indices_by_name,
+  1,  flotilla__want_snapshot_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__want_snapshot_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__want_snapshot_reply__field_descriptors NULL
+#define flotilla__want_snapshot_reply__field_indices_by_name NULL
+#define flotilla__want_snapshot_reply__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__want_snapshot_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.WantSnapshotReply",
+  "WantSnapshotReply",
+  "Flotilla__WantSnapshotReply",
+  "flotilla",
+  sizeof(Flotilla__WantSnapshotReply),
+  0,
+  flotilla__want_snapshot_reply__field_descriptors,
+  flotilla__want_snapshot_reply__field_indices_by_name,
+  0,  flotilla__want_snapshot_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__want_snapshot_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__compare_applied_request__field_descriptors[1] =
+{
+  {
+    "groups",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__CompareAppliedRequest, n_groups),
+    offsetof(Flotilla__CompareAppliedRequest, groups),
+    &flotilla__applied_question__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__compare_applied_request__field_indices_by_name[] = {
+  0,   /* field[0] = groups */
+};
+static const ProtobufCIntRange flotilla__compare_applied_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__compare_applied_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.CompareAppliedRequest",
+  "CompareAppliedRequest",
+  "Flotilla__CompareAppliedRequest",
+  "flotilla",
+  sizeof(Flotilla__CompareAppliedRequest),
+  1,
+  flotilla__compare_applied_request__field_descriptors,
+  flotilla__compare_applied_request__field_indices_by_name,
+  1,  flotilla__compare_applied_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__compare_applied_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__applied_question__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AppliedQuestion, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AppliedQuestion, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "version",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AppliedQuestion, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "indexes",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__AppliedQuestion, n_indexes),
+    offsetof(Flotilla__AppliedQuestion, indexes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__applied_question__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = indexes */
+  1,   /* field[1] = to */
+  2,   /* field[2] = version */
+};
+static const ProtobufCIntRange flotilla__applied_question__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__applied_question__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.AppliedQuestion",
+  "AppliedQuestion",
+  "Flotilla__AppliedQuestion",
+  "flotilla",
+  sizeof(Flotilla__AppliedQuestion),
+  4,
+  flotilla__applied_question__field_descriptors,
+  flotilla__applied_question__field_indices_by_name,
+  1,  flotilla__applied_question__number_ranges,
+  (ProtobufCMessageInit) flotilla__applied_question__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__compare_applied_reply__field_descriptors[1] =
+{
+  {
+    "groups",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__CompareAppliedReply, n_groups),
+    offsetof(Flotilla__CompareAppliedReply, groups),
+    &flotilla__applied_answer__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__compare_applied_reply__field_indices_by_name[] = {
+  0,   /* field[0] = groups */
+};
+static const ProtobufCIntRange flotilla__compare_applied_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__compare_applied_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.CompareAppliedReply",
+  "CompareAppliedReply",
+  "Flotilla__CompareAppliedReply",
+  "flotilla",
+  sizeof(Flotilla__CompareAppliedReply),
+  1,
+  flotilla__compare_applied_reply__field_descriptors,
+  flotilla__compare_applied_reply__field_indices_by_name,
+  1,  flotilla__compare_applied_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__compare_applied_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__applied_answer__field_descriptors[1] =
+{
+  {
+    "marks",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__AppliedAnswer, n_marks),
+    offsetof(Flotilla__AppliedAnswer, marks),
+    &flotilla__applied_mark__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__applied_answer__field_indices_by_name[] = {
+  0,   /* field[0] = marks */
+};
+static const ProtobufCIntRange flotilla__applied_answer__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__applied_answer__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.AppliedAnswer",
+  "AppliedAnswer",
+  "Flotilla__AppliedAnswer",
+  "flotilla",
+  sizeof(Flotilla__AppliedAnswer),
+  1,
+  flotilla__applied_answer__field_descriptors,
+  flotilla__applied_answer__field_indices_by_name,
+  1,  flotilla__applied_answer__number_ranges,
+  (ProtobufCMessageInit) flotilla__applied_answer__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__applied_mark__field_descriptors[2] =
+{
+  {
+    "index",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AppliedMark, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hash",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AppliedMark, hash),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__applied_mark__field_indices_by_name[] = {
+  1,   /* field[1] = hash */
+  0,   /* field[0] = index */
+};
+static const ProtobufCIntRange flotilla__applied_mark__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__applied_mark__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.AppliedMark",
+  "AppliedMark",
+  "Flotilla__AppliedMark",
+  "flotilla",
+  sizeof(Flotilla__AppliedMark),
+  2,
+  flotilla__applied_mark__field_descriptors,
+  flotilla__applied_mark__field_indices_by_name,
+  1,  flotilla__applied_mark__number_ranges,
+  (ProtobufCMessageInit) flotilla__applied_mark__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__fence_request__field_descriptors[9] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "index",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "problem",
+    6,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, problem),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "fences",
+    7,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__FenceRequest, fences),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hash",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__FenceRequest, has_hash),
+    offsetof(Flotilla__FenceRequest, hash),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "version",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__FenceRequest, has_version),
+    offsetof(Flotilla__FenceRequest, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__fence_request__field_indices_by_name[] = {
+  6,   /* field[6] = fences */
+  1,   /* field[1] = from */
+  0,   /* field[0] = group_id */
+  7,   /* field[7] = hash */
+  4,   /* field[4] = index */
+  5,   /* field[5] = problem */
+  3,   /* field[3] = term */
+  2,   /* field[2] = to */
+  8,   /* field[8] = version */
+};
+static const ProtobufCIntRange flotilla__fence_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 9 }
+};
+const ProtobufCMessageDescriptor flotilla__fence_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.FenceRequest",
+  "FenceRequest",
+  "Flotilla__FenceRequest",
+  "flotilla",
+  sizeof(Flotilla__FenceRequest),
+  9,
+  flotilla__fence_request__field_descriptors,
+  flotilla__fence_request__field_indices_by_name,
+  1,  flotilla__fence_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__fence_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__fence_reply__field_descriptors NULL
+#define flotilla__fence_reply__field_indices_by_name NULL
+#define flotilla__fence_reply__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__fence_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.FenceReply",
+  "FenceReply",
+  "Flotilla__FenceReply",
+  "flotilla",
+  sizeof(Flotilla__FenceReply),
+  0,
+  flotilla__fence_reply__field_descriptors,
+  flotilla__fence_reply__field_indices_by_name,
+  0,  flotilla__fence_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__fence_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__snapshot_open_request__field_descriptors[2] =
@@ -4730,7 +5844,496 @@ const ProtobufCMessageDescriptor flotilla__install_shards_reply__descriptor =
   (ProtobufCMessageInit) flotilla__install_shards_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[4] =
+static const ProtobufCFieldDescriptor flotilla__verify_group_request__field_descriptors[1] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__VerifyGroupRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__verify_group_request__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+};
+static const ProtobufCIntRange flotilla__verify_group_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.VerifyGroupRequest",
+  "VerifyGroupRequest",
+  "Flotilla__VerifyGroupRequest",
+  "flotilla",
+  sizeof(Flotilla__VerifyGroupRequest),
+  1,
+  flotilla__verify_group_request__field_descriptors,
+  flotilla__verify_group_request__field_indices_by_name,
+  1,  flotilla__verify_group_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__verify_group_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__verify_group_reply__field_descriptors[5] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__VerifyGroupReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__VerifyGroupReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "index",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__VerifyGroupReply, has_index),
+    offsetof(Flotilla__VerifyGroupReply, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "replicas",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__VerifyGroupReply, n_replicas),
+    offsetof(Flotilla__VerifyGroupReply, replicas),
+    &flotilla__replica_verdict__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "decided",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__VerifyGroupReply, has_decided),
+    offsetof(Flotilla__VerifyGroupReply, decided),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__verify_group_reply__field_indices_by_name[] = {
+  4,   /* field[4] = decided */
+  0,   /* field[0] = error */
+  2,   /* field[2] = index */
+  1,   /* field[1] = message */
+  3,   /* field[3] = replicas */
+};
+static const ProtobufCIntRange flotilla__verify_group_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__verify_group_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.VerifyGroupReply",
+  "VerifyGroupReply",
+  "Flotilla__VerifyGroupReply",
+  "flotilla",
+  sizeof(Flotilla__VerifyGroupReply),
+  5,
+  flotilla__verify_group_reply__field_descriptors,
+  flotilla__verify_group_reply__field_indices_by_name,
+  1,  flotilla__verify_group_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__verify_group_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__replica_verdict__field_descriptors[11] =
+{
+  {
+    "peer",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaVerdict, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "result",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaVerdict, result),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "problem",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaVerdict, problem),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "start",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ReplicaVerdict, has_start),
+    offsetof(Flotilla__ReplicaVerdict, start),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "end",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ReplicaVerdict, has_end),
+    offsetof(Flotilla__ReplicaVerdict, end),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "place",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaVerdict, place),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_hash",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__ReplicaVerdict, has_leader_hash),
+    offsetof(Flotilla__ReplicaVerdict, leader_hash),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hash",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__ReplicaVerdict, has_hash),
+    offsetof(Flotilla__ReplicaVerdict, hash),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_keys",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ReplicaVerdict, has_leader_keys),
+    offsetof(Flotilla__ReplicaVerdict, leader_keys),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "keys",
+    10,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ReplicaVerdict, has_keys),
+    offsetof(Flotilla__ReplicaVerdict, keys),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "fenced",
+    11,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ReplicaVerdict, has_fenced),
+    offsetof(Flotilla__ReplicaVerdict, fenced),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__replica_verdict__field_indices_by_name[] = {
+  4,   /* field[4] = end */
+  10,   /* field[10] = fenced */
+  7,   /* field[7] = hash */
+  9,   /* field[9] = keys */
+  6,   /* field[6] = leader_hash */
+  8,   /* field[8] = leader_keys */
+  0,   /* field[0] = peer */
+  5,   /* field[5] = place */
+  2,   /* field[2] = problem */
+  1,   /* field[1] = result */
+  3,   /* field[3] = start */
+};
+static const ProtobufCIntRange flotilla__replica_verdict__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 11 }
+};
+const ProtobufCMessageDescriptor flotilla__replica_verdict__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReplicaVerdict",
+  "ReplicaVerdict",
+  "Flotilla__ReplicaVerdict",
+  "flotilla",
+  sizeof(Flotilla__ReplicaVerdict),
+  11,
+  flotilla__replica_verdict__field_descriptors,
+  flotilla__replica_verdict__field_indices_by_name,
+  1,  flotilla__replica_verdict__number_ranges,
+  (ProtobufCMessageInit) flotilla__replica_verdict__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__digest_request__field_descriptors[5] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DigestRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "verify",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DigestRequest, verify),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "version",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DigestRequest, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bounds",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__DigestRequest, n_bounds),
+    offsetof(Flotilla__DigestRequest, bounds),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "lists_keys",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__DigestRequest, has_lists_keys),
+    offsetof(Flotilla__DigestRequest, lists_keys),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__digest_request__field_indices_by_name[] = {
+  3,   /* field[3] = bounds */
+  0,   /* field[0] = group */
+  4,   /* field[4] = lists_keys */
+  1,   /* field[1] = verify */
+  2,   /* field[2] = version */
+};
+static const ProtobufCIntRange flotilla__digest_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__digest_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DigestRequest",
+  "DigestRequest",
+  "Flotilla__DigestRequest",
+  "flotilla",
+  sizeof(Flotilla__DigestRequest),
+  5,
+  flotilla__digest_request__field_descriptors,
+  flotilla__digest_request__field_indices_by_name,
+  1,  flotilla__digest_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__digest_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__digest_reply__field_descriptors[6] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DigestReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DigestReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "keys",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__DigestReply, n_keys),
+    offsetof(Flotilla__DigestReply, keys),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "counts",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__DigestReply, n_counts),
+    offsetof(Flotilla__DigestReply, counts),
+    NULL,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hashes",
+    5,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__DigestReply, n_hashes),
+    offsetof(Flotilla__DigestReply, hashes),
+    NULL,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "comes",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__DigestReply, has_comes),
+    offsetof(Flotilla__DigestReply, comes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__digest_reply__field_indices_by_name[] = {
+  5,   /* field[5] = comes */
+  3,   /* field[3] = counts */
+  0,   /* field[0] = error */
+  4,   /* field[4] = hashes */
+  2,   /* field[2] = keys */
+  1,   /* field[1] = message */
+};
+static const ProtobufCIntRange flotilla__digest_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DigestReply",
+  "DigestReply",
+  "Flotilla__DigestReply",
+  "flotilla",
+  sizeof(Flotilla__DigestReply),
+  6,
+  flotilla__digest_reply__field_descriptors,
+  flotilla__digest_reply__field_indices_by_name,
+  1,  flotilla__digest_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__digest_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[5] =
 {
   {
     "format",
@@ -4780,17 +6383,30 @@ static const ProtobufCFieldDescriptor flotilla__controller_command__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "verify",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__ControllerCommand, has_verify),
+    offsetof(Flotilla__ControllerCommand, verify),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   0,   /* field[0] = format */
   3,   /* field[3] = group_born */
   1,   /* field[1] = initialize */
   2,   /* field[2] = join */
+  4,   /* field[4] = verify */
 };
 static const ProtobufCIntRange flotilla__controller_command__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
 {
@@ -4800,7 +6416,7 @@ const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
   "Flotilla__ControllerCommand",
   "flotilla",
   sizeof(Flotilla__ControllerCommand),
-  4,
+  5,
   flotilla__controller_command__field_descriptors,
   flotilla__controller_command__field_indices_by_name,
   1,  flotilla__controller_command__number_ranges,
@@ -5026,7 +6642,7 @@ const ProtobufCMessageDescriptor flotilla__operation__descriptor =
   (ProtobufCMessageInit) flotilla__operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors[6] =
 {
   {
     "format",
@@ -5088,18 +6704,31 @@ static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "verify",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Flotilla__GroupCommand, has_verify),
+    offsetof(Flotilla__GroupCommand, verify),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_command__field_indices_by_name[] = {
   0,   /* field[0] = format */
   3,   /* field[3] = install */
   2,   /* field[2] = open_session */
   4,   /* field[4] = time_ms */
+  5,   /* field[5] = verify */
   1,   /* field[1] = write */
 };
 static const ProtobufCIntRange flotilla__group_command__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__group_command__descriptor =
 {
@@ -5109,7 +6738,7 @@ const ProtobufCMessageDescriptor flotilla__group_command__descriptor =
   "Flotilla__GroupCommand",
   "flotilla",
   sizeof(Flotilla__GroupCommand),
-  5,
+  6,
   flotilla__group_command__field_descriptors,
   flotilla__group_command__field_indices_by_name,
   1,  flotilla__group_command__number_ranges,
@@ -6029,7 +7658,7 @@ const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
   (ProtobufCMessageInit) flotilla__replica_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__replica_note__field_descriptors[2] =
+static const ProtobufCFieldDescriptor flotilla__replica_note__field_descriptors[4] =
 {
   {
     "format",
@@ -6055,15 +7684,41 @@ static const ProtobufCFieldDescriptor flotilla__replica_note__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "fence",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReplicaNote, fence),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "fence_index",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ReplicaNote, has_fence_index),
+    offsetof(Flotilla__ReplicaNote, fence_index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__replica_note__field_indices_by_name[] = {
+  2,   /* field[2] = fence */
+  3,   /* field[3] = fence_index */
   0,   /* field[0] = format */
   1,   /* field[1] = store */
 };
 static const ProtobufCIntRange flotilla__replica_note__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor flotilla__replica_note__descriptor =
 {
@@ -6073,7 +7728,7 @@ const ProtobufCMessageDescriptor flotilla__replica_note__descriptor =
   "Flotilla__ReplicaNote",
   "flotilla",
   sizeof(Flotilla__ReplicaNote),
-  2,
+  4,
   flotilla__replica_note__field_descriptors,
   flotilla__replica_note__field_indices_by_name,
   1,  flotilla__replica_note__number_ranges,

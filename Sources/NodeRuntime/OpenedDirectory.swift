@@ -48,12 +48,13 @@ extension NodeError {
         }
     }
 
-    /// The state in `store` cannot be opened or read at the start. What is corrupt there is a copy: the log, opened
-    /// before it and never compacted, has all of it.
+    /// The state in `store` cannot be opened or read at the start. What is corrupt there is a copy: the log,
+    /// opened before it, has what it has not been compacted by, and the other members have the rest.
     init(_ error: StateMachineError, store: String) {
         // RocksDB's C interface tells errors apart by their text only; a file that is missing is no corruption to it
         let isCorrupt = ["Corruption: ", "No such file or directory"].contains { error.description.contains($0) }
-        let advice = "; remove that directory: it is rebuilt from the log, as long as the log is whole"
+        let advice =
+            "; remove that directory: it is rebuilt from the log, and from the other members where that is compacted"
         self.init(isCorrupt ? "the store in \(store) is damaged (\(error))\(advice)" : error.description)
     }
 }

@@ -91,23 +91,28 @@ struct NodeState: Equatable {
     }
 }
 
-/// A replica's own record in the log: which state of the store is its own.
+/// A replica's own record in the log: which state of the store is its own, and what is wrong with that.
 struct ReplicaNote {
     static let format: UInt32 = 1
     var store: UInt64
+    var fence: Fence?
 
     init(store: UInt64) { self.store = store }
 
     /// What a note says; nil if it does not parse, or was written by a newer version.
     init?(_ note: Bytes) {
-        let store = Arena().scope { arena -> UInt64? in
+        let parsed = Arena().scope { arena -> ReplicaNote? in
             guard let message = arena.unpack(flotilla__replica_note__init, note)?.pointee,
-                message.format <= ReplicaNote.format, message.has_store != 0
+                message.format <= ReplicaNote.format, message.has_store != 0, message.fence_index >= 0
             else { return nil }
-            return message.store
+            var parsed = ReplicaNote(store: message.store)
+            if let problem = message.fence {
+                parsed.fence = Fence(index: LogIndex(message.fence_index), problem: String(cString: problem))
+            }
+            return parsed
         }
-        guard let store else { return nil }
-        self.store = store
+        guard let parsed else { return nil }
+        self = parsed
     }
 
     func packed(_ arena: Arena) -> Bytes {
@@ -116,6 +121,11 @@ struct ReplicaNote {
             message.pointee.format = ReplicaNote.format
             message.pointee.has_store = 1
             message.pointee.store = store
+            if let fence {
+                message.pointee.fence = arena.string(fence.problem)
+                message.pointee.has_fence_index = 1
+                message.pointee.fence_index = fence.index.rawValue
+            }
             return arena.pack(message)
         }
     }

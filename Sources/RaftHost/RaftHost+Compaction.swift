@@ -9,7 +9,7 @@ import Transport
 // 2. maintenance: one flush of the store, then what each replica concerned holds durably
 // 3. lane: the replicas' logs are compacted, a few per turn
 // 4. log: what keeps old segments alive is written anew, segments without anything alive are taken out
-// 5. maintenance: their files go
+// 5. maintenance: their files go, and now and then the log's index is written, for a quick start
 
 /// A round of compaction.
 struct CompactionRound {
@@ -78,9 +78,14 @@ extension RaftHost {
             if !round.isAtWorker { compactNext() }
             return nil
         }
-        guard !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction else { return nil }
+        // a log that takes nothing does not grow, and is looked at all the same until it does
+        guard
+            !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction || isLogTight
+                || isLogAtBound
+        else { return nil }
         guard nextCompaction <= now else { return nextCompaction }
         nextCompaction = now + settings.compactionPace
+        bytesSinceCheckpoint += grownBytes
         (grownBytes, wantsCompaction) = (0, false)
         beginRound()
         return nil
@@ -236,6 +241,8 @@ extension RaftHost {
                 // nothing has changed; the next round tries again
                 logger.log(.warning, "the log's space cannot be freed now", [("problem", error.description)])
             }
+            let writesIndex = bytesSinceCheckpoint >= settings.lookBytes
+            if writesIndex { bytesSinceCheckpoint = 0 }
             for group in unreadable.value {
                 guard let replica = replicas.first(where: { $0.record.number == group }) else { continue }
                 repairLog(of: replica, from: replica.raft.base.index.next, "entries could not be carried forward")
@@ -243,6 +250,7 @@ extension RaftHost {
             workers.maintenance.submit {
                 do throws(StorageError) {
                     try log.deleteRetired()
+                    if writesIndex { try log.checkpoint() }
                 } catch {
                     logger.log(.warning, "old parts of the log stay for now", [("problem", error.description)])
                 }

@@ -22,6 +22,15 @@ struct LogBatch {
     }
 
     var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
+
+    /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
+    /// one in its place.
+    mutating func disown(_ replica: Replica) {
+        for (position, duty) in duties.enumerated() {
+            guard case .persisted(let writer, _) = duty, writer === replica else { continue }
+            duties[position] = .persisted(replica, DurableMark(term: .zero, index: .zero))
+        }
+    }
 }
 
 extension RaftHost {
@@ -66,6 +75,7 @@ extension RaftHost {
             batchUnderWay = nil
             if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
             isLogFull = false
+            isLogAtBound = false
             noteSpace()
             perform(written.duties)
             sealAt = now + settings.sealDelay
@@ -73,6 +83,8 @@ extension RaftHost {
             // nothing was written; the batch waits until there is room, and new proposals are refused meanwhile
             if !isLogFull { logger.log(.error, "the disk is full: writes are refused", [("path", path)]) }
             isLogFull = true
+            isLogAtBound = log.totalBytes > log.spaceBytes / 2
+            noteSpace()
             // others may commit what this node cannot apply: its clients would wait for the disk
             for replica in replicas where leadsOthers(replica) && replica.raft.commitIndex > replica.raft.durableIndex {
                 inbox.append((replica, .transferRequested(nil)))
@@ -98,11 +110,14 @@ extension RaftHost {
     /// A log that is about to refuse entries takes no more proposals, and is compacted.
     private func noteSpace() {
         let isTight = log.isTight
+        if log.totalBytes > log.spaceBytes / 2 {
+            // it fills faster than usual
+            nextCompaction = min(nextCompaction, now + Interval(nanoseconds: settings.compactionPace.nanoseconds / 8))
+        }
         if isTight != isLogTight {
             logger.log(
-                isTight ? .error : .info,
-                isTight
-                    ? "the log has no room for more: writes are refused, reads go on" : "the log has room again",
+                isTight ? .warning : .info,
+                isTight ? "the log is near its bound: writes wait for compaction" : "the log has room again",
                 [("log_bytes", "\(log.totalBytes)")])
         }
         isLogTight = isTight

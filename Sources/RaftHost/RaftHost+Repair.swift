@@ -198,6 +198,8 @@ extension RaftHost {
             memberships: replica.memberships.filter { $0.index <= last }, applied: min(replica.applied, last),
             debt: lost)
         raft.succeed(former)
+        batchUnderWay?.disown(replica)
+        batch.disown(replica)
         failReads(of: replica)
         replica.raft = raft
         // what was applied stays so; if it is lost from the log, the same comes again

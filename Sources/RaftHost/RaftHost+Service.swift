@@ -34,6 +34,9 @@ extension RaftHost {
                 switch method {
                 case "release": try release(request)
                 case "read_index": try readIndex(request)
+                case "want_snapshot": try wantSnapshot(request)
+                case "compare_applied": try compareApplied(request)
+                case "fence": try takeFence(request)
                 default: return false
                 }
             } catch {

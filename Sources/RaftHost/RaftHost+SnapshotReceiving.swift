@@ -86,10 +86,21 @@ extension RaftHost {
     func installSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
         let (addressing, message, uri) = try wire.decodeSnapshotRequest(request.body)
         let (replica, from) = try addressed(addressing, request, badSender: 1003)
-        step(replica, .received(.snapshotRequest(message), from: from), StepContext(responder: request.responder))
+        // the log may hold what is offered, and the state not
+        let needsState = replica.needsState
+        step(
+            replica, .received(.snapshotRequest(message), from: from),
+            StepContext(responder: needsState ? nil : request.responder))
         lane.requestTurn()
+        if needsState, let refusal = effects.reply {
+            return request.responder.reply(body: wire.packReply(refusal))
+        }
+        let isHeld = needsState && effects.acknowledgement != nil && message.meta.last.index >= replica.raft.base.index
         // a refusal, or that it is here already, has been said
-        guard let meta = effects.snapshotWanted else { return }
+        guard let meta = effects.snapshotWanted ?? (isHeld ? message.meta : nil) else {
+            if needsState { request.responder.fail(RaftHost.again, "not of any use") }
+            return
+        }
         guard replica.id.role != .witness else {
             return step(replica, .snapshotReceived(meta), StepContext(responder: request.responder))
         }
@@ -464,7 +475,15 @@ extension RaftHost {
         var context = StepContext(responder: snapshot.responder)
         context.store = snapshot.store
         step(replica, .snapshotReceived(snapshot.meta), context)
-        guard effects.install != nil else {
+        let isStateOnly =
+            effects.install == nil && effects.acknowledgement != nil && replica.needsState
+            && snapshot.meta.last.index >= replica.raft.base.index
+        if isStateOnly {
+            // the log stays as it is
+            let note = ReplicaNote(store: snapshot.store).packed(wire.arena)
+            batch.append(LogWrite(group: replica.record.number, note: note))
+        }
+        guard effects.install != nil || isStateOnly else {
             if effects.acknowledgement == nil { snapshot.responder?.fail(116, "not wanted any more") }
             dropState(snapshot.store)
             return finish(snapshot)
@@ -491,10 +510,14 @@ extension RaftHost {
         replica.record.store = snapshot.store
         if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
             nodeState.replicas[position].store = snapshot.store
+            nodeState.replicas[position].fence = nil
         }
+        replica.record.fence = nil
+        replica.fence = nil
         replica.stateMachine = machine
         replica.generation += 1
         replica.isSwitching = false
+        replica.needsState = false
         replica.applyRetry = nil
         replica.applied = snapshot.meta.last.index
         replica.applyOrdered = replica.applied

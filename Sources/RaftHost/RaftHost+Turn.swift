@@ -23,7 +23,9 @@ extension RaftHost {
                 stalledRetry = retryStalled()
                 submitApply()
                 repairsDue = pursueRepairs()
+                statesDue = pursueStates()
                 compactionDue = pursueCompaction()
+                comparisonDue = pursueComparing()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
             guard !deferred.isEmpty else { break }
@@ -160,7 +162,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook, compactionDue, snapshotsDue, repairsDue,
+            nextLook, compactionDue, snapshotsDue, repairsDue, statesDue, comparisonDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

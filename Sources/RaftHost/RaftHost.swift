@@ -80,6 +80,9 @@ public final class RaftHost: @unchecked Sendable {
         public var snapshotsSent = 8
         /// How long a snapshot that nobody asks for is kept, sent or received in part.
         public var snapshotPatience = Interval.milliseconds(30_000)
+        /// How long after something was applied the replicas of a group are compared, and the shortest time between two
+        /// comparisons.
+        public var comparisonPace = Interval.milliseconds(1000)
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 
@@ -176,6 +179,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// Bytes written since the log was last looked at.
     var grownBytes = 0
+    /// Bytes written since its index was last written.
+    var bytesSinceCheckpoint = 0
     /// The log is to be looked at once more.
     var wantsCompaction = false
     var compactionCandidates: [Replica] = []
@@ -187,10 +192,21 @@ public final class RaftHost: @unchecked Sendable {
     let firstFreshNumber: UInt64
     /// A replica's note is lost, and with it perhaps which state is its own.
     var hasUnknownStates = false
+    /// Replicas that wait for a state, and when their leaders are asked again.
+    var stateless: [Replica] = []
+    var nextAsking = Instant.distantPast
+    var statesDue: Instant?
     var repairs: [LogRepair] = []
     var repairsDue: Instant?
     var sending: SnapshotSending
     var receiving = SnapshotReceiving()
+
+    /// Groups led here that have applied something since their replicas were compared.
+    var toCompare: [Replica] = []
+    var nextComparison: Instant?
+    var comparisonDue: Instant?
+    /// The round under way.
+    var comparing: ComparisonRound?
 
     var batch = LogBatch()
     var batchUnderWay: LogBatch?
@@ -202,6 +218,8 @@ public final class RaftHost: @unchecked Sendable {
 
     /// The log could not write for want of room, and tries again.
     var isLogFull = false
+    /// The log could not write for want of room, by its own bound and not the device's.
+    var isLogAtBound = false
     /// The log is about to refuse entries.
     var isLogTight = false
     /// Less is free than proposals need.
@@ -244,6 +262,7 @@ public final class RaftHost: @unchecked Sendable {
         for position in nodeState.replicas.indices {
             if let note = recovered[nodeState.replicas[position].number]?.note.flatMap({ ReplicaNote($0) }) {
                 nodeState.replicas[position].store = note.store
+                nodeState.replicas[position].fence = note.fence
             }
         }
         firstFreshNumber = nodeState.nextNumber
@@ -296,9 +315,7 @@ public final class RaftHost: @unchecked Sendable {
             // nothing is applied before it is durable in the log: a part of the log has gone
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
         }
-        if damage == nil, let base = state.base?.position.index, applied < base {
-            damage = "the store holds what was applied up to entry \(applied), the log begins behind \(base)"
-        }
+        let base = state.base?.position.index ?? .zero
         if case .promises = state.damage { hasUnknownStates = true }
         if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
@@ -320,16 +337,25 @@ public final class RaftHost: @unchecked Sendable {
         }
         let raft = makeRaft(
             record, state.hardState, base: state.base?.position ?? .zero, runs: state.termRuns, last: state.lastIndex,
-            memberships: configurations, applied: applied, debt: state.debt)
+            memberships: configurations, applied: max(applied, base), debt: state.debt)
         let replica = Replica(
-            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: applied,
+            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: max(applied, base),
             memberships: configurations, settings: settings)
         replicas.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
+        // a store that was emptied since holds another state
+        if let fence = record.fence, applied >= fence.index {
+            logger.log(.error, "the state is fenced", [("group", record.group), ("problem", fence.problem)])
+            replica.fence = fence
+            wantState(of: replica, fence.problem)
+        }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
+        if applied < base, replica.id.role != .witness {
+            wantState(of: replica, "the store holds entries up to \(applied), the log begins behind \(base)")
+        }
         lane.requestTurn()
     }
 
@@ -418,8 +444,9 @@ public final class RaftHost: @unchecked Sendable {
     /// Bytes of the log on disk.
     public var logBytes: Int { log.totalBytes }
 
-    /// Whether proposals are refused for want of disk space.
-    public var refusesWrites: Bool { isLogFull || hasLittleRoom || isLogTight }
+    /// Whether proposals are refused for want of disk space. While the log is at its own bound they are refused as busy:
+    /// compaction makes room before long.
+    public var refusesWrites: Bool { (isLogFull && !isLogAtBound) || hasLittleRoom }
 
     /// Bytes that the log may occupy.
     public var logSpace: Int { log.spaceBytes }
@@ -439,6 +466,7 @@ public final class RaftHost: @unchecked Sendable {
         }
         if isOver || stopping != nil || replica.raft.isTransferring { return later { completion(.refused(.stopping)) } }
         checkFreeSpace()
+        if isLogTight || isLogAtBound { return later { completion(.refused(.busy)) } }
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
         guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
@@ -492,6 +520,19 @@ public final class RaftHost: @unchecked Sendable {
                     completion(stoodBefore || stands(moment, at: lane.clock.now) ? result.value : nil)
                 }))
         lane.requestTurn()
+    }
+
+    /// Runs `body`, which may take long, on a worker that nobody's answers depend on; the completion comes on the lane.
+    public func runAside<R: Sendable>(_ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void) {
+        let result = Box<R?>(nil)
+        let completion = Box(completion)
+        workers.maintenance.submit {
+            result.value = body()
+        } completion: { [self] in
+            guard let value = result.value, !isOver else { return }
+            completion.value(value)
+            lane.requestTurn()
+        }
     }
 
     /// `reading` is one of the clock that is younger than the read: the turn's own may be older, when somebody on the lane

@@ -89,6 +89,8 @@ public struct ReplicaRecord: Equatable, Sendable {
     public var kind: String
     /// The number of its state in the store: ``number``, until a snapshot was installed under another.
     public var store: UInt64
+    /// What is wrong with that state, as far as comparisons with others have told.
+    var fence: Fence?
 
     /// A record.
     public init(group: String, peer: PeerID, number: UInt64, birth: Configuration, kind: String) {
@@ -117,8 +119,11 @@ final class Replica: @unchecked Sendable {
     var owes = false
     /// Set while the state machine cannot go on.
     var applyProblem: String?
+    /// Set once its state was found to differ from the others'; until it gets another state.
+    var fence: Fence?
+    var comparison = ComparisonState()
     /// Why the replica does not serve, if it does not.
-    var problem: String? { logProblem ?? applyProblem }
+    var problem: String? { logProblem ?? fence?.problem ?? applyProblem }
     /// Set while nothing is given to the state machine: when it is made anew from what the store holds.
     var applyRetry: Instant?
 
@@ -174,6 +179,10 @@ final class Replica: @unchecked Sendable {
     /// Set while a snapshot's state is about to take the place of the present one, to which nothing is applied any
     /// more.
     var isSwitching = false
+    /// How often the state machine failed since it last went on.
+    var failures = 0
+    /// Its state is lost: it waits for a snapshot.
+    var needsState = false
     /// Counts the states it has had: what is applied to an earlier one is nothing to this one.
     var generation = 0
 

@@ -97,6 +97,7 @@ struct Checkpoint {
         let version: UInt32 = bytes.little(at: 8)
         guard version <= LogFormat.version else { return .newer(version: Int(version)) }
         var checkpoint = Checkpoint(identity: bytes.little(at: 16), segment: bytes.little(at: 24))
+        let payloads = PayloadReader()
         var offset = headByteCount
         while true {
             guard bytes.count - offset >= blockHeadByteCount else { return .unreadable }
@@ -107,7 +108,7 @@ struct Checkpoint {
             else { return .unreadable }
             let count = Int(bytes.little(UInt32.self, at: offset + 8))
             guard count > 0 else { return start + length == bytes.count ? .read(checkpoint) : .unreadable }
-            var reader = CheckpointReader(bytes: bytes.part(start..<start + length))
+            var reader = CheckpointReader(bytes: bytes.part(start..<start + length), payloads: payloads)
             for _ in 0..<count {
                 guard let part = decodePart(&reader) else { return .unreadable }
                 checkpoint.parts.append(part)
@@ -125,7 +126,7 @@ struct Checkpoint {
         let log = GroupLog(group: group)
         if flags.contains(.hardState) {
             guard let location = reader.location(), let term: Int64 = reader.number(), let field = reader.field(),
-                let vote = RecordPayload.vote(field)
+                let vote = reader.payloads.vote(field)
             else { return nil }
             log.hardState = Placed(value: HardState(term: Term(term), vote: vote), location: location)
         }
@@ -140,14 +141,14 @@ struct Checkpoint {
         var base: Placed<LogBase>?
         if flags.contains(.base) {
             guard let location = reader.location(), let position = reader.position(), let field = reader.field(),
-                let configuration = RecordPayload.configuration(field)
+                let configuration = reader.payloads.configuration(field)
             else { return nil }
             base = Placed(value: LogBase(position: position, configuration: configuration), location: location)
         }
         guard let runs = reader.list({ $0.position() }),
             let configurations = reader.list({ reader -> PlacedConfiguration? in
                 guard let index: Int64 = reader.number(), let field = reader.field(),
-                    let configuration = RecordPayload.configuration(field)
+                    let configuration = reader.payloads.configuration(field)
                 else { return nil }
                 return PlacedConfiguration(index: LogIndex(index), configuration: configuration)
             }), let locations = reader.list({ $0.location() }),
@@ -161,10 +162,12 @@ struct Checkpoint {
 /// Reads the fields of a checkpoint; nil wherever they go beyond the end.
 private struct CheckpointReader {
     let bytes: UnsafeRawBufferPointer
+    let payloads: PayloadReader
     private var offset = 0
 
-    init(bytes: UnsafeRawBufferPointer) {
+    init(bytes: UnsafeRawBufferPointer, payloads: PayloadReader) {
         self.bytes = bytes
+        self.payloads = payloads
     }
 
     var isAtEnd: Bool { offset == bytes.count }
@@ -327,7 +330,28 @@ extension Checkpoint {
         let missing = manifest.segments.first {
             $0.number < segment && !disk.exists(LogFormat.segmentName($0.number))
         }
-        return missing.map { "segment \($0.number) is missing" }
+        if let missing { return "segment \(missing.number) is missing" }
+        let isInside = placesAreInside(manifest.segments)
+        return isInside ? nil : "it names a place that does not exist"
+    }
+
+    /// Whether every record lies in one of the segments, or in one that is gone: by the end of the log nothing in that
+    /// may be alive.
+    private func placesAreInside(_ segments: [Manifest.Entry]) -> Bool {
+        guard let last = segments.last?.number else { return parts.isEmpty }
+        var sizes: [UInt64: Int] = [:]
+        for entry in segments { sizes[entry.number] = entry.size }
+        // neighbours mostly lie in the same segment
+        var (known, size): (UInt64, Int?) = (0, nil)
+        var isInside = true
+        for part in parts {
+            part.log.forEachLocation { location in
+                let number = UInt64(location.segment)
+                if number != known { (known, size) = (number, sizes[number]) }
+                if number > last || Int(location.end) > size ?? .max { isInside = false }
+            }
+        }
+        return isInside
     }
 }
 

@@ -133,3 +133,30 @@ enum RecordPayload {
         return Configuration(peers: new, oldPeers: old)
     }
 }
+
+/// Decodes payloads that the log understands, each text but once: many groups have the same members.
+final class PayloadReader {
+    /// What is remembered is bounded; the rest is decoded every time.
+    private static let knownCountMax = 4096
+
+    private var votes: [Bytes: PeerID?] = [:]
+    private var configurations: [Bytes: Configuration] = [:]
+
+    /// As ``RecordPayload/vote(_:)``.
+    func vote(_ bytes: UnsafeRawBufferPointer) -> PeerID?? {
+        let text = Bytes(copying: bytes)
+        if let vote = votes[text] { return .some(vote) }
+        guard let vote = RecordPayload.vote(bytes) else { return nil }
+        if votes.count < PayloadReader.knownCountMax { votes[text] = .some(vote) }
+        return .some(vote)
+    }
+
+    /// As ``RecordPayload/configuration(_:)``.
+    func configuration(_ bytes: UnsafeRawBufferPointer) -> Configuration? {
+        let text = Bytes(copying: bytes)
+        if let configuration = configurations[text] { return configuration }
+        guard let configuration = RecordPayload.configuration(bytes) else { return nil }
+        if configurations.count < PayloadReader.knownCountMax { configurations[text] = configuration }
+        return configuration
+    }
+}

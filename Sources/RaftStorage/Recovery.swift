@@ -31,6 +31,7 @@ struct Recovery {
 
     private let disk: any Disk
     private let identity: UInt64
+    private let payloads = PayloadReader()
     private var wound: Wound?
     private var image: SegmentImage?
     /// Of the last batch that was read or whose groups are known.
@@ -235,7 +236,7 @@ extension Recovery {
         let location = RecordLocation(segment: place.segment, offset: place.offset, byteCount: record.byteCount)
         switch record.kind {
         case .hardState:
-            guard let vote = RecordPayload.vote(record.payload) else { return false }
+            guard let vote = payloads.vote(record.payload) else { return false }
             let state = HardState(term: record.position.term, vote: vote)
             log.hardState = Placed(value: state, location: location)
         case .note:
@@ -245,7 +246,7 @@ extension Recovery {
         case .debtPaid:
             log.debt = nil
         case .truncate, .compact, .reset, .data, .noOp, .configuration:
-            return log.entries.apply(record, at: location)
+            return log.entries.apply(record, at: location, payloads)
         }
         return true
     }
@@ -459,7 +460,9 @@ extension EntryIndex {
     /// Applies a record of the entries; false if it does not fit. What a record speaks of may have been in a segment
     /// that is gone because nothing in it was alive at the end: so without entries the next one may lie anywhere behind
     /// the base.
-    fileprivate mutating func apply(_ record: Record, at location: RecordLocation) -> Bool {
+    fileprivate mutating func apply(
+        _ record: Record, at location: RecordLocation, _ payloads: PayloadReader
+    ) -> Bool {
         let position = record.position
         let isKnown = runs.firstIndex.map { position.index >= $0 } ?? false
         switch record.kind {
@@ -467,7 +470,7 @@ extension EntryIndex {
             guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
             truncate(behind: position.index)
         case .compact, .reset:
-            guard let configuration = RecordPayload.configuration(record.payload) else { return false }
+            guard let configuration = payloads.configuration(record.payload) else { return false }
             let base = LogBase(position: position, configuration: configuration)
             if record.kind == .reset {
                 reset(to: Placed(value: base, location: location))
@@ -476,7 +479,7 @@ extension EntryIndex {
                 compact(to: Placed(value: base, location: location))
             }
         default:
-            let configuration = record.kind == .configuration ? RecordPayload.configuration(record.payload) : nil
+            let configuration = record.kind == .configuration ? payloads.configuration(record.payload) : nil
             guard runs.accepts(position) || (runs.runs.isEmpty && position.index > runs.base.index),
                 (record.kind == .configuration) == (configuration != nil)
             else { return false }

@@ -11,6 +11,8 @@ public enum ControllerCommand: Equatable, Sendable {
     case join(address: NodeAddress, incarnation: UInt64)
     /// The group has taken its first shards over.
     case groupBorn(String)
+    /// Has each replica hold its state as it is behind this entry, under this number, to be compared with the others'.
+    case verify(UInt64)
 
     /// The payload of an entry.
     public func encoded(_ arena: Arena) -> Bytes {
@@ -25,6 +27,9 @@ public enum ControllerCommand: Equatable, Sendable {
                 join.pointee.incarnation = incarnation
                 message.pointee.join = join
             case .groupBorn(let group): message.pointee.group_born = arena.string(group)
+            case .verify(let number):
+                message.pointee.has_verify = 1
+                message.pointee.verify = number
             }
             return arena.pack(message)
         }
@@ -48,6 +53,7 @@ public enum ControllerCommand: Equatable, Sendable {
                 }
                 return .join(address: address, incarnation: join.incarnation)
             }
+            if message.has_verify != 0 { return .verify(message.verify) }
             guard let group = message.group_born else { throw NamedErrorThrown(.badRequest) }
             return .groupBorn(String(field: group))
         }

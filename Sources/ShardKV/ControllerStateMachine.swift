@@ -21,6 +21,10 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
     private var current: ClusterMap?
     private var log: AppliedLog
     private var failure: StateMachineError?
+    /// Called on the worker with the state behind an entry that asks to hold it; set before the first entry is applied.
+    public var onHold: HeldStateReceiver?
+    /// Asked for by the entry applied last.
+    private var holdNumber: UInt64?
     private let published: Mutex<Published>
 
     /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
@@ -89,22 +93,33 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
     }
 
     private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
-        let (positionBefore, mapBefore) = (log.position, current)
         var replies: [Bytes] = []
-        for entry in entries { replies.append(try apply(entry)) }
-        guard log.position != positionBefore else { return replies }
+        var before = (position: log.position, map: current)
+        for entry in entries {
+            replies.append(try apply(entry))
+            guard let number = holdNumber else { continue }
+            holdNumber = nil
+            try commit(after: before)
+            before = (log.position, current)
+            onHold?(number, store.hold(log))
+        }
+        try commit(after: before)
+        return replies
+    }
+
+    private func commit(after before: (position: LogPosition, map: ClusterMap?)) throws(StateMachineError) {
+        guard log.position != before.position else { return }
         var meta = MetaRecord()
         meta.log = log
         store.put(store.layout.key(.meta), meta.encoded)
-        if current != mapBefore, let current { store.put(store.layout.key(.map), stored(current)) }
+        if current != before.map, let current { store.put(store.layout.key(.map), stored(current)) }
         try store.commit()
         let onChange = published.withLock { published in
             published.log = log
             published.map = current
             return published.onChange
         }
-        if current != mapBefore, let current { onChange?(current) }
-        return replies
+        if current != before.map, let current { onChange?(current) }
     }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
@@ -134,7 +149,13 @@ extension ControllerStateMachine {
         case .initialize(let record): initialize(record)
         case .join(let address, let incarnation): join(address, incarnation)
         case .groupBorn(let group): markBorn(group)
+        case .verify(let number): hold(number)
         }
+    }
+
+    private func hold(_ number: UInt64) -> ControllerReply {
+        holdNumber = number
+        return ControllerReply(version: current?.version)
     }
 
     /// Nodes of a cluster at most, against strangers that announce themselves under ever new addresses. Replicated

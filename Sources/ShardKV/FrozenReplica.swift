@@ -19,3 +19,6 @@ public final class FrozenReplica: FrozenState {
         try view.export(replicaNumber, as: number, into: folder)
     }
 }
+
+/// Gets a state that an entry asked to hold, with the number that the entry gives it; or why it cannot be held.
+public typealias HeldStateReceiver = @Sendable (_ number: UInt64, Result<FrozenReplica, StateMachineError>) -> Void

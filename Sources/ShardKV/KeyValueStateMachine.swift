@@ -75,6 +75,10 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
     /// Whether ``shards`` has changed since it was published.
     var hasNewShards = false
     private var failure: StateMachineError?
+    /// Called on the worker with the state behind an entry that asks to hold it; set before the first entry is applied.
+    public var onHold: HeldStateReceiver?
+    /// Asked for by the entry applied last.
+    private var holdNumber: UInt64?
     private let published: Mutex<Published>
 
     /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
@@ -126,16 +130,26 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         try stoppingOnFailure { () throws(StateMachineError) in
             var replies: [Bytes] = []
             replies.reserveCapacity(entries.count)
-            for entry in entries { replies.append(try apply(entry)) }
-            var meta = MetaRecord()
-            meta.log = log
-            meta.replicatedTime = keyspace.replicatedTime
-            meta.expiringKeys = keyspace.expiringKeys
-            if meta != published.withLock({ $0.meta }) { store.put(store.layout.key(.meta), meta.encoded) }
-            try store.commit()
-            publish(meta)
+            for entry in entries {
+                replies.append(try apply(entry))
+                guard let number = holdNumber else { continue }
+                holdNumber = nil
+                try commit()
+                onHold?(number, store.hold(log))
+            }
+            try commit()
             return replies
         }
+    }
+
+    private func commit() throws(StateMachineError) {
+        var meta = MetaRecord()
+        meta.log = log
+        meta.replicatedTime = keyspace.replicatedTime
+        meta.expiringKeys = keyspace.expiringKeys
+        if meta != published.withLock({ $0.meta }) { store.put(store.layout.key(.meta), meta.encoded) }
+        try store.commit()
+        publish(meta)
     }
 
     /// Makes what is applied durable, of every replica on the engine: waits for the disk.
@@ -166,6 +180,9 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         case .command(.install(let shards)): return install(shards)
         case .command(.time(let milliseconds)):
             try keyspace.advance(to: milliseconds, removingAtMost: limits.expiredKeysPerTime)
+            return ExecuteReply().packed(arena)
+        case .command(.verify(let number)):
+            holdNumber = number
             return ExecuteReply().packed(arena)
         }
     }

@@ -56,7 +56,7 @@ final class ReplicaStore {
     }
 
     /// The replica as the engine has it now; nothing may be pending.
-    func freeze(_ log: AppliedLog) throws(StateMachineError) -> any FrozenState {
+    func freeze(_ log: AppliedLog) throws(StateMachineError) -> FrozenReplica {
         precondition(pending.isEmpty, "a state is frozen in the middle of a batch")
         guard let meta = log.meta else {
             throw StateMachineError(
@@ -64,6 +64,15 @@ final class ReplicaStore {
             )
         }
         return FrozenReplica(meta: meta, view: try engine.freeze(), replicaNumber: layout.replicaNumber)
+    }
+
+    /// As ``freeze(_:)``; that it cannot be done is no trouble of the state machine.
+    func hold(_ log: AppliedLog) -> Result<FrozenReplica, StateMachineError> {
+        do throws(StateMachineError) {
+            return .success(try freeze(log))
+        } catch {
+            return .failure(error)
+        }
     }
 
     /// Visits every key of `kind` in order; what `visit` throws ends the scan.

@@ -136,6 +136,9 @@ extension GroupCommand {
             case .time(let milliseconds):
                 message.pointee.has_time_ms = 1
                 message.pointee.time_ms = milliseconds
+            case .verify(let number):
+                message.pointee.has_verify = 1
+                message.pointee.verify = number
             }
             return arena.pack(message)
         }
@@ -166,6 +169,7 @@ extension GroupCommand {
                 }
                 return .install(shards)
             }
+            if message.has_verify != 0 { return .verify(message.verify) }
             guard message.has_time_ms != 0 else { throw NamedErrorThrown(.badRequest) }
             return .time(message.time_ms)
         }

@@ -11,6 +11,8 @@ public enum GroupCommand: Equatable, Sendable {
     case install([Shard])
     /// Moves the group's replicated time on to at least this many milliseconds since 1970.
     case time(Int64)
+    /// Has each replica hold its state as it is behind this entry, under this number, to be compared with the others'.
+    case verify(UInt64)
 }
 
 /// A write under a session: exactly once for each (session, sequence).

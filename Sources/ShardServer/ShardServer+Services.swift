@@ -21,13 +21,18 @@ extension ShardServer {
             case "bootstrap": answerBootstrap(request)
             case "get_map": answerGetMap(request)
             case "status": answerStatus(request)
-            case "create_replica", "install_shards":
-                // orders of the controller: from a node of this cluster only
+            case "verify_group": answerVerifyGroup(request)
+            case "create_replica", "install_shards", "digest":
+                // orders of the controller, and questions of a group's leader: from a node of this cluster only
                 guard host.isKnownPeer(request.connection) else {
                     request.responder.fail(1, "say hello first (flotilla.NodeService)")
                     return true
                 }
-                if method == "create_replica" { answerCreateReplica(request) } else { answerInstallShards(request) }
+                switch method {
+                case "create_replica": answerCreateReplica(request)
+                case "install_shards": answerInstallShards(request)
+                default: answerDigest(request)
+                }
             default: return false
             }
             return true

@@ -52,6 +52,13 @@ public final class ShardServer {
     var controller: ControllerStateMachine?
     /// Maps applied by the controller's replica, handed over from the worker.
     let appliedMap = LockedValue<ClusterMap?>(nil)
+    /// States of this node's replicas that are being compared with others'.
+    let held = HeldStates()
+    /// Groups that are being verified from here.
+    var verifying: Set<String> = []
+    /// Members that had not applied the entry yet, by position.
+    var digestRetries: [(verification: Verification, member: Int)] = []
+    var nextDigestRetry = Instant.distantPast
     var groupClocks: [String: GroupClock] = [:]
     /// Groups led here whose clock waits to be started.
     var startingClocks: [String] = []
@@ -88,7 +95,7 @@ public final class ShardServer {
         self.settings = settings
         self.host = host
         self.directory = directory
-        self.factory = StateMachineFactory(engine: engine, appliedMap: appliedMap)
+        self.factory = StateMachineFactory(engine: engine, appliedMap: appliedMap, held: held)
         self.lane = lane
         self.logger = logger
         self.startedAt = lane.clock.now
@@ -110,7 +117,18 @@ public final class ShardServer {
         }
         host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
-            let machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
+            guard [ReplicaKind.controller, ReplicaKind.keyValue].contains(record.kind) else {
+                throw StateMachineError(
+                    "\(record.group) is of the kind \(record.kind), which this version does not know; upgrade raftd")
+            }
+            let machine: any StateMachine
+            do throws(StateMachineError) {
+                machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
+            } catch {
+                // the others serve, and this one gets its state from its leader
+                host.open(record, unreadable: error.description)
+                continue
+            }
             host.open(record, stateMachine: machine)
         }
         host.removeUnknownStates()
@@ -123,7 +141,8 @@ public final class ShardServer {
         if let applied = appliedMap.take() { adoptMap(applied) }
         guard !isStopping else { return nil }
         var next = formationTurn(now)
-        for deadline in [proposeFirstTimes(now), driveGroups(now), pollMap(now)] {
+        let deadlines = [proposeFirstTimes(now), driveGroups(now), pollMap(now), held.turn(now), verifyTurn(now)]
+        for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
         }
         let open = channelOrder.compactMap { channels[$0] } + strangerOrder.compactMap { strangers[$0] }

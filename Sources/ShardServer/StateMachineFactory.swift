@@ -7,19 +7,26 @@ struct StateMachineFactory: Sendable {
     let engine: any KeyValueEngine
     /// Where the controller's state machine leaves every newer map.
     let appliedMap: LockedValue<ClusterMap?>
+    /// Where the state machines leave states that are to be compared.
+    let held: HeldStates
 
     /// The state machine of what lies under `number`; with nothing there, that of a replica born with `birth`.
     func make(
         _ group: String, _ kind: String, _ number: UInt64, _ birth: Configuration
     ) throws(StateMachineError) -> any SnapshotStateMachine {
+        let held = self.held
+        let hold: HeldStateReceiver = { held.put(group, number: $0, $1) }
         switch kind {
         case ShardServer.ReplicaKind.controller:
             let machine = try ControllerStateMachine(engine: engine, replicaNumber: number, birth: birth)
             let applied = appliedMap
             machine.onChange = { applied.set($0) }
+            machine.onHold = hold
             return machine
         case ShardServer.ReplicaKind.keyValue:
-            return try KeyValueStateMachine(engine: engine, replicaNumber: number, birth: birth)
+            let machine = try KeyValueStateMachine(engine: engine, replicaNumber: number, birth: birth)
+            machine.onHold = hold
+            return machine
         default:
             throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
         }

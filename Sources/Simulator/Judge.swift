@@ -24,6 +24,8 @@ final class Judge {
         var acknowledging: [(reply: AppendReply, chain: UInt64?)] = []
         /// A part of its log was lost while it ran: it starts with the rest.
         var isCut = false
+        /// Its log when it lost a part of that to damage.
+        var lost: LogChain?
         /// The membership in force after its last step.
         var configuration = Configuration.empty
     }
@@ -144,6 +146,9 @@ extension Judge {
         if let index = write.truncateFrom {
             if !replica.isCut || !rotten.contains(name.node) {
                 note(committedNeverChanges.truncates(name, from: index, in: term, of: replica.log))
+            } else {
+                // with what is being written: it is durable, and acknowledged, before the cut is
+                replica.lost = replica.log
             }
             replica.log.truncate(from: index)
         }
@@ -238,7 +243,9 @@ extension Judge {
                         + "their way"))
         }
         let wasLeading = replica.leads
+        let lost = log.lastIndex < replica.durable.lastIndex ? replica.durable : replica.lost
         replica = Followed(log: log, durable: log)
+        replica.lost = lost
         (replica.leads, replica.configuration) = (wasLeading, raft.configuration)
         // what was read from a cache must have been synced before anything is said
         look(at: name, replica)
@@ -273,7 +280,8 @@ extension Judge {
             })
         note(
             durableBeforeAcknowledged.commits(name, through: raft.commitIndex, replica.log, counted) {
-                followed[ReplicaName(name.group, on: world.number($0.address))]?.durable
+                let replica = followed[ReplicaName(name.group, on: world.number($0.address))]
+                return [replica?.durable, replica?.lost].compactMap { $0 }
             })
         note(leaseSafety.commits(name.group, by: name.node, in: raft.term, believers(of: name.group)))
     }

@@ -135,6 +135,9 @@
             Mutant(
                 "snapshot-drops-what-continues-it", "entries behind a snapshot are dropped", .cores(.everything),
                 seeds: 600),
+            Mutant(
+                "session-table-lost-in-a-snapshot", "a snapshot leaves the sessions behind",
+                .nodes([.crash, .partition, .loss])),
             Mutant("snapshot-keeps-what-conflicts", "entries that contradict a snapshot are kept", .cores(.snapshots)),
         ]
 
@@ -186,6 +189,7 @@
         ]
 
         private static let services = [
+            Mutant("apply-depends-on-the-node", "one node applies something else now and then", .nodes([.loss])),
             Mutant(
                 "repetitions-are-executed", "a write that comes again is executed again", .nodes([.loss, .partition])),
             Mutant(

@@ -116,7 +116,7 @@ struct Cluster: Sendable {
         return .done(existed: existed, clusterID: reply.cluster_id)
     }
 
-    private func call(
+    func call(
         _ node: NodeAddress, _ method: String, _ body: Bytes, patience: Interval = Cluster.nodePatience
     ) async -> Bytes? {
         do throws(ClientError) {

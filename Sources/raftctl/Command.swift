@@ -40,7 +40,7 @@ struct Command: Sendable {
 
     /// Every command, in the order of the help.
     static let all: [Command] = [
-        .initialize, .status, .nodeList, .groupList, .groupShow, .shardList, .shardLocate,
+        .initialize, .status, .nodeList, .groupList, .groupShow, .groupVerify, .shardList, .shardLocate,
         .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
     ]
 }

@@ -15,9 +15,11 @@ indirect enum JSON {
     /// `number`, or null.
     static func optional(_ number: Int64?) -> JSON { number.map { .integer($0) } ?? .null }
     /// A 64-bit id in hexadecimal: JSON's numbers are not that wide everywhere.
-    static func identifier(_ id: UInt64) -> JSON {
-        let digits = String(id, radix: 16)
-        return .string(String(repeating: "0", count: 16 - digits.count) + digits)
+    static func identifier(_ id: UInt64) -> JSON { .string(hexadecimal(id)) }
+    /// Sixteen digits.
+    static func hexadecimal(_ number: UInt64) -> String {
+        let digits = String(number, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
     }
 
     /// Members for bytes: text under `name`, and the exact bytes as well where they are not UTF-8.

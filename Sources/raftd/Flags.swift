@@ -213,6 +213,9 @@ extension Options {
         }
         configuration.logSpace = logSpace
         configuration.host.compactionBytes = min(configuration.host.compactionBytes, logSpace / 16)
+        // what is written at once must fit with ease
+        configuration.host.batchBytes = min(configuration.host.batchBytes, logSpace / 16)
+        configuration.host.payloadBytes = min(configuration.host.payloadBytes, logSpace / 16)
         configuration.host.keptBytes = min(configuration.host.keptBytes, logSpace / 64)
         configuration.host.snapshotBytesPerSecond = snapshotRate
         configuration.host.minimumFreeBytes = reserveMegabytes << 20

@@ -17,6 +17,7 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "store", run: fuzzStore),
         FuzzTarget(name: "records", run: fuzzRecords),
         FuzzTarget(name: "log", run: fuzzLog),
+        FuzzTarget(name: "checkpoint", run: fuzzCheckpoint),
         FuzzTarget(name: "core", run: fuzzCore),
         FuzzTarget(name: "liveness", run: fuzzLiveness),
     ]

@@ -34,6 +34,34 @@ func fuzzLog(_ input: Bytes) {
     }
 }
 
+/// A checkpoint with right checksums around parts that are the input: what it says is taken or refused, and the log that
+/// is opened with it can be read, written to, and opened again.
+func fuzzCheckpoint(_ input: Bytes) {
+    var choices = Choices(input)
+    let count = 1 + choices.number(below: 3)
+    let parts = choices.rest
+    let scratch = Scratch()
+    Checkpoint.encodeHead(identity: WrittenLog.settings.identity, segment: 2, into: scratch)
+    let start = scratch.count
+    for number in [0, UInt32(parts.count), UInt32(count)] { scratch.append(number) }
+    parts.withUnsafeBytes { scratch.append($0) }
+    scratch.store(Checksum.of(scratch[start + 4..<scratch.count]), at: start)
+    Checkpoint.encodeBlock([], into: scratch)
+    let disk = WrittenLog.disk.copy()
+    disk.setContents("CHECKPOINT", Array(scratch.bytes))
+    guard let (log, found) = try? WriteAheadLog.open(disk: disk, settings: WrittenLog.settings, log: { _ in }) else {
+        preconditionFailure("a whole log cannot be opened")
+    }
+    for (group, state) in found {
+        _ = try? log.entries(of: group, from: state.termRuns.first?.index ?? .zero, count: 10, maxBytes: 1 << 20)
+    }
+    try? log.write([LogWrite(group: 1, hardState: HardState(term: Term(99), vote: nil))])
+    _ = try? log.checkpoint()
+    guard (try? WriteAheadLog.open(disk: disk, settings: WrittenLog.settings, log: { _ in })) != nil else {
+        preconditionFailure("the log cannot be opened again")
+    }
+}
+
 private func rot(_ disk: MemoryDisk, _ choices: inout Choices) {
     guard let names = try? disk.list(), !names.isEmpty else { return }
     let name = names[choices.number(below: names.count)]
@@ -115,7 +143,7 @@ private func shows(_ disk: MemoryDisk, _ entry: LogEntry, of group: LogGroup) ->
 
 /// What is damaged: a log of three groups over several segments, with everything a log can hold.
 private enum WrittenLog {
-    private static let settings = WriteAheadLog.Settings(segmentBytes: 1 << 10, reserveBytes: 0, identity: 77)
+    static let settings = WriteAheadLog.Settings(segmentBytes: 1 << 10, reserveBytes: 0, identity: 77)
 
     static func open(_ disk: MemoryDisk) -> (WriteAheadLog, [LogGroup: RecoveredGroup])? {
         try? WriteAheadLog.open(disk: disk, settings: settings, log: { _ in })

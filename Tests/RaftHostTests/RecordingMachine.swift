@@ -49,11 +49,13 @@ final class MachineStore: @unchecked Sendable {
     var durable = LogPosition.zero
     /// The membership in force there.
     var configuration = Configuration.empty
+    /// Of everything applied up to there; nil: unknown.
+    var hash: UInt64? = AppliedHashTrail().value
 }
 
 /// A state machine that only counts, and tells the group's history what it applies. From time to time it flushes,
 /// as a store does: after a restart it begins with what was flushed last.
-final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
+final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     private let node: Int
     private let history: AppliedHistory
     private let store: MachineStore
@@ -61,12 +63,15 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
     private let flushesOneOf: Int64
     private(set) var appliedPosition: LogPosition
     private var configuration: Configuration
+    private var trail: AppliedHashTrail?
     /// Bytes of its snapshots.
     var snapshotBytes = 100_000
     /// Applying this index fails, if set.
     var failsAt: LogIndex?
     /// Answers a command with itself instead of its tag and position.
     var repeatsPayload = false
+    /// What comes of this index is wrong in one bit, if set.
+    var isWrongAt: LogIndex?
 
     init(node: Int, history: AppliedHistory, store: MachineStore, seed: UInt64, flushesOneOf: Int64) {
         self.node = node
@@ -76,6 +81,13 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
         self.flushesOneOf = flushesOneOf
         self.appliedPosition = store.durable
         self.configuration = store.configuration
+        self.trail = store.hash.map { AppliedHashTrail(at: store.durable.index, value: $0) }
+    }
+
+    var latestHash: AppliedHash? { appliedHash(at: appliedPosition.index) }
+
+    func appliedHash(at index: LogIndex) -> AppliedHash? {
+        trail?.value(at: index).map { AppliedHash(version: RollingHash.version, index: index, value: $0) }
     }
 
     func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
@@ -86,7 +98,9 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
             history.note(entry, tag: tag, after: appliedPosition, by: node)
             appliedPosition = entry.position
             if let membership = entry.configuration { configuration = membership }
-            replies.append(repeatsPayload ? entry.payload : Bytes("\(tag)@\(entry.position)"))
+            let result = tag ^ (entry.position.index == isWrongAt ? 1 : 0)
+            trail?.add(entry, result: Bytes("\(result)"))
+            replies.append(repeatsPayload ? entry.payload : Bytes("\(result)@\(entry.position)"))
         }
         if random.number(in: 0..<flushesOneOf) == 0 { flush() }
         return replies
@@ -98,6 +112,7 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
     func flush() {
         store.durable = appliedPosition
         store.configuration = configuration
+        store.hash = trail?.value
     }
 
     // MARK: snapshots
@@ -108,7 +123,8 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
 
     func freeze() -> any FrozenState {
         RecordedState(
-            meta: SnapshotMeta(last: appliedPosition, configuration: configuration), byteCount: snapshotBytes)
+            meta: SnapshotMeta(last: appliedPosition, configuration: configuration), byteCount: snapshotBytes,
+            hash: trail?.value)
     }
 }
 
@@ -116,9 +132,11 @@ final class RecordingMachine: SnapshotStateMachine, @unchecked Sendable {
 final class RecordedState: FrozenState, Sendable {
     let meta: SnapshotMeta
     private let byteCount: Int
+    private let hash: UInt64?
 
-    init(meta: SnapshotMeta, byteCount: Int) {
+    init(meta: SnapshotMeta, byteCount: Int, hash: UInt64?) {
         self.meta = meta
+        self.hash = hash
         self.byteCount = byteCount
     }
 
@@ -128,7 +146,7 @@ final class RecordedState: FrozenState, Sendable {
         }
         let last = meta.last
         let peers = meta.configuration.listed.map(\.description).joined(separator: ",")
-        try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers)"), to: "state")
+        try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers) \(hash ?? 0)"), to: "state")
         try folder.append(Bytes(), to: "empty")
     }
 
@@ -141,11 +159,12 @@ final class RecordedState: FrozenState, Sendable {
             throw StateMachineError("\(name) is not for number \(number)")
         }
         let words = try folder.contents(of: "state").text.split(separator: " ")
-        guard words.count == 4, UInt64(words[0]) == number, let index = Int64(words[1]), let term = Int64(words[2])
+        guard words.count == 5, UInt64(words[0]) == number, let index = Int64(words[1]), let term = Int64(words[2])
         else {
             throw StateMachineError("not a state for number \(number): \(words)")
         }
         let store = MachineStore()
+        store.hash = UInt64(words[4]).flatMap { $0 == 0 ? nil : $0 }
         store.durable = LogPosition(term: Term(term), index: LogIndex(index))
         store.configuration = Configuration(peers: words[3].split(separator: ",").compactMap { PeerID(String($0)) })
         return store

@@ -213,6 +213,51 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("Whose state is gone votes on, and gets another from its leader that its log goes on from")
+    func lostState() throws {
+        let cluster = try cluster(seed: 10)
+        write(150, cluster)
+        cluster.run(.milliseconds(1000))
+        let hurt = try #require(cluster.nodes.first { !$0.leads(0) })
+        #expect(base(hurt) > .zero)
+        let log = try #require(hurt.host.raft(of: "g0")?.lastIndex)
+        hurt.crash()
+        hurt.stores[0].durable = .zero
+        try hurt.start()
+        #expect(hurt.status(0)?.state == "damaged" && hurt.status(0)?.problem != nil)
+        write(20, cluster)
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(hurt, cluster) && hurt.status(0)?.problem == nil })
+        let record = try #require(hurt.host.records.first)
+        #expect(record.store != record.number && hurt.host.raft(of: "g0")?.lastIndex ?? .zero > log)
+        // for good
+        hurt.crash()
+        try hurt.start()
+        #expect(hurt.status(0)?.problem == nil)
+        #expect(cluster.run(limit: 20_000) { isCaughtUp(hurt, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A state machine that fails again and again is given up for a snapshot; what was offered before is no loss")
+    func failingState() throws {
+        let cluster = try cluster(seed: 11)
+        write(20, cluster)
+        let hurt = try #require(cluster.nodes.first { !$0.leads(0) })
+        let (store, history, number) = (hurt.stores[0], cluster.histories[0], hurt.number)
+        let failsAt = history.lastIndex.advanced(by: 5)
+        hurt.machines[0].failsAt = failsAt
+        hurt.host.remakeStateMachine = { _ in
+            let machine = RecordingMachine(node: number, history: history, store: store, seed: 1, flushesOneOf: .max)
+            machine.failsAt = failsAt
+            return machine
+        }
+        write(20, cluster)
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(hurt, cluster) && hurt.status(0)?.problem == nil })
+        #expect(hurt.host.records.first?.store != hurt.host.records.first?.number)
+        write(20, cluster)
+        #expect(cluster.run(limit: 20_000) { isCaughtUp(hurt, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A log that may take no more refuses writes, and takes them again once there is something to compact it by")
     func fullLog() throws {
         let cluster = try cluster(seed: 9) {
@@ -224,10 +269,10 @@ struct SnapshotTests {
         for tag in 1...400 where refusal == nil {
             refusal = cluster.propose(Command.payload(tag: UInt64(tag), byteCount: 1000), on: leader)?.refusal
         }
-        #expect(refusal == .diskFull && leader.host.refusesWrites)
+        #expect(refusal == .busy && leader.host.isLogTight)
         #expect(leader.host.logBytes <= 160 << 10)
         for node in cluster.nodes { node.machines[0].flush() }
-        #expect(cluster.run(limit: 30_000) { cluster.nodes.allSatisfy { !$0.host.refusesWrites } })
+        #expect(cluster.run(limit: 30_000) { cluster.nodes.allSatisfy { !$0.host.isLogTight } })
         #expect(cluster.propose(Command.payload(tag: 999, byteCount: 1000), on: leader)?.position != nil)
         #expect(cluster.run(limit: 20_000) { cluster.nodes.allSatisfy { isCaughtUp($0, cluster) } })
         #expect(cluster.allViolations == [])

@@ -5,7 +5,7 @@ import Testing
 @testable import RaftStorage
 
 /// A directory of its own, removed at the end.
-private final class TemporaryDirectory {
+final class TemporaryDirectory {
     let path: String
 
     init() throws {

@@ -143,11 +143,16 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
         #expect(checker.applies(one, second, durable: log((1, 5), (2, 6))) != nil)
         func commits(_ holders: [Int], _ configuration: Configuration) -> Violation? {
             checker.commits(one, through: index(2), whole, configuration) { peer in
-                peers.firstIndex(of: peer).map { holders.contains($0 + 1) ? whole : log((1, 5)) }
+                peers.firstIndex(of: peer).map { [holders.contains($0 + 1) ? whole : log((1, 5))] } ?? []
             }
         }
         #expect(commits([1, 2], Configuration(peers: peers)) == nil)
         #expect(commits([1], Configuration(peers: peers))?.facts.contains("1 of 3") == true)
+        // who lost to damage what it had acknowledged still vouches for it
+        let damaged = checker.commits(one, through: index(2), whole, Configuration(peers: peers)) { peer in
+            peer == peers[0] ? [whole] : peer == peers[1] ? [log((1, 5)), whole] : []
+        }
+        #expect(damaged == nil)
         let joint = Configuration(peers: [peers[0]], oldPeers: peers)
         #expect(commits([1, 3], joint) == nil && commits([1], joint) != nil && commits([2, 3], joint) != nil)
     }

@@ -23,6 +23,15 @@ typedef struct Flotilla__ReleaseRequest Flotilla__ReleaseRequest;
 typedef struct Flotilla__ReleaseReply Flotilla__ReleaseReply;
 typedef struct Flotilla__ReadIndexRequest Flotilla__ReadIndexRequest;
 typedef struct Flotilla__ReadIndexReply Flotilla__ReadIndexReply;
+typedef struct Flotilla__WantSnapshotRequest Flotilla__WantSnapshotRequest;
+typedef struct Flotilla__WantSnapshotReply Flotilla__WantSnapshotReply;
+typedef struct Flotilla__CompareAppliedRequest Flotilla__CompareAppliedRequest;
+typedef struct Flotilla__AppliedQuestion Flotilla__AppliedQuestion;
+typedef struct Flotilla__CompareAppliedReply Flotilla__CompareAppliedReply;
+typedef struct Flotilla__AppliedAnswer Flotilla__AppliedAnswer;
+typedef struct Flotilla__AppliedMark Flotilla__AppliedMark;
+typedef struct Flotilla__FenceRequest Flotilla__FenceRequest;
+typedef struct Flotilla__FenceReply Flotilla__FenceReply;
 typedef struct Flotilla__SnapshotOpenRequest Flotilla__SnapshotOpenRequest;
 typedef struct Flotilla__SnapshotOpenReply Flotilla__SnapshotOpenReply;
 typedef struct Flotilla__SnapshotFile Flotilla__SnapshotFile;
@@ -50,6 +59,11 @@ typedef struct Flotilla__CreateReplicaRequest Flotilla__CreateReplicaRequest;
 typedef struct Flotilla__CreateReplicaReply Flotilla__CreateReplicaReply;
 typedef struct Flotilla__InstallShardsRequest Flotilla__InstallShardsRequest;
 typedef struct Flotilla__InstallShardsReply Flotilla__InstallShardsReply;
+typedef struct Flotilla__VerifyGroupRequest Flotilla__VerifyGroupRequest;
+typedef struct Flotilla__VerifyGroupReply Flotilla__VerifyGroupReply;
+typedef struct Flotilla__ReplicaVerdict Flotilla__ReplicaVerdict;
+typedef struct Flotilla__DigestRequest Flotilla__DigestRequest;
+typedef struct Flotilla__DigestReply Flotilla__DigestReply;
 typedef struct Flotilla__ControllerCommand Flotilla__ControllerCommand;
 typedef struct Flotilla__ControllerReply Flotilla__ControllerReply;
 typedef struct Flotilla__Operation Flotilla__Operation;
@@ -255,6 +269,138 @@ struct  Flotilla__ReadIndexReply
 #define FLOTILLA__READ_INDEX_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_index_reply__descriptor) \
     , 0, 0 }
+
+
+/*
+ * The sender's log is whole and its state is lost: the leader shall offer a snapshot.
+ */
+struct  Flotilla__WantSnapshotRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *from;
+  char *to;
+};
+#define FLOTILLA__WANT_SNAPSHOT_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__want_snapshot_request__descriptor) \
+    , NULL, NULL, NULL }
+
+
+struct  Flotilla__WantSnapshotReply
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__WANT_SNAPSHOT_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__want_snapshot_reply__descriptor) \
+     }
+
+
+/*
+ * Which hashes of what they applied do these replicas of the asked node have? Of many groups at once.
+ */
+struct  Flotilla__CompareAppliedRequest
+{
+  ProtobufCMessage base;
+  size_t n_groups;
+  Flotilla__AppliedQuestion **groups;
+};
+#define FLOTILLA__COMPARE_APPLIED_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__compare_applied_request__descriptor) \
+    , 0,NULL }
+
+
+struct  Flotilla__AppliedQuestion
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *to;
+  /*
+   * of the hash; those of another one are not told
+   */
+  uint32_t version;
+  size_t n_indexes;
+  int64_t *indexes;
+};
+#define FLOTILLA__APPLIED_QUESTION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__applied_question__descriptor) \
+    , NULL, NULL, 0, 0,NULL }
+
+
+struct  Flotilla__CompareAppliedReply
+{
+  ProtobufCMessage base;
+  /*
+   * one for each question, in order
+   */
+  size_t n_groups;
+  Flotilla__AppliedAnswer **groups;
+};
+#define FLOTILLA__COMPARE_APPLIED_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__compare_applied_reply__descriptor) \
+    , 0,NULL }
+
+
+struct  Flotilla__AppliedAnswer
+{
+  ProtobufCMessage base;
+  /*
+   * of the indexes asked for those that are still, or already, known
+   */
+  size_t n_marks;
+  Flotilla__AppliedMark **marks;
+};
+#define FLOTILLA__APPLIED_ANSWER__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__applied_answer__descriptor) \
+    , 0,NULL }
+
+
+struct  Flotilla__AppliedMark
+{
+  ProtobufCMessage base;
+  int64_t index;
+  uint64_t hash;
+};
+#define FLOTILLA__APPLIED_MARK__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__applied_mark__descriptor) \
+    , 0, 0 }
+
+
+/*
+ * The leader tells a replica that its state differs from the others'.
+ */
+struct  Flotilla__FenceRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *from;
+  char *to;
+  int64_t term;
+  int64_t index;
+  char *problem;
+  /*
+   * false: nobody knows whose state is right; to be logged
+   */
+  protobuf_c_boolean fences;
+  /*
+   * of what a majority applied up to the index
+   */
+  protobuf_c_boolean has_hash;
+  uint64_t hash;
+  protobuf_c_boolean has_version;
+  uint32_t version;
+};
+#define FLOTILLA__FENCE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__fence_request__descriptor) \
+    , NULL, NULL, NULL, 0, 0, NULL, 0, 0, 0, 0, 0 }
+
+
+struct  Flotilla__FenceReply
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__FENCE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__fence_reply__descriptor) \
+     }
 
 
 /*
@@ -676,6 +822,140 @@ struct  Flotilla__InstallShardsReply
     , 0, NULL }
 
 
+/*
+ * To the node of a group's leader: are the replicas' states the same, key by key?
+ */
+struct  Flotilla__VerifyGroupRequest
+{
+  ProtobufCMessage base;
+  char *group;
+};
+#define FLOTILLA__VERIFY_GROUP_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__verify_group_request__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__VerifyGroupReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * the entry at which they were compared
+   */
+  protobuf_c_boolean has_index;
+  int64_t index;
+  size_t n_replicas;
+  Flotilla__ReplicaVerdict **replicas;
+  /*
+   * a majority agrees, so whoever differs from it was fenced
+   */
+  protobuf_c_boolean has_decided;
+  protobuf_c_boolean decided;
+};
+#define FLOTILLA__VERIFY_GROUP_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__verify_group_reply__descriptor) \
+    , 0, NULL, 0, 0, 0,NULL, 0, 0 }
+
+
+struct  Flotilla__ReplicaVerdict
+{
+  ProtobufCMessage base;
+  char *peer;
+  /*
+   * equal | differs | unknown
+   */
+  char *result;
+  /*
+   * why it is unknown
+   */
+  char *problem;
+  /*
+   * the first range that differs from the leader's
+   */
+  protobuf_c_boolean has_start;
+  ProtobufCBinaryData start;
+  /*
+   * empty: no bound
+   */
+  protobuf_c_boolean has_end;
+  ProtobufCBinaryData end;
+  /*
+   * what differs there, in words
+   */
+  char *place;
+  /*
+   * of the key or the range that differs
+   */
+  protobuf_c_boolean has_leader_hash;
+  uint64_t leader_hash;
+  protobuf_c_boolean has_hash;
+  uint64_t hash;
+  /*
+   * of the range
+   */
+  protobuf_c_boolean has_leader_keys;
+  uint64_t leader_keys;
+  protobuf_c_boolean has_keys;
+  uint64_t keys;
+  protobuf_c_boolean has_fenced;
+  protobuf_c_boolean fenced;
+};
+#define FLOTILLA__REPLICA_VERDICT__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__replica_verdict__descriptor) \
+    , NULL, NULL, NULL, 0, {0,NULL}, 0, {0,NULL}, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+
+/*
+ * Between nodes: digests of a state that was held by a verify.
+ */
+struct  Flotilla__DigestRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  uint64_t verify;
+  /*
+   * of the digest
+   */
+  uint32_t version;
+  /*
+   * the first keys of the ranges, and the end of the last; empty: no bound
+   */
+  size_t n_bounds;
+  ProtobufCBinaryData *bounds;
+  /*
+   * the keys of the one range, not its digest
+   */
+  protobuf_c_boolean has_lists_keys;
+  protobuf_c_boolean lists_keys;
+};
+#define FLOTILLA__DIGEST_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__digest_request__descriptor) \
+    , NULL, 0, 0, 0,NULL, 0, 0 }
+
+
+struct  Flotilla__DigestReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  size_t n_keys;
+  ProtobufCBinaryData *keys;
+  size_t n_counts;
+  uint64_t *counts;
+  size_t n_hashes;
+  uint64_t *hashes;
+  /*
+   * the entry is not applied yet
+   */
+  protobuf_c_boolean has_comes;
+  protobuf_c_boolean comes;
+};
+#define FLOTILLA__DIGEST_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__digest_reply__descriptor) \
+    , 0, NULL, 0,NULL, 0,NULL, 0,NULL, 0, 0 }
+
+
 struct  Flotilla__ControllerCommand
 {
   ProtobufCMessage base;
@@ -683,10 +963,15 @@ struct  Flotilla__ControllerCommand
   Flotilla__BootstrapRecord *initialize;
   Flotilla__AnnounceRequest *join;
   char *group_born;
+  /*
+   * as in GroupCommand
+   */
+  protobuf_c_boolean has_verify;
+  uint64_t verify;
 };
 #define FLOTILLA__CONTROLLER_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_command__descriptor) \
-    , 0, NULL, NULL, NULL }
+    , 0, NULL, NULL, NULL, 0, 0 }
 
 
 struct  Flotilla__ControllerReply
@@ -750,10 +1035,15 @@ struct  Flotilla__GroupCommand
    */
   protobuf_c_boolean has_time_ms;
   int64_t time_ms;
+  /*
+   * each replica holds its state as it is behind this entry, under this number
+   */
+  protobuf_c_boolean has_verify;
+  uint64_t verify;
 };
 #define FLOTILLA__GROUP_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0 }
+    , 0, NULL, NULL, NULL, 0, 0, 0, 0 }
 
 
 struct  Flotilla__WriteCommand
@@ -986,10 +1276,19 @@ struct  Flotilla__ReplicaNote
    */
   protobuf_c_boolean has_store;
   uint64_t store;
+  /*
+   * what is wrong with that state, by a comparison with others
+   */
+  char *fence;
+  /*
+   * the entry at which they were compared
+   */
+  protobuf_c_boolean has_fence_index;
+  int64_t fence_index;
 };
 #define FLOTILLA__REPLICA_NOTE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__replica_note__descriptor) \
-    , 0, 0, 0 }
+    , 0, 0, 0, NULL, 0, 0 }
 
 
 /* Flotilla__HelloRequest methods */
@@ -1143,6 +1442,177 @@ Flotilla__ReadIndexReply *
                       const uint8_t       *data);
 void   flotilla__read_index_reply__free_unpacked
                      (Flotilla__ReadIndexReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__WantSnapshotRequest methods */
+void   flotilla__want_snapshot_request__init
+                     (Flotilla__WantSnapshotRequest         *message);
+size_t flotilla__want_snapshot_request__get_packed_size
+                     (const Flotilla__WantSnapshotRequest   *message);
+size_t flotilla__want_snapshot_request__pack
+                     (const Flotilla__WantSnapshotRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__want_snapshot_request__pack_to_buffer
+                     (const Flotilla__WantSnapshotRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__WantSnapshotRequest *
+       flotilla__want_snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__want_snapshot_request__free_unpacked
+                     (Flotilla__WantSnapshotRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__WantSnapshotReply methods */
+void   flotilla__want_snapshot_reply__init
+                     (Flotilla__WantSnapshotReply         *message);
+size_t flotilla__want_snapshot_reply__get_packed_size
+                     (const Flotilla__WantSnapshotReply   *message);
+size_t flotilla__want_snapshot_reply__pack
+                     (const Flotilla__WantSnapshotReply   *message,
+                      uint8_t             *out);
+size_t flotilla__want_snapshot_reply__pack_to_buffer
+                     (const Flotilla__WantSnapshotReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__WantSnapshotReply *
+       flotilla__want_snapshot_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__want_snapshot_reply__free_unpacked
+                     (Flotilla__WantSnapshotReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__CompareAppliedRequest methods */
+void   flotilla__compare_applied_request__init
+                     (Flotilla__CompareAppliedRequest         *message);
+size_t flotilla__compare_applied_request__get_packed_size
+                     (const Flotilla__CompareAppliedRequest   *message);
+size_t flotilla__compare_applied_request__pack
+                     (const Flotilla__CompareAppliedRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__compare_applied_request__pack_to_buffer
+                     (const Flotilla__CompareAppliedRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__CompareAppliedRequest *
+       flotilla__compare_applied_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__compare_applied_request__free_unpacked
+                     (Flotilla__CompareAppliedRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__AppliedQuestion methods */
+void   flotilla__applied_question__init
+                     (Flotilla__AppliedQuestion         *message);
+size_t flotilla__applied_question__get_packed_size
+                     (const Flotilla__AppliedQuestion   *message);
+size_t flotilla__applied_question__pack
+                     (const Flotilla__AppliedQuestion   *message,
+                      uint8_t             *out);
+size_t flotilla__applied_question__pack_to_buffer
+                     (const Flotilla__AppliedQuestion   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__AppliedQuestion *
+       flotilla__applied_question__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__applied_question__free_unpacked
+                     (Flotilla__AppliedQuestion *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__CompareAppliedReply methods */
+void   flotilla__compare_applied_reply__init
+                     (Flotilla__CompareAppliedReply         *message);
+size_t flotilla__compare_applied_reply__get_packed_size
+                     (const Flotilla__CompareAppliedReply   *message);
+size_t flotilla__compare_applied_reply__pack
+                     (const Flotilla__CompareAppliedReply   *message,
+                      uint8_t             *out);
+size_t flotilla__compare_applied_reply__pack_to_buffer
+                     (const Flotilla__CompareAppliedReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__CompareAppliedReply *
+       flotilla__compare_applied_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__compare_applied_reply__free_unpacked
+                     (Flotilla__CompareAppliedReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__AppliedAnswer methods */
+void   flotilla__applied_answer__init
+                     (Flotilla__AppliedAnswer         *message);
+size_t flotilla__applied_answer__get_packed_size
+                     (const Flotilla__AppliedAnswer   *message);
+size_t flotilla__applied_answer__pack
+                     (const Flotilla__AppliedAnswer   *message,
+                      uint8_t             *out);
+size_t flotilla__applied_answer__pack_to_buffer
+                     (const Flotilla__AppliedAnswer   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__AppliedAnswer *
+       flotilla__applied_answer__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__applied_answer__free_unpacked
+                     (Flotilla__AppliedAnswer *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__AppliedMark methods */
+void   flotilla__applied_mark__init
+                     (Flotilla__AppliedMark         *message);
+size_t flotilla__applied_mark__get_packed_size
+                     (const Flotilla__AppliedMark   *message);
+size_t flotilla__applied_mark__pack
+                     (const Flotilla__AppliedMark   *message,
+                      uint8_t             *out);
+size_t flotilla__applied_mark__pack_to_buffer
+                     (const Flotilla__AppliedMark   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__AppliedMark *
+       flotilla__applied_mark__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__applied_mark__free_unpacked
+                     (Flotilla__AppliedMark *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__FenceRequest methods */
+void   flotilla__fence_request__init
+                     (Flotilla__FenceRequest         *message);
+size_t flotilla__fence_request__get_packed_size
+                     (const Flotilla__FenceRequest   *message);
+size_t flotilla__fence_request__pack
+                     (const Flotilla__FenceRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__fence_request__pack_to_buffer
+                     (const Flotilla__FenceRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__FenceRequest *
+       flotilla__fence_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__fence_request__free_unpacked
+                     (Flotilla__FenceRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__FenceReply methods */
+void   flotilla__fence_reply__init
+                     (Flotilla__FenceReply         *message);
+size_t flotilla__fence_reply__get_packed_size
+                     (const Flotilla__FenceReply   *message);
+size_t flotilla__fence_reply__pack
+                     (const Flotilla__FenceReply   *message,
+                      uint8_t             *out);
+size_t flotilla__fence_reply__pack_to_buffer
+                     (const Flotilla__FenceReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__FenceReply *
+       flotilla__fence_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__fence_reply__free_unpacked
+                     (Flotilla__FenceReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__SnapshotOpenRequest methods */
 void   flotilla__snapshot_open_request__init
@@ -1657,6 +2127,101 @@ Flotilla__InstallShardsReply *
 void   flotilla__install_shards_reply__free_unpacked
                      (Flotilla__InstallShardsReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__VerifyGroupRequest methods */
+void   flotilla__verify_group_request__init
+                     (Flotilla__VerifyGroupRequest         *message);
+size_t flotilla__verify_group_request__get_packed_size
+                     (const Flotilla__VerifyGroupRequest   *message);
+size_t flotilla__verify_group_request__pack
+                     (const Flotilla__VerifyGroupRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__verify_group_request__pack_to_buffer
+                     (const Flotilla__VerifyGroupRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__VerifyGroupRequest *
+       flotilla__verify_group_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__verify_group_request__free_unpacked
+                     (Flotilla__VerifyGroupRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__VerifyGroupReply methods */
+void   flotilla__verify_group_reply__init
+                     (Flotilla__VerifyGroupReply         *message);
+size_t flotilla__verify_group_reply__get_packed_size
+                     (const Flotilla__VerifyGroupReply   *message);
+size_t flotilla__verify_group_reply__pack
+                     (const Flotilla__VerifyGroupReply   *message,
+                      uint8_t             *out);
+size_t flotilla__verify_group_reply__pack_to_buffer
+                     (const Flotilla__VerifyGroupReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__VerifyGroupReply *
+       flotilla__verify_group_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__verify_group_reply__free_unpacked
+                     (Flotilla__VerifyGroupReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReplicaVerdict methods */
+void   flotilla__replica_verdict__init
+                     (Flotilla__ReplicaVerdict         *message);
+size_t flotilla__replica_verdict__get_packed_size
+                     (const Flotilla__ReplicaVerdict   *message);
+size_t flotilla__replica_verdict__pack
+                     (const Flotilla__ReplicaVerdict   *message,
+                      uint8_t             *out);
+size_t flotilla__replica_verdict__pack_to_buffer
+                     (const Flotilla__ReplicaVerdict   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReplicaVerdict *
+       flotilla__replica_verdict__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__replica_verdict__free_unpacked
+                     (Flotilla__ReplicaVerdict *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DigestRequest methods */
+void   flotilla__digest_request__init
+                     (Flotilla__DigestRequest         *message);
+size_t flotilla__digest_request__get_packed_size
+                     (const Flotilla__DigestRequest   *message);
+size_t flotilla__digest_request__pack
+                     (const Flotilla__DigestRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__digest_request__pack_to_buffer
+                     (const Flotilla__DigestRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DigestRequest *
+       flotilla__digest_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__digest_request__free_unpacked
+                     (Flotilla__DigestRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DigestReply methods */
+void   flotilla__digest_reply__init
+                     (Flotilla__DigestReply         *message);
+size_t flotilla__digest_reply__get_packed_size
+                     (const Flotilla__DigestReply   *message);
+size_t flotilla__digest_reply__pack
+                     (const Flotilla__DigestReply   *message,
+                      uint8_t             *out);
+size_t flotilla__digest_reply__pack_to_buffer
+                     (const Flotilla__DigestReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DigestReply *
+       flotilla__digest_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__digest_reply__free_unpacked
+                     (Flotilla__DigestReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__ControllerCommand methods */
 void   flotilla__controller_command__init
                      (Flotilla__ControllerCommand         *message);
@@ -1968,6 +2533,33 @@ typedef void (*Flotilla__ReadIndexRequest_Closure)
 typedef void (*Flotilla__ReadIndexReply_Closure)
                  (const Flotilla__ReadIndexReply *message,
                   void *closure_data);
+typedef void (*Flotilla__WantSnapshotRequest_Closure)
+                 (const Flotilla__WantSnapshotRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__WantSnapshotReply_Closure)
+                 (const Flotilla__WantSnapshotReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__CompareAppliedRequest_Closure)
+                 (const Flotilla__CompareAppliedRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__AppliedQuestion_Closure)
+                 (const Flotilla__AppliedQuestion *message,
+                  void *closure_data);
+typedef void (*Flotilla__CompareAppliedReply_Closure)
+                 (const Flotilla__CompareAppliedReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__AppliedAnswer_Closure)
+                 (const Flotilla__AppliedAnswer *message,
+                  void *closure_data);
+typedef void (*Flotilla__AppliedMark_Closure)
+                 (const Flotilla__AppliedMark *message,
+                  void *closure_data);
+typedef void (*Flotilla__FenceRequest_Closure)
+                 (const Flotilla__FenceRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__FenceReply_Closure)
+                 (const Flotilla__FenceReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__SnapshotOpenRequest_Closure)
                  (const Flotilla__SnapshotOpenRequest *message,
                   void *closure_data);
@@ -2049,6 +2641,21 @@ typedef void (*Flotilla__InstallShardsRequest_Closure)
 typedef void (*Flotilla__InstallShardsReply_Closure)
                  (const Flotilla__InstallShardsReply *message,
                   void *closure_data);
+typedef void (*Flotilla__VerifyGroupRequest_Closure)
+                 (const Flotilla__VerifyGroupRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__VerifyGroupReply_Closure)
+                 (const Flotilla__VerifyGroupReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReplicaVerdict_Closure)
+                 (const Flotilla__ReplicaVerdict *message,
+                  void *closure_data);
+typedef void (*Flotilla__DigestRequest_Closure)
+                 (const Flotilla__DigestRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__DigestReply_Closure)
+                 (const Flotilla__DigestReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__ControllerCommand_Closure)
                  (const Flotilla__ControllerCommand *message,
                   void *closure_data);
@@ -2110,6 +2717,15 @@ extern const ProtobufCMessageDescriptor flotilla__release_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__release_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__read_index_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__want_snapshot_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__want_snapshot_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__compare_applied_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__applied_question__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__compare_applied_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__applied_answer__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__applied_mark__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__fence_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__fence_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_file__descriptor;
@@ -2137,6 +2753,11 @@ extern const ProtobufCMessageDescriptor flotilla__create_replica_request__descri
 extern const ProtobufCMessageDescriptor flotilla__create_replica_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__verify_group_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__replica_verdict__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__digest_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_command__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation__descriptor;

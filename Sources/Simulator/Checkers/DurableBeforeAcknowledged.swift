@@ -39,15 +39,15 @@ public struct DurableBeforeAcknowledged: Sendable {
             "applied, and the disk holds the log up to \(durable.last) only, or another entry there")
     }
 
-    /// A leader counts everything through `index` of its log as committed. `durableLog` gives what a member's disk
-    /// holds.
+    /// A leader counts everything through `index` of its log as committed. `durableLogs` gives what a member's disk
+    /// holds, and what it held before a part was lost to damage: whoever acknowledged that votes as if it had it still.
     public func commits(
         _ replica: ReplicaName, through index: LogIndex, _ log: LogChain, _ configuration: Configuration,
-        durableLog: (PeerID) -> LogChain?
+        durableLogs: (PeerID) -> [LogChain]
     ) -> Violation? {
         let chain = log.chain(at: index)
         for voters in [configuration.peers, configuration.oldPeers] where !voters.isEmpty {
-            let holders = voters.count { durableLog($0)?.chain(at: index) == chain }
+            let holders = voters.count { durableLogs($0).contains { $0.chain(at: index) == chain } }
             guard holders * 2 <= voters.count else { continue }
             return Violation(
                 "DurableBeforeAcknowledged", group: replica.group, index: index, nodes: [replica.node],

@@ -23,6 +23,7 @@ enum Tools {
 
     /// The server, built beside the tests.
     static let raftd = besideTheTests("raftd")
+
     /// The operator's tool, built beside the tests.
     static let raftctl = besideTheTests("raftctl")
 

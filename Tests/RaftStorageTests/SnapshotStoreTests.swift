@@ -1,0 +1,66 @@
+import RaftCore
+import RaftStorage
+import Testing
+
+@Suite("Folders for snapshots")
+struct SnapshotStoreTests {
+    private func fill(_ folder: StoredFolder) throws {
+        try folder.append(Bytes("one"), to: "b")
+        try folder.append(Bytes("two"), to: "b")
+        try folder.write(Bytes("late"), to: "a", at: 4)
+        try folder.write(Bytes("soon"), to: "a", at: 0)
+    }
+
+    private func check(_ folder: StoredFolder) throws {
+        #expect(try folder.fileNames() == ["a", "b"])
+        #expect(try folder.contents(of: "b").text == "onetwo" && folder.contents(of: "a").text == "soonlate")
+        #expect(try folder.read("a", at: 6, count: 100).text == "te" && folder.read("a", at: 8, count: 1).isEmpty)
+        let inventory = try folder.inventory()
+        #expect(inventory.map(\.byteCount) == [8, 6])
+        #expect(inventory[1].checksum == CRC32C.checksum(Bytes("onetwo")))
+    }
+
+    private func roundTrip(_ disk: any Disk) throws {
+        let store = SnapshotStore(disk: disk)
+        let folder = try store.makeFolder("x")
+        try fill(folder)
+        try folder.sync()
+        try check(folder)
+        try check(try store.folder("x"))
+        _ = try store.makeFolder("y")
+        #expect(try store.names() == ["x", "y"])
+        #expect(try store.makeFolder("x").fileNames() == [])
+        try store.remove("x")
+        try store.remove("never there")
+        #expect(try store.names() == ["y"])
+    }
+
+    @Test func inMemory() throws { try roundTrip(MemoryDisk(seed: 1)) }
+
+    @Test func inTheFileSystem() throws {
+        let directory = try TemporaryDirectory()
+        try roundTrip(try PosixDisk(directory: directory.path))
+    }
+
+    @Test("After a loss of power a folder is there with all of its files if it was synced, and gone if it never was")
+    func crash() throws {
+        let disk = MemoryDisk(seed: 1)
+        let store = SnapshotStore(disk: disk)
+        let kept = try store.makeFolder("kept")
+        try fill(kept)
+        try kept.sync()
+        try kept.append(Bytes("lost"), to: "b")
+        let lost = try store.makeFolder("lost")
+        try fill(lost)
+        disk.crash(.everything)
+        #expect(try store.names() == ["kept"])
+        try check(try store.folder("kept"))
+        // files that were synced in a directory that was not
+        let half = try disk.folder("half")
+        let file = try half.create("file")
+        try file.sync()
+        try half.syncDirectory()
+        disk.crash(.everything)
+        #expect(try disk.folders() == ["kept"] && disk.list() == [])
+    }
+}
