@@ -10,12 +10,13 @@ struct Damage {
 
     /// Hurts what lies in `directory` by chance; nil if there is nothing yet that could be hurt in that way.
     static func inflict(on directory: String, _ random: inout SeededRandom) throws -> Damage? {
-        switch random.number(in: 0..<10) {
+        switch random.number(in: 0..<11) {
         case 0..<5: return try flip(pick(try segments(directory), &random), &random)
         case 5: return try truncate(pick(try segments(directory), &random), &random)
         case 6: return try drop(pick(try segments(directory), &random))
         case 7: return try flip(existing("\(directory)/log/CHECKPOINT"), &random)
         case 8: return try drop(existing("\(directory)/log/CHECKPOINT"))
+        case 9: return removeAll(existing("\(directory)/store"))
         default: return try flip(pick(try tables(directory), &random), &random)
         }
     }
@@ -52,6 +53,13 @@ struct Damage {
         guard let file else { return nil }
         guard unlink(file) == 0 else { throw Failed("\(file) cannot be removed (errno \(errno))") }
         return Damage(description: "removed \(name(of: file))")
+    }
+
+    /// A whole directory.
+    private static func removeAll(_ directory: String?) -> Damage? {
+        guard let directory else { return nil }
+        TemporaryDirectory.remove(directory)
+        return Damage(description: "removed \(name(of: directory))")
     }
 
     private static func place(in file: String, _ random: inout SeededRandom) throws -> Int? {

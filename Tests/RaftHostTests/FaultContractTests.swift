@@ -223,22 +223,6 @@ struct FaultContractTests {
         for place in places { disk.flipBit(name, offset: place + 16) }
     }
 
-    @Test("A state that is gone while the log no longer has it all: that replica serves nothing, and nobody is harmed")
-    func lostState() throws {
-        let cluster = try cluster(seed: 7, compacting)
-        try write(1...150, cluster)
-        cluster.run(.milliseconds(1000))
-        let hurt = try #require(cluster.nodes.first { !$0.leads(0) })
-        #expect(base(hurt) > .zero)
-        hurt.crash()
-        (hurt.stores[0].durable, hurt.stores[0].configuration) = (.zero, .empty)
-        try hurt.start()
-        let status = try #require(hurt.status(0))
-        #expect(status.state == "damaged" && status.problem?.contains("the log begins behind") == true)
-        try write(151...160, cluster)
-        #expect(!hurt.leads(0) && hurt.failure == nil && cluster.allViolations == [])
-    }
-
     // MARK: slow and far
 
     @Test("A leader with a slow disk leads on, and a follower with one keeps nobody waiting", arguments: [true, false])
