@@ -15,7 +15,7 @@ private struct ApplyOrderOfReplica: Sendable {
     var entries: [CommittedEntry]
 }
 
-/// Does now and then what it was not told, so that nobody sees it in the entries: a bug on purpose.
+/// Gives its state machine now and then another entry than the log holds: a bug on purpose.
 private final class NodeDependent: StateMachine {
     private let machine: any StateMachine
 
