@@ -54,6 +54,9 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     private var onPowerFailure: () -> Void = {}
     fileprivate private(set) var hasNoPower = false
     private var readsToFail = 0
+    private var readsUntilFailure = 0
+    private var writesToFail = 0
+    private var writeError = MemoryDisk.deviceError
     /// Changes of files that are not synced.
     private var unsyncedCount = 0
 
@@ -91,8 +94,18 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
         }
     }
 
-    /// Lets the next `count` reads fail with EIO.
-    public func failReads(_ count: Int) { lock.withLock { readsToFail = count } }
+    /// Lets `good` more reads succeed, and the `count` after them fail with EIO.
+    public func failReads(_ count: Int, after good: Int = 0) {
+        lock.withLock { (readsToFail, readsUntilFailure) = (count, good) }
+    }
+
+    /// Lets the next `count` writes of files fail, each after an arbitrary part of its bytes.
+    public func failWrites(_ count: Int, with error: DiskError = deviceError) {
+        lock.withLock { (writesToFail, writeError) = (count, error) }
+    }
+
+    /// What a write says to a device that is broken.
+    public static let deviceError = DiskError.system(call: "pwritev", path: "memory", errno: EIO)
 
     /// Whether everything written to files is durable.
     public var isSynced: Bool { lock.withLock { unsyncedCount == 0 } }
@@ -119,7 +132,7 @@ extension MemoryDisk {
             changesUntilPowerFailure = nil
             onPowerFailure = {}
             hasNoPower = false
-            readsToFail = 0
+            (readsToFail, writesToFail) = (0, 0)
             guard loss != .nothing else { return }
             let kept = loss == .some ? number(below: unsyncedNames.count + 1) : 0
             for change in unsyncedNames.prefix(kept) { MemoryDisk.apply(change, to: &durableNames) }
@@ -388,8 +401,20 @@ extension MemoryDisk {
         throw .system(call: call, path: path, errno: EIO)
     }
 
+    /// How a write of `bytes` is to fail, if it is; then they are what it writes before it does.
+    fileprivate func failureOfWrite(of bytes: inout [UInt8]) -> DiskError? {
+        guard writesToFail > 0 else { return nil }
+        writesToFail -= 1
+        bytes.removeLast(number(below: bytes.count + 1))
+        return writeError
+    }
+
     fileprivate func countRead(_ name: String) throws(DiskError) {
         guard readsToFail > 0 else { return }
+        if readsUntilFailure > 0 {
+            readsUntilFailure -= 1
+            return
+        }
         readsToFail -= 1
         throw .system(call: "pread", path: name, errno: EIO)
     }
@@ -433,7 +458,9 @@ private final class MemoryFile: DiskFile, @unchecked Sendable {
         try alive("pwritev") { () throws(DiskError) in
             var bytes: [UInt8] = []
             for buffer in buffers { bytes.append(contentsOf: buffer) }
+            let failure = disk.failureOfWrite(of: &bytes)
             try disk.change(medium, .write(offset: offset, bytes: bytes), upTo: offset + bytes.count)
+            if let failure { throw failure }
         }
     }
 

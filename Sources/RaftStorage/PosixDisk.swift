@@ -178,7 +178,7 @@ public final class PosixDisk: Disk {
 }
 
 /// A file of a ``PosixDisk``. Reading and writing are positioned, so any thread may read while one writes.
-private final class PosixFile: DiskFile, @unchecked Sendable {
+final class PosixFile: DiskFile, @unchecked Sendable {
     /// Linux's IOV_MAX: no more buffers than this in one call.
     private static let buffersMax = 1024
 
@@ -186,7 +186,7 @@ private final class PosixFile: DiskFile, @unchecked Sendable {
     /// -1 when closed.
     private var descriptor: Int32
 
-    init(descriptor: Int32, path: String) {
+    fileprivate init(descriptor: Int32, path: String) {
         self.descriptor = descriptor
         self.path = path
     }
@@ -200,33 +200,10 @@ private final class PosixFile: DiskFile, @unchecked Sendable {
     }
 
     func write(_ buffers: [UnsafeRawBufferPointer], at offset: Int) throws(DiskError) {
-        var vectors: [iovec] = []
-        vectors.reserveCapacity(buffers.count)
-        for buffer in buffers where !buffer.isEmpty {
-            let base = UnsafeMutableRawPointer(mutating: buffer.baseAddress)
-            vectors.append(iovec(iov_base: base, iov_len: buffer.count))
+        let isWritten = PosixFile.write(buffers, at: offset) { vectors, count, offset in
+            pwritev(descriptor, vectors, count, off_t(offset))
         }
-        var next = 0
-        var offset = offset
-        while next < vectors.count {
-            let chunk = Int32(min(vectors.count - next, PosixFile.buffersMax))
-            var written = vectors.withUnsafeBufferPointer { list in
-                pwritev(descriptor, list.baseAddress! + next, chunk, off_t(offset))
-            }
-            guard written >= 0 else {
-                if errno == EINTR { continue }
-                throw DiskError("pwritev", path)
-            }
-            offset += written
-            while next < vectors.count, written >= vectors[next].iov_len {
-                written -= vectors[next].iov_len
-                next += 1
-            }
-            if written > 0 {
-                vectors[next].iov_base += written
-                vectors[next].iov_len -= written
-            }
-        }
+        guard isWritten else { throw DiskError("pwritev", path) }
     }
 
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(DiskError) -> Int {
@@ -263,6 +240,41 @@ private final class PosixFile: DiskFile, @unchecked Sendable {
         guard descriptor >= 0 else { return }
         Glibc.close(descriptor)
         descriptor = -1
+    }
+}
+
+extension PosixFile {
+    /// Writes all of `buffers`, starting at `offset`, with as many calls as that takes: one may write a part only, or be
+    /// interrupted. `call` is pwritev on some file. False: a call failed, and `errno` says why; one that writes nothing
+    /// at all counts as EIO.
+    static func write(
+        _ buffers: [UnsafeRawBufferPointer], at offset: Int, call: (UnsafePointer<iovec>, Int32, Int) -> Int
+    ) -> Bool {
+        var vectors: [iovec] = []
+        vectors.reserveCapacity(buffers.count)
+        for buffer in buffers where !buffer.isEmpty {
+            let base = UnsafeMutableRawPointer(mutating: buffer.baseAddress)
+            vectors.append(iovec(iov_base: base, iov_len: buffer.count))
+        }
+        var next = 0
+        var offset = offset
+        while next < vectors.count {
+            let chunk = Int32(min(vectors.count - next, buffersMax))
+            var written = vectors.withUnsafeBufferPointer { call($0.baseAddress! + next, chunk, offset) }
+            if written < 0, errno == EINTR { continue }
+            if written == 0 { errno = EIO }
+            guard written > 0 else { return false }
+            offset += written
+            while next < vectors.count, written >= vectors[next].iov_len {
+                written -= vectors[next].iov_len
+                next += 1
+            }
+            if written > 0 {
+                vectors[next].iov_base += written
+                vectors[next].iov_len -= written
+            }
+        }
+        return true
     }
 }
 

@@ -64,14 +64,28 @@ extension ShardServer {
         ) { [self] result in
             guard case .reply(let reply) = result, directory.identity.clusterID == 0 else { return }
             let received = arena.scope { arena -> (UInt64, BootstrapRecord)? in
-                guard let message = arena.unpack(flotilla__announce_reply__init, reply.body)?.pointee,
-                    message.error == 0, message.has_node_id != 0,
+                guard let message = arena.unpack(flotilla__announce_reply__init, reply.body)?.pointee else {
+                    return nil
+                }
+                if message.error == NamedError.wrongIdentity.rawValue { complainOfOwnIdentity(to: target) }
+                guard message.error == 0, message.has_node_id != 0,
                     let record = message.record.flatMap({ BootstrapRecord($0.pointee) })
                 else { return nil }
                 return (message.node_id, record)
             }
             if let (nodeID, record) = received { _ = join(record, nodeID: nodeID) }
         }
+    }
+
+    /// The cluster knows another data directory under this address: this one is new, or was put here instead of that.
+    private func complainOfOwnIdentity(to node: NodeAddress) {
+        complain(
+            "the cluster knows another data directory under this address, and does not take this one in",
+            about: address.description,
+            [
+                ("said_by", node.description),
+                ("way_out", "bring the former directory back; without it the replicas on this node are lost"),
+            ])
     }
 
     /// Answers an announcement: remembers it, or has the controller take the node in.

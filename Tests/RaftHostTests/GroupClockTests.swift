@@ -42,4 +42,39 @@ struct GroupClockTests {
         cluster.world.run(for: .milliseconds(1000))
         #expect(cluster.execute([KeyOperation(.get, key: key)])[0] == KeyResult())
     }
+
+    @Test("A wall clock that jumps by years, ahead or back, makes no key expire early and keeps none for ever")
+    func oneWrongClock() throws {
+        let cluster = ShardedCluster(seed: 6)
+        #expect(try cluster.form())
+        let key = Bytes([0x10])
+        let years: Int64 = 10 * 365 * 86_400_000
+        let set = KeyOperation(.set, key: key, value: key, expiresInMilliseconds: 120_000)
+        for (node, jump) in zip(cluster.nodes, [years, -years, years]) {
+            #expect(cluster.execute([set])[0].error == nil)
+            cluster.world.jumpWallClock(of: node.address, milliseconds: jump)
+            // it begins a term with that clock
+            for other in cluster.nodes where other !== node {
+                for group in ["g1", "g2"] { lead(group, other, in: cluster) }
+                break
+            }
+            for group in ["g1", "g2"] { lead(group, node, in: cluster) }
+            #expect(cluster.execute([KeyOperation(.get, key: key)])[0].value == key)
+            let left = try #require(cluster.execute([KeyOperation(.timeToLive, key: key)])[0].integer)
+            #expect((1...120_000).contains(left), "\(left) ms left")
+            // and again under another, with this clock among those that are asked
+            for other in cluster.nodes.reversed() where other !== node {
+                for group in ["g1", "g2"] { lead(group, other, in: cluster) }
+                break
+            }
+            #expect(cluster.execute([KeyOperation(.get, key: key)])[0].value == key)
+            let brief = Bytes([0x11])
+            let short = KeyOperation(.set, key: brief, value: brief, expiresInMilliseconds: 200)
+            #expect(cluster.execute([short])[0].error == nil)
+            cluster.world.run(for: .milliseconds(1000))
+            #expect(cluster.execute([KeyOperation(.get, key: brief)])[0] == KeyResult())
+            // one wrong clock at a time: it is set right
+            cluster.world.jumpWallClock(of: node.address, milliseconds: -jump)
+        }
+    }
 }

@@ -146,6 +146,49 @@ import Testing
         }
     }
 
+    @Test func batchWrittenToAnotherPlaceIsNeverTakenForTheOneThatBelongsThere() throws {
+        let sample = try SampleLog(sealed: true)
+        // without the closing seal: a batch that nothing proves is the log's stated limit
+        let batches = try batches(of: sample).dropLast()
+        for batch in batches {
+            for place in batches where place.file != batch.file || place.range.lowerBound != batch.range.lowerBound {
+                guard place.range.lowerBound + batch.bytes.count <= 1024 else { continue }
+                let disk = sample.disk.copy()
+                var hurt = try #require(disk.contents(batch.file))
+                hurt.replaceSubrange(batch.range, with: repeatElement(0, count: batch.bytes.count))
+                disk.setContents(batch.file, hurt)
+                var other = try #require(disk.contents(place.file))
+                let start = place.range.lowerBound
+                other.replaceSubrange(start..<start + batch.bytes.count, with: batch.bytes)
+                disk.setContents(place.file, other)
+                let what = "\(batch.file) \(batch.range) at \(place.file) \(start)"
+                let opened = try Opened(disk)
+                #expect(!opened.findings.isEmpty, "\(what)")
+                // it may lie over more than one: then nobody can tell whom that hurt, and the node does not start
+                if opened.findings.contains(where: { $0.hasSuffix("groups=all") }) {
+                    for group in opened.damaged {
+                        let write = LogWrite(group: group, debt: .zero, start: .reset(base(90, term: 90)))
+                        #expect(throws: StorageError.self) { try opened.log.write([write]) }
+                    }
+                    continue
+                }
+                try expectWholeOrReported(opened, disk, sample, what, goesOn: false)
+            }
+        }
+    }
+
+    /// All batches of a log with their bytes, seals included, in order.
+    private func batches(of sample: SampleLog) throws -> [(file: String, range: Range<Int>, bytes: [UInt8])] {
+        let magic = Array("FLOTBTCH".utf8)
+        return try (1...sample.segmentCount).flatMap { number in
+            let name = segmentName(number)
+            let content = try #require(sample.disk.contents(name))
+            let starts = stride(from: 0, to: content.count, by: 8).filter { content[$0...].starts(with: magic) }
+            let ends = starts.dropFirst() + [LogFormat.aligned(contentEnd(content))]
+            return zip(starts, ends).map { (file: name, range: $0..<$1, bytes: Array(content[$0..<$1])) }
+        }
+    }
+
     @Test func shortenedSegmentsAreWholeOrDamaged() throws {
         let sample = try SampleLog(sealed: true)
         for segment in 1...sample.segmentCount {

@@ -49,6 +49,58 @@ final class TemporaryDirectory {
         #expect(try Opened(disk, segmentBytes: 1 << 16).holds(Model().applying(batch)))
     }
 
+    @Test func shortWritesAreContinuedUntilAllIsThere() {
+        var random = SeededRandom(seed: 5)
+        let parts: [[UInt8]] = (0..<2500).map { number in [UInt8](repeating: UInt8(number % 251), count: number % 7) }
+        let expected = Array(parts.joined())
+        var file: [UInt8] = []
+        var calls = 0
+        let isWritten = withBuffers(parts) { buffers in
+            PosixFile.write(buffers, at: 100) { vectors, count, offset in
+                calls += 1
+                #expect(offset == 100 + file.count && count <= 1024)
+                if calls % 5 == 0 {
+                    errno = EINTR
+                    return -1
+                }
+                let bytes = (0..<Int(count)).flatMap {
+                    UnsafeRawBufferPointer(start: vectors[$0].iov_base, count: vectors[$0].iov_len)
+                }
+                let written = Int(random.number(in: 1..<Int64(bytes.count + 1)))
+                file += bytes.prefix(written)
+                return written
+            }
+        }
+        #expect(isWritten && file == expected && calls > 5)
+    }
+
+    @Test func aFailureBehindAShortWriteIsAFailure() {
+        for (result, code, expected) in [(-1, ENOSPC, ENOSPC), (-1, EIO, EIO), (0, 0, EIO)] {
+            var calls = 0
+            let isWritten = withBuffers([[1, 2, 3], [4, 5]]) { buffers in
+                PosixFile.write(buffers, at: 0) { _, _, offset in
+                    calls += 1
+                    #expect(offset == (calls == 1 ? 0 : 4) && calls <= 2)
+                    guard calls == 2 else { return 4 }
+                    errno = code
+                    return result
+                }
+            }
+            #expect(!isWritten && errno == expected)
+        }
+    }
+
+    /// Calls `body` with the memory of `parts`.
+    private func withBuffers<R>(_ parts: [[UInt8]], _ body: ([UnsafeRawBufferPointer]) -> R) -> R {
+        let memory = parts.map { part in
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: part.count, alignment: 1)
+            buffer.copyBytes(from: part)
+            return buffer
+        }
+        defer { for buffer in memory { buffer.deallocate() } }
+        return body(memory.map { UnsafeRawBufferPointer($0) })
+    }
+
     @Test func directoryHasOneOwner() throws {
         let directory = try TemporaryDirectory()
         do {

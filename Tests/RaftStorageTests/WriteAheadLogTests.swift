@@ -1,3 +1,4 @@
+import Glibc
 import RaftCore
 import Testing
 
@@ -305,6 +306,99 @@ import Testing
         #expect(throws: StorageError.self) { try log.close() }
         // nothing of it can be read: it was never durable
         #expect(try log.entries(of: 1, from: LogIndex(1), count: 1, maxBytes: 1).isEmpty)
+    }
+
+    @Test func segmentThatCannotBeReservedHarmsNeitherTheLogNorItsRestart() throws {
+        for failure in [MemoryDisk.deviceError, .full(path: "memory")] {
+            let disk = MemoryDisk(seed: 3)
+            let log = try Opened(disk).log
+            var model = Model()
+            for batch in SampleLog.batches.prefix(4) {
+                try log.write(batch)
+                model.apply(batch)
+            }
+            // too large for what is left: head and seal of a new segment are written first
+            let large = [LogWrite(group: 8, entries: [data(1, String(repeating: "x", count: 3000))])]
+            disk.failWrites(1, with: failure)
+            do throws(StorageError) {
+                try log.write(large)
+                Issue.record("written")
+            } catch {
+                switch (error, failure) {
+                case (.failed, .system), (.disk(.full), .full): break
+                default: Issue.record("\(error) for \(failure)")
+                }
+            }
+            // a full disk is asked again, a broken one is not
+            let small = [LogWrite(group: 9, entries: [data(1, "small")])]
+            if case .full = failure {
+                try log.write(small)
+                try log.write(large)
+                model.apply(small)
+                model.apply(large)
+            } else {
+                #expect(throws: StorageError.self) { try log.write(small) }
+            }
+            disk.crash()
+            let opened = try Opened(disk)
+            #expect(try opened.holds(model) && opened.damaged.isEmpty)
+        }
+    }
+
+    @Test(arguments: [MemoryDisk.deviceError, .full(path: "memory")])
+    func failedWriteClosesTheLogAndLosesNothing(failure: DiskError) throws {
+        for seed in 0..<20 as Range<UInt64> {
+            let disk = MemoryDisk(seed: seed)
+            let log = try Opened(disk).log
+            var model = Model()
+            for batch in SampleLog.batches.prefix(2) {
+                try log.write(batch)
+                model.apply(batch)
+            }
+            disk.failWrites(1, with: failure)
+            for batch in SampleLog.batches[2...3] {
+                do throws(StorageError) {
+                    try log.write(batch)
+                    Issue.record("written")
+                } catch {
+                    guard case .failed = error else {
+                        Issue.record("\(error)")
+                        return
+                    }
+                }
+            }
+            // what was said to be durable is; of what failed either everything is there or nothing
+            disk.crash(seed % 2 == 0 ? .nothing : .some)
+            let opened = try Opened(disk)
+            let holds = try opened.holds(model) || opened.holds(model.applying(SampleLog.batches[2]))
+            #expect(holds && opened.damaged.isEmpty)
+        }
+    }
+
+    @Test func readThatFailsAtTheStartIsToldAndIsNoDamage() throws {
+        let sample = try SampleLog(sealed: true)
+        var failures = 0
+        for count in 0..<200 {
+            let disk = sample.disk.copy()
+            let before = try disk.list().map { disk.contents($0) }
+            disk.failReads(1, after: count)
+            do throws(StorageError) {
+                let (_, groups) = try WriteAheadLog.open(
+                    disk: disk, settings: .init(segmentBytes: 1024, reserveBytes: 0, identity: 7)
+                ) { _ in }
+                #expect(groups.values.allSatisfy { $0.damage == nil }, "after \(count) reads")
+            } catch {
+                guard case .disk(.system("pread", _, EIO)) = error else {
+                    Issue.record("after \(count) reads: \(error)")
+                    return
+                }
+                failures += 1
+                #expect(try disk.list().map { disk.contents($0) } == before)
+            }
+            disk.failReads(0)
+            #expect(try Opened(disk).holds(sample.model), "after \(count) reads")
+        }
+        #expect(failures > 3)
     }
 
     @Test func failedSealIsToldByTheNextWrite() throws {

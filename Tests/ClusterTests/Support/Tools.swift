@@ -24,7 +24,7 @@ enum Tools {
     /// The server, built beside the tests.
     static let raftd = besideTheTests("raftd")
 
-    /// The operator's tool.
+    /// The operator's tool, built beside the tests.
     static let raftctl = besideTheTests("raftctl")
 
     /// A command of the system, by its name; nil if it is not installed.
