@@ -21,4 +21,8 @@ public protocol ReplicaObserver: AnyObject, Sendable {
     /// On the lane, and behind everything applied to the state before: an installed snapshot has taken its place, with
     /// everything up to `position`.
     func switched(_ group: String, to position: LogPosition)
+
+    /// On the lane: the state was found to differ from what a majority has behind the entry at `index`, and is out of
+    /// service.
+    func fenced(_ group: String, at index: LogIndex)
 }

@@ -51,6 +51,7 @@ final class Judge {
     private(set) var exactlyOnce = ExactlyOnce()
     private let leaseSafety = LeaseSafety()
     private let readsAreFresh = ReadsAreFresh()
+    private let replicasAgree = ReplicasAgree()
     /// Reads in the nodes' own processes that had an answer.
     private(set) var reads = 0
     private(set) var violation: Violation?
@@ -372,6 +373,10 @@ extension Judge {
         note(appliedSequencesEqual.starts(name, at: position.index))
     }
 
+    fileprivate func fenced(_ name: ReplicaName, at index: LogIndex) {
+        note(replicasAgree.fenced(name, at: index))
+    }
+
     /// The first time that anybody applies this entry.
     private func judge(_ payload: Bytes, _ reply: Bytes, _ replyPrint: UInt64, in name: ReplicaName) {
         guard let decoded = try? GroupCommand.decoded(payload, arena), case .write(let write) = decoded else { return }
@@ -441,6 +446,8 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     func switched(_ group: String, to position: LogPosition) {
         judge.switched(ReplicaName(group, on: node), to: position)
     }
+
+    func fenced(_ group: String, at index: LogIndex) { judge.fenced(ReplicaName(group, on: node), at: index) }
 }
 
 extension AppendReply {

@@ -36,6 +36,7 @@ private final class PaceObserver: ReplicaObserver, @unchecked Sendable {
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {}
     func cut(_ group: String) {}
     func switched(_ group: String, to position: LogPosition) {}
+    func fenced(_ group: String, at index: LogIndex) {}
 }
 
 @Suite("Replicas of a node speak of their own accord one after another (Liveness, rule 19)")
