@@ -32,8 +32,10 @@ extension Clusters {
                 (try? cluster.log(of: wiped).contains(line)) ?? false
             }
             try await cluster.probe.waitUntilLed()
-            let status = try #require(await cluster.probe.status(of: cluster.addresses[wiped]))
-            #expect(status.replicas.isEmpty && status.id == 0)
+            try await cluster.probe.wait(for: "the wiped node to answer, without a place in the cluster") {
+                guard let status = await cluster.probe.status(of: cluster.addresses[wiped]) else { return false }
+                return status.replicas.isEmpty && status.id == 0
+            }
             try await cluster.probe.wait(for: "a write by the two others") {
                 await hasWritten("by two", through: client)
             }

@@ -58,7 +58,13 @@ extension Clusters {
                 guard let status = await cluster.probe.status(of: address)?.replica(of: "g1") else { return false }
                 return status.leader != nil && status.appliedIndex >= status.commitIndex
             }
-            let found = try await Self.verify(cluster)
+            var found = absent
+            // the leader's way to a node that has just come back opens in its time
+            try await cluster.probe.wait(for: "an answer of the victim") {
+                guard let outcome = try? await Self.verify(cluster) else { return false }
+                found = outcome
+                return !outcome.output.contains("its node does not answer")
+            }
             #expect(found.status == 1, "\(found.output)")
             let row = try #require(
                 found.output.split(separator: "\n").first { $0.hasPrefix("\(address)") }, "\(found.output)")
