@@ -133,6 +133,9 @@ public struct Raft: Sendable {
         precondition(term == former.term && vote == former.vote, "hard state outlives damage to the log")
         pledge = former.pledge
         released = former.released
+        // what is still being written is durable when the first write of this one is
+        durableIndex = min(durableIndex, former.durableIndex)
+        durableTerm = min(durableTerm, former.durableTerm)
         release = former.release
         followerReads.sequence = former.followerReads.sequence
     }

@@ -137,6 +137,11 @@ extension RaftHost {
                 let read = try log.entries(
                     of: order.number, from: order.from, count: order.count, maxBytes: bytesPerJob)
                 entries = read.map { CommittedEntry($0) }
+                guard !entries.isEmpty else {
+                    return AppliedByReplica(
+                        slot: order.slot, generation: order.generation, from: order.from, replies: [],
+                        problem: "entry \(order.from) is to be applied, and the log does not have it")
+                }
             } catch {
                 return AppliedByReplica(
                     slot: order.slot, generation: order.generation, from: order.from, replies: [],

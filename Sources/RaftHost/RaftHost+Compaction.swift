@@ -14,7 +14,9 @@ import Transport
 /// A round of compaction.
 struct CompactionRound {
     /// What the replicas hold durably, of those that are yet to be compacted.
-    var found: [(slot: Int, durable: SnapshotMeta)] = []
+    var found: [(slot: Int, generation: Int, durable: SnapshotMeta)] = []
+    /// Set while it waits for what was compacted to be durable.
+    var awaitsBatch = false
     /// The log is larger than half its bound, or about to refuse entries.
     var isPressed = false
     var isTight = false
@@ -123,16 +125,16 @@ extension RaftHost {
     private func findDurable() {
         let candidates = compactionCandidates
         compactionCandidates.removeAll(keepingCapacity: true)
-        let machines = candidates.map { ($0.slot, $0.stateMachine as? any SnapshotStateMachine) }
+        let machines = candidates.map { ($0.slot, $0.generation, $0.stateMachine as? any SnapshotStateMachine) }
         guard !candidates.isEmpty else { return endRound() }
         let store = self.store
         let logger = self.logger
-        let found = Box<[(slot: Int, durable: SnapshotMeta)]>([])
+        let found = Box<[(slot: Int, generation: Int, durable: SnapshotMeta)]>([])
         workers.maintenance.submit {
             do throws(StateMachineError) {
                 try store?.flush()
-                for case (let slot, let machine?) in machines {
-                    if let meta = try machine.durableMeta() { found.value.append((slot, meta)) }
+                for case (let slot, let generation, let machine?) in machines {
+                    if let meta = try machine.durableMeta() { found.value.append((slot, generation, meta)) }
                 }
             } catch {
                 logger.log(.warning, "the log cannot be compacted now", [("problem", error.description)])
@@ -144,7 +146,7 @@ extension RaftHost {
                 if replica.id.role == .witness {
                     let meta = SnapshotMeta(
                         last: LogPosition(term: .zero, index: replica.applied), configuration: .empty)
-                    found.value.append((replica.slot, meta))
+                    found.value.append((replica.slot, replica.generation, meta))
                 }
                 replica.noteLook(settings)
             }
@@ -156,12 +158,17 @@ extension RaftHost {
 
     private func compactNext() {
         for _ in 0..<RaftHost.compactionsPerTurn {
-            guard let (slot, durable) = compaction?.found.popLast() else {
+            guard let (slot, generation, durable) = compaction?.found.popLast() else {
                 compaction?.isAtWorker = true
+                compaction?.awaitsBatch = true
+                whenDurable { [self] in endWaitingRound() }
                 // what frees room does not wait for room
-                return isLogFull ? endRound() : whenDurable { [self] in endRound() }
+                return isLogFull ? endWaitingRound() : ()
             }
-            compact(replicas[slot], durable)
+            let replica = replicas[slot]
+            // what the state was asked for may be another one's by now
+            guard replica.generation == generation, !replica.isSwitching, !replica.needsState else { continue }
+            compact(replica, durable)
         }
         lane.requestTurn()
     }
@@ -189,7 +196,8 @@ extension RaftHost {
         let last = raft.lastIndex
         let floor = max(
             last.advanced(by: -settings.keptEntries), min(replica.growth.index(keeping: settings.keptBytes), last))
-        var target = min(durable, replica.applied)
+        // a state may be ahead of a core that took the place of another
+        var target = min(min(durable, replica.applied), min(raft.commitIndex, raft.durableIndex))
         if raft.isLeader {
             // for those who lag a little, the rest gets a snapshot
             for peer in raft.peers where !isPressed || liveness.isReachable(peer.address) {
@@ -217,6 +225,13 @@ extension RaftHost {
         return pin.progressAt + settings.pinPatience > now ? pin : nil
     }
 
+    /// Ends a round that waits for its writes, once: when they are durable, or when there is no room for them.
+    func endWaitingRound() {
+        guard compaction?.awaitsBatch == true else { return }
+        compaction?.awaitsBatch = false
+        endRound()
+    }
+
     private func endRound() {
         guard !isOver else { return }
         let log = self.log
@@ -226,8 +241,12 @@ extension RaftHost {
         let failure = Box<StorageError?>(nil)
         workers.log.submit {
             do throws(StorageError) {
-                if carries { unreadable.value = try log.carryForward(maxBytes: RaftHost.carriedBytes).damaged }
+                // first, for there may be no room to carry anything
                 try log.reclaim()
+                if carries {
+                    unreadable.value = try log.carryForward(maxBytes: RaftHost.carriedBytes).damaged
+                    try log.reclaim()
+                }
             } catch {
                 failure.value = error
             }

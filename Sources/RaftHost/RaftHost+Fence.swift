@@ -80,6 +80,7 @@ extension RaftHost {
                 ("applied", replica.applied.description),
             ])
         replica.fence = fence
+        dropOutgoing(of: replica)
         observer?.fenced(replica.group, at: fence.index)
         turnAway(replica)
         remember(fence, of: replica)

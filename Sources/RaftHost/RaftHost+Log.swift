@@ -25,10 +25,18 @@ struct LogBatch {
 
     /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
     /// one in its place.
+    ///
+    /// Nor does an answer that vouches for entries that go: their senders hear that they must ask again.
     mutating func disown(_ replica: Replica) {
         for (position, duty) in duties.enumerated() {
-            guard case .persisted(let writer, _) = duty, writer === replica else { continue }
-            duties[position] = .persisted(replica, DurableMark(term: .zero, index: .zero))
+            switch duty {
+            case .persisted(let writer, _) where writer === replica:
+                duties[position] = .persisted(replica, DurableMark(term: .zero, index: .zero))
+            case .acknowledge(let writer, let responder, .appendReply(let reply))
+            where writer === replica && reply.success:
+                duties[position] = .call { responder.fail(RaftHost.again, "a part of the log was lost") }
+            default: break
+            }
         }
     }
 }
@@ -90,6 +98,8 @@ extension RaftHost {
                 inbox.append((replica, .transferRequested(nil)))
             }
             batchRetry = now + .milliseconds(500)
+            // it may wait for this very batch
+            endWaitingRound()
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
         }

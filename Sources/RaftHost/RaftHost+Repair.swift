@@ -46,6 +46,8 @@ struct LogRepair {
     var replica: Replica
     /// The first entry that cannot be read; nil: it is yet to be found, from ``suspect`` on.
     var damagedAt: LogIndex?
+    /// How often the log had been cut when that was found.
+    var truncations = 0
     var suspect: LogIndex
     /// When to go on.
     var due: Instant
@@ -103,6 +105,7 @@ extension RaftHost {
         let (log, number, store) = (self.log, replica.record.number, self.store)
         let last = replica.raft.durableIndex
         let machine = replica.stateMachine as? any SnapshotStateMachine
+        let seen = (replica.truncations, replica.raft.base.index, replica.generation)
         let damagedAt = Box<(index: LogIndex, isCertain: Bool)?>(nil)
         let durable = Box<Result<SnapshotMeta?, StateMachineError>>(.success(nil))
         workers.maintenance.submit {
@@ -118,6 +121,9 @@ extension RaftHost {
             now = lane.clock.now
             change(replica) { $0.isAtWorker = false }
             lane.requestTurn()
+            // the log or the state has become another one meanwhile: once more
+            guard seen == (replica.truncations, replica.raft.base.index, replica.generation), !replica.isSwitching
+            else { return change(replica) { $0.due = now + RaftHost.repairPace } }
             guard let (damaged, isCertain) = damagedAt.value else { return end(replica) }
             var isLost = isCertain
             change(replica) { repair in
@@ -131,8 +137,14 @@ extension RaftHost {
                 logger.log(
                     .warning, "the log cannot be repaired yet",
                     [("group", replica.group), ("problem", error.description)])
-            case .success(let meta?) where meta.last.index >= damaged: replace(replica, through: meta.last.index)
-            case .success: change(replica) { ($0.damagedAt, $0.due) = (damaged, now) }
+            case .success(let meta):
+                // the state may be ahead of a core that took the place of another
+                let held = min(replica.raft.commitIndex, replica.raft.durableIndex)
+                if let meta, min(meta.last.index, held) >= damaged {
+                    replace(replica, through: min(meta.last.index, held))
+                } else {
+                    change(replica) { ($0.damagedAt, $0.truncations, $0.due) = (damaged, replica.truncations, now) }
+                }
             }
         }
     }
@@ -178,6 +190,12 @@ extension RaftHost {
     /// Drops the log from the first damaged entry on, and goes on in debt.
     private func cut(_ replica: Replica, before index: LogIndex) {
         let former = replica.raft
+        guard index > former.base.index, index <= former.durableIndex, !replica.isSwitching,
+            repairs.contains(where: { $0.replica === replica && $0.truncations == replica.truncations })
+        else {
+            // the log has become another one meanwhile
+            return change(replica) { ($0.damagedAt, $0.due) = (nil, now + RaftHost.repairPace) }
+        }
         guard former.role == .follower else {
             if former.isLeader { inbox.append((replica, .stepDownRequested)) }
             return change(replica) { $0.due = now + RaftHost.repairPace }
@@ -195,8 +213,8 @@ extension RaftHost {
             [("group", replica.group), ("index", index.description), ("debt", lost.description)])
         var raft = makeRaft(
             replica.record, HardState(term: former.term, vote: former.vote), base: former.base, runs: runs, last: last,
-            memberships: replica.memberships.filter { $0.index <= last }, applied: min(replica.applied, last),
-            debt: lost)
+            memberships: replica.memberships.filter { $0.index <= last },
+            applied: max(former.base.index, min(replica.applied, last)), debt: lost)
         raft.succeed(former)
         batchUnderWay?.disown(replica)
         batch.disown(replica)

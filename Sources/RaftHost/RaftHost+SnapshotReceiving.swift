@@ -516,6 +516,7 @@ extension RaftHost {
         replica.fence = nil
         replica.stateMachine = machine
         replica.generation += 1
+        dropOutgoing(of: replica)
         replica.isSwitching = false
         replica.needsState = false
         replica.applyRetry = nil

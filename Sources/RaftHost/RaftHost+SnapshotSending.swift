@@ -73,7 +73,7 @@ extension RaftHost {
 
     /// The core wants `peer` to have a snapshot: one that was begun, if it will do, or a new one.
     func sendSnapshot(to peer: PeerID, of replica: Replica) {
-        if let kept = replica.outgoing.first(where: { $0.peer == peer }) {
+        if replica.problem == nil, let kept = replica.outgoing.first(where: { $0.peer == peer }) {
             // one that is offered already is the core's earlier wish, of another term perhaps
             if kept.meta.last.index >= replica.raft.base.index, !kept.isDropped { return offer(kept) }
             drop(kept)
@@ -92,7 +92,8 @@ extension RaftHost {
             now = lane.clock.now
             switch result.value {
             case .success(let frozen)?
-            where replica.generation == generation && frozen.meta.last.index >= replica.raft.base.index:
+            where replica.generation == generation && replica.problem == nil
+                && frozen.meta.last.index >= replica.raft.base.index:
                 let snapshot = OutgoingSnapshot(
                     id: sending.random.next(), replica: replica, peer: peer, frozen: frozen, now: now)
                 sending.snapshots[snapshot.id] = snapshot
@@ -108,6 +109,11 @@ extension RaftHost {
             }
             lane.requestTurn()
         }
+    }
+
+    /// The state is another one now, or not to be trusted: nobody gets a picture of it.
+    func dropOutgoing(of replica: Replica) {
+        for snapshot in replica.outgoing { drop(snapshot) }
     }
 
     /// A witness has no state: it gets no more than where its log begins.

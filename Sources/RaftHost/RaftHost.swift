@@ -260,9 +260,15 @@ public final class RaftHost: @unchecked Sendable {
             ?? (state == nil ? "it was written by a newer version, or does not parse" : nil)
         for run in nodeState.peers { durableRuns[run.nodeID] = run }
         for position in nodeState.replicas.indices {
-            if let note = recovered[nodeState.replicas[position].number]?.note.flatMap({ ReplicaNote($0) }) {
+            let number = nodeState.replicas[position].number
+            guard let bytes = recovered[number]?.note else { continue }
+            if let note = ReplicaNote(bytes) {
                 nodeState.replicas[position].store = note.store
                 nodeState.replicas[position].fence = note.fence
+            } else {
+                // which state is its own is not known: none may be taken for nobody's
+                self.recovered[number]?.damage = .promises(
+                    reason: "the replica's own record was written by a newer version, or does not parse")
             }
         }
         firstFreshNumber = nodeState.nextNumber

@@ -185,6 +185,8 @@ final class Replica: @unchecked Sendable {
     var needsState = false
     /// Counts the states it has had: what is applied to an earlier one is nothing to this one.
     var generation = 0
+    /// How often entries were taken back from the log.
+    var truncations = 0
 
     init(
         record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex,
@@ -208,6 +210,7 @@ final class Replica: @unchecked Sendable {
 
     /// The entry at `index` and all behind it are gone.
     func cutLog(from index: LogIndex) {
+        truncations += 1
         tail.truncate(from: index)
         growth.truncate(from: index)
         memberships.removeAll { $0.index >= index }
