@@ -69,7 +69,7 @@ final class BatchBuilder {
             // says where the log ends now: that settles what was lost before
             add(.truncate, slot: slot, position: staged[slot].last)
         }
-        if let start = write.start { add(start, slot: slot) }
+        if let start = write.start, staged[slot].moves(to: start) { add(start, slot: slot) }
         if let index = write.truncateFrom {
             precondition(index > staged[slot].base.index, "entry \(index) has been compacted")
             staged[slot].truncate(behind: index.previous)

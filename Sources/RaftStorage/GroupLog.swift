@@ -43,6 +43,15 @@ struct TermRuns: Equatable {
         return run.term == position.term && position.index <= end
     }
 
+    /// Whether `start` changes anything. A compaction to the base, or to something before it, does not: another one has
+    /// overtaken it.
+    func moves(to start: LogStart) -> Bool {
+        switch start {
+        case .compact(let next): next.position.index > base.index
+        case .reset: true
+        }
+    }
+
     /// Appends an entry that is accepted, or, without entries, one that lies anywhere behind the base.
     mutating func append(_ position: LogPosition) {
         precondition(

@@ -38,7 +38,8 @@ public struct LogBase: Equatable, Sendable {
 
 /// A new beginning of a log.
 public enum LogStart: Equatable, Sendable {
-    /// The log holds the base's entry, or begins behind it already: the entries up to it go, those behind stay.
+    /// The log holds the base's entry: the entries up to it go, those behind stay. Or it begins behind it already:
+    /// nothing happens.
     case compact(LogBase)
     /// All entries go; the log begins behind the base. A base at position zero: it begins with entry 1.
     case reset(LogBase)

@@ -360,7 +360,7 @@ extension WriteAheadLog {
                     log.debt = debt == .zero ? nil : placed
                     _ = nextLocation()
                 }
-                if let start = write.start {
+                if let start = write.start, log.entries.runs.moves(to: start) {
                     let location = nextLocation()
                     live.add(location, to: log)
                     switch start {

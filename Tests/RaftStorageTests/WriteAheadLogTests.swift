@@ -447,4 +447,28 @@ import Testing
         try log.pulse()
         #expect(disk.contents("PULSE") != nil)
     }
+
+    @Test func compactionThatComesLateIsSkipped() throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        try log.write([LogWrite(group: 1, entries: (1...4).map { data($0, "entry \($0)") })])
+        // in one batch, the second one with a note behind it
+        try log.write([
+            LogWrite(group: 1, start: .compact(base(3, term: 1))),
+            LogWrite(group: 1, start: .compact(base(2, term: 1)), entries: [data(5, "five")], note: Bytes("note")),
+        ])
+        // and as all there is to write
+        for index in 1...3 as ClosedRange<Int64> {
+            try log.write([LogWrite(group: 1, start: .compact(base(index, term: 1)))])
+        }
+        #expect(
+            try log.entries(of: 1, from: LogIndex(4), count: 9, maxBytes: .max).map(\.payload.text) == [
+                "entry 4", "five",
+            ])
+        let opened = try Opened(disk)
+        #expect(opened.damaged.isEmpty && opened.log.usage() == log.usage())
+        let group = try opened.contents(of: 1)
+        #expect(group.base == base(3, term: 1) && group.note == Bytes("note"))
+        #expect(group.entries.map(\.payload.text) == ["entry 4", "five"])
+    }
 }
