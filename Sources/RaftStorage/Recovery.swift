@@ -9,7 +9,8 @@ import RaftCore
 ///    wounded place had been synced proves that it is damage; it is charged to the groups that the batch's own
 ///    header names, else to those the next header repeats, else to every group.
 /// 3. A wound that nothing proves is the torn tail and is cut, unless a crash cannot have caused it: the file is
-///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync.
+///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync; or
+///    the checkpoint, which knows only what was durable, includes the batch.
 /// 4. In a batch whose records are broken, those in front of the first broken one count.
 /// 5. What a charged group has lost is known at the end, since later records may make it good: see ``Trouble``.
 struct Recovery {
@@ -393,7 +394,9 @@ extension Recovery {
 extension Recovery {
     /// A wound that nothing proves.
     private mutating func decide(_ wound: Wound) throws(StorageError) {
-        guard let image, !wound.isNoTail, !image.isShort, image.contentEnd <= wound.end ?? image.contentEnd else {
+        guard let image, !wound.isNoTail, !image.isShort, image.contentEnd <= wound.end ?? image.contentEnd,
+            wound.sequence > lastIncluded
+        else {
             chargeAll(
                 Damage(
                     file: LogFormat.segmentName(wound.place.segment), offset: wound.place.offset,
@@ -409,8 +412,17 @@ extension Recovery {
         self.wound = nil
     }
 
-    /// A file that was cut off in the zeros behind the last batch has lost nothing.
+    /// A file that was cut off in the zeros behind the last batch has lost nothing. But a log that ends before a batch
+    /// that the checkpoint includes has: under the numbers that are missing nothing may be written again, for the
+    /// checkpoint would hide it.
     private mutating func checkEnd() throws(StorageError) {
+        guard nextSequence > lastIncluded else {
+            chargeAll(
+                Damage(
+                    file: LogFormat.segmentName(end.segment), offset: end.offset,
+                    reason: "the batches up to number \(lastIncluded), which the checkpoint includes, are missing"))
+            return
+        }
         guard let image, image.isShort else { return }
         if end.offset < image.fileByteCount {
             try restoreSize()

@@ -162,4 +162,26 @@ import Testing
         disk.lose("CHECKPOINT")
         #expect(try Opened(disk, segmentBytes: 1 << 18).holds(model))
     }
+
+    @Test(arguments: [true, false]) func batchThatItIncludesIsNoTornTail(isTorn: Bool) throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 4096).log
+        try log.write([LogWrite(group: 1, entries: [data(1, "one")])])
+        let end = contentEnd(try #require(disk.contents(segmentName(1))))
+        try log.write([LogWrite(group: 1, entries: [data(2, "two")])])
+        try log.checkpoint()
+        if isTorn {
+            disk.flipBit(segmentName(1), offset: contentEnd(try #require(disk.contents(segmentName(1)))) - 1)
+        } else {
+            disk.zero(segmentName(1), from: end)
+        }
+        // its number would be given again, and the checkpoint would hide what is written under it
+        for _ in 1...2 {
+            let opened = try Opened(disk, segmentBytes: 4096)
+            #expect(opened.damaged == [0, 1])
+            #expect(throws: StorageError.self) {
+                try opened.log.write([LogWrite(group: 1, debt: .zero, entries: [data(2, "again")])])
+            }
+        }
+    }
 }
