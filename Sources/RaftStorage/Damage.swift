@@ -131,6 +131,7 @@ struct Damages {
         }
     }
 
-    /// The first segment in which something is broken that is not settled: it must stay, to be found again.
-    var oldestSegment: UInt64? { ofGroups.values.compactMap { LogFormat.segmentNumber(of: $0.damage.file) }.min() }
+    /// The first segment in which something is broken that is not settled: it must stay, to be found again. Zero if
+    /// that is in no segment: then only the checkpoint knows of it, and everything must stay.
+    var oldestSegment: UInt64? { ofGroups.values.map { LogFormat.segmentNumber(of: $0.damage.file) ?? 0 }.min() }
 }

@@ -115,6 +115,13 @@ struct EntryIndex {
     /// One per entry, ascending from the first index.
     private(set) var locations: [RecordLocation] = []
 
+    /// The first segment that holds an entry or the base; nil if there is neither.
+    var oldestSegment: UInt64? {
+        // entries lie in the order of their indexes
+        let oldest = min(locations.first?.segment ?? .max, base?.location.segment ?? .max)
+        return oldest == .max ? nil : UInt64(oldest)
+    }
+
     init() {}
 
     /// Entries that have been recovered; the parts must fit together.
@@ -214,14 +221,11 @@ final class GroupLog {
 
     /// The first segment that holds such a record; nil if there is none.
     var oldestSegment: UInt64? {
-        var oldest = UInt32.max
-        // entries lie in the order of their indexes
-        if let location = entries.locations.first { oldest = location.segment }
-        if let location = hardState?.location { oldest = min(oldest, location.segment) }
-        if let location = debt?.location { oldest = min(oldest, location.segment) }
-        if let location = entries.base?.location { oldest = min(oldest, location.segment) }
-        if let location = note?.location { oldest = min(oldest, location.segment) }
-        return oldest == .max ? nil : UInt64(oldest)
+        var oldest = entries.oldestSegment ?? .max
+        if let location = hardState?.location { oldest = min(oldest, UInt64(location.segment)) }
+        if let location = debt?.location { oldest = min(oldest, UInt64(location.segment)) }
+        if let location = note?.location { oldest = min(oldest, UInt64(location.segment)) }
+        return oldest == .max ? nil : oldest
     }
 
     /// The same, for another thread.

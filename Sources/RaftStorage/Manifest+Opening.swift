@@ -59,15 +59,18 @@ extension Manifest {
         return retired
     }
 
-    /// Whether there is anything behind the opening seal of a segment that is not listed.
+    /// Whether there is anything behind the opening seal of a segment that is not listed, be it readable or not. Where
+    /// a seal ends that cannot be read itself, perhaps because it is torn, only a batch behind it tells.
     private func holdsBatches(_ name: String, number: UInt64, on disk: any Disk) throws(StorageError) -> Bool {
         do throws(DiskError) {
             let file = try disk.open(name)
             defer { file.close() }
             let entry = Entry(number: number, size: try file.size(), firstSequence: 0, firstOffset: 0)
             let image = try SegmentImage(of: file, entry: entry)
-            guard let seal = image.header(at: SegmentHeader.byteCount, identity: identity) else { return false }
-            return image.header(at: seal.end, identity: identity) != nil
+            guard let seal = image.header(at: SegmentHeader.byteCount, identity: identity) else {
+                return image.nextHeader(from: SegmentHeader.byteCount, sequence: 0, identity: identity) != nil
+            }
+            return image.contentEnd > seal.end
         } catch {
             throw .disk(error)
         }

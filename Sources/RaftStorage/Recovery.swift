@@ -9,7 +9,8 @@ import RaftCore
 ///    wounded place had been synced proves that it is damage; it is charged to the groups that the batch's own
 ///    header names, else to those the next header repeats, else to every group.
 /// 3. A wound that nothing proves is the torn tail and is cut, unless a crash cannot have caused it: the file is
-///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync.
+///    missing or short, or there is something behind the end of the wounded batch, which begins only after a sync; or
+///    the checkpoint, which knows only what was durable, includes the batch.
 /// 4. In a batch whose records are broken, those in front of the first broken one count.
 /// 5. What a charged group has lost is known at the end, since later records may make it good: see ``Trouble``.
 struct Recovery {
@@ -355,32 +356,59 @@ extension Recovery {
 extension Recovery {
     /// Says what each group has lost in the end.
     private mutating func settleGroups() {
-        let listed = segments.first?.number ?? 0
         for (group, log) in groups.sorted(by: { $0.key < $1.key }) {
-            if var trouble = troubles[group] {
-                guard let cost = trouble.settle(entries: &log.entries, debt: log.debt?.value) else { continue }
-                hurt(group, trouble.damage, cost)
-            } else if let oldest = log.oldestSegment, oldest < listed {
-                let damage = Damage(
-                    file: LogFormat.manifestName, offset: 0,
-                    reason: "group \(group) needs segment \(oldest), which is not listed")
-                hurt(group, damage, .promises(reason: damage.text))
-            } else if !log.entries.runs.isContiguous, let first = log.entries.locations.first {
-                let runs = log.entries.runs
-                let reason = "the entries of group \(group) between \(runs.base) and \(runs.runs[0]) are missing"
-                let damage = Damage(
-                    file: LogFormat.segmentName(UInt64(first.segment)), offset: Int(first.offset), reason: reason)
-                log.entries = EntryIndex()
-                hurt(group, damage, .entries(debt: max(runs.last, log.debt?.value ?? .zero), reason: damage.text))
+            var found: Damages.OfGroup?
+            if var trouble = troubles[group],
+                let cost = trouble.settle(entries: &log.entries, debt: log.debt?.value)
+            {
+                found = Damages.OfGroup(damage: trouble.damage, cost: cost)
             }
+            found = settleUnlisted(log, found) ?? found ?? settleGap(log)
+            if let found { hurt(group, found) }
         }
         troubles = [:]
     }
 
-    private mutating func hurt(_ group: LogGroup, _ damage: Damage, _ cost: GroupDamage) {
-        damages.ofGroups[group] = Damages.OfGroup(damage: damage, cost: cost)
+    /// What a group has lost, if records of it lie in segments that are not listed, beside what was `found`: its entries,
+    /// of which none is kept then, or more. Nil: there are no such records.
+    private func settleUnlisted(_ log: GroupLog, _ found: Damages.OfGroup?) -> Damages.OfGroup? {
+        let listed = segments.first?.number ?? 0
+        guard let oldest = log.oldestSegment, oldest < listed else { return nil }
+        let damage =
+            found?.damage
+            ?? Damage(
+                file: LogFormat.manifestName, offset: 0,
+                reason: "group \(log.group) needs segment \(oldest), which is not listed")
+        var debt = max(log.entries.runs.last, log.debt?.value ?? .zero)
+        if let oldest = log.entries.oldestSegment, oldest < listed { log.entries = EntryIndex() }
+        let isPromiseLost = log.oldestSegment.map { $0 < listed } ?? false
+        switch found?.cost {
+        case _ where isPromiseLost, .promises?:
+            return Damages.OfGroup(damage: damage, cost: .promises(reason: damage.text))
+        case .entries(let known, _)?: debt = max(debt, known)
+        case nil: break
+        }
+        return Damages.OfGroup(damage: damage, cost: .entries(debt: debt, reason: damage.text))
+    }
+
+    /// What a group has lost, if there is a gap between its base and its entries, of which none is kept then; nil: there
+    /// is none.
+    private func settleGap(_ log: GroupLog) -> Damages.OfGroup? {
+        let runs = log.entries.runs
+        guard !runs.isContiguous, let first = log.entries.locations.first else { return nil }
+        let damage = Damage(
+            file: LogFormat.segmentName(UInt64(first.segment)), offset: Int(first.offset),
+            reason: "the entries of group \(log.group) between \(runs.base) and \(runs.runs[0]) are missing")
+        log.entries = EntryIndex()
+        let debt = max(runs.last, log.debt?.value ?? .zero)
+        return Damages.OfGroup(damage: damage, cost: .entries(debt: debt, reason: damage.text))
+    }
+
+    private mutating func hurt(_ group: LogGroup, _ found: Damages.OfGroup) {
+        damages.ofGroups[group] = found
+        let damage = found.damage
         let lost =
-            switch cost {
+            switch found.cost {
             case .entries(let debt, _): "entries debt=\(debt)"
             case .promises: "promises"
             }
@@ -393,7 +421,9 @@ extension Recovery {
 extension Recovery {
     /// A wound that nothing proves.
     private mutating func decide(_ wound: Wound) throws(StorageError) {
-        guard let image, !wound.isNoTail, !image.isShort, image.contentEnd <= wound.end ?? image.contentEnd else {
+        guard let image, !wound.isNoTail, !image.isShort, image.contentEnd <= wound.end ?? image.contentEnd,
+            wound.sequence > lastIncluded
+        else {
             chargeAll(
                 Damage(
                     file: LogFormat.segmentName(wound.place.segment), offset: wound.place.offset,
@@ -409,8 +439,17 @@ extension Recovery {
         self.wound = nil
     }
 
-    /// A file that was cut off in the zeros behind the last batch has lost nothing.
+    /// A file that was cut off in the zeros behind the last batch has lost nothing. But a log that ends before a batch
+    /// that the checkpoint includes has: under the numbers that are missing nothing may be written again, for the
+    /// checkpoint would hide it.
     private mutating func checkEnd() throws(StorageError) {
+        guard nextSequence > lastIncluded else {
+            chargeAll(
+                Damage(
+                    file: LogFormat.segmentName(end.segment), offset: end.offset,
+                    reason: "the batches up to number \(lastIncluded), which the checkpoint includes, are missing"))
+            return
+        }
         guard let image, image.isShort else { return }
         if end.offset < image.fileByteCount {
             try restoreSize()
@@ -466,6 +505,9 @@ extension EntryIndex {
         let position = record.position
         let isKnown = runs.firstIndex.map { position.index >= $0 } ?? false
         switch record.kind {
+        case .truncate where position == .zero && runs.base.index > .zero:
+            // written by a group that had lost everything, the base as well
+            self = EntryIndex()
         case .truncate:
             guard position.index >= runs.base.index, !isKnown || runs.contains(position) else { return false }
             truncate(behind: position.index)

@@ -65,7 +65,7 @@ struct RetiredSegment {
 extension WriteAheadLog {
     /// Groups looked at in one go, while nobody else can use the log.
     private static var sliceCount: Int { 512 }
-    /// A group with more than this alive is not carried forward but to be compacted.
+    /// A group with entries and more than this alive is not carried forward but to be compacted.
     private static var imageBytesMax: Int { 256 << 10 }
     /// A file shrinks by this much at a time before it is removed, so that the file system is never busy for long.
     private static var deletionStepBytes: Int { 16 << 20 }
@@ -105,7 +105,8 @@ extension WriteAheadLog {
     }
 
     /// Writes again, at the end, what the groups hold that keep the oldest segments from being reclaimed: at most
-    /// `maxBytes`, each group as a whole in one batch, and no group that holds a lot. Writer only.
+    /// `maxBytes`, each group as a whole in one batch, and no group that holds a lot. Since a group without entries cannot
+    /// be compacted, it is carried however much it holds, one of more than `maxBytes` alone. Writer only.
     ///
     /// Throws what ``write(_:)`` throws.
     public func carryForward(maxBytes: Int) throws(StorageError) -> CarriedForward {
@@ -114,8 +115,10 @@ extension WriteAheadLog {
         for entry in manifest.segments where entry.number < current.number && live[entry.number] > 0 {
             var writes: [LogWrite] = []
             for pin in pins(of: entry.number) where damage(of: pin.group) == nil {
-                guard pin.liveBytes <= WriteAheadLog.imageBytesMax else { continue }
-                guard result.bytes + pin.liveBytes <= maxBytes else { break }
+                let canBeCompacted = firstIndex(of: pin.group) != nil
+                guard pin.liveBytes <= WriteAheadLog.imageBytesMax || !canBeCompacted else { continue }
+                let isFirst = result.bytes == 0 && !canBeCompacted
+                guard result.bytes + pin.liveBytes <= maxBytes || isFirst else { break }
                 do throws(StorageError) {
                     writes.append(try image(of: pin.group))
                 } catch .damaged {

@@ -162,4 +162,104 @@ import Testing
         disk.lose("CHECKPOINT")
         #expect(try Opened(disk, segmentBytes: 1 << 18).holds(model))
     }
+
+    @Test(arguments: [true, false]) func batchThatItIncludesIsNoTornTail(isTorn: Bool) throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk, segmentBytes: 4096).log
+        try log.write([LogWrite(group: 1, entries: [data(1, "one")])])
+        let end = contentEnd(try #require(disk.contents(segmentName(1))))
+        try log.write([LogWrite(group: 1, entries: [data(2, "two")])])
+        try log.checkpoint()
+        if isTorn {
+            disk.flipBit(segmentName(1), offset: contentEnd(try #require(disk.contents(segmentName(1)))) - 1)
+        } else {
+            disk.zero(segmentName(1), from: end)
+        }
+        // its number would be given again, and the checkpoint would hide what is written under it
+        for _ in 1...2 {
+            let opened = try Opened(disk, segmentBytes: 4096)
+            #expect(opened.damaged == [0, 1])
+            #expect(throws: StorageError.self) {
+                try opened.log.write([LogWrite(group: 1, debt: .zero, entries: [data(2, "again")])])
+            }
+        }
+    }
+
+    /// A log whose first segments are reclaimed, and with them entries that the checkpoint still names. The record of
+    /// their compaction lies behind the checkpoint.
+    @Test func entriesInReclaimedSegmentsAreNotKept() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        try log.write([LogWrite(group: 1, hardState: state(1), entries: (1...3).map { data($0, "entry \($0)") })])
+        for index in 1...30 as ClosedRange<Int64> {
+            try log.write([LogWrite(group: 9, entries: [data(index, String(repeating: "x", count: 100))])])
+        }
+        try log.write([
+            LogWrite(group: 1, hardState: state(2)), LogWrite(group: 9, start: .compact(base(30, term: 1))),
+        ])
+        try log.checkpoint()
+        try log.write([LogWrite(group: 1, start: .compact(base(3, term: 1)), entries: [data(4, "four")])])
+        let place = try #require(log.groupLog(of: 1)?.entries.base?.location)
+        #expect(try log.reclaim() > 3 && disk.exists("CHECKPOINT"))
+        try log.close()
+        disk.flipBit(segmentName(Int(place.segment)), offset: Int(place.offset) + 20)
+        let opened = try Opened(disk)
+        #expect(opened.damaged == [1])
+        let debt = LogPosition(term: Term(1), index: LogIndex(4))
+        guard case .entries(debt, _)? = opened.groups[1]?.damage else {
+            Issue.record("\(String(describing: opened.groups[1]?.damage))")
+            return
+        }
+        #expect(try opened.contents(of: 1) == ModelGroup(hardState: state(2)))
+        try opened.log.write([LogWrite(group: 1, debt: debt)])
+        let again = try Opened(disk)
+        #expect(try again.damaged.isEmpty && again.contents(of: 1) == ModelGroup(hardState: state(2), debt: debt))
+    }
+
+    @Test func whatLiesInUnlistedSegmentsIsLostAndStaysTold() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        try log.write([
+            LogWrite(group: 1, hardState: state(1)),
+            LogWrite(group: 2, entries: (1...4).map { data($0, "entry \($0)") }),
+        ])
+        try log.write([LogWrite(group: 2, start: .compact(base(2, term: 1)))])
+        for index in 1...30 as ClosedRange<Int64> {
+            try log.write([LogWrite(group: 9, entries: [data(index, String(repeating: "x", count: 100))])])
+        }
+        try log.write([
+            LogWrite(group: 2, hardState: state(2)), LogWrite(group: 9, start: .compact(base(30, term: 1))),
+        ])
+        try log.checkpoint()
+        try log.close()
+        var manifest = try #require(try Manifest.load(from: disk))
+        manifest.segments.removeFirst()
+        try manifest.store(on: disk)
+        for _ in 1...2 {
+            let opened = try Opened(disk)
+            #expect(opened.damaged == [1, 2])
+            guard case .promises? = opened.groups[1]?.damage else {
+                Issue.record("\(String(describing: opened.groups[1]?.damage))")
+                return
+            }
+            #expect(try opened.contents(of: 2) == ModelGroup(hardState: state(2)))
+            // without the checkpoint nobody would know any more
+            #expect(try opened.log.reclaim() == 0)
+        }
+        var opened = try Opened(disk)
+        guard case .entries(let debt, _)? = opened.groups[2]?.damage else {
+            Issue.record("\(String(describing: opened.groups[2]?.damage))")
+            return
+        }
+        #expect(debt == LogPosition(term: Term(1), index: LogIndex(4)))
+        try opened.log.write([LogWrite(group: 2, debt: debt)])
+        opened = try Opened(disk)
+        #expect(try opened.damaged == [1] && opened.contents(of: 2) == ModelGroup(hardState: state(2), debt: debt))
+        try opened.log.write([
+            LogWrite(
+                group: 1, hardState: .initial, debt: .zero, start: .reset(base(1, term: 1)), note: Bytes("gone"))
+        ])
+        #expect(try opened.log.reclaim() > 2)
+        #expect(try Opened(disk).damaged.isEmpty)
+    }
 }

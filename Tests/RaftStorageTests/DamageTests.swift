@@ -326,4 +326,19 @@ import Testing
         let manifest = try #require(try Manifest.load(from: sample.disk))
         return manifest.segments[segment - 1].firstOffset
     }
+
+    @Test func unlistedSegmentWithUnreadableBatchesIsNoLeftover() throws {
+        let disk = MemoryDisk(seed: 0)
+        let log = try Opened(disk).log
+        try log.write(SampleLog.batches[0])
+        let first = try #require(try Manifest.load(from: disk)?.segments.first).firstOffset
+        try Manifest(identity: 7).store(on: disk)
+        // the seal, and the batch behind it
+        for offset in [SegmentHeader.byteCount, first] {
+            let copy = disk.copy()
+            copy.flipBit(segmentName(1), offset: offset + 30)
+            #expect(throws: StorageError.self, "\(offset)") { try Opened(copy) }
+            #expect(copy.exists(segmentName(1)))
+        }
+    }
 }

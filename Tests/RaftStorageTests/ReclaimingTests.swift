@@ -239,4 +239,19 @@ import Testing
         let carried = try log.carryForward(maxBytes: 1 << 20)
         #expect(carried.damaged == [1] && log.usage().pins.map(\.group) == [1])
     }
+
+    @Test(arguments: [1 << 20, 1000]) func groupWithoutEntriesIsCarriedForwardHoweverLarge(maxBytes: Int) throws {
+        let disk = MemoryDisk(seed: 1)
+        let log = try Opened(disk).log
+        let large = Bytes(String(repeating: "n", count: 300 << 10))
+        try log.write([LogWrite(group: 0, note: large), LogWrite(group: 1, note: Bytes("small"))])
+        try log.write([LogWrite(group: 2, note: Bytes(String(repeating: "x", count: 5000)))])
+        let carried = try log.carryForward(maxBytes: maxBytes)
+        #expect(carried.bytes >= large.count)
+        // one that is larger than allowed goes alone
+        #expect(log.usage().pins.map(\.group) == (maxBytes < large.count ? [1] : []))
+        if maxBytes < large.count { #expect(try log.carryForward(maxBytes: maxBytes).bytes < maxBytes) }
+        #expect(try log.reclaim() > 0)
+        #expect(try Opened(disk).groups[0]?.note == large && Opened(disk).groups[1]?.note == Bytes("small"))
+    }
 }
