@@ -163,7 +163,8 @@ extension RaftHost {
                 compaction?.awaitsBatch = true
                 whenDurable { [self] in endWaitingRound() }
                 // what frees room does not wait for room
-                return isLogFull ? endWaitingRound() : ()
+                if isLogFull { endWaitingRound() }
+                return
             }
             let replica = replicas[slot]
             // what the state was asked for may be another one's by now

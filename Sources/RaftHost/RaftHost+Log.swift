@@ -106,12 +106,14 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    /// Writes what frees room while a batch waits for room. It concerns nothing in that batch: only what is durable can be
+    /// Writes a compaction while a batch waits for room that it may free. One of the same group that waits in that batch
+    /// is overtaken by it, which the log allows for; else it concerns nothing there, for only what is durable can be
     /// compacted.
     func writeAhead(_ write: LogWrite) {
         let log = self.log
         workers.log.submit {
-            // without room for this either, the log only begins earlier after a restart
+            // without room for this either, the log only begins earlier after a restart; a log that has failed says so at
+            // the batch's next attempt
             do throws(StorageError) { try log.write([write]) } catch {}
         } completion: {
         }

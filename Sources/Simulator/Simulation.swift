@@ -35,14 +35,15 @@ public final class Simulation {
         /// Changes of membership that were carried out to their end by the leader that was asked.
         public var changes: Int
         /// Snapshots that took the place of a log.
-        public var installs = 0
+        public var installs: Int
         /// Faults that happened, by kind.
         public var faults: [FaultKind: Int]
 
         /// What came of a run.
         public init(
             violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
-            reads: Int = 0, undecided: Int = 0, elections: Int = 0, changes: Int = 0, faults: [FaultKind: Int] = [:]
+            reads: Int = 0, undecided: Int = 0, elections: Int = 0, changes: Int = 0, installs: Int = 0,
+            faults: [FaultKind: Int] = [:]
         ) {
             self.violation = violation
             self.hash = hash
@@ -54,6 +55,7 @@ public final class Simulation {
             self.undecided = undecided
             self.elections = elections
             self.changes = changes
+            self.installs = installs
             self.faults = faults
         }
     }
@@ -183,12 +185,11 @@ public final class Simulation {
         if let violation = judge.violation { tell(violation.description) }
         world.note(judge.fingerprint)
         defer { end() }
-        var outcome = Outcome(
+        return Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
             refused: keys.refused, lost: keys.lost, reads: judge.reads, undecided: keys.undecided,
-            elections: judge.elections, changes: changes, faults: faultCounts)
-        outcome.installs = judge.installs
-        return outcome
+            elections: judge.elections, changes: changes, installs: judge.installs,
+            faults: faultCounts)
     }
 
     /// Lets go of everything that holds another.
