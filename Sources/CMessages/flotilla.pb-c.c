@@ -1312,6 +1312,321 @@ void   flotilla__cluster_map__free_unpacked
   assert(message->base.descriptor == &flotilla__cluster_map__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__operation_record__init
+                     (Flotilla__OperationRecord         *message)
+{
+  static const Flotilla__OperationRecord init_value = FLOTILLA__OPERATION_RECORD__INIT;
+  *message = init_value;
+}
+size_t flotilla__operation_record__get_packed_size
+                     (const Flotilla__OperationRecord *message)
+{
+  assert(message->base.descriptor == &flotilla__operation_record__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__operation_record__pack
+                     (const Flotilla__OperationRecord *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__operation_record__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__operation_record__pack_to_buffer
+                     (const Flotilla__OperationRecord *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__operation_record__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OperationRecord *
+       flotilla__operation_record__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OperationRecord *)
+     protobuf_c_message_unpack (&flotilla__operation_record__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__operation_record__free_unpacked
+                     (Flotilla__OperationRecord *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__operation_record__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__split_operation__init
+                     (Flotilla__SplitOperation         *message)
+{
+  static const Flotilla__SplitOperation init_value = FLOTILLA__SPLIT_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__split_operation__get_packed_size
+                     (const Flotilla__SplitOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__split_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__split_operation__pack
+                     (const Flotilla__SplitOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__split_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__split_operation__pack_to_buffer
+                     (const Flotilla__SplitOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__split_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SplitOperation *
+       flotilla__split_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SplitOperation *)
+     protobuf_c_message_unpack (&flotilla__split_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__split_operation__free_unpacked
+                     (Flotilla__SplitOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__split_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__merge_operation__init
+                     (Flotilla__MergeOperation         *message)
+{
+  static const Flotilla__MergeOperation init_value = FLOTILLA__MERGE_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__merge_operation__get_packed_size
+                     (const Flotilla__MergeOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__merge_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__merge_operation__pack
+                     (const Flotilla__MergeOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__merge_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__merge_operation__pack_to_buffer
+                     (const Flotilla__MergeOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__merge_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MergeOperation *
+       flotilla__merge_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MergeOperation *)
+     protobuf_c_message_unpack (&flotilla__merge_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__merge_operation__free_unpacked
+                     (Flotilla__MergeOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__merge_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__move_operation__init
+                     (Flotilla__MoveOperation         *message)
+{
+  static const Flotilla__MoveOperation init_value = FLOTILLA__MOVE_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__move_operation__get_packed_size
+                     (const Flotilla__MoveOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__move_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__move_operation__pack
+                     (const Flotilla__MoveOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__move_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__move_operation__pack_to_buffer
+                     (const Flotilla__MoveOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__move_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MoveOperation *
+       flotilla__move_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MoveOperation *)
+     protobuf_c_message_unpack (&flotilla__move_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__move_operation__free_unpacked
+                     (Flotilla__MoveOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__move_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__create_group_operation__init
+                     (Flotilla__CreateGroupOperation         *message)
+{
+  static const Flotilla__CreateGroupOperation init_value = FLOTILLA__CREATE_GROUP_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__create_group_operation__get_packed_size
+                     (const Flotilla__CreateGroupOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__create_group_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__create_group_operation__pack
+                     (const Flotilla__CreateGroupOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__create_group_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__create_group_operation__pack_to_buffer
+                     (const Flotilla__CreateGroupOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__create_group_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__CreateGroupOperation *
+       flotilla__create_group_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__CreateGroupOperation *)
+     protobuf_c_message_unpack (&flotilla__create_group_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__create_group_operation__free_unpacked
+                     (Flotilla__CreateGroupOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__create_group_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__delete_group_operation__init
+                     (Flotilla__DeleteGroupOperation         *message)
+{
+  static const Flotilla__DeleteGroupOperation init_value = FLOTILLA__DELETE_GROUP_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__delete_group_operation__get_packed_size
+                     (const Flotilla__DeleteGroupOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__delete_group_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__delete_group_operation__pack
+                     (const Flotilla__DeleteGroupOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__delete_group_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__delete_group_operation__pack_to_buffer
+                     (const Flotilla__DeleteGroupOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__delete_group_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DeleteGroupOperation *
+       flotilla__delete_group_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DeleteGroupOperation *)
+     protobuf_c_message_unpack (&flotilla__delete_group_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__delete_group_operation__free_unpacked
+                     (Flotilla__DeleteGroupOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__delete_group_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__change_peers_operation__init
+                     (Flotilla__ChangePeersOperation         *message)
+{
+  static const Flotilla__ChangePeersOperation init_value = FLOTILLA__CHANGE_PEERS_OPERATION__INIT;
+  *message = init_value;
+}
+size_t flotilla__change_peers_operation__get_packed_size
+                     (const Flotilla__ChangePeersOperation *message)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_operation__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__change_peers_operation__pack
+                     (const Flotilla__ChangePeersOperation *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_operation__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__change_peers_operation__pack_to_buffer
+                     (const Flotilla__ChangePeersOperation *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_operation__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ChangePeersOperation *
+       flotilla__change_peers_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ChangePeersOperation *)
+     protobuf_c_message_unpack (&flotilla__change_peers_operation__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__change_peers_operation__free_unpacked
+                     (Flotilla__ChangePeersOperation *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__change_peers_operation__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__announce_request__init
                      (Flotilla__AnnounceRequest         *message)
 {
@@ -1987,6 +2302,546 @@ void   flotilla__install_shards_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__install_shards_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__order_request__init
+                     (Flotilla__OrderRequest         *message)
+{
+  static const Flotilla__OrderRequest init_value = FLOTILLA__ORDER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__order_request__get_packed_size
+                     (const Flotilla__OrderRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__order_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__order_request__pack
+                     (const Flotilla__OrderRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__order_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__order_request__pack_to_buffer
+                     (const Flotilla__OrderRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__order_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OrderRequest *
+       flotilla__order_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OrderRequest *)
+     protobuf_c_message_unpack (&flotilla__order_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__order_request__free_unpacked
+                     (Flotilla__OrderRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__order_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__operate_request__init
+                     (Flotilla__OperateRequest         *message)
+{
+  static const Flotilla__OperateRequest init_value = FLOTILLA__OPERATE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__operate_request__get_packed_size
+                     (const Flotilla__OperateRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__operate_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__operate_request__pack
+                     (const Flotilla__OperateRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__operate_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__operate_request__pack_to_buffer
+                     (const Flotilla__OperateRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__operate_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OperateRequest *
+       flotilla__operate_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OperateRequest *)
+     protobuf_c_message_unpack (&flotilla__operate_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__operate_request__free_unpacked
+                     (Flotilla__OperateRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__operate_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__operate_reply__init
+                     (Flotilla__OperateReply         *message)
+{
+  static const Flotilla__OperateReply init_value = FLOTILLA__OPERATE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__operate_reply__get_packed_size
+                     (const Flotilla__OperateReply *message)
+{
+  assert(message->base.descriptor == &flotilla__operate_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__operate_reply__pack
+                     (const Flotilla__OperateReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__operate_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__operate_reply__pack_to_buffer
+                     (const Flotilla__OperateReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__operate_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OperateReply *
+       flotilla__operate_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OperateReply *)
+     protobuf_c_message_unpack (&flotilla__operate_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__operate_reply__free_unpacked
+                     (Flotilla__OperateReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__operate_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__list_operations_request__init
+                     (Flotilla__ListOperationsRequest         *message)
+{
+  static const Flotilla__ListOperationsRequest init_value = FLOTILLA__LIST_OPERATIONS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__list_operations_request__get_packed_size
+                     (const Flotilla__ListOperationsRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__list_operations_request__pack
+                     (const Flotilla__ListOperationsRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__list_operations_request__pack_to_buffer
+                     (const Flotilla__ListOperationsRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ListOperationsRequest *
+       flotilla__list_operations_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ListOperationsRequest *)
+     protobuf_c_message_unpack (&flotilla__list_operations_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__list_operations_request__free_unpacked
+                     (Flotilla__ListOperationsRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__list_operations_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__list_operations_reply__init
+                     (Flotilla__ListOperationsReply         *message)
+{
+  static const Flotilla__ListOperationsReply init_value = FLOTILLA__LIST_OPERATIONS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__list_operations_reply__get_packed_size
+                     (const Flotilla__ListOperationsReply *message)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__list_operations_reply__pack
+                     (const Flotilla__ListOperationsReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__list_operations_reply__pack_to_buffer
+                     (const Flotilla__ListOperationsReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__list_operations_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ListOperationsReply *
+       flotilla__list_operations_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ListOperationsReply *)
+     protobuf_c_message_unpack (&flotilla__list_operations_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__list_operations_reply__free_unpacked
+                     (Flotilla__ListOperationsReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__list_operations_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__operation_progress__init
+                     (Flotilla__OperationProgress         *message)
+{
+  static const Flotilla__OperationProgress init_value = FLOTILLA__OPERATION_PROGRESS__INIT;
+  *message = init_value;
+}
+size_t flotilla__operation_progress__get_packed_size
+                     (const Flotilla__OperationProgress *message)
+{
+  assert(message->base.descriptor == &flotilla__operation_progress__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__operation_progress__pack
+                     (const Flotilla__OperationProgress *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__operation_progress__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__operation_progress__pack_to_buffer
+                     (const Flotilla__OperationProgress *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__operation_progress__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OperationProgress *
+       flotilla__operation_progress__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OperationProgress *)
+     protobuf_c_message_unpack (&flotilla__operation_progress__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__operation_progress__free_unpacked
+                     (Flotilla__OperationProgress *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__operation_progress__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__move_status_request__init
+                     (Flotilla__MoveStatusRequest         *message)
+{
+  static const Flotilla__MoveStatusRequest init_value = FLOTILLA__MOVE_STATUS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__move_status_request__get_packed_size
+                     (const Flotilla__MoveStatusRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__move_status_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__move_status_request__pack
+                     (const Flotilla__MoveStatusRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__move_status_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__move_status_request__pack_to_buffer
+                     (const Flotilla__MoveStatusRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__move_status_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MoveStatusRequest *
+       flotilla__move_status_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MoveStatusRequest *)
+     protobuf_c_message_unpack (&flotilla__move_status_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__move_status_request__free_unpacked
+                     (Flotilla__MoveStatusRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__move_status_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__move_status_reply__init
+                     (Flotilla__MoveStatusReply         *message)
+{
+  static const Flotilla__MoveStatusReply init_value = FLOTILLA__MOVE_STATUS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__move_status_reply__get_packed_size
+                     (const Flotilla__MoveStatusReply *message)
+{
+  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__move_status_reply__pack
+                     (const Flotilla__MoveStatusReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__move_status_reply__pack_to_buffer
+                     (const Flotilla__MoveStatusReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MoveStatusReply *
+       flotilla__move_status_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MoveStatusReply *)
+     protobuf_c_message_unpack (&flotilla__move_status_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__move_status_reply__free_unpacked
+                     (Flotilla__MoveStatusReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__change_peers_request__init
+                     (Flotilla__ChangePeersRequest         *message)
+{
+  static const Flotilla__ChangePeersRequest init_value = FLOTILLA__CHANGE_PEERS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__change_peers_request__get_packed_size
+                     (const Flotilla__ChangePeersRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__change_peers_request__pack
+                     (const Flotilla__ChangePeersRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__change_peers_request__pack_to_buffer
+                     (const Flotilla__ChangePeersRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ChangePeersRequest *
+       flotilla__change_peers_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ChangePeersRequest *)
+     protobuf_c_message_unpack (&flotilla__change_peers_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__change_peers_request__free_unpacked
+                     (Flotilla__ChangePeersRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__change_peers_reply__init
+                     (Flotilla__ChangePeersReply         *message)
+{
+  static const Flotilla__ChangePeersReply init_value = FLOTILLA__CHANGE_PEERS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__change_peers_reply__get_packed_size
+                     (const Flotilla__ChangePeersReply *message)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__change_peers_reply__pack
+                     (const Flotilla__ChangePeersReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__change_peers_reply__pack_to_buffer
+                     (const Flotilla__ChangePeersReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ChangePeersReply *
+       flotilla__change_peers_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ChangePeersReply *)
+     protobuf_c_message_unpack (&flotilla__change_peers_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__change_peers_reply__free_unpacked
+                     (Flotilla__ChangePeersReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__transfer_request__init
+                     (Flotilla__TransferRequest         *message)
+{
+  static const Flotilla__TransferRequest init_value = FLOTILLA__TRANSFER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__transfer_request__get_packed_size
+                     (const Flotilla__TransferRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__transfer_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__transfer_request__pack
+                     (const Flotilla__TransferRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__transfer_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__transfer_request__pack_to_buffer
+                     (const Flotilla__TransferRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__transfer_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__TransferRequest *
+       flotilla__transfer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__TransferRequest *)
+     protobuf_c_message_unpack (&flotilla__transfer_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__transfer_request__free_unpacked
+                     (Flotilla__TransferRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__transfer_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__transfer_reply__init
+                     (Flotilla__TransferReply         *message)
+{
+  static const Flotilla__TransferReply init_value = FLOTILLA__TRANSFER_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__transfer_reply__get_packed_size
+                     (const Flotilla__TransferReply *message)
+{
+  assert(message->base.descriptor == &flotilla__transfer_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__transfer_reply__pack
+                     (const Flotilla__TransferReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__transfer_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__transfer_reply__pack_to_buffer
+                     (const Flotilla__TransferReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__transfer_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__TransferReply *
+       flotilla__transfer_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__TransferReply *)
+     protobuf_c_message_unpack (&flotilla__transfer_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__transfer_reply__free_unpacked
+                     (Flotilla__TransferReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__transfer_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__verify_group_request__init
                      (Flotilla__VerifyGroupRequest         *message)
 {
@@ -2257,6 +3112,96 @@ void   flotilla__controller_command__free_unpacked
   assert(message->base.descriptor == &flotilla__controller_command__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__operation_step__init
+                     (Flotilla__OperationStep         *message)
+{
+  static const Flotilla__OperationStep init_value = FLOTILLA__OPERATION_STEP__INIT;
+  *message = init_value;
+}
+size_t flotilla__operation_step__get_packed_size
+                     (const Flotilla__OperationStep *message)
+{
+  assert(message->base.descriptor == &flotilla__operation_step__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__operation_step__pack
+                     (const Flotilla__OperationStep *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__operation_step__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__operation_step__pack_to_buffer
+                     (const Flotilla__OperationStep *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__operation_step__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__OperationStep *
+       flotilla__operation_step__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__OperationStep *)
+     protobuf_c_message_unpack (&flotilla__operation_step__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__operation_step__free_unpacked
+                     (Flotilla__OperationStep *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__operation_step__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__node_change__init
+                     (Flotilla__NodeChange         *message)
+{
+  static const Flotilla__NodeChange init_value = FLOTILLA__NODE_CHANGE__INIT;
+  *message = init_value;
+}
+size_t flotilla__node_change__get_packed_size
+                     (const Flotilla__NodeChange *message)
+{
+  assert(message->base.descriptor == &flotilla__node_change__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__node_change__pack
+                     (const Flotilla__NodeChange *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__node_change__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__node_change__pack_to_buffer
+                     (const Flotilla__NodeChange *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__node_change__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__NodeChange *
+       flotilla__node_change__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__NodeChange *)
+     protobuf_c_message_unpack (&flotilla__node_change__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__node_change__free_unpacked
+                     (Flotilla__NodeChange *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__node_change__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__controller_reply__init
                      (Flotilla__ControllerReply         *message)
 {
@@ -2390,6 +3335,231 @@ void   flotilla__group_command__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__group_command__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__shard_step__init
+                     (Flotilla__ShardStep         *message)
+{
+  static const Flotilla__ShardStep init_value = FLOTILLA__SHARD_STEP__INIT;
+  *message = init_value;
+}
+size_t flotilla__shard_step__get_packed_size
+                     (const Flotilla__ShardStep *message)
+{
+  assert(message->base.descriptor == &flotilla__shard_step__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__shard_step__pack
+                     (const Flotilla__ShardStep *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__shard_step__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__shard_step__pack_to_buffer
+                     (const Flotilla__ShardStep *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__shard_step__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ShardStep *
+       flotilla__shard_step__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ShardStep *)
+     protobuf_c_message_unpack (&flotilla__shard_step__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__shard_step__free_unpacked
+                     (Flotilla__ShardStep *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__shard_step__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__staged_chunk__init
+                     (Flotilla__StagedChunk         *message)
+{
+  static const Flotilla__StagedChunk init_value = FLOTILLA__STAGED_CHUNK__INIT;
+  *message = init_value;
+}
+size_t flotilla__staged_chunk__get_packed_size
+                     (const Flotilla__StagedChunk *message)
+{
+  assert(message->base.descriptor == &flotilla__staged_chunk__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__staged_chunk__pack
+                     (const Flotilla__StagedChunk *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__staged_chunk__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__staged_chunk__pack_to_buffer
+                     (const Flotilla__StagedChunk *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__staged_chunk__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__StagedChunk *
+       flotilla__staged_chunk__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__StagedChunk *)
+     protobuf_c_message_unpack (&flotilla__staged_chunk__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__staged_chunk__free_unpacked
+                     (Flotilla__StagedChunk *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__staged_chunk__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__staged_pair__init
+                     (Flotilla__StagedPair         *message)
+{
+  static const Flotilla__StagedPair init_value = FLOTILLA__STAGED_PAIR__INIT;
+  *message = init_value;
+}
+size_t flotilla__staged_pair__get_packed_size
+                     (const Flotilla__StagedPair *message)
+{
+  assert(message->base.descriptor == &flotilla__staged_pair__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__staged_pair__pack
+                     (const Flotilla__StagedPair *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__staged_pair__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__staged_pair__pack_to_buffer
+                     (const Flotilla__StagedPair *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__staged_pair__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__StagedPair *
+       flotilla__staged_pair__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__StagedPair *)
+     protobuf_c_message_unpack (&flotilla__staged_pair__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__staged_pair__free_unpacked
+                     (Flotilla__StagedPair *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__staged_pair__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_move_request__init
+                     (Flotilla__ReadMoveRequest         *message)
+{
+  static const Flotilla__ReadMoveRequest init_value = FLOTILLA__READ_MOVE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_move_request__get_packed_size
+                     (const Flotilla__ReadMoveRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__read_move_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_move_request__pack
+                     (const Flotilla__ReadMoveRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_move_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_move_request__pack_to_buffer
+                     (const Flotilla__ReadMoveRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_move_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadMoveRequest *
+       flotilla__read_move_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadMoveRequest *)
+     protobuf_c_message_unpack (&flotilla__read_move_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_move_request__free_unpacked
+                     (Flotilla__ReadMoveRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_move_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__read_move_reply__init
+                     (Flotilla__ReadMoveReply         *message)
+{
+  static const Flotilla__ReadMoveReply init_value = FLOTILLA__READ_MOVE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__read_move_reply__get_packed_size
+                     (const Flotilla__ReadMoveReply *message)
+{
+  assert(message->base.descriptor == &flotilla__read_move_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__read_move_reply__pack
+                     (const Flotilla__ReadMoveReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__read_move_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__read_move_reply__pack_to_buffer
+                     (const Flotilla__ReadMoveReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__read_move_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ReadMoveReply *
+       flotilla__read_move_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ReadMoveReply *)
+     protobuf_c_message_unpack (&flotilla__read_move_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__read_move_reply__free_unpacked
+                     (Flotilla__ReadMoveReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__read_move_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__write_command__init
@@ -2750,6 +3920,51 @@ void   flotilla__node_state__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__node_state__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__tombstone__init
+                     (Flotilla__Tombstone         *message)
+{
+  static const Flotilla__Tombstone init_value = FLOTILLA__TOMBSTONE__INIT;
+  *message = init_value;
+}
+size_t flotilla__tombstone__get_packed_size
+                     (const Flotilla__Tombstone *message)
+{
+  assert(message->base.descriptor == &flotilla__tombstone__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__tombstone__pack
+                     (const Flotilla__Tombstone *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__tombstone__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__tombstone__pack_to_buffer
+                     (const Flotilla__Tombstone *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__tombstone__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__Tombstone *
+       flotilla__tombstone__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__Tombstone *)
+     protobuf_c_message_unpack (&flotilla__tombstone__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__tombstone__free_unpacked
+                     (Flotilla__Tombstone *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__tombstone__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__peer_run__init
@@ -4453,7 +5668,7 @@ const ProtobufCMessageDescriptor flotilla__bootstrap_record__descriptor =
   (ProtobufCMessageInit) flotilla__bootstrap_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[5] =
 {
   {
     "id",
@@ -4491,16 +5706,42 @@ static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[3
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "zone",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__NodeRecord, zone),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "draining",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__NodeRecord, has_draining),
+    offsetof(Flotilla__NodeRecord, draining),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__node_record__field_indices_by_name[] = {
   1,   /* field[1] = address */
+  4,   /* field[4] = draining */
   0,   /* field[0] = id */
   2,   /* field[2] = incarnation */
+  3,   /* field[3] = zone */
 };
 static const ProtobufCIntRange flotilla__node_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__node_record__descriptor =
 {
@@ -4510,14 +5751,14 @@ const ProtobufCMessageDescriptor flotilla__node_record__descriptor =
   "Flotilla__NodeRecord",
   "flotilla",
   sizeof(Flotilla__NodeRecord),
-  3,
+  5,
   flotilla__node_record__field_descriptors,
   flotilla__node_record__field_indices_by_name,
   1,  flotilla__node_record__number_ranges,
   (ProtobufCMessageInit) flotilla__node_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_record__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__group_record__field_descriptors[5] =
 {
   {
     "id",
@@ -4555,16 +5796,42 @@ static const ProtobufCFieldDescriptor flotilla__group_record__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "joining",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__GroupRecord, n_joining),
+    offsetof(Flotilla__GroupRecord, joining),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "retired",
+    5,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__GroupRecord, n_retired),
+    offsetof(Flotilla__GroupRecord, retired),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_record__field_indices_by_name[] = {
   2,   /* field[2] = born */
   0,   /* field[0] = id */
+  3,   /* field[3] = joining */
   1,   /* field[1] = peers */
+  4,   /* field[4] = retired */
 };
 static const ProtobufCIntRange flotilla__group_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__group_record__descriptor =
 {
@@ -4574,7 +5841,7 @@ const ProtobufCMessageDescriptor flotilla__group_record__descriptor =
   "Flotilla__GroupRecord",
   "flotilla",
   sizeof(Flotilla__GroupRecord),
-  3,
+  5,
   flotilla__group_record__field_descriptors,
   flotilla__group_record__field_indices_by_name,
   1,  flotilla__group_record__number_ranges,
@@ -4772,6 +6039,584 @@ const ProtobufCMessageDescriptor flotilla__cluster_map__descriptor =
   flotilla__cluster_map__field_indices_by_name,
   1,  flotilla__cluster_map__number_ranges,
   (ProtobufCMessageInit) flotilla__cluster_map__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__operation_record__field_descriptors[11] =
+{
+  {
+    "id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "state",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_ENUM,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, state),
+    &flotilla__operation_state__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "begun_ms",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__OperationRecord, has_begun_ms),
+    offsetof(Flotilla__OperationRecord, begun_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "ended_ms",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__OperationRecord, has_ended_ms),
+    offsetof(Flotilla__OperationRecord, ended_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "reason",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, reason),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "split",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, split),
+    &flotilla__split_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "merge",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, merge),
+    &flotilla__merge_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "move",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, move),
+    &flotilla__move_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "create_group",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, create_group),
+    &flotilla__create_group_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "delete_group",
+    10,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, delete_group),
+    &flotilla__delete_group_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "change_peers",
+    11,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationRecord, change_peers),
+    &flotilla__change_peers_operation__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__operation_record__field_indices_by_name[] = {
+  2,   /* field[2] = begun_ms */
+  10,   /* field[10] = change_peers */
+  8,   /* field[8] = create_group */
+  9,   /* field[9] = delete_group */
+  3,   /* field[3] = ended_ms */
+  0,   /* field[0] = id */
+  6,   /* field[6] = merge */
+  7,   /* field[7] = move */
+  4,   /* field[4] = reason */
+  5,   /* field[5] = split */
+  1,   /* field[1] = state */
+};
+static const ProtobufCIntRange flotilla__operation_record__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 11 }
+};
+const ProtobufCMessageDescriptor flotilla__operation_record__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OperationRecord",
+  "OperationRecord",
+  "Flotilla__OperationRecord",
+  "flotilla",
+  sizeof(Flotilla__OperationRecord),
+  11,
+  flotilla__operation_record__field_descriptors,
+  flotilla__operation_record__field_indices_by_name,
+  1,  flotilla__operation_record__number_ranges,
+  (ProtobufCMessageInit) flotilla__operation_record__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__split_operation__field_descriptors[5] =
+{
+  {
+    "shard",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SplitOperation, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "epoch",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SplitOperation, epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "key",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SplitOperation, key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_shard",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SplitOperation, new_shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "group",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SplitOperation, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__split_operation__field_indices_by_name[] = {
+  1,   /* field[1] = epoch */
+  4,   /* field[4] = group */
+  2,   /* field[2] = key */
+  3,   /* field[3] = new_shard */
+  0,   /* field[0] = shard */
+};
+static const ProtobufCIntRange flotilla__split_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__split_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SplitOperation",
+  "SplitOperation",
+  "Flotilla__SplitOperation",
+  "flotilla",
+  sizeof(Flotilla__SplitOperation),
+  5,
+  flotilla__split_operation__field_descriptors,
+  flotilla__split_operation__field_indices_by_name,
+  1,  flotilla__split_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__split_operation__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__merge_operation__field_descriptors[5] =
+{
+  {
+    "left",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MergeOperation, left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "left_epoch",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MergeOperation, left_epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "right",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MergeOperation, right),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "right_epoch",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MergeOperation, right_epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "group",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MergeOperation, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__merge_operation__field_indices_by_name[] = {
+  4,   /* field[4] = group */
+  0,   /* field[0] = left */
+  1,   /* field[1] = left_epoch */
+  2,   /* field[2] = right */
+  3,   /* field[3] = right_epoch */
+};
+static const ProtobufCIntRange flotilla__merge_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__merge_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MergeOperation",
+  "MergeOperation",
+  "Flotilla__MergeOperation",
+  "flotilla",
+  sizeof(Flotilla__MergeOperation),
+  5,
+  flotilla__merge_operation__field_descriptors,
+  flotilla__merge_operation__field_indices_by_name,
+  1,  flotilla__merge_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__merge_operation__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__move_operation__field_descriptors[4] =
+{
+  {
+    "shard",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveOperation, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "epoch",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveOperation, epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "source",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveOperation, source),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "destination",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveOperation, destination),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__move_operation__field_indices_by_name[] = {
+  3,   /* field[3] = destination */
+  1,   /* field[1] = epoch */
+  0,   /* field[0] = shard */
+  2,   /* field[2] = source */
+};
+static const ProtobufCIntRange flotilla__move_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__move_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MoveOperation",
+  "MoveOperation",
+  "Flotilla__MoveOperation",
+  "flotilla",
+  sizeof(Flotilla__MoveOperation),
+  4,
+  flotilla__move_operation__field_descriptors,
+  flotilla__move_operation__field_indices_by_name,
+  1,  flotilla__move_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__move_operation__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__create_group_operation__field_descriptors[2] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__CreateGroupOperation, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__CreateGroupOperation, n_peers),
+    offsetof(Flotilla__CreateGroupOperation, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__create_group_operation__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  1,   /* field[1] = peers */
+};
+static const ProtobufCIntRange flotilla__create_group_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__create_group_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.CreateGroupOperation",
+  "CreateGroupOperation",
+  "Flotilla__CreateGroupOperation",
+  "flotilla",
+  sizeof(Flotilla__CreateGroupOperation),
+  2,
+  flotilla__create_group_operation__field_descriptors,
+  flotilla__create_group_operation__field_indices_by_name,
+  1,  flotilla__create_group_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__create_group_operation__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__delete_group_operation__field_descriptors[1] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DeleteGroupOperation, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__delete_group_operation__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+};
+static const ProtobufCIntRange flotilla__delete_group_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__delete_group_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DeleteGroupOperation",
+  "DeleteGroupOperation",
+  "Flotilla__DeleteGroupOperation",
+  "flotilla",
+  sizeof(Flotilla__DeleteGroupOperation),
+  1,
+  flotilla__delete_group_operation__field_descriptors,
+  flotilla__delete_group_operation__field_indices_by_name,
+  1,  flotilla__delete_group_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__delete_group_operation__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__change_peers_operation__field_descriptors[3] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersOperation, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersOperation, n_from),
+    offsetof(Flotilla__ChangePeersOperation, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersOperation, n_to),
+    offsetof(Flotilla__ChangePeersOperation, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__change_peers_operation__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__change_peers_operation__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ChangePeersOperation",
+  "ChangePeersOperation",
+  "Flotilla__ChangePeersOperation",
+  "flotilla",
+  sizeof(Flotilla__ChangePeersOperation),
+  3,
+  flotilla__change_peers_operation__field_descriptors,
+  flotilla__change_peers_operation__field_indices_by_name,
+  1,  flotilla__change_peers_operation__number_ranges,
+  (ProtobufCMessageInit) flotilla__change_peers_operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__announce_request__field_descriptors[2] =
@@ -5158,7 +7003,7 @@ const ProtobufCMessageDescriptor flotilla__bootstrap_reply__descriptor =
   (ProtobufCMessageInit) flotilla__bootstrap_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descriptors[1] =
+static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descriptors[2] =
 {
   {
     "known_version",
@@ -5172,14 +7017,27 @@ static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descripto
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "wait_ms",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__GetMapRequest, has_wait_ms),
+    offsetof(Flotilla__GetMapRequest, wait_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__get_map_request__field_indices_by_name[] = {
   0,   /* field[0] = known_version */
+  1,   /* field[1] = wait_ms */
 };
 static const ProtobufCIntRange flotilla__get_map_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor flotilla__get_map_request__descriptor =
 {
@@ -5189,7 +7047,7 @@ const ProtobufCMessageDescriptor flotilla__get_map_request__descriptor =
   "Flotilla__GetMapRequest",
   "flotilla",
   sizeof(Flotilla__GetMapRequest),
-  1,
+  2,
   flotilla__get_map_request__field_descriptors,
   flotilla__get_map_request__field_indices_by_name,
   1,  flotilla__get_map_request__number_ranges,
@@ -5627,7 +7485,7 @@ const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
   (ProtobufCMessageInit) flotilla__status_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__create_replica_request__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__create_replica_request__field_descriptors[4] =
 {
   {
     "group",
@@ -5665,16 +7523,29 @@ static const ProtobufCFieldDescriptor flotilla__create_replica_request__field_de
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "map_version",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__CreateReplicaRequest, has_map_version),
+    offsetof(Flotilla__CreateReplicaRequest, map_version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__create_replica_request__field_indices_by_name[] = {
   0,   /* field[0] = group */
+  3,   /* field[3] = map_version */
   1,   /* field[1] = peer */
   2,   /* field[2] = peers */
 };
 static const ProtobufCIntRange flotilla__create_replica_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor flotilla__create_replica_request__descriptor =
 {
@@ -5684,7 +7555,7 @@ const ProtobufCMessageDescriptor flotilla__create_replica_request__descriptor =
   "Flotilla__CreateReplicaRequest",
   "flotilla",
   sizeof(Flotilla__CreateReplicaRequest),
-  3,
+  4,
   flotilla__create_replica_request__field_descriptors,
   flotilla__create_replica_request__field_indices_by_name,
   1,  flotilla__create_replica_request__number_ranges,
@@ -5842,6 +7713,826 @@ const ProtobufCMessageDescriptor flotilla__install_shards_reply__descriptor =
   flotilla__install_shards_reply__field_indices_by_name,
   1,  flotilla__install_shards_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__install_shards_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__order_request__field_descriptors[1] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OrderRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__order_request__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+};
+static const ProtobufCIntRange flotilla__order_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__order_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OrderRequest",
+  "OrderRequest",
+  "Flotilla__OrderRequest",
+  "flotilla",
+  sizeof(Flotilla__OrderRequest),
+  1,
+  flotilla__order_request__field_descriptors,
+  flotilla__order_request__field_indices_by_name,
+  1,  flotilla__order_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__order_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__operate_request__field_descriptors[1] =
+{
+  {
+    "command",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateRequest, command),
+    &flotilla__controller_command__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__operate_request__field_indices_by_name[] = {
+  0,   /* field[0] = command */
+};
+static const ProtobufCIntRange flotilla__operate_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__operate_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OperateRequest",
+  "OperateRequest",
+  "Flotilla__OperateRequest",
+  "flotilla",
+  sizeof(Flotilla__OperateRequest),
+  1,
+  flotilla__operate_request__field_descriptors,
+  flotilla__operate_request__field_indices_by_name,
+  1,  flotilla__operate_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__operate_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__operate_reply__field_descriptors[5] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateReply, operation),
+    &flotilla__operation_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "version",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__OperateReply, has_version),
+    offsetof(Flotilla__OperateReply, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__operate_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  3,   /* field[3] = operation */
+  4,   /* field[4] = version */
+};
+static const ProtobufCIntRange flotilla__operate_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__operate_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OperateReply",
+  "OperateReply",
+  "Flotilla__OperateReply",
+  "flotilla",
+  sizeof(Flotilla__OperateReply),
+  5,
+  flotilla__operate_reply__field_descriptors,
+  flotilla__operate_reply__field_indices_by_name,
+  1,  flotilla__operate_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__operate_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__list_operations_request__field_descriptors[2] =
+{
+  {
+    "id",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ListOperationsRequest, has_id),
+    offsetof(Flotilla__ListOperationsRequest, id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "ended",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ListOperationsRequest, has_ended),
+    offsetof(Flotilla__ListOperationsRequest, ended),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__list_operations_request__field_indices_by_name[] = {
+  1,   /* field[1] = ended */
+  0,   /* field[0] = id */
+};
+static const ProtobufCIntRange flotilla__list_operations_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__list_operations_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ListOperationsRequest",
+  "ListOperationsRequest",
+  "Flotilla__ListOperationsRequest",
+  "flotilla",
+  sizeof(Flotilla__ListOperationsRequest),
+  2,
+  flotilla__list_operations_request__field_descriptors,
+  flotilla__list_operations_request__field_indices_by_name,
+  1,  flotilla__list_operations_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__list_operations_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__list_operations_reply__field_descriptors[4] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ListOperationsReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ListOperationsReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ListOperationsReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operations",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ListOperationsReply, n_operations),
+    offsetof(Flotilla__ListOperationsReply, operations),
+    &flotilla__operation_progress__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__list_operations_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  3,   /* field[3] = operations */
+};
+static const ProtobufCIntRange flotilla__list_operations_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__list_operations_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ListOperationsReply",
+  "ListOperationsReply",
+  "Flotilla__ListOperationsReply",
+  "flotilla",
+  sizeof(Flotilla__ListOperationsReply),
+  4,
+  flotilla__list_operations_reply__field_descriptors,
+  flotilla__list_operations_reply__field_indices_by_name,
+  1,  flotilla__list_operations_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__list_operations_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__operation_progress__field_descriptors[5] =
+{
+  {
+    "operation",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationProgress, operation),
+    &flotilla__operation_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "step",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationProgress, step),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "problem",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationProgress, problem),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_done",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__OperationProgress, has_bytes_done),
+    offsetof(Flotilla__OperationProgress, bytes_done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_left",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__OperationProgress, has_bytes_left),
+    offsetof(Flotilla__OperationProgress, bytes_left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__operation_progress__field_indices_by_name[] = {
+  3,   /* field[3] = bytes_done */
+  4,   /* field[4] = bytes_left */
+  0,   /* field[0] = operation */
+  2,   /* field[2] = problem */
+  1,   /* field[1] = step */
+};
+static const ProtobufCIntRange flotilla__operation_progress__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OperationProgress",
+  "OperationProgress",
+  "Flotilla__OperationProgress",
+  "flotilla",
+  sizeof(Flotilla__OperationProgress),
+  5,
+  flotilla__operation_progress__field_descriptors,
+  flotilla__operation_progress__field_indices_by_name,
+  1,  flotilla__operation_progress__number_ranges,
+  (ProtobufCMessageInit) flotilla__operation_progress__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__move_status_request__field_descriptors[2] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatusRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatusRequest, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__move_status_request__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  1,   /* field[1] = operation */
+};
+static const ProtobufCIntRange flotilla__move_status_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MoveStatusRequest",
+  "MoveStatusRequest",
+  "Flotilla__MoveStatusRequest",
+  "flotilla",
+  sizeof(Flotilla__MoveStatusRequest),
+  2,
+  flotilla__move_status_request__field_descriptors,
+  flotilla__move_status_request__field_indices_by_name,
+  1,  flotilla__move_status_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__move_status_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__move_status_reply__field_descriptors[6] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatusReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatusReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "caught_up",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__MoveStatusReply, has_caught_up),
+    offsetof(Flotilla__MoveStatusReply, caught_up),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "complete",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__MoveStatusReply, has_complete),
+    offsetof(Flotilla__MoveStatusReply, complete),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_done",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__MoveStatusReply, has_bytes_done),
+    offsetof(Flotilla__MoveStatusReply, bytes_done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_left",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__MoveStatusReply, has_bytes_left),
+    offsetof(Flotilla__MoveStatusReply, bytes_left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__move_status_reply__field_indices_by_name[] = {
+  4,   /* field[4] = bytes_done */
+  5,   /* field[5] = bytes_left */
+  2,   /* field[2] = caught_up */
+  3,   /* field[3] = complete */
+  0,   /* field[0] = error */
+  1,   /* field[1] = message */
+};
+static const ProtobufCIntRange flotilla__move_status_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor flotilla__move_status_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MoveStatusReply",
+  "MoveStatusReply",
+  "Flotilla__MoveStatusReply",
+  "flotilla",
+  sizeof(Flotilla__MoveStatusReply),
+  6,
+  flotilla__move_status_reply__field_descriptors,
+  flotilla__move_status_reply__field_indices_by_name,
+  1,  flotilla__move_status_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__move_status_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__change_peers_request__field_descriptors[4] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersRequest, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersRequest, n_from),
+    offsetof(Flotilla__ChangePeersRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersRequest, n_to),
+    offsetof(Flotilla__ChangePeersRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__change_peers_request__field_indices_by_name[] = {
+  2,   /* field[2] = from */
+  0,   /* field[0] = group */
+  1,   /* field[1] = operation */
+  3,   /* field[3] = to */
+};
+static const ProtobufCIntRange flotilla__change_peers_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ChangePeersRequest",
+  "ChangePeersRequest",
+  "Flotilla__ChangePeersRequest",
+  "flotilla",
+  sizeof(Flotilla__ChangePeersRequest),
+  4,
+  flotilla__change_peers_request__field_descriptors,
+  flotilla__change_peers_request__field_indices_by_name,
+  1,  flotilla__change_peers_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__change_peers_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descriptors[5] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersReply, n_peers),
+    offsetof(Flotilla__ChangePeersReply, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "done",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ChangePeersReply, has_done),
+    offsetof(Flotilla__ChangePeersReply, done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__change_peers_reply__field_indices_by_name[] = {
+  4,   /* field[4] = done */
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  3,   /* field[3] = peers */
+};
+static const ProtobufCIntRange flotilla__change_peers_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ChangePeersReply",
+  "ChangePeersReply",
+  "Flotilla__ChangePeersReply",
+  "flotilla",
+  sizeof(Flotilla__ChangePeersReply),
+  5,
+  flotilla__change_peers_reply__field_descriptors,
+  flotilla__change_peers_reply__field_indices_by_name,
+  1,  flotilla__change_peers_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__change_peers_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__transfer_request__field_descriptors[2] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__TransferRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__TransferRequest, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__transfer_request__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  1,   /* field[1] = peer */
+};
+static const ProtobufCIntRange flotilla__transfer_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__transfer_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.TransferRequest",
+  "TransferRequest",
+  "Flotilla__TransferRequest",
+  "flotilla",
+  sizeof(Flotilla__TransferRequest),
+  2,
+  flotilla__transfer_request__field_descriptors,
+  flotilla__transfer_request__field_indices_by_name,
+  1,  flotilla__transfer_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__transfer_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__transfer_reply__field_descriptors[3] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__TransferReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__TransferReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__TransferReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__transfer_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+};
+static const ProtobufCIntRange flotilla__transfer_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.TransferReply",
+  "TransferReply",
+  "Flotilla__TransferReply",
+  "flotilla",
+  sizeof(Flotilla__TransferReply),
+  3,
+  flotilla__transfer_reply__field_descriptors,
+  flotilla__transfer_reply__field_indices_by_name,
+  1,  flotilla__transfer_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__transfer_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__verify_group_request__field_descriptors[1] =
@@ -6333,7 +9024,7 @@ const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor =
   (ProtobufCMessageInit) flotilla__digest_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[10] =
 {
   {
     "format",
@@ -6395,18 +9086,83 @@ static const ProtobufCFieldDescriptor flotilla__controller_command__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "begin",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ControllerCommand, begin),
+    &flotilla__operation_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "step",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ControllerCommand, step),
+    &flotilla__operation_step__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "node",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ControllerCommand, node),
+    &flotilla__node_change__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "expected_version",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ControllerCommand, has_expected_version),
+    offsetof(Flotilla__ControllerCommand, expected_version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "wall_clock_ms",
+    10,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ControllerCommand, has_wall_clock_ms),
+    offsetof(Flotilla__ControllerCommand, wall_clock_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_command__field_indices_by_name[] = {
+  5,   /* field[5] = begin */
+  8,   /* field[8] = expected_version */
   0,   /* field[0] = format */
   3,   /* field[3] = group_born */
   1,   /* field[1] = initialize */
   2,   /* field[2] = join */
+  7,   /* field[7] = node */
+  6,   /* field[6] = step */
   4,   /* field[4] = verify */
+  9,   /* field[9] = wall_clock_ms */
 };
 static const ProtobufCIntRange flotilla__controller_command__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 10 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
 {
@@ -6416,14 +9172,155 @@ const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
   "Flotilla__ControllerCommand",
   "flotilla",
   sizeof(Flotilla__ControllerCommand),
-  5,
+  10,
   flotilla__controller_command__field_descriptors,
   flotilla__controller_command__field_indices_by_name,
   1,  flotilla__controller_command__number_ranges,
   (ProtobufCMessageInit) flotilla__controller_command__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_reply__field_descriptors[4] =
+static const ProtobufCFieldDescriptor flotilla__operation_step__field_descriptors[3] =
+{
+  {
+    "operation",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationStep, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "state",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_ENUM,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationStep, state),
+    &flotilla__operation_state__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "reason",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperationStep, reason),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__operation_step__field_indices_by_name[] = {
+  0,   /* field[0] = operation */
+  2,   /* field[2] = reason */
+  1,   /* field[1] = state */
+};
+static const ProtobufCIntRange flotilla__operation_step__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__operation_step__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.OperationStep",
+  "OperationStep",
+  "Flotilla__OperationStep",
+  "flotilla",
+  sizeof(Flotilla__OperationStep),
+  3,
+  flotilla__operation_step__field_descriptors,
+  flotilla__operation_step__field_indices_by_name,
+  1,  flotilla__operation_step__number_ranges,
+  (ProtobufCMessageInit) flotilla__operation_step__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__node_change__field_descriptors[4] =
+{
+  {
+    "node",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__NodeChange, node),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "zone",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__NodeChange, zone),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "draining",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__NodeChange, has_draining),
+    offsetof(Flotilla__NodeChange, draining),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "remove",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__NodeChange, has_remove),
+    offsetof(Flotilla__NodeChange, remove),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__node_change__field_indices_by_name[] = {
+  2,   /* field[2] = draining */
+  0,   /* field[0] = node */
+  3,   /* field[3] = remove */
+  1,   /* field[1] = zone */
+};
+static const ProtobufCIntRange flotilla__node_change__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__node_change__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.NodeChange",
+  "NodeChange",
+  "Flotilla__NodeChange",
+  "flotilla",
+  sizeof(Flotilla__NodeChange),
+  4,
+  flotilla__node_change__field_descriptors,
+  flotilla__node_change__field_indices_by_name,
+  1,  flotilla__node_change__number_ranges,
+  (ProtobufCMessageInit) flotilla__node_change__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__controller_reply__field_descriptors[5] =
 {
   {
     "error",
@@ -6473,17 +9370,30 @@ static const ProtobufCFieldDescriptor flotilla__controller_reply__field_descript
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "operation",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ControllerReply, operation),
+    &flotilla__operation_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_reply__field_indices_by_name[] = {
   0,   /* field[0] = error */
   1,   /* field[1] = message */
   2,   /* field[2] = node_id */
+  4,   /* field[4] = operation */
   3,   /* field[3] = version */
 };
 static const ProtobufCIntRange flotilla__controller_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor =
 {
@@ -6493,7 +9403,7 @@ const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor =
   "Flotilla__ControllerReply",
   "flotilla",
   sizeof(Flotilla__ControllerReply),
-  4,
+  5,
   flotilla__controller_reply__field_descriptors,
   flotilla__controller_reply__field_indices_by_name,
   1,  flotilla__controller_reply__number_ranges,
@@ -6642,7 +9552,7 @@ const ProtobufCMessageDescriptor flotilla__operation__descriptor =
   (ProtobufCMessageInit) flotilla__operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors[6] =
+static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors[7] =
 {
   {
     "format",
@@ -6716,11 +9626,24 @@ static const ProtobufCFieldDescriptor flotilla__group_command__field_descriptors
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "step",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupCommand, step),
+    &flotilla__shard_step__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_command__field_indices_by_name[] = {
   0,   /* field[0] = format */
   3,   /* field[3] = install */
   2,   /* field[2] = open_session */
+  6,   /* field[6] = step */
   4,   /* field[4] = time_ms */
   5,   /* field[5] = verify */
   1,   /* field[1] = write */
@@ -6728,7 +9651,7 @@ static const unsigned flotilla__group_command__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__group_command__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor flotilla__group_command__descriptor =
 {
@@ -6738,11 +9661,565 @@ const ProtobufCMessageDescriptor flotilla__group_command__descriptor =
   "Flotilla__GroupCommand",
   "flotilla",
   sizeof(Flotilla__GroupCommand),
-  6,
+  7,
   flotilla__group_command__field_descriptors,
   flotilla__group_command__field_indices_by_name,
   1,  flotilla__group_command__number_ranges,
   (ProtobufCMessageInit) flotilla__group_command__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__shard_step__field_descriptors[9] =
+{
+  {
+    "operation",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "kind",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_ENUM,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, kind),
+    &flotilla__shard_step_kind__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shard",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "epoch",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "key",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ShardStep, has_key),
+    offsetof(Flotilla__ShardStep, key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "other_shard",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ShardStep, has_other_shard),
+    offsetof(Flotilla__ShardStep, other_shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "other_epoch",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ShardStep, has_other_epoch),
+    offsetof(Flotilla__ShardStep, other_epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "record",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, record),
+    &flotilla__shard_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "chunk",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardStep, chunk),
+    &flotilla__staged_chunk__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__shard_step__field_indices_by_name[] = {
+  8,   /* field[8] = chunk */
+  3,   /* field[3] = epoch */
+  4,   /* field[4] = key */
+  1,   /* field[1] = kind */
+  0,   /* field[0] = operation */
+  6,   /* field[6] = other_epoch */
+  5,   /* field[5] = other_shard */
+  7,   /* field[7] = record */
+  2,   /* field[2] = shard */
+};
+static const ProtobufCIntRange flotilla__shard_step__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 9 }
+};
+const ProtobufCMessageDescriptor flotilla__shard_step__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ShardStep",
+  "ShardStep",
+  "Flotilla__ShardStep",
+  "flotilla",
+  sizeof(Flotilla__ShardStep),
+  9,
+  flotilla__shard_step__field_descriptors,
+  flotilla__shard_step__field_indices_by_name,
+  1,  flotilla__shard_step__number_ranges,
+  (ProtobufCMessageInit) flotilla__shard_step__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__staged_chunk__field_descriptors[6] =
+{
+  {
+    "number",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__StagedChunk, number),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "pairs",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__StagedChunk, n_pairs),
+    offsetof(Flotilla__StagedChunk, pairs),
+    &flotilla__staged_pair__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "cursor",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__StagedChunk, has_cursor),
+    offsetof(Flotilla__StagedChunk, cursor),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "tail",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__StagedChunk, tail),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "complete",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__StagedChunk, complete),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "time_ms",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__StagedChunk, has_time_ms),
+    offsetof(Flotilla__StagedChunk, time_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__staged_chunk__field_indices_by_name[] = {
+  4,   /* field[4] = complete */
+  2,   /* field[2] = cursor */
+  0,   /* field[0] = number */
+  1,   /* field[1] = pairs */
+  3,   /* field[3] = tail */
+  5,   /* field[5] = time_ms */
+};
+static const ProtobufCIntRange flotilla__staged_chunk__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor flotilla__staged_chunk__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.StagedChunk",
+  "StagedChunk",
+  "Flotilla__StagedChunk",
+  "flotilla",
+  sizeof(Flotilla__StagedChunk),
+  6,
+  flotilla__staged_chunk__field_descriptors,
+  flotilla__staged_chunk__field_indices_by_name,
+  1,  flotilla__staged_chunk__number_ranges,
+  (ProtobufCMessageInit) flotilla__staged_chunk__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__staged_pair__field_descriptors[3] =
+{
+  {
+    "key",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BYTES,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__StagedPair, key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "value",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__StagedPair, has_value),
+    offsetof(Flotilla__StagedPair, value),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "continues",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__StagedPair, has_continues),
+    offsetof(Flotilla__StagedPair, continues),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__staged_pair__field_indices_by_name[] = {
+  2,   /* field[2] = continues */
+  0,   /* field[0] = key */
+  1,   /* field[1] = value */
+};
+static const ProtobufCIntRange flotilla__staged_pair__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__staged_pair__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.StagedPair",
+  "StagedPair",
+  "Flotilla__StagedPair",
+  "flotilla",
+  sizeof(Flotilla__StagedPair),
+  3,
+  flotilla__staged_pair__field_descriptors,
+  flotilla__staged_pair__field_indices_by_name,
+  1,  flotilla__staged_pair__number_ranges,
+  (ProtobufCMessageInit) flotilla__staged_pair__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_move_request__field_descriptors[7] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shard",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "epoch",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, epoch),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "cursor",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ReadMoveRequest, has_cursor),
+    offsetof(Flotilla__ReadMoveRequest, cursor),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "tail",
+    6,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, tail),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes",
+    7,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveRequest, bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_move_request__field_indices_by_name[] = {
+  6,   /* field[6] = bytes */
+  4,   /* field[4] = cursor */
+  3,   /* field[3] = epoch */
+  0,   /* field[0] = group */
+  1,   /* field[1] = operation */
+  2,   /* field[2] = shard */
+  5,   /* field[5] = tail */
+};
+static const ProtobufCIntRange flotilla__read_move_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 7 }
+};
+const ProtobufCMessageDescriptor flotilla__read_move_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadMoveRequest",
+  "ReadMoveRequest",
+  "Flotilla__ReadMoveRequest",
+  "flotilla",
+  sizeof(Flotilla__ReadMoveRequest),
+  7,
+  flotilla__read_move_request__field_descriptors,
+  flotilla__read_move_request__field_indices_by_name,
+  1,  flotilla__read_move_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_move_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__read_move_reply__field_descriptors[8] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ReadMoveReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "pairs",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ReadMoveReply, n_pairs),
+    offsetof(Flotilla__ReadMoveReply, pairs),
+    &flotilla__staged_pair__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "cursor",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ReadMoveReply, has_cursor),
+    offsetof(Flotilla__ReadMoveReply, cursor),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "tail",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ReadMoveReply, has_tail),
+    offsetof(Flotilla__ReadMoveReply, tail),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "complete",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ReadMoveReply, has_complete),
+    offsetof(Flotilla__ReadMoveReply, complete),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "time_ms",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ReadMoveReply, has_time_ms),
+    offsetof(Flotilla__ReadMoveReply, time_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_left",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ReadMoveReply, has_bytes_left),
+    offsetof(Flotilla__ReadMoveReply, bytes_left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__read_move_reply__field_indices_by_name[] = {
+  7,   /* field[7] = bytes_left */
+  5,   /* field[5] = complete */
+  3,   /* field[3] = cursor */
+  0,   /* field[0] = error */
+  1,   /* field[1] = message */
+  2,   /* field[2] = pairs */
+  4,   /* field[4] = tail */
+  6,   /* field[6] = time_ms */
+};
+static const ProtobufCIntRange flotilla__read_move_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 8 }
+};
+const ProtobufCMessageDescriptor flotilla__read_move_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ReadMoveReply",
+  "ReadMoveReply",
+  "Flotilla__ReadMoveReply",
+  "flotilla",
+  sizeof(Flotilla__ReadMoveReply),
+  8,
+  flotilla__read_move_reply__field_descriptors,
+  flotilla__read_move_reply__field_indices_by_name,
+  1,  flotilla__read_move_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__read_move_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__write_command__field_descriptors[6] =
@@ -7414,7 +10891,7 @@ const ProtobufCMessageDescriptor flotilla__identity_file__descriptor =
   (ProtobufCMessageInit) flotilla__identity_file__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__node_state__field_descriptors[4] =
+static const ProtobufCFieldDescriptor flotilla__node_state__field_descriptors[5] =
 {
   {
     "format",
@@ -7464,17 +10941,30 @@ static const ProtobufCFieldDescriptor flotilla__node_state__field_descriptors[4]
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "tombstones",
+    5,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__NodeState, n_tombstones),
+    offsetof(Flotilla__NodeState, tombstones),
+    &flotilla__tombstone__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__node_state__field_indices_by_name[] = {
   0,   /* field[0] = format */
   3,   /* field[3] = next_replica_number */
   1,   /* field[1] = peers */
   2,   /* field[2] = replicas */
+  4,   /* field[4] = tombstones */
 };
 static const ProtobufCIntRange flotilla__node_state__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__node_state__descriptor =
 {
@@ -7484,11 +10974,62 @@ const ProtobufCMessageDescriptor flotilla__node_state__descriptor =
   "Flotilla__NodeState",
   "flotilla",
   sizeof(Flotilla__NodeState),
-  4,
+  5,
   flotilla__node_state__field_descriptors,
   flotilla__node_state__field_indices_by_name,
   1,  flotilla__node_state__number_ranges,
   (ProtobufCMessageInit) flotilla__node_state__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__tombstone__field_descriptors[2] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__Tombstone, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__Tombstone, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__tombstone__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  1,   /* field[1] = peer */
+};
+static const ProtobufCIntRange flotilla__tombstone__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__tombstone__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.Tombstone",
+  "Tombstone",
+  "Flotilla__Tombstone",
+  "flotilla",
+  sizeof(Flotilla__Tombstone),
+  2,
+  flotilla__tombstone__field_descriptors,
+  flotilla__tombstone__field_indices_by_name,
+  1,  flotilla__tombstone__number_ranges,
+  (ProtobufCMessageInit) flotilla__tombstone__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__peer_run__field_descriptors[4] =
@@ -7568,7 +11109,7 @@ const ProtobufCMessageDescriptor flotilla__peer_run__descriptor =
   (ProtobufCMessageInit) flotilla__peer_run__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptors[6] =
 {
   {
     "group",
@@ -7630,18 +11171,31 @@ static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptor
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "map_version",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ReplicaRecord, has_map_version),
+    offsetof(Flotilla__ReplicaRecord, map_version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__replica_record__field_indices_by_name[] = {
   3,   /* field[3] = birth_peers */
   0,   /* field[0] = group */
   4,   /* field[4] = kind */
+  5,   /* field[5] = map_version */
   2,   /* field[2] = number */
   1,   /* field[1] = peer */
 };
 static const ProtobufCIntRange flotilla__replica_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
 {
@@ -7651,7 +11205,7 @@ const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
   "Flotilla__ReplicaRecord",
   "flotilla",
   sizeof(Flotilla__ReplicaRecord),
-  5,
+  6,
   flotilla__replica_record__field_descriptors,
   flotilla__replica_record__field_indices_by_name,
   1,  flotilla__replica_record__number_ranges,
@@ -7735,6 +11289,40 @@ const ProtobufCMessageDescriptor flotilla__replica_note__descriptor =
   (ProtobufCMessageInit) flotilla__replica_note__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
+static const ProtobufCEnumValue flotilla__operation_state__enum_values_by_number[5] =
+{
+  { "OPERATION_BEGUN", "FLOTILLA__OPERATION_STATE__OPERATION_BEGUN", 1 },
+  { "OPERATION_SWITCHED", "FLOTILLA__OPERATION_STATE__OPERATION_SWITCHED", 2 },
+  { "OPERATION_ABORTED", "FLOTILLA__OPERATION_STATE__OPERATION_ABORTED", 3 },
+  { "OPERATION_DONE", "FLOTILLA__OPERATION_STATE__OPERATION_DONE", 4 },
+  { "OPERATION_CANCELLED", "FLOTILLA__OPERATION_STATE__OPERATION_CANCELLED", 5 },
+};
+static const ProtobufCIntRange flotilla__operation_state__value_ranges[] = {
+{1, 0},{0, 5}
+};
+static const ProtobufCEnumValueIndex flotilla__operation_state__enum_values_by_name[5] =
+{
+  { "OPERATION_ABORTED", 2 },
+  { "OPERATION_BEGUN", 0 },
+  { "OPERATION_CANCELLED", 4 },
+  { "OPERATION_DONE", 3 },
+  { "OPERATION_SWITCHED", 1 },
+};
+const ProtobufCEnumDescriptor flotilla__operation_state__descriptor =
+{
+  PROTOBUF_C__ENUM_DESCRIPTOR_MAGIC,
+  "flotilla.OperationState",
+  "OperationState",
+  "Flotilla__OperationState",
+  "flotilla",
+  5,
+  flotilla__operation_state__enum_values_by_number,
+  5,
+  flotilla__operation_state__enum_values_by_name,
+  1,
+  flotilla__operation_state__value_ranges,
+  NULL,NULL,NULL,NULL   /* reserved[1234] */
+};
 static const ProtobufCEnumValue flotilla__op_code__enum_values_by_number[12] =
 {
   { "OP_GET", "FLOTILLA__OP_CODE__OP_GET", 1 },
@@ -7811,5 +11399,49 @@ const ProtobufCEnumDescriptor flotilla__set_condition__descriptor =
   flotilla__set_condition__enum_values_by_name,
   1,
   flotilla__set_condition__value_ranges,
+  NULL,NULL,NULL,NULL   /* reserved[1234] */
+};
+static const ProtobufCEnumValue flotilla__shard_step_kind__enum_values_by_number[10] =
+{
+  { "STEP_SPLIT", "FLOTILLA__SHARD_STEP_KIND__STEP_SPLIT", 1 },
+  { "STEP_MERGE", "FLOTILLA__SHARD_STEP_KIND__STEP_MERGE", 2 },
+  { "STEP_OPEN", "FLOTILLA__SHARD_STEP_KIND__STEP_OPEN", 3 },
+  { "STEP_FREEZE", "FLOTILLA__SHARD_STEP_KIND__STEP_FREEZE", 4 },
+  { "STEP_RELEASE", "FLOTILLA__SHARD_STEP_KIND__STEP_RELEASE", 5 },
+  { "STEP_RESUME", "FLOTILLA__SHARD_STEP_KIND__STEP_RESUME", 6 },
+  { "STEP_RECEIVE", "FLOTILLA__SHARD_STEP_KIND__STEP_RECEIVE", 7 },
+  { "STEP_STAGE", "FLOTILLA__SHARD_STEP_KIND__STEP_STAGE", 8 },
+  { "STEP_ADOPT", "FLOTILLA__SHARD_STEP_KIND__STEP_ADOPT", 9 },
+  { "STEP_DISCARD", "FLOTILLA__SHARD_STEP_KIND__STEP_DISCARD", 10 },
+};
+static const ProtobufCIntRange flotilla__shard_step_kind__value_ranges[] = {
+{1, 0},{0, 10}
+};
+static const ProtobufCEnumValueIndex flotilla__shard_step_kind__enum_values_by_name[10] =
+{
+  { "STEP_ADOPT", 8 },
+  { "STEP_DISCARD", 9 },
+  { "STEP_FREEZE", 3 },
+  { "STEP_MERGE", 1 },
+  { "STEP_OPEN", 2 },
+  { "STEP_RECEIVE", 6 },
+  { "STEP_RELEASE", 4 },
+  { "STEP_RESUME", 5 },
+  { "STEP_SPLIT", 0 },
+  { "STEP_STAGE", 7 },
+};
+const ProtobufCEnumDescriptor flotilla__shard_step_kind__descriptor =
+{
+  PROTOBUF_C__ENUM_DESCRIPTOR_MAGIC,
+  "flotilla.ShardStepKind",
+  "ShardStepKind",
+  "Flotilla__ShardStepKind",
+  "flotilla",
+  10,
+  flotilla__shard_step_kind__enum_values_by_number,
+  10,
+  flotilla__shard_step_kind__enum_values_by_name,
+  1,
+  flotilla__shard_step_kind__value_ranges,
   NULL,NULL,NULL,NULL   /* reserved[1234] */
 };

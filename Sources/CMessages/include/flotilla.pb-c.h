@@ -44,6 +44,13 @@ typedef struct Flotilla__NodeRecord Flotilla__NodeRecord;
 typedef struct Flotilla__GroupRecord Flotilla__GroupRecord;
 typedef struct Flotilla__ShardRecord Flotilla__ShardRecord;
 typedef struct Flotilla__ClusterMap Flotilla__ClusterMap;
+typedef struct Flotilla__OperationRecord Flotilla__OperationRecord;
+typedef struct Flotilla__SplitOperation Flotilla__SplitOperation;
+typedef struct Flotilla__MergeOperation Flotilla__MergeOperation;
+typedef struct Flotilla__MoveOperation Flotilla__MoveOperation;
+typedef struct Flotilla__CreateGroupOperation Flotilla__CreateGroupOperation;
+typedef struct Flotilla__DeleteGroupOperation Flotilla__DeleteGroupOperation;
+typedef struct Flotilla__ChangePeersOperation Flotilla__ChangePeersOperation;
 typedef struct Flotilla__AnnounceRequest Flotilla__AnnounceRequest;
 typedef struct Flotilla__AnnounceReply Flotilla__AnnounceReply;
 typedef struct Flotilla__InitRequest Flotilla__InitRequest;
@@ -59,15 +66,34 @@ typedef struct Flotilla__CreateReplicaRequest Flotilla__CreateReplicaRequest;
 typedef struct Flotilla__CreateReplicaReply Flotilla__CreateReplicaReply;
 typedef struct Flotilla__InstallShardsRequest Flotilla__InstallShardsRequest;
 typedef struct Flotilla__InstallShardsReply Flotilla__InstallShardsReply;
+typedef struct Flotilla__OrderRequest Flotilla__OrderRequest;
+typedef struct Flotilla__OperateRequest Flotilla__OperateRequest;
+typedef struct Flotilla__OperateReply Flotilla__OperateReply;
+typedef struct Flotilla__ListOperationsRequest Flotilla__ListOperationsRequest;
+typedef struct Flotilla__ListOperationsReply Flotilla__ListOperationsReply;
+typedef struct Flotilla__OperationProgress Flotilla__OperationProgress;
+typedef struct Flotilla__MoveStatusRequest Flotilla__MoveStatusRequest;
+typedef struct Flotilla__MoveStatusReply Flotilla__MoveStatusReply;
+typedef struct Flotilla__ChangePeersRequest Flotilla__ChangePeersRequest;
+typedef struct Flotilla__ChangePeersReply Flotilla__ChangePeersReply;
+typedef struct Flotilla__TransferRequest Flotilla__TransferRequest;
+typedef struct Flotilla__TransferReply Flotilla__TransferReply;
 typedef struct Flotilla__VerifyGroupRequest Flotilla__VerifyGroupRequest;
 typedef struct Flotilla__VerifyGroupReply Flotilla__VerifyGroupReply;
 typedef struct Flotilla__ReplicaVerdict Flotilla__ReplicaVerdict;
 typedef struct Flotilla__DigestRequest Flotilla__DigestRequest;
 typedef struct Flotilla__DigestReply Flotilla__DigestReply;
 typedef struct Flotilla__ControllerCommand Flotilla__ControllerCommand;
+typedef struct Flotilla__OperationStep Flotilla__OperationStep;
+typedef struct Flotilla__NodeChange Flotilla__NodeChange;
 typedef struct Flotilla__ControllerReply Flotilla__ControllerReply;
 typedef struct Flotilla__Operation Flotilla__Operation;
 typedef struct Flotilla__GroupCommand Flotilla__GroupCommand;
+typedef struct Flotilla__ShardStep Flotilla__ShardStep;
+typedef struct Flotilla__StagedChunk Flotilla__StagedChunk;
+typedef struct Flotilla__StagedPair Flotilla__StagedPair;
+typedef struct Flotilla__ReadMoveRequest Flotilla__ReadMoveRequest;
+typedef struct Flotilla__ReadMoveReply Flotilla__ReadMoveReply;
 typedef struct Flotilla__WriteCommand Flotilla__WriteCommand;
 typedef struct Flotilla__OpenSession Flotilla__OpenSession;
 typedef struct Flotilla__InstallShards Flotilla__InstallShards;
@@ -76,6 +102,7 @@ typedef struct Flotilla__OperationResult Flotilla__OperationResult;
 typedef struct Flotilla__ExecuteReply Flotilla__ExecuteReply;
 typedef struct Flotilla__IdentityFile Flotilla__IdentityFile;
 typedef struct Flotilla__NodeState Flotilla__NodeState;
+typedef struct Flotilla__Tombstone Flotilla__Tombstone;
 typedef struct Flotilla__PeerRun Flotilla__PeerRun;
 typedef struct Flotilla__ReplicaRecord Flotilla__ReplicaRecord;
 typedef struct Flotilla__ReplicaNote Flotilla__ReplicaNote;
@@ -83,6 +110,29 @@ typedef struct Flotilla__ReplicaNote Flotilla__ReplicaNote;
 
 /* --- enums --- */
 
+typedef enum _Flotilla__OperationState {
+  /*
+   * recorded, with its ids and epochs; its participants act on it
+   */
+  FLOTILLA__OPERATION_STATE__OPERATION_BEGUN = 1,
+  /*
+   * move: the destination owns the shard; the source deletes it
+   */
+  FLOTILLA__OPERATION_STATE__OPERATION_SWITCHED = 2,
+  /*
+   * move: the source owns the shard under the next epoch; the destination discards
+   */
+  FLOTILLA__OPERATION_STATE__OPERATION_ABORTED = 3,
+  /*
+   * every participant has applied its end
+   */
+  FLOTILLA__OPERATION_STATE__OPERATION_DONE = 4,
+  /*
+   * every participant has applied the abort
+   */
+  FLOTILLA__OPERATION_STATE__OPERATION_CANCELLED = 5
+    PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(FLOTILLA__OPERATION_STATE)
+} Flotilla__OperationState;
 typedef enum _Flotilla__OpCode {
   FLOTILLA__OP_CODE__OP_GET = 1,
   /*
@@ -131,6 +181,53 @@ typedef enum _Flotilla__SetCondition {
   FLOTILLA__SET_CONDITION__SET_IF_PRESENT = 2
     PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(FLOTILLA__SET_CONDITION)
 } Flotilla__SetCondition;
+/*
+ * A group's part in an operation of the controller. Each is idempotent; one of an operation older than the last one
+ * that the group knows of for the shard is refused.
+ */
+typedef enum _Flotilla__ShardStepKind {
+  /*
+   * key, other_shard: cut the shard in two, both under epoch + 1
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_SPLIT = 1,
+  /*
+   * other_shard, other_epoch: unite it with its right neighbour
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_MERGE = 2,
+  /*
+   * source of a move: remember what changes from here on
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_OPEN = 3,
+  /*
+   * source: answer nothing of the shard any more
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_FREEZE = 4,
+  /*
+   * source, after the switch: delete the shard
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_RELEASE = 5,
+  /*
+   * source, after the abort: own the shard under epoch + 1, frozen or not
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_RESUME = 6,
+  /*
+   * destination, record: begin to stage the shard
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_RECEIVE = 7,
+  /*
+   * destination, chunk: a part of it
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_STAGE = 8,
+  /*
+   * destination, after the switch: own it under epoch + 1
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_ADOPT = 9,
+  /*
+   * destination, after the abort: delete what is staged
+   */
+  FLOTILLA__SHARD_STEP_KIND__STEP_DISCARD = 10
+    PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(FLOTILLA__SHARD_STEP_KIND)
+} Flotilla__ShardStepKind;
 
 /* --- messages --- */
 
@@ -528,26 +625,48 @@ struct  Flotilla__NodeRecord
   uint64_t id;
   char *address;
   uint64_t incarnation;
+  /*
+   * replicas of a group are kept in different ones
+   */
+  char *zone;
+  /*
+   * it gets no new replica, and its leaderships and replicas go elsewhere
+   */
+  protobuf_c_boolean has_draining;
+  protobuf_c_boolean draining;
 };
 #define FLOTILLA__NODE_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__node_record__descriptor) \
-    , 0, NULL, 0 }
+    , 0, NULL, 0, NULL, 0, 0 }
 
 
 struct  Flotilla__GroupRecord
 {
   ProtobufCMessage base;
   char *id;
+  /*
+   * members, as the last change that ended has them
+   */
   size_t n_peers;
   char **peers;
   /*
    * its shards have been installed in the group itself
    */
   protobuf_c_boolean born;
+  /*
+   * members to be, while a change is under way
+   */
+  size_t n_joining;
+  char **joining;
+  /*
+   * for each address the former member with the highest idx: it is never used again
+   */
+  size_t n_retired;
+  char **retired;
 };
 #define FLOTILLA__GROUP_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_record__descriptor) \
-    , NULL, 0,NULL, 0 }
+    , NULL, 0,NULL, 0, 0,NULL, 0,NULL }
 
 
 struct  Flotilla__ShardRecord
@@ -583,6 +702,129 @@ struct  Flotilla__ClusterMap
 #define FLOTILLA__CLUSTER_MAP__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__cluster_map__descriptor) \
     , 0, 0, 0, 0,NULL, 0,NULL, 0,NULL }
+
+
+/*
+ * One operation of the controller. Exactly one of the fields from split on is there.
+ */
+struct  Flotilla__OperationRecord
+{
+  ProtobufCMessage base;
+  /*
+   * ascending, never reused
+   */
+  uint64_t id;
+  Flotilla__OperationState state;
+  /*
+   * wall clock of the proposer: for people
+   */
+  protobuf_c_boolean has_begun_ms;
+  int64_t begun_ms;
+  protobuf_c_boolean has_ended_ms;
+  int64_t ended_ms;
+  /*
+   * why it was aborted
+   */
+  char *reason;
+  Flotilla__SplitOperation *split;
+  Flotilla__MergeOperation *merge;
+  Flotilla__MoveOperation *move;
+  Flotilla__CreateGroupOperation *create_group;
+  Flotilla__DeleteGroupOperation *delete_group;
+  Flotilla__ChangePeersOperation *change_peers;
+};
+#define FLOTILLA__OPERATION_RECORD__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__operation_record__descriptor) \
+    , 0, FLOTILLA__OPERATION_STATE__OPERATION_BEGUN, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+
+
+/*
+ * Both halves come to be under epoch + 1.
+ */
+struct  Flotilla__SplitOperation
+{
+  ProtobufCMessage base;
+  uint64_t shard;
+  uint64_t epoch;
+  /*
+   * first key of the new shard
+   */
+  ProtobufCBinaryData key;
+  uint64_t new_shard;
+  char *group;
+};
+#define FLOTILLA__SPLIT_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__split_operation__descriptor) \
+    , 0, 0, {0,NULL}, 0, NULL }
+
+
+/*
+ * The left shard takes the right one over, under the higher of the epochs + 1.
+ */
+struct  Flotilla__MergeOperation
+{
+  ProtobufCMessage base;
+  uint64_t left;
+  uint64_t left_epoch;
+  uint64_t right;
+  uint64_t right_epoch;
+  char *group;
+};
+#define FLOTILLA__MERGE_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__merge_operation__descriptor) \
+    , 0, 0, 0, 0, NULL }
+
+
+/*
+ * The shard gets a new owner under epoch + 1, or keeps the old one under that.
+ */
+struct  Flotilla__MoveOperation
+{
+  ProtobufCMessage base;
+  uint64_t shard;
+  uint64_t epoch;
+  char *source;
+  char *destination;
+};
+#define FLOTILLA__MOVE_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_operation__descriptor) \
+    , 0, 0, NULL, NULL }
+
+
+struct  Flotilla__CreateGroupOperation
+{
+  ProtobufCMessage base;
+  char *group;
+  size_t n_peers;
+  char **peers;
+};
+#define FLOTILLA__CREATE_GROUP_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__create_group_operation__descriptor) \
+    , NULL, 0,NULL }
+
+
+struct  Flotilla__DeleteGroupOperation
+{
+  ProtobufCMessage base;
+  char *group;
+};
+#define FLOTILLA__DELETE_GROUP_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__delete_group_operation__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__ChangePeersOperation
+{
+  ProtobufCMessage base;
+  char *group;
+  size_t n_from;
+  char **from;
+  size_t n_to;
+  char **to;
+};
+#define FLOTILLA__CHANGE_PEERS_OPERATION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_operation__descriptor) \
+    , NULL, 0,NULL, 0,NULL }
 
 
 /*
@@ -680,10 +922,15 @@ struct  Flotilla__GetMapRequest
   ProtobufCMessage base;
   protobuf_c_boolean has_known_version;
   uint64_t known_version;
+  /*
+   * answer as soon as there is a newer map, or after this long without one
+   */
+  protobuf_c_boolean has_wait_ms;
+  uint32_t wait_ms;
 };
 #define FLOTILLA__GET_MAP_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__get_map_request__descriptor) \
-    , 0, 0 }
+    , 0, 0, 0, 0 }
 
 
 struct  Flotilla__GetMapReply
@@ -771,6 +1018,7 @@ struct  Flotilla__StatusReply
 
 /*
  * The controller's order to a node: start a replica of this group with this first configuration.
+ * Without any it is a newcomer, which learns of its members from a leader.
  */
 struct  Flotilla__CreateReplicaRequest
 {
@@ -779,10 +1027,15 @@ struct  Flotilla__CreateReplicaRequest
   char *peer;
   size_t n_peers;
   char **peers;
+  /*
+   * of the map that wants the replica: an older one does not speak against it
+   */
+  protobuf_c_boolean has_map_version;
+  uint64_t map_version;
 };
 #define FLOTILLA__CREATE_REPLICA_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__create_replica_request__descriptor) \
-    , NULL, NULL, 0,NULL }
+    , NULL, NULL, 0,NULL, 0, 0 }
 
 
 struct  Flotilla__CreateReplicaReply
@@ -820,6 +1073,217 @@ struct  Flotilla__InstallShardsReply
 #define FLOTILLA__INSTALL_SHARDS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__install_shards_reply__descriptor) \
     , 0, NULL }
+
+
+/*
+ * The controller's order to a group's leader, with a packed GroupCommand as the attachment: propose it. The answer is
+ * an ExecuteReply.
+ */
+struct  Flotilla__OrderRequest
+{
+  ProtobufCMessage base;
+  char *group;
+};
+#define FLOTILLA__ORDER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__order_request__descriptor) \
+    , NULL }
+
+
+/*
+ * To the controller's leader: from raftctl, and from whoever else may order operations.
+ */
+struct  Flotilla__OperateRequest
+{
+  ProtobufCMessage base;
+  Flotilla__ControllerCommand *command;
+};
+#define FLOTILLA__OPERATE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__operate_request__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__OperateReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * hint: address of the controller's leader
+   */
+  char *leader;
+  Flotilla__OperationRecord *operation;
+  /*
+   * of the map
+   */
+  protobuf_c_boolean has_version;
+  uint64_t version;
+};
+#define FLOTILLA__OPERATE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__operate_reply__descriptor) \
+    , 0, NULL, NULL, NULL, 0, 0 }
+
+
+struct  Flotilla__ListOperationsRequest
+{
+  ProtobufCMessage base;
+  /*
+   * this one alone
+   */
+  protobuf_c_boolean has_id;
+  uint64_t id;
+  /*
+   * those that have ended too, as far as they are remembered
+   */
+  protobuf_c_boolean has_ended;
+  protobuf_c_boolean ended;
+};
+#define FLOTILLA__LIST_OPERATIONS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__list_operations_request__descriptor) \
+    , 0, 0, 0, 0 }
+
+
+struct  Flotilla__ListOperationsReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  char *leader;
+  size_t n_operations;
+  Flotilla__OperationProgress **operations;
+};
+#define FLOTILLA__LIST_OPERATIONS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__list_operations_reply__descriptor) \
+    , 0, NULL, NULL, 0,NULL }
+
+
+/*
+ * What the one who drives an operation knows of it besides its record.
+ */
+struct  Flotilla__OperationProgress
+{
+  ProtobufCMessage base;
+  Flotilla__OperationRecord *operation;
+  /*
+   * what is being done
+   */
+  char *step;
+  /*
+   * what is in its way
+   */
+  char *problem;
+  protobuf_c_boolean has_bytes_done;
+  uint64_t bytes_done;
+  protobuf_c_boolean has_bytes_left;
+  uint64_t bytes_left;
+};
+#define FLOTILLA__OPERATION_PROGRESS__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__operation_progress__descriptor) \
+    , NULL, NULL, NULL, 0, 0, 0, 0 }
+
+
+/*
+ * The controller's question to the leader of a move's destination.
+ */
+struct  Flotilla__MoveStatusRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  uint64_t operation;
+};
+#define FLOTILLA__MOVE_STATUS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_status_request__descriptor) \
+    , NULL, 0 }
+
+
+struct  Flotilla__MoveStatusReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * so little is left that the source may freeze
+   */
+  protobuf_c_boolean has_caught_up;
+  protobuf_c_boolean caught_up;
+  /*
+   * the source is frozen and everything is staged
+   */
+  protobuf_c_boolean has_complete;
+  protobuf_c_boolean complete;
+  protobuf_c_boolean has_bytes_done;
+  uint64_t bytes_done;
+  protobuf_c_boolean has_bytes_left;
+  uint64_t bytes_left;
+};
+#define FLOTILLA__MOVE_STATUS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_status_reply__descriptor) \
+    , 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+
+/*
+ * The controller's order to a group's leader: have these members, if the present ones are `from`.
+ */
+struct  Flotilla__ChangePeersRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  uint64_t operation;
+  size_t n_from;
+  char **from;
+  size_t n_to;
+  char **to;
+};
+#define FLOTILLA__CHANGE_PEERS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_request__descriptor) \
+    , NULL, 0, 0,NULL, 0,NULL }
+
+
+struct  Flotilla__ChangePeersReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  char *leader;
+  /*
+   * the members at the moment
+   */
+  size_t n_peers;
+  char **peers;
+  /*
+   * they are those wanted, and that is committed
+   */
+  protobuf_c_boolean has_done;
+  protobuf_c_boolean done;
+};
+#define FLOTILLA__CHANGE_PEERS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_reply__descriptor) \
+    , 0, NULL, NULL, 0,NULL, 0, 0 }
+
+
+/*
+ * To the node of a group's leader: lead no more; whoever is named shall, or anybody.
+ */
+struct  Flotilla__TransferRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  char *peer;
+};
+#define FLOTILLA__TRANSFER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__transfer_request__descriptor) \
+    , NULL, NULL }
+
+
+struct  Flotilla__TransferReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  char *leader;
+};
+#define FLOTILLA__TRANSFER_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__transfer_reply__descriptor) \
+    , 0, NULL, NULL }
 
 
 /*
@@ -968,10 +1432,59 @@ struct  Flotilla__ControllerCommand
    */
   protobuf_c_boolean has_verify;
   uint64_t verify;
+  /*
+   * id and state are ignored, and so are the ids and epochs it fixes
+   */
+  Flotilla__OperationRecord *begin;
+  Flotilla__OperationStep *step;
+  Flotilla__NodeChange *node;
+  /*
+   * with begin or node: refused under any other version of the map
+   */
+  protobuf_c_boolean has_expected_version;
+  uint64_t expected_version;
+  /*
+   * the proposer's
+   */
+  protobuf_c_boolean has_wall_clock_ms;
+  int64_t wall_clock_ms;
 };
 #define FLOTILLA__CONTROLLER_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0 }
+    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0 }
+
+
+/*
+ * The next state of an operation, by whoever drives it or cancels it.
+ */
+struct  Flotilla__OperationStep
+{
+  ProtobufCMessage base;
+  uint64_t operation;
+  Flotilla__OperationState state;
+  char *reason;
+};
+#define FLOTILLA__OPERATION_STEP__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__operation_step__descriptor) \
+    , 0, FLOTILLA__OPERATION_STATE__OPERATION_BEGUN, NULL }
+
+
+struct  Flotilla__NodeChange
+{
+  ProtobufCMessage base;
+  uint64_t node;
+  char *zone;
+  protobuf_c_boolean has_draining;
+  protobuf_c_boolean draining;
+  /*
+   * it must hold no replica any more
+   */
+  protobuf_c_boolean has_remove;
+  protobuf_c_boolean remove;
+};
+#define FLOTILLA__NODE_CHANGE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__node_change__descriptor) \
+    , 0, NULL, 0, 0, 0, 0 }
 
 
 struct  Flotilla__ControllerReply
@@ -983,10 +1496,14 @@ struct  Flotilla__ControllerReply
   uint64_t node_id;
   protobuf_c_boolean has_version;
   uint64_t version;
+  /*
+   * as it is behind the command
+   */
+  Flotilla__OperationRecord *operation;
 };
 #define FLOTILLA__CONTROLLER_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, 0 }
+    , 0, NULL, 0, 0, 0, 0, NULL }
 
 
 struct  Flotilla__Operation
@@ -1040,10 +1557,152 @@ struct  Flotilla__GroupCommand
    */
   protobuf_c_boolean has_verify;
   uint64_t verify;
+  /*
+   * of an operation of the controller
+   */
+  Flotilla__ShardStep *step;
 };
 #define FLOTILLA__GROUP_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0, 0, 0 }
+    , 0, NULL, NULL, NULL, 0, 0, 0, 0, NULL }
+
+
+struct  Flotilla__ShardStep
+{
+  ProtobufCMessage base;
+  uint64_t operation;
+  Flotilla__ShardStepKind kind;
+  uint64_t shard;
+  /*
+   * of the shard before the operation
+   */
+  uint64_t epoch;
+  protobuf_c_boolean has_key;
+  ProtobufCBinaryData key;
+  protobuf_c_boolean has_other_shard;
+  uint64_t other_shard;
+  protobuf_c_boolean has_other_epoch;
+  uint64_t other_epoch;
+  /*
+   * RECEIVE: the shard as it will be
+   */
+  Flotilla__ShardRecord *record;
+  Flotilla__StagedChunk *chunk;
+};
+#define FLOTILLA__SHARD_STEP__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__shard_step__descriptor) \
+    , 0, FLOTILLA__SHARD_STEP_KIND__STEP_SPLIT, 0, 0, 0, {0,NULL}, 0, 0, 0, 0, NULL, NULL }
+
+
+/*
+ * Resulting states of keys, in the order of the source's log where that matters: never commands.
+ */
+struct  Flotilla__StagedChunk
+{
+  ProtobufCMessage base;
+  /*
+   * counted from 0; any but the next one is refused
+   */
+  uint64_t number;
+  size_t n_pairs;
+  Flotilla__StagedPair **pairs;
+  /*
+   * where the scan goes on, as the source understands it; absent: it is over
+   */
+  protobuf_c_boolean has_cursor;
+  ProtobufCBinaryData cursor;
+  /*
+   * every change up to this entry of the source is in; 0: none yet
+   */
+  int64_t tail;
+  /*
+   * the source is frozen and nothing is missing
+   */
+  protobuf_c_boolean complete;
+  /*
+   * complete: the source's replicated time
+   */
+  protobuf_c_boolean has_time_ms;
+  int64_t time_ms;
+};
+#define FLOTILLA__STAGED_CHUNK__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__staged_chunk__descriptor) \
+    , 0, 0,NULL, 0, {0,NULL}, 0, 0, 0, 0 }
+
+
+struct  Flotilla__StagedPair
+{
+  ProtobufCMessage base;
+  /*
+   * as stored, without the number of the replica
+   */
+  ProtobufCBinaryData key;
+  /*
+   * as stored; absent: the key is removed
+   */
+  protobuf_c_boolean has_value;
+  ProtobufCBinaryData value;
+  /*
+   * the rest of the value comes with the next pair, which has the same key
+   */
+  protobuf_c_boolean has_continues;
+  protobuf_c_boolean continues;
+};
+#define FLOTILLA__STAGED_PAIR__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__staged_pair__descriptor) \
+    , {0,NULL}, 0, {0,NULL}, 0, 0 }
+
+
+/*
+ * To the node of any replica of the source: what of the shard comes next?
+ */
+struct  Flotilla__ReadMoveRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  uint64_t operation;
+  uint64_t shard;
+  uint64_t epoch;
+  /*
+   * absent with tail 0: the scan begins; absent with a tail: it is over
+   */
+  protobuf_c_boolean has_cursor;
+  ProtobufCBinaryData cursor;
+  int64_t tail;
+  /*
+   * of keys and values at most, exceeded by one pair
+   */
+  uint32_t bytes;
+};
+#define FLOTILLA__READ_MOVE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_move_request__descriptor) \
+    , NULL, 0, 0, 0, 0, {0,NULL}, 0, 0 }
+
+
+struct  Flotilla__ReadMoveReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  size_t n_pairs;
+  Flotilla__StagedPair **pairs;
+  protobuf_c_boolean has_cursor;
+  ProtobufCBinaryData cursor;
+  protobuf_c_boolean has_tail;
+  int64_t tail;
+  protobuf_c_boolean has_complete;
+  protobuf_c_boolean complete;
+  protobuf_c_boolean has_time_ms;
+  int64_t time_ms;
+  /*
+   * an estimate of what is still to come
+   */
+  protobuf_c_boolean has_bytes_left;
+  uint64_t bytes_left;
+};
+#define FLOTILLA__READ_MOVE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__read_move_reply__descriptor) \
+    , 0, NULL, 0,NULL, 0, {0,NULL}, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 struct  Flotilla__WriteCommand
@@ -1224,10 +1883,26 @@ struct  Flotilla__NodeState
   Flotilla__ReplicaRecord **replicas;
   protobuf_c_boolean has_next_replica_number;
   uint64_t next_replica_number;
+  size_t n_tombstones;
+  Flotilla__Tombstone **tombstones;
 };
 #define FLOTILLA__NODE_STATE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__node_state__descriptor) \
-    , 0, 0,NULL, 0,NULL, 0, 0 }
+    , 0, 0,NULL, 0,NULL, 0, 0, 0,NULL }
+
+
+/*
+ * Of a removed replica: no replica of the group is created here again under this idx or a lower one.
+ */
+struct  Flotilla__Tombstone
+{
+  ProtobufCMessage base;
+  char *group;
+  char *peer;
+};
+#define FLOTILLA__TOMBSTONE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__tombstone__descriptor) \
+    , NULL, NULL }
 
 
 struct  Flotilla__PeerRun
@@ -1258,10 +1933,15 @@ struct  Flotilla__ReplicaRecord
    * controller | kv
    */
   char *kind;
+  /*
+   * of the map that wanted it
+   */
+  protobuf_c_boolean has_map_version;
+  uint64_t map_version;
 };
 #define FLOTILLA__REPLICA_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__replica_record__descriptor) \
-    , NULL, NULL, 0, 0,NULL, NULL }
+    , NULL, NULL, 0, 0,NULL, NULL, 0, 0 }
 
 
 /*
@@ -1842,6 +2522,139 @@ Flotilla__ClusterMap *
 void   flotilla__cluster_map__free_unpacked
                      (Flotilla__ClusterMap *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__OperationRecord methods */
+void   flotilla__operation_record__init
+                     (Flotilla__OperationRecord         *message);
+size_t flotilla__operation_record__get_packed_size
+                     (const Flotilla__OperationRecord   *message);
+size_t flotilla__operation_record__pack
+                     (const Flotilla__OperationRecord   *message,
+                      uint8_t             *out);
+size_t flotilla__operation_record__pack_to_buffer
+                     (const Flotilla__OperationRecord   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OperationRecord *
+       flotilla__operation_record__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__operation_record__free_unpacked
+                     (Flotilla__OperationRecord *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SplitOperation methods */
+void   flotilla__split_operation__init
+                     (Flotilla__SplitOperation         *message);
+size_t flotilla__split_operation__get_packed_size
+                     (const Flotilla__SplitOperation   *message);
+size_t flotilla__split_operation__pack
+                     (const Flotilla__SplitOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__split_operation__pack_to_buffer
+                     (const Flotilla__SplitOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SplitOperation *
+       flotilla__split_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__split_operation__free_unpacked
+                     (Flotilla__SplitOperation *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MergeOperation methods */
+void   flotilla__merge_operation__init
+                     (Flotilla__MergeOperation         *message);
+size_t flotilla__merge_operation__get_packed_size
+                     (const Flotilla__MergeOperation   *message);
+size_t flotilla__merge_operation__pack
+                     (const Flotilla__MergeOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__merge_operation__pack_to_buffer
+                     (const Flotilla__MergeOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MergeOperation *
+       flotilla__merge_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__merge_operation__free_unpacked
+                     (Flotilla__MergeOperation *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MoveOperation methods */
+void   flotilla__move_operation__init
+                     (Flotilla__MoveOperation         *message);
+size_t flotilla__move_operation__get_packed_size
+                     (const Flotilla__MoveOperation   *message);
+size_t flotilla__move_operation__pack
+                     (const Flotilla__MoveOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__move_operation__pack_to_buffer
+                     (const Flotilla__MoveOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MoveOperation *
+       flotilla__move_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__move_operation__free_unpacked
+                     (Flotilla__MoveOperation *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__CreateGroupOperation methods */
+void   flotilla__create_group_operation__init
+                     (Flotilla__CreateGroupOperation         *message);
+size_t flotilla__create_group_operation__get_packed_size
+                     (const Flotilla__CreateGroupOperation   *message);
+size_t flotilla__create_group_operation__pack
+                     (const Flotilla__CreateGroupOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__create_group_operation__pack_to_buffer
+                     (const Flotilla__CreateGroupOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__CreateGroupOperation *
+       flotilla__create_group_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__create_group_operation__free_unpacked
+                     (Flotilla__CreateGroupOperation *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DeleteGroupOperation methods */
+void   flotilla__delete_group_operation__init
+                     (Flotilla__DeleteGroupOperation         *message);
+size_t flotilla__delete_group_operation__get_packed_size
+                     (const Flotilla__DeleteGroupOperation   *message);
+size_t flotilla__delete_group_operation__pack
+                     (const Flotilla__DeleteGroupOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__delete_group_operation__pack_to_buffer
+                     (const Flotilla__DeleteGroupOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DeleteGroupOperation *
+       flotilla__delete_group_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__delete_group_operation__free_unpacked
+                     (Flotilla__DeleteGroupOperation *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ChangePeersOperation methods */
+void   flotilla__change_peers_operation__init
+                     (Flotilla__ChangePeersOperation         *message);
+size_t flotilla__change_peers_operation__get_packed_size
+                     (const Flotilla__ChangePeersOperation   *message);
+size_t flotilla__change_peers_operation__pack
+                     (const Flotilla__ChangePeersOperation   *message,
+                      uint8_t             *out);
+size_t flotilla__change_peers_operation__pack_to_buffer
+                     (const Flotilla__ChangePeersOperation   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ChangePeersOperation *
+       flotilla__change_peers_operation__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__change_peers_operation__free_unpacked
+                     (Flotilla__ChangePeersOperation *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__AnnounceRequest methods */
 void   flotilla__announce_request__init
                      (Flotilla__AnnounceRequest         *message);
@@ -2127,6 +2940,234 @@ Flotilla__InstallShardsReply *
 void   flotilla__install_shards_reply__free_unpacked
                      (Flotilla__InstallShardsReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__OrderRequest methods */
+void   flotilla__order_request__init
+                     (Flotilla__OrderRequest         *message);
+size_t flotilla__order_request__get_packed_size
+                     (const Flotilla__OrderRequest   *message);
+size_t flotilla__order_request__pack
+                     (const Flotilla__OrderRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__order_request__pack_to_buffer
+                     (const Flotilla__OrderRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OrderRequest *
+       flotilla__order_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__order_request__free_unpacked
+                     (Flotilla__OrderRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__OperateRequest methods */
+void   flotilla__operate_request__init
+                     (Flotilla__OperateRequest         *message);
+size_t flotilla__operate_request__get_packed_size
+                     (const Flotilla__OperateRequest   *message);
+size_t flotilla__operate_request__pack
+                     (const Flotilla__OperateRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__operate_request__pack_to_buffer
+                     (const Flotilla__OperateRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OperateRequest *
+       flotilla__operate_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__operate_request__free_unpacked
+                     (Flotilla__OperateRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__OperateReply methods */
+void   flotilla__operate_reply__init
+                     (Flotilla__OperateReply         *message);
+size_t flotilla__operate_reply__get_packed_size
+                     (const Flotilla__OperateReply   *message);
+size_t flotilla__operate_reply__pack
+                     (const Flotilla__OperateReply   *message,
+                      uint8_t             *out);
+size_t flotilla__operate_reply__pack_to_buffer
+                     (const Flotilla__OperateReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OperateReply *
+       flotilla__operate_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__operate_reply__free_unpacked
+                     (Flotilla__OperateReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ListOperationsRequest methods */
+void   flotilla__list_operations_request__init
+                     (Flotilla__ListOperationsRequest         *message);
+size_t flotilla__list_operations_request__get_packed_size
+                     (const Flotilla__ListOperationsRequest   *message);
+size_t flotilla__list_operations_request__pack
+                     (const Flotilla__ListOperationsRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__list_operations_request__pack_to_buffer
+                     (const Flotilla__ListOperationsRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ListOperationsRequest *
+       flotilla__list_operations_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__list_operations_request__free_unpacked
+                     (Flotilla__ListOperationsRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ListOperationsReply methods */
+void   flotilla__list_operations_reply__init
+                     (Flotilla__ListOperationsReply         *message);
+size_t flotilla__list_operations_reply__get_packed_size
+                     (const Flotilla__ListOperationsReply   *message);
+size_t flotilla__list_operations_reply__pack
+                     (const Flotilla__ListOperationsReply   *message,
+                      uint8_t             *out);
+size_t flotilla__list_operations_reply__pack_to_buffer
+                     (const Flotilla__ListOperationsReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ListOperationsReply *
+       flotilla__list_operations_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__list_operations_reply__free_unpacked
+                     (Flotilla__ListOperationsReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__OperationProgress methods */
+void   flotilla__operation_progress__init
+                     (Flotilla__OperationProgress         *message);
+size_t flotilla__operation_progress__get_packed_size
+                     (const Flotilla__OperationProgress   *message);
+size_t flotilla__operation_progress__pack
+                     (const Flotilla__OperationProgress   *message,
+                      uint8_t             *out);
+size_t flotilla__operation_progress__pack_to_buffer
+                     (const Flotilla__OperationProgress   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OperationProgress *
+       flotilla__operation_progress__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__operation_progress__free_unpacked
+                     (Flotilla__OperationProgress *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MoveStatusRequest methods */
+void   flotilla__move_status_request__init
+                     (Flotilla__MoveStatusRequest         *message);
+size_t flotilla__move_status_request__get_packed_size
+                     (const Flotilla__MoveStatusRequest   *message);
+size_t flotilla__move_status_request__pack
+                     (const Flotilla__MoveStatusRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__move_status_request__pack_to_buffer
+                     (const Flotilla__MoveStatusRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MoveStatusRequest *
+       flotilla__move_status_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__move_status_request__free_unpacked
+                     (Flotilla__MoveStatusRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MoveStatusReply methods */
+void   flotilla__move_status_reply__init
+                     (Flotilla__MoveStatusReply         *message);
+size_t flotilla__move_status_reply__get_packed_size
+                     (const Flotilla__MoveStatusReply   *message);
+size_t flotilla__move_status_reply__pack
+                     (const Flotilla__MoveStatusReply   *message,
+                      uint8_t             *out);
+size_t flotilla__move_status_reply__pack_to_buffer
+                     (const Flotilla__MoveStatusReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MoveStatusReply *
+       flotilla__move_status_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__move_status_reply__free_unpacked
+                     (Flotilla__MoveStatusReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ChangePeersRequest methods */
+void   flotilla__change_peers_request__init
+                     (Flotilla__ChangePeersRequest         *message);
+size_t flotilla__change_peers_request__get_packed_size
+                     (const Flotilla__ChangePeersRequest   *message);
+size_t flotilla__change_peers_request__pack
+                     (const Flotilla__ChangePeersRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__change_peers_request__pack_to_buffer
+                     (const Flotilla__ChangePeersRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ChangePeersRequest *
+       flotilla__change_peers_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__change_peers_request__free_unpacked
+                     (Flotilla__ChangePeersRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ChangePeersReply methods */
+void   flotilla__change_peers_reply__init
+                     (Flotilla__ChangePeersReply         *message);
+size_t flotilla__change_peers_reply__get_packed_size
+                     (const Flotilla__ChangePeersReply   *message);
+size_t flotilla__change_peers_reply__pack
+                     (const Flotilla__ChangePeersReply   *message,
+                      uint8_t             *out);
+size_t flotilla__change_peers_reply__pack_to_buffer
+                     (const Flotilla__ChangePeersReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ChangePeersReply *
+       flotilla__change_peers_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__change_peers_reply__free_unpacked
+                     (Flotilla__ChangePeersReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__TransferRequest methods */
+void   flotilla__transfer_request__init
+                     (Flotilla__TransferRequest         *message);
+size_t flotilla__transfer_request__get_packed_size
+                     (const Flotilla__TransferRequest   *message);
+size_t flotilla__transfer_request__pack
+                     (const Flotilla__TransferRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__transfer_request__pack_to_buffer
+                     (const Flotilla__TransferRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__TransferRequest *
+       flotilla__transfer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__transfer_request__free_unpacked
+                     (Flotilla__TransferRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__TransferReply methods */
+void   flotilla__transfer_reply__init
+                     (Flotilla__TransferReply         *message);
+size_t flotilla__transfer_reply__get_packed_size
+                     (const Flotilla__TransferReply   *message);
+size_t flotilla__transfer_reply__pack
+                     (const Flotilla__TransferReply   *message,
+                      uint8_t             *out);
+size_t flotilla__transfer_reply__pack_to_buffer
+                     (const Flotilla__TransferReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__TransferReply *
+       flotilla__transfer_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__transfer_reply__free_unpacked
+                     (Flotilla__TransferReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__VerifyGroupRequest methods */
 void   flotilla__verify_group_request__init
                      (Flotilla__VerifyGroupRequest         *message);
@@ -2241,6 +3282,44 @@ Flotilla__ControllerCommand *
 void   flotilla__controller_command__free_unpacked
                      (Flotilla__ControllerCommand *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__OperationStep methods */
+void   flotilla__operation_step__init
+                     (Flotilla__OperationStep         *message);
+size_t flotilla__operation_step__get_packed_size
+                     (const Flotilla__OperationStep   *message);
+size_t flotilla__operation_step__pack
+                     (const Flotilla__OperationStep   *message,
+                      uint8_t             *out);
+size_t flotilla__operation_step__pack_to_buffer
+                     (const Flotilla__OperationStep   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__OperationStep *
+       flotilla__operation_step__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__operation_step__free_unpacked
+                     (Flotilla__OperationStep *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__NodeChange methods */
+void   flotilla__node_change__init
+                     (Flotilla__NodeChange         *message);
+size_t flotilla__node_change__get_packed_size
+                     (const Flotilla__NodeChange   *message);
+size_t flotilla__node_change__pack
+                     (const Flotilla__NodeChange   *message,
+                      uint8_t             *out);
+size_t flotilla__node_change__pack_to_buffer
+                     (const Flotilla__NodeChange   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__NodeChange *
+       flotilla__node_change__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__node_change__free_unpacked
+                     (Flotilla__NodeChange *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__ControllerReply methods */
 void   flotilla__controller_reply__init
                      (Flotilla__ControllerReply         *message);
@@ -2297,6 +3376,101 @@ Flotilla__GroupCommand *
                       const uint8_t       *data);
 void   flotilla__group_command__free_unpacked
                      (Flotilla__GroupCommand *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ShardStep methods */
+void   flotilla__shard_step__init
+                     (Flotilla__ShardStep         *message);
+size_t flotilla__shard_step__get_packed_size
+                     (const Flotilla__ShardStep   *message);
+size_t flotilla__shard_step__pack
+                     (const Flotilla__ShardStep   *message,
+                      uint8_t             *out);
+size_t flotilla__shard_step__pack_to_buffer
+                     (const Flotilla__ShardStep   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ShardStep *
+       flotilla__shard_step__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__shard_step__free_unpacked
+                     (Flotilla__ShardStep *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__StagedChunk methods */
+void   flotilla__staged_chunk__init
+                     (Flotilla__StagedChunk         *message);
+size_t flotilla__staged_chunk__get_packed_size
+                     (const Flotilla__StagedChunk   *message);
+size_t flotilla__staged_chunk__pack
+                     (const Flotilla__StagedChunk   *message,
+                      uint8_t             *out);
+size_t flotilla__staged_chunk__pack_to_buffer
+                     (const Flotilla__StagedChunk   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__StagedChunk *
+       flotilla__staged_chunk__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__staged_chunk__free_unpacked
+                     (Flotilla__StagedChunk *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__StagedPair methods */
+void   flotilla__staged_pair__init
+                     (Flotilla__StagedPair         *message);
+size_t flotilla__staged_pair__get_packed_size
+                     (const Flotilla__StagedPair   *message);
+size_t flotilla__staged_pair__pack
+                     (const Flotilla__StagedPair   *message,
+                      uint8_t             *out);
+size_t flotilla__staged_pair__pack_to_buffer
+                     (const Flotilla__StagedPair   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__StagedPair *
+       flotilla__staged_pair__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__staged_pair__free_unpacked
+                     (Flotilla__StagedPair *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReadMoveRequest methods */
+void   flotilla__read_move_request__init
+                     (Flotilla__ReadMoveRequest         *message);
+size_t flotilla__read_move_request__get_packed_size
+                     (const Flotilla__ReadMoveRequest   *message);
+size_t flotilla__read_move_request__pack
+                     (const Flotilla__ReadMoveRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__read_move_request__pack_to_buffer
+                     (const Flotilla__ReadMoveRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReadMoveRequest *
+       flotilla__read_move_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__read_move_request__free_unpacked
+                     (Flotilla__ReadMoveRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ReadMoveReply methods */
+void   flotilla__read_move_reply__init
+                     (Flotilla__ReadMoveReply         *message);
+size_t flotilla__read_move_reply__get_packed_size
+                     (const Flotilla__ReadMoveReply   *message);
+size_t flotilla__read_move_reply__pack
+                     (const Flotilla__ReadMoveReply   *message,
+                      uint8_t             *out);
+size_t flotilla__read_move_reply__pack_to_buffer
+                     (const Flotilla__ReadMoveReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ReadMoveReply *
+       flotilla__read_move_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__read_move_reply__free_unpacked
+                     (Flotilla__ReadMoveReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__WriteCommand methods */
 void   flotilla__write_command__init
@@ -2450,6 +3624,25 @@ Flotilla__NodeState *
 void   flotilla__node_state__free_unpacked
                      (Flotilla__NodeState *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__Tombstone methods */
+void   flotilla__tombstone__init
+                     (Flotilla__Tombstone         *message);
+size_t flotilla__tombstone__get_packed_size
+                     (const Flotilla__Tombstone   *message);
+size_t flotilla__tombstone__pack
+                     (const Flotilla__Tombstone   *message,
+                      uint8_t             *out);
+size_t flotilla__tombstone__pack_to_buffer
+                     (const Flotilla__Tombstone   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__Tombstone *
+       flotilla__tombstone__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__tombstone__free_unpacked
+                     (Flotilla__Tombstone *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__PeerRun methods */
 void   flotilla__peer_run__init
                      (Flotilla__PeerRun         *message);
@@ -2596,6 +3789,27 @@ typedef void (*Flotilla__ShardRecord_Closure)
 typedef void (*Flotilla__ClusterMap_Closure)
                  (const Flotilla__ClusterMap *message,
                   void *closure_data);
+typedef void (*Flotilla__OperationRecord_Closure)
+                 (const Flotilla__OperationRecord *message,
+                  void *closure_data);
+typedef void (*Flotilla__SplitOperation_Closure)
+                 (const Flotilla__SplitOperation *message,
+                  void *closure_data);
+typedef void (*Flotilla__MergeOperation_Closure)
+                 (const Flotilla__MergeOperation *message,
+                  void *closure_data);
+typedef void (*Flotilla__MoveOperation_Closure)
+                 (const Flotilla__MoveOperation *message,
+                  void *closure_data);
+typedef void (*Flotilla__CreateGroupOperation_Closure)
+                 (const Flotilla__CreateGroupOperation *message,
+                  void *closure_data);
+typedef void (*Flotilla__DeleteGroupOperation_Closure)
+                 (const Flotilla__DeleteGroupOperation *message,
+                  void *closure_data);
+typedef void (*Flotilla__ChangePeersOperation_Closure)
+                 (const Flotilla__ChangePeersOperation *message,
+                  void *closure_data);
 typedef void (*Flotilla__AnnounceRequest_Closure)
                  (const Flotilla__AnnounceRequest *message,
                   void *closure_data);
@@ -2641,6 +3855,42 @@ typedef void (*Flotilla__InstallShardsRequest_Closure)
 typedef void (*Flotilla__InstallShardsReply_Closure)
                  (const Flotilla__InstallShardsReply *message,
                   void *closure_data);
+typedef void (*Flotilla__OrderRequest_Closure)
+                 (const Flotilla__OrderRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__OperateRequest_Closure)
+                 (const Flotilla__OperateRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__OperateReply_Closure)
+                 (const Flotilla__OperateReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ListOperationsRequest_Closure)
+                 (const Flotilla__ListOperationsRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ListOperationsReply_Closure)
+                 (const Flotilla__ListOperationsReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__OperationProgress_Closure)
+                 (const Flotilla__OperationProgress *message,
+                  void *closure_data);
+typedef void (*Flotilla__MoveStatusRequest_Closure)
+                 (const Flotilla__MoveStatusRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__MoveStatusReply_Closure)
+                 (const Flotilla__MoveStatusReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ChangePeersRequest_Closure)
+                 (const Flotilla__ChangePeersRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ChangePeersReply_Closure)
+                 (const Flotilla__ChangePeersReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__TransferRequest_Closure)
+                 (const Flotilla__TransferRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__TransferReply_Closure)
+                 (const Flotilla__TransferReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__VerifyGroupRequest_Closure)
                  (const Flotilla__VerifyGroupRequest *message,
                   void *closure_data);
@@ -2659,6 +3909,12 @@ typedef void (*Flotilla__DigestReply_Closure)
 typedef void (*Flotilla__ControllerCommand_Closure)
                  (const Flotilla__ControllerCommand *message,
                   void *closure_data);
+typedef void (*Flotilla__OperationStep_Closure)
+                 (const Flotilla__OperationStep *message,
+                  void *closure_data);
+typedef void (*Flotilla__NodeChange_Closure)
+                 (const Flotilla__NodeChange *message,
+                  void *closure_data);
 typedef void (*Flotilla__ControllerReply_Closure)
                  (const Flotilla__ControllerReply *message,
                   void *closure_data);
@@ -2667,6 +3923,21 @@ typedef void (*Flotilla__Operation_Closure)
                   void *closure_data);
 typedef void (*Flotilla__GroupCommand_Closure)
                  (const Flotilla__GroupCommand *message,
+                  void *closure_data);
+typedef void (*Flotilla__ShardStep_Closure)
+                 (const Flotilla__ShardStep *message,
+                  void *closure_data);
+typedef void (*Flotilla__StagedChunk_Closure)
+                 (const Flotilla__StagedChunk *message,
+                  void *closure_data);
+typedef void (*Flotilla__StagedPair_Closure)
+                 (const Flotilla__StagedPair *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReadMoveRequest_Closure)
+                 (const Flotilla__ReadMoveRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ReadMoveReply_Closure)
+                 (const Flotilla__ReadMoveReply *message,
                   void *closure_data);
 typedef void (*Flotilla__WriteCommand_Closure)
                  (const Flotilla__WriteCommand *message,
@@ -2692,6 +3963,9 @@ typedef void (*Flotilla__IdentityFile_Closure)
 typedef void (*Flotilla__NodeState_Closure)
                  (const Flotilla__NodeState *message,
                   void *closure_data);
+typedef void (*Flotilla__Tombstone_Closure)
+                 (const Flotilla__Tombstone *message,
+                  void *closure_data);
 typedef void (*Flotilla__PeerRun_Closure)
                  (const Flotilla__PeerRun *message,
                   void *closure_data);
@@ -2707,8 +3981,10 @@ typedef void (*Flotilla__ReplicaNote_Closure)
 
 /* --- descriptors --- */
 
+extern const ProtobufCEnumDescriptor    flotilla__operation_state__descriptor;
 extern const ProtobufCEnumDescriptor    flotilla__op_code__descriptor;
 extern const ProtobufCEnumDescriptor    flotilla__set_condition__descriptor;
+extern const ProtobufCEnumDescriptor    flotilla__shard_step_kind__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__hello_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__hello_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__support_request__descriptor;
@@ -2738,6 +4014,13 @@ extern const ProtobufCMessageDescriptor flotilla__node_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__shard_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__cluster_map__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__operation_record__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__split_operation__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__merge_operation__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__move_operation__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__create_group_operation__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__delete_group_operation__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__announce_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__announce_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__init_request__descriptor;
@@ -2753,15 +4036,34 @@ extern const ProtobufCMessageDescriptor flotilla__create_replica_request__descri
 extern const ProtobufCMessageDescriptor flotilla__create_replica_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__order_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__operate_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__operate_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__list_operations_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__list_operations_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__move_status_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__transfer_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__replica_verdict__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__digest_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_command__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__operation_step__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__node_change__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_command__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__shard_step__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__staged_chunk__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__staged_pair__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__read_move_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__read_move_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__write_command__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__open_session__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards__descriptor;
@@ -2770,6 +4072,7 @@ extern const ProtobufCMessageDescriptor flotilla__operation_result__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__execute_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__identity_file__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_state__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__tombstone__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__peer_run__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__replica_record__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__replica_note__descriptor;
