@@ -2347,6 +2347,96 @@ void   flotilla__order_request__free_unpacked
   assert(message->base.descriptor == &flotilla__order_request__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__leader_reply__init
+                     (Flotilla__LeaderReply         *message)
+{
+  static const Flotilla__LeaderReply init_value = FLOTILLA__LEADER_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__leader_reply__get_packed_size
+                     (const Flotilla__LeaderReply *message)
+{
+  assert(message->base.descriptor == &flotilla__leader_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__leader_reply__pack
+                     (const Flotilla__LeaderReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__leader_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__leader_reply__pack_to_buffer
+                     (const Flotilla__LeaderReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__leader_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__LeaderReply *
+       flotilla__leader_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__LeaderReply *)
+     protobuf_c_message_unpack (&flotilla__leader_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__leader_reply__free_unpacked
+                     (Flotilla__LeaderReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__leader_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__move_status__init
+                     (Flotilla__MoveStatus         *message)
+{
+  static const Flotilla__MoveStatus init_value = FLOTILLA__MOVE_STATUS__INIT;
+  *message = init_value;
+}
+size_t flotilla__move_status__get_packed_size
+                     (const Flotilla__MoveStatus *message)
+{
+  assert(message->base.descriptor == &flotilla__move_status__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__move_status__pack
+                     (const Flotilla__MoveStatus *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__move_status__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__move_status__pack_to_buffer
+                     (const Flotilla__MoveStatus *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__move_status__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MoveStatus *
+       flotilla__move_status__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MoveStatus *)
+     protobuf_c_message_unpack (&flotilla__move_status__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__move_status__free_unpacked
+                     (Flotilla__MoveStatus *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__move_status__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__operate_request__init
                      (Flotilla__OperateRequest         *message)
 {
@@ -2617,51 +2707,6 @@ void   flotilla__move_status_request__free_unpacked
   assert(message->base.descriptor == &flotilla__move_status_request__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-void   flotilla__move_status_reply__init
-                     (Flotilla__MoveStatusReply         *message)
-{
-  static const Flotilla__MoveStatusReply init_value = FLOTILLA__MOVE_STATUS_REPLY__INIT;
-  *message = init_value;
-}
-size_t flotilla__move_status_reply__get_packed_size
-                     (const Flotilla__MoveStatusReply *message)
-{
-  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
-  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
-}
-size_t flotilla__move_status_reply__pack
-                     (const Flotilla__MoveStatusReply *message,
-                      uint8_t       *out)
-{
-  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
-  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
-}
-size_t flotilla__move_status_reply__pack_to_buffer
-                     (const Flotilla__MoveStatusReply *message,
-                      ProtobufCBuffer *buffer)
-{
-  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
-  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
-}
-Flotilla__MoveStatusReply *
-       flotilla__move_status_reply__unpack
-                     (ProtobufCAllocator  *allocator,
-                      size_t               len,
-                      const uint8_t       *data)
-{
-  return (Flotilla__MoveStatusReply *)
-     protobuf_c_message_unpack (&flotilla__move_status_reply__descriptor,
-                                allocator, len, data);
-}
-void   flotilla__move_status_reply__free_unpacked
-                     (Flotilla__MoveStatusReply *message,
-                      ProtobufCAllocator *allocator)
-{
-  if(!message)
-    return;
-  assert(message->base.descriptor == &flotilla__move_status_reply__descriptor);
-  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
-}
 void   flotilla__change_peers_request__init
                      (Flotilla__ChangePeersRequest         *message)
 {
@@ -2705,51 +2750,6 @@ void   flotilla__change_peers_request__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
-  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
-}
-void   flotilla__change_peers_reply__init
-                     (Flotilla__ChangePeersReply         *message)
-{
-  static const Flotilla__ChangePeersReply init_value = FLOTILLA__CHANGE_PEERS_REPLY__INIT;
-  *message = init_value;
-}
-size_t flotilla__change_peers_reply__get_packed_size
-                     (const Flotilla__ChangePeersReply *message)
-{
-  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
-  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
-}
-size_t flotilla__change_peers_reply__pack
-                     (const Flotilla__ChangePeersReply *message,
-                      uint8_t       *out)
-{
-  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
-  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
-}
-size_t flotilla__change_peers_reply__pack_to_buffer
-                     (const Flotilla__ChangePeersReply *message,
-                      ProtobufCBuffer *buffer)
-{
-  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
-  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
-}
-Flotilla__ChangePeersReply *
-       flotilla__change_peers_reply__unpack
-                     (ProtobufCAllocator  *allocator,
-                      size_t               len,
-                      const uint8_t       *data)
-{
-  return (Flotilla__ChangePeersReply *)
-     protobuf_c_message_unpack (&flotilla__change_peers_reply__descriptor,
-                                allocator, len, data);
-}
-void   flotilla__change_peers_reply__free_unpacked
-                     (Flotilla__ChangePeersReply *message,
-                      ProtobufCAllocator *allocator)
-{
-  if(!message)
-    return;
-  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__transfer_request__init
@@ -7753,6 +7753,173 @@ const ProtobufCMessageDescriptor flotilla__order_request__descriptor =
   (ProtobufCMessageInit) flotilla__order_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
+static const ProtobufCFieldDescriptor flotilla__leader_reply__field_descriptors[5] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LeaderReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LeaderReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LeaderReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "done",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__LeaderReply, has_done),
+    offsetof(Flotilla__LeaderReply, done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "move",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LeaderReply, move),
+    &flotilla__move_status__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__leader_reply__field_indices_by_name[] = {
+  3,   /* field[3] = done */
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  4,   /* field[4] = move */
+};
+static const ProtobufCIntRange flotilla__leader_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__leader_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.LeaderReply",
+  "LeaderReply",
+  "Flotilla__LeaderReply",
+  "flotilla",
+  sizeof(Flotilla__LeaderReply),
+  5,
+  flotilla__leader_reply__field_descriptors,
+  flotilla__leader_reply__field_indices_by_name,
+  1,  flotilla__leader_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__leader_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__move_status__field_descriptors[4] =
+{
+  {
+    "caught_up",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatus, caught_up),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "complete",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatus, complete),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_done",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatus, bytes_done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_left",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MoveStatus, bytes_left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__move_status__field_indices_by_name[] = {
+  2,   /* field[2] = bytes_done */
+  3,   /* field[3] = bytes_left */
+  0,   /* field[0] = caught_up */
+  1,   /* field[1] = complete */
+};
+static const ProtobufCIntRange flotilla__move_status__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__move_status__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MoveStatus",
+  "MoveStatus",
+  "Flotilla__MoveStatus",
+  "flotilla",
+  sizeof(Flotilla__MoveStatus),
+  4,
+  flotilla__move_status__field_descriptors,
+  flotilla__move_status__field_indices_by_name,
+  1,  flotilla__move_status__number_ranges,
+  (ProtobufCMessageInit) flotilla__move_status__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
 static const ProtobufCFieldDescriptor flotilla__operate_request__field_descriptors[1] =
 {
   {
@@ -8099,7 +8266,7 @@ const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor =
   (ProtobufCMessageInit) flotilla__operation_progress__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__move_status_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor flotilla__move_status_request__field_descriptors[3] =
 {
   {
     "group",
@@ -8125,15 +8292,28 @@ static const ProtobufCFieldDescriptor flotilla__move_status_request__field_descr
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "frozen",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__MoveStatusRequest, has_frozen),
+    offsetof(Flotilla__MoveStatusRequest, frozen),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__move_status_request__field_indices_by_name[] = {
+  2,   /* field[2] = frozen */
   0,   /* field[0] = group */
   1,   /* field[1] = operation */
 };
 static const ProtobufCIntRange flotilla__move_status_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor =
 {
@@ -8143,114 +8323,11 @@ const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor =
   "Flotilla__MoveStatusRequest",
   "flotilla",
   sizeof(Flotilla__MoveStatusRequest),
-  2,
+  3,
   flotilla__move_status_request__field_descriptors,
   flotilla__move_status_request__field_indices_by_name,
   1,  flotilla__move_status_request__number_ranges,
   (ProtobufCMessageInit) flotilla__move_status_request__init,
-  NULL,NULL,NULL    /* reserved[123] */
-};
-static const ProtobufCFieldDescriptor flotilla__move_status_reply__field_descriptors[6] =
-{
-  {
-    "error",
-    1,
-    PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_UINT32,
-    0,   /* quantifier_offset */
-    offsetof(Flotilla__MoveStatusReply, error),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "message",
-    2,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_STRING,
-    0,   /* quantifier_offset */
-    offsetof(Flotilla__MoveStatusReply, message),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "caught_up",
-    3,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_BOOL,
-    offsetof(Flotilla__MoveStatusReply, has_caught_up),
-    offsetof(Flotilla__MoveStatusReply, caught_up),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "complete",
-    4,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_BOOL,
-    offsetof(Flotilla__MoveStatusReply, has_complete),
-    offsetof(Flotilla__MoveStatusReply, complete),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "bytes_done",
-    5,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_UINT64,
-    offsetof(Flotilla__MoveStatusReply, has_bytes_done),
-    offsetof(Flotilla__MoveStatusReply, bytes_done),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "bytes_left",
-    6,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_UINT64,
-    offsetof(Flotilla__MoveStatusReply, has_bytes_left),
-    offsetof(Flotilla__MoveStatusReply, bytes_left),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-};
-static const unsigned flotilla__move_status_reply__field_indices_by_name[] = {
-  4,   /* field[4] = bytes_done */
-  5,   /* field[5] = bytes_left */
-  2,   /* field[2] = caught_up */
-  3,   /* field[3] = complete */
-  0,   /* field[0] = error */
-  1,   /* field[1] = message */
-};
-static const ProtobufCIntRange flotilla__move_status_reply__number_ranges[1 + 1] =
-{
-  { 1, 0 },
-  { 0, 6 }
-};
-const ProtobufCMessageDescriptor flotilla__move_status_reply__descriptor =
-{
-  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
-  "flotilla.MoveStatusReply",
-  "MoveStatusReply",
-  "Flotilla__MoveStatusReply",
-  "flotilla",
-  sizeof(Flotilla__MoveStatusReply),
-  6,
-  flotilla__move_status_reply__field_descriptors,
-  flotilla__move_status_reply__field_indices_by_name,
-  1,  flotilla__move_status_reply__number_ranges,
-  (ProtobufCMessageInit) flotilla__move_status_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__change_peers_request__field_descriptors[4] =
@@ -8328,96 +8405,6 @@ const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
   flotilla__change_peers_request__field_indices_by_name,
   1,  flotilla__change_peers_request__number_ranges,
   (ProtobufCMessageInit) flotilla__change_peers_request__init,
-  NULL,NULL,NULL    /* reserved[123] */
-};
-static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descriptors[5] =
-{
-  {
-    "error",
-    1,
-    PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_UINT32,
-    0,   /* quantifier_offset */
-    offsetof(Flotilla__ChangePeersReply, error),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "message",
-    2,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_STRING,
-    0,   /* quantifier_offset */
-    offsetof(Flotilla__ChangePeersReply, message),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "leader",
-    3,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_STRING,
-    0,   /* quantifier_offset */
-    offsetof(Flotilla__ChangePeersReply, leader),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "peers",
-    4,
-    PROTOBUF_C_LABEL_REPEATED,
-    PROTOBUF_C_TYPE_STRING,
-    offsetof(Flotilla__ChangePeersReply, n_peers),
-    offsetof(Flotilla__ChangePeersReply, peers),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "done",
-    5,
-    PROTOBUF_C_LABEL_OPTIONAL,
-    PROTOBUF_C_TYPE_BOOL,
-    offsetof(Flotilla__ChangePeersReply, has_done),
-    offsetof(Flotilla__ChangePeersReply, done),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-};
-static const unsigned flotilla__change_peers_reply__field_indices_by_name[] = {
-  4,   /* field[4] = done */
-  0,   /* field[0] = error */
-  2,   /* field[2] = leader */
-  1,   /* field[1] = message */
-  3,   /* field[3] = peers */
-};
-static const ProtobufCIntRange flotilla__change_peers_reply__number_ranges[1 + 1] =
-{
-  { 1, 0 },
-  { 0, 5 }
-};
-const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor =
-{
-  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
-  "flotilla.ChangePeersReply",
-  "ChangePeersReply",
-  "Flotilla__ChangePeersReply",
-  "flotilla",
-  sizeof(Flotilla__ChangePeersReply),
-  5,
-  flotilla__change_peers_reply__field_descriptors,
-  flotilla__change_peers_reply__field_indices_by_name,
-  1,  flotilla__change_peers_reply__number_ranges,
-  (ProtobufCMessageInit) flotilla__change_peers_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__transfer_request__field_descriptors[2] =

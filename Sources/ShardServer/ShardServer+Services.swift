@@ -22,7 +22,9 @@ extension ShardServer {
             case "get_map": answerGetMap(request)
             case "status": answerStatus(request)
             case "verify_group": answerVerifyGroup(request)
-            case "create_replica", "install_shards", "digest":
+            case "operate": answerOperate(request)
+            case "list_operations": answerListOperations(request)
+            case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers":
                 // orders of the controller, and questions of a group's leader: from a node of this cluster only
                 guard host.isKnownPeer(request.connection) else {
                     request.responder.fail(1, "say hello first (flotilla.NodeService)")
@@ -31,6 +33,10 @@ extension ShardServer {
                 switch method {
                 case "create_replica": answerCreateReplica(request)
                 case "install_shards": answerInstallShards(request)
+                case "order": answerOrder(request)
+                case "move_status": answerMoveStatus(request)
+                case "read_move": answerReadMove(request)
+                case "change_peers": answerChangePeers(request)
                 default: answerDigest(request)
                 }
             default: return false

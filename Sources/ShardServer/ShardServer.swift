@@ -43,6 +43,8 @@ public final class ShardServer {
 
     /// The newest map known here.
     public internal(set) var map: ClusterMap?
+    /// The controller's operations as its replica here has applied them, ended ones too; none without a replica.
+    public var recordedOperations: [ClusterOperation] { controller?.operations ?? [] }
     /// Whether the node has joined a cluster; then there is a map, though this node may not know it yet.
     public var belongsToCluster: Bool { directory.identity.clusterID != 0 }
     /// Called with every newer map.
@@ -78,6 +80,11 @@ public final class ShardServer {
     var announcements = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
+    /// What this node carries out while it leads the controller.
+    var operations = OperationRuns()
+    /// Shards on their way into groups led here, and out of replicas held here.
+    var pulling = Pulling()
+    var leaderHints = LeaderHints()
     /// When something that is tried again and again was last complained about.
     private var complaints: [String: Instant] = [:]
     var nextMapPoll: Instant
@@ -138,10 +145,16 @@ public final class ShardServer {
 
     /// One turn, before the host's. Returns when the next one is due at the latest.
     public func turn(now: Instant) -> Instant? {
-        if let applied = appliedMap.take() { adoptMap(applied) }
+        if let applied = appliedMap.take() {
+            adoptMap(applied)
+            operationsChanged()
+        }
         guard !isStopping else { return nil }
         var next = formationTurn(now)
-        let deadlines = [proposeFirstTimes(now), driveGroups(now), pollMap(now), held.turn(now), verifyTurn(now)]
+        let deadlines = [
+            proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), pollMap(now), held.turn(now),
+            verifyTurn(now),
+        ]
         for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
         }
@@ -213,7 +226,11 @@ public final class ShardServer {
             startingClocks.append(group)
             nextClockStart = .distantPast
         }
-        if group == ClusterMap.controllerGroup { driver = ControllerDriver() }
+        if group == ClusterMap.controllerGroup {
+            driver = ControllerDriver()
+            operationsChanged()
+        }
+        if isLeader { beginPulling(into: group) }
         lane.requestTurn()
     }
 

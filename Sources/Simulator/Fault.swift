@@ -46,6 +46,8 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case transfer
     /// A node is stopped in order and started again.
     case stop
+    /// An operator has a shard split, merged or moved, or takes a move back; see ``Simulation/operate(_:)``.
+    case operate
 }
 
 /// Something that goes wrong, and when. It ends by itself, so that any part of a schedule is a schedule.

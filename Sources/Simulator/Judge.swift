@@ -52,6 +52,7 @@ final class Judge {
     private let leaseSafety = LeaseSafety()
     private let readsAreFresh = ReadsAreFresh()
     private let replicasAgree = ReplicasAgree()
+    private(set) var oneOwner = OneOwner()
     /// Reads in the nodes' own processes that had an answer.
     private(set) var reads = 0
     private(set) var violation: Violation?
@@ -379,8 +380,19 @@ extension Judge {
 
     /// The first time that anybody applies this entry.
     private func judge(_ payload: Bytes, _ reply: Bytes, _ replyPrint: UInt64, in name: ReplicaName) {
-        guard let decoded = try? GroupCommand.decoded(payload, arena), case .write(let write) = decoded else { return }
+        guard let command = try? GroupCommand.decoded(payload, arena) else { return }
         let isRefused = ExecuteReply(reply, arena)?.error != nil
+        switch command {
+        case .write(let write):
+            judge(write, isRefused ? nil : replyPrint, in: name)
+            if !isRefused { note(oneOwner.executed(write, in: name.group)) }
+        case .install(let shards): if !isRefused { note(oneOwner.installed(shards, in: name.group)) }
+        case .step(let step): if !isRefused { note(oneOwner.stepped(step, in: name.group)) }
+        case .openSession, .time, .verify: return
+        }
+    }
+
+    private func judge(_ write: SessionWrite, _ reply: UInt64?, in name: ReplicaName) {
         var content: UInt64 = 0
         for operation in write.operations {
             content = mixed(content, UInt64(operation.code.rawValue))
@@ -388,10 +400,8 @@ extension Judge {
             content = mixed(content, Simulator.fingerprint(operation.value))
             content = mixed(content, UInt64(bitPattern: operation.number))
         }
-        let request = ExactlyOnce.Request(
-            shard: write.shard, session: write.session, sequence: write.sequence)
-        note(
-            exactlyOnce.applied(request, content: content, reply: isRefused ? nil : replyPrint, in: name.group))
+        let request = ExactlyOnce.Request(session: write.session, sequence: write.sequence)
+        note(exactlyOnce.applied(request, content: content, reply: reply, in: name.group))
     }
 
     /// A read in a node's own process has its answer.

@@ -27,6 +27,7 @@ extension Simulation {
                 if node.life == life { restartLater(node, .nothing, after: 1) }
             }
         case .churn: churn(fault)
+        case .operate: operate(fault)
         }
     }
 

@@ -307,11 +307,15 @@ extension Simulation {
         guard run(limit: .milliseconds(60_000), until: { isLed() && hasRoom() }) else {
             return judge.note(Violation("Heals", "not every group is led, or a node has no room: " + summary()))
         }
+        guard run(limit: .milliseconds(120_000), until: operationsHaveEnded) else {
+            return judge.note(Violation("Heals", "an operation has no end: " + operationsSummary()))
+        }
         serveEverybody()
         guard judge.violation == nil else { return }
         guard run(limit: .milliseconds(60_000), until: isApplied) else {
             return judge.note(Violation("Heals", "not everybody has applied the same: " + summary()))
         }
+        compareOwners()
         expectRest()
     }
 

@@ -67,15 +67,15 @@ typedef struct Flotilla__CreateReplicaReply Flotilla__CreateReplicaReply;
 typedef struct Flotilla__InstallShardsRequest Flotilla__InstallShardsRequest;
 typedef struct Flotilla__InstallShardsReply Flotilla__InstallShardsReply;
 typedef struct Flotilla__OrderRequest Flotilla__OrderRequest;
+typedef struct Flotilla__LeaderReply Flotilla__LeaderReply;
+typedef struct Flotilla__MoveStatus Flotilla__MoveStatus;
 typedef struct Flotilla__OperateRequest Flotilla__OperateRequest;
 typedef struct Flotilla__OperateReply Flotilla__OperateReply;
 typedef struct Flotilla__ListOperationsRequest Flotilla__ListOperationsRequest;
 typedef struct Flotilla__ListOperationsReply Flotilla__ListOperationsReply;
 typedef struct Flotilla__OperationProgress Flotilla__OperationProgress;
 typedef struct Flotilla__MoveStatusRequest Flotilla__MoveStatusRequest;
-typedef struct Flotilla__MoveStatusReply Flotilla__MoveStatusReply;
 typedef struct Flotilla__ChangePeersRequest Flotilla__ChangePeersRequest;
-typedef struct Flotilla__ChangePeersReply Flotilla__ChangePeersReply;
 typedef struct Flotilla__TransferRequest Flotilla__TransferRequest;
 typedef struct Flotilla__TransferReply Flotilla__TransferReply;
 typedef struct Flotilla__VerifyGroupRequest Flotilla__VerifyGroupRequest;
@@ -1076,8 +1076,7 @@ struct  Flotilla__InstallShardsReply
 
 
 /*
- * The controller's order to a group's leader, with a packed GroupCommand as the attachment: propose it. The answer is
- * an ExecuteReply.
+ * The controller's order to a group's leader, with a packed GroupCommand as the attachment: propose this step.
  */
 struct  Flotilla__OrderRequest
 {
@@ -1087,6 +1086,52 @@ struct  Flotilla__OrderRequest
 #define FLOTILLA__ORDER_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__order_request__descriptor) \
     , NULL }
+
+
+/*
+ * What a group's leader answers to the controller's orders and questions.
+ */
+struct  Flotilla__LeaderReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * hint, with the error that says that this one does not lead
+   */
+  char *leader;
+  /*
+   * false: under way
+   */
+  protobuf_c_boolean has_done;
+  protobuf_c_boolean done;
+  /*
+   * of a move's destination
+   */
+  Flotilla__MoveStatus *move;
+};
+#define FLOTILLA__LEADER_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__leader_reply__descriptor) \
+    , 0, NULL, NULL, 0, 0, NULL }
+
+
+struct  Flotilla__MoveStatus
+{
+  ProtobufCMessage base;
+  /*
+   * so little is left that the source may freeze
+   */
+  protobuf_c_boolean caught_up;
+  /*
+   * the source is frozen and everything is staged
+   */
+  protobuf_c_boolean complete;
+  uint64_t bytes_done;
+  uint64_t bytes_left;
+};
+#define FLOTILLA__MOVE_STATUS__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_status__descriptor) \
+    , 0, 0, 0, 0 }
 
 
 /*
@@ -1189,35 +1234,15 @@ struct  Flotilla__MoveStatusRequest
   ProtobufCMessage base;
   char *group;
   uint64_t operation;
+  /*
+   * the source is frozen: pull at once, answer when everything is staged
+   */
+  protobuf_c_boolean has_frozen;
+  protobuf_c_boolean frozen;
 };
 #define FLOTILLA__MOVE_STATUS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_status_request__descriptor) \
-    , NULL, 0 }
-
-
-struct  Flotilla__MoveStatusReply
-{
-  ProtobufCMessage base;
-  uint32_t error;
-  char *message;
-  /*
-   * so little is left that the source may freeze
-   */
-  protobuf_c_boolean has_caught_up;
-  protobuf_c_boolean caught_up;
-  /*
-   * the source is frozen and everything is staged
-   */
-  protobuf_c_boolean has_complete;
-  protobuf_c_boolean complete;
-  protobuf_c_boolean has_bytes_done;
-  uint64_t bytes_done;
-  protobuf_c_boolean has_bytes_left;
-  uint64_t bytes_left;
-};
-#define FLOTILLA__MOVE_STATUS_REPLY__INIT \
- { PROTOBUF_C_MESSAGE_INIT (&flotilla__move_status_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , NULL, 0, 0, 0 }
 
 
 /*
@@ -1236,28 +1261,6 @@ struct  Flotilla__ChangePeersRequest
 #define FLOTILLA__CHANGE_PEERS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_request__descriptor) \
     , NULL, 0, 0,NULL, 0,NULL }
-
-
-struct  Flotilla__ChangePeersReply
-{
-  ProtobufCMessage base;
-  uint32_t error;
-  char *message;
-  char *leader;
-  /*
-   * the members at the moment
-   */
-  size_t n_peers;
-  char **peers;
-  /*
-   * they are those wanted, and that is committed
-   */
-  protobuf_c_boolean has_done;
-  protobuf_c_boolean done;
-};
-#define FLOTILLA__CHANGE_PEERS_REPLY__INIT \
- { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_reply__descriptor) \
-    , 0, NULL, NULL, 0,NULL, 0, 0 }
 
 
 /*
@@ -2959,6 +2962,44 @@ Flotilla__OrderRequest *
 void   flotilla__order_request__free_unpacked
                      (Flotilla__OrderRequest *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__LeaderReply methods */
+void   flotilla__leader_reply__init
+                     (Flotilla__LeaderReply         *message);
+size_t flotilla__leader_reply__get_packed_size
+                     (const Flotilla__LeaderReply   *message);
+size_t flotilla__leader_reply__pack
+                     (const Flotilla__LeaderReply   *message,
+                      uint8_t             *out);
+size_t flotilla__leader_reply__pack_to_buffer
+                     (const Flotilla__LeaderReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__LeaderReply *
+       flotilla__leader_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__leader_reply__free_unpacked
+                     (Flotilla__LeaderReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MoveStatus methods */
+void   flotilla__move_status__init
+                     (Flotilla__MoveStatus         *message);
+size_t flotilla__move_status__get_packed_size
+                     (const Flotilla__MoveStatus   *message);
+size_t flotilla__move_status__pack
+                     (const Flotilla__MoveStatus   *message,
+                      uint8_t             *out);
+size_t flotilla__move_status__pack_to_buffer
+                     (const Flotilla__MoveStatus   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MoveStatus *
+       flotilla__move_status__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__move_status__free_unpacked
+                     (Flotilla__MoveStatus *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__OperateRequest methods */
 void   flotilla__operate_request__init
                      (Flotilla__OperateRequest         *message);
@@ -3073,25 +3114,6 @@ Flotilla__MoveStatusRequest *
 void   flotilla__move_status_request__free_unpacked
                      (Flotilla__MoveStatusRequest *message,
                       ProtobufCAllocator *allocator);
-/* Flotilla__MoveStatusReply methods */
-void   flotilla__move_status_reply__init
-                     (Flotilla__MoveStatusReply         *message);
-size_t flotilla__move_status_reply__get_packed_size
-                     (const Flotilla__MoveStatusReply   *message);
-size_t flotilla__move_status_reply__pack
-                     (const Flotilla__MoveStatusReply   *message,
-                      uint8_t             *out);
-size_t flotilla__move_status_reply__pack_to_buffer
-                     (const Flotilla__MoveStatusReply   *message,
-                      ProtobufCBuffer     *buffer);
-Flotilla__MoveStatusReply *
-       flotilla__move_status_reply__unpack
-                     (ProtobufCAllocator  *allocator,
-                      size_t               len,
-                      const uint8_t       *data);
-void   flotilla__move_status_reply__free_unpacked
-                     (Flotilla__MoveStatusReply *message,
-                      ProtobufCAllocator *allocator);
 /* Flotilla__ChangePeersRequest methods */
 void   flotilla__change_peers_request__init
                      (Flotilla__ChangePeersRequest         *message);
@@ -3110,25 +3132,6 @@ Flotilla__ChangePeersRequest *
                       const uint8_t       *data);
 void   flotilla__change_peers_request__free_unpacked
                      (Flotilla__ChangePeersRequest *message,
-                      ProtobufCAllocator *allocator);
-/* Flotilla__ChangePeersReply methods */
-void   flotilla__change_peers_reply__init
-                     (Flotilla__ChangePeersReply         *message);
-size_t flotilla__change_peers_reply__get_packed_size
-                     (const Flotilla__ChangePeersReply   *message);
-size_t flotilla__change_peers_reply__pack
-                     (const Flotilla__ChangePeersReply   *message,
-                      uint8_t             *out);
-size_t flotilla__change_peers_reply__pack_to_buffer
-                     (const Flotilla__ChangePeersReply   *message,
-                      ProtobufCBuffer     *buffer);
-Flotilla__ChangePeersReply *
-       flotilla__change_peers_reply__unpack
-                     (ProtobufCAllocator  *allocator,
-                      size_t               len,
-                      const uint8_t       *data);
-void   flotilla__change_peers_reply__free_unpacked
-                     (Flotilla__ChangePeersReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__TransferRequest methods */
 void   flotilla__transfer_request__init
@@ -3858,6 +3861,12 @@ typedef void (*Flotilla__InstallShardsReply_Closure)
 typedef void (*Flotilla__OrderRequest_Closure)
                  (const Flotilla__OrderRequest *message,
                   void *closure_data);
+typedef void (*Flotilla__LeaderReply_Closure)
+                 (const Flotilla__LeaderReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__MoveStatus_Closure)
+                 (const Flotilla__MoveStatus *message,
+                  void *closure_data);
 typedef void (*Flotilla__OperateRequest_Closure)
                  (const Flotilla__OperateRequest *message,
                   void *closure_data);
@@ -3876,14 +3885,8 @@ typedef void (*Flotilla__OperationProgress_Closure)
 typedef void (*Flotilla__MoveStatusRequest_Closure)
                  (const Flotilla__MoveStatusRequest *message,
                   void *closure_data);
-typedef void (*Flotilla__MoveStatusReply_Closure)
-                 (const Flotilla__MoveStatusReply *message,
-                  void *closure_data);
 typedef void (*Flotilla__ChangePeersRequest_Closure)
                  (const Flotilla__ChangePeersRequest *message,
-                  void *closure_data);
-typedef void (*Flotilla__ChangePeersReply_Closure)
-                 (const Flotilla__ChangePeersReply *message,
                   void *closure_data);
 typedef void (*Flotilla__TransferRequest_Closure)
                  (const Flotilla__TransferRequest *message,
@@ -4037,15 +4040,15 @@ extern const ProtobufCMessageDescriptor flotilla__create_replica_reply__descript
 extern const ProtobufCMessageDescriptor flotilla__install_shards_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__order_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__leader_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__move_status__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operate_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operate_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__list_operations_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__list_operations_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor;
-extern const ProtobufCMessageDescriptor flotilla__move_status_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor;
-extern const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor;

@@ -1,17 +1,14 @@
 /// A session's write takes effect once, however often it is in the log: whoever applies it again gets the first reply
 /// again, or an error.
 public struct ExactlyOnce: Sendable {
-    /// A request, as the client numbered it.
+    /// A request, as the client numbered it, whichever shard it is asked of: shards are split, merged and moved.
     public struct Request: Hashable, Sendable {
-        /// The shard.
-        public var shard: UInt64
         /// The session's token.
         public var session: UInt64
         /// The request's number.
         public var sequence: UInt64
         /// A request.
-        public init(shard: UInt64, session: UInt64, sequence: UInt64) {
-            self.shard = shard
+        public init(session: UInt64, sequence: UInt64) {
             self.session = session
             self.sequence = sequence
         }
@@ -42,7 +39,7 @@ public struct ExactlyOnce: Sendable {
         guard known.reply != reply || known.content != content else { return nil }
         return Violation(
             "ExactlyOnce", group: group,
-            "request \(request.sequence) of session \(request.session) on shard \(request.shard) "
+            "request \(request.sequence) of session \(request.session) "
                 + (known.content == content ? "was executed twice" : "was executed with two contents"))
     }
 }

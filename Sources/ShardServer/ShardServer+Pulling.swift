@@ -1,0 +1,286 @@
+import CMessages
+import RaftCore
+import RaftHost
+import ShardKV
+import ShardMap
+import Transport
+import WireMessages
+
+// How a moving shard's data comes to its destination: the destination's leader reads it from a replica of the source,
+// piece by piece, and proposes each piece to its own group. How far it has come is in that group's state, so whoever
+// comes to lead goes on there.
+
+/// One shard that a group led here receives.
+final class ShardPull {
+    let group: String
+    let operation: UInt64
+    /// Whether a question or a proposal is under way.
+    var isUnderWay = false
+    var due = Instant.distantPast
+    /// Which of the source's replicas is asked.
+    var turn = 0
+    var failures = 0
+    /// Left at the source, as it said last; nil before the first answer.
+    var bytesLeft: UInt64?
+    /// Whether the last answer had everything there was.
+    var isCaughtUp = false
+    /// Who waits for the staging to be complete, and until when.
+    var waiters: [(until: Instant, completion: (GroupAnswer) -> Void)] = []
+
+    init(_ group: String, _ operation: UInt64) {
+        self.group = group
+        self.operation = operation
+    }
+}
+
+/// What a node pulls, and the answers it owes to others that pull.
+struct Pulling {
+    /// In the order they began.
+    var pulls: [ShardPull] = []
+    /// Answers that wait for the node's budget, by the time they are due.
+    var answers: [(due: Instant, send: () -> Void)] = []
+}
+
+extension ShardServer {
+    /// Of one question to the source.
+    private static let pullBytes = 1 << 20
+    /// Of one entry.
+    private static let chunkBytes = 256 << 10
+    /// So little may be left when the source freezes.
+    private static let tailBytes: UInt64 = 64 << 10
+    /// Between questions while there is nothing new.
+    private static let idlePace = Interval.milliseconds(20)
+    private static let frozenPace = Interval.milliseconds(2)
+    private static let readTimeout = Interval.milliseconds(5000)
+    private static let completionPatience = Interval.milliseconds(1000)
+
+    /// Goes on with what is due; returns when to come back.
+    func pullTurn(_ now: Instant) -> Instant? {
+        var next: Instant?
+        func comesBack(_ due: Instant) { next = next.map { min($0, due) } ?? due }
+        while let answer = pulling.answers.first, answer.due <= now { pulling.answers.removeFirst().send() }
+        if let answer = pulling.answers.first { comesBack(answer.due) }
+        for pull in pulling.pulls {
+            for waiter in pull.waiters where waiter.until <= now { waiter.completion(.moveStatus(status(of: pull))) }
+            pull.waiters.removeAll { $0.until <= now }
+            if let until = pull.waiters.map(\.until).min() { comesBack(until) }
+            guard !pull.isUnderWay else { continue }
+            if pull.due <= now { goOn(pull, now) }
+            if !pull.isUnderWay { comesBack(pull.due) }
+        }
+        pulling.pulls.removeAll { $0.due == .distantFuture && !$0.isUnderWay }
+        return next
+    }
+
+    /// `group` is led here and has something to receive.
+    func beginPulling(into group: String) {
+        for move in machines[group]?.moves ?? [] where move.role == .destination && !move.isComplete {
+            guard !pulling.pulls.contains(where: { $0.group == group && $0.operation == move.operation }) else {
+                continue
+            }
+            pulling.pulls.append(ShardPull(group, move.operation))
+            lane.requestTurn()
+        }
+    }
+
+    /// What the group's leader here knows of a move into it.
+    func moveStatus(
+        _ group: String, _ operation: UInt64, frozen: Bool, _ completion: @escaping (GroupAnswer) -> Void
+    ) {
+        guard host.leads(group), let machine = machines[group] else {
+            return completion(.notLeader(host.status(of: group)?.leader?.address))
+        }
+        guard let move = machine.moves.first(where: { $0.operation == operation && $0.role == .destination }) else {
+            return completion(.failed("nothing is staged for operation \(operation)"))
+        }
+        if move.isComplete {
+            return completion(.moveStatus(MoveStatus(isCaughtUp: true, isComplete: true, bytesDone: move.bytesStaged)))
+        }
+        beginPulling(into: group)
+        guard let pull = pulling.pulls.first(where: { $0.group == group && $0.operation == operation }) else {
+            return completion(.failed("operation \(operation) is over"))
+        }
+        guard frozen else { return completion(.moveStatus(status(of: pull))) }
+        // every client of the shard waits
+        pull.due = .distantPast
+        pull.waiters.append((lane.clock.now + ShardServer.completionPatience, completion))
+        lane.requestTurn()
+    }
+
+    private func status(of pull: ShardPull) -> MoveStatus {
+        let move = move(of: pull)
+        return MoveStatus(
+            isCaughtUp: pull.isCaughtUp && (pull.bytesLeft ?? .max) <= ShardServer.tailBytes,
+            isComplete: move?.isComplete ?? false, bytesDone: move?.bytesStaged ?? 0, bytesLeft: pull.bytesLeft ?? 0)
+    }
+
+    private func move(of pull: ShardPull) -> ShardMove? {
+        machines[pull.group]?.moves.first { $0.operation == pull.operation && $0.role == .destination }
+    }
+
+    // MARK: pulling
+
+    private func goOn(_ pull: ShardPull, _ now: Instant) {
+        guard host.leads(pull.group), let move = move(of: pull), !move.isComplete else { return end(pull) }
+        guard let source = source(of: move), !source.peers.isEmpty else {
+            return pause(pull, "the map known here does not say who owns shard \(move.shard.id)")
+        }
+        let members = source.peers.map(\.address)
+        pull.isUnderWay = true
+        let question = ReadMoveRequest(
+            group: source.id, operation: pull.operation, shard: move.shard.id, epoch: move.shard.epoch - 1,
+            cursor: move.cursor, tail: move.tail, bytes: ShardServer.pullBytes)
+        let node = members[pull.turn % members.count]
+        readMove(question, at: node) { [self] result in
+            guard host.leads(pull.group) else { return end(pull) }
+            switch result {
+            case .failure(let error): pause(pull, "\(node): \(error.text)")
+            case .success(let reply): take(reply, pull)
+            }
+        }
+    }
+
+    /// The group that owns the shard before the move.
+    private func source(of move: ShardMove) -> Group? {
+        guard let shard = map?.shards.first(where: { $0.id == move.shard.id }), shard.epoch == move.shard.epoch - 1
+        else { return nil }
+        return map?.group(shard.group)
+    }
+
+    private func take(_ reply: ReadMoveReply, _ pull: ShardPull) {
+        guard let move = move(of: pull) else { return end(pull) }
+        pull.bytesLeft = reply.bytesLeft
+        pull.isCaughtUp = reply.cursor == nil && reply.tail > .zero
+        let hasNews = !reply.pairs.isEmpty || reply.isComplete || reply.cursor != move.cursor
+            || (move.tail == .zero && reply.tail > .zero)
+        guard hasNews else {
+            pull.failures = 0
+            pull.isUnderWay = false
+            pull.due = lane.clock.now + (pull.waiters.isEmpty ? ShardServer.idlePace : ShardServer.frozenPace)
+            return
+        }
+        var chunks = reply.chunks(from: move, of: ShardServer.chunkBytes)[...]
+        propose(&chunks, pull)
+    }
+
+    /// Proposes all chunks at once: they are applied in their order or, behind one that fails, not at all.
+    private func propose(_ chunks: inout ArraySlice<StagedChunk>, _ pull: ShardPull) {
+        guard let move = move(of: pull) else { return end(pull) }
+        var open = chunks.count
+        var problem: String?
+        for chunk in chunks {
+            let step = ShardStep(
+                operation: pull.operation, shard: move.shard.id, epoch: move.shard.epoch - 1, action: .stage(chunk))
+            host.propose(GroupCommand.step(step).encoded(arena), to: pull.group) { [self] outcome in
+                if case .applied(let packed, _) = outcome {
+                    if let error = ExecuteReply(packed, arena)?.error { problem = problem ?? error.sentence }
+                } else {
+                    problem = problem ?? "\(pull.group) could not take a part: \(outcome)"
+                }
+                open -= 1
+                guard open == 0 else { return }
+                if let problem { return pause(pull, problem) }
+                pull.failures = 0
+                pull.isUnderWay = false
+                pull.due = .distantPast
+                if self.move(of: pull)?.isComplete == true { end(pull) }
+                lane.requestTurn()
+            }
+        }
+    }
+
+    private func pause(_ pull: ShardPull, _ problem: String) {
+        pull.isUnderWay = false
+        pull.turn += 1
+        let shift = Int64(min(pull.failures, 5))
+        pull.failures += 1
+        pull.due = lane.clock.now + .milliseconds(pull.waiters.isEmpty ? 20 << shift : 5 << shift)
+        complain(
+            "a part of a moving shard could not be read", about: "\(pull.operation)",
+            [("group", pull.group), ("operation", "\(pull.operation)"), ("problem", problem)])
+        lane.requestTurn()
+    }
+
+    /// It is complete, or no longer this node's.
+    private func end(_ pull: ShardPull) {
+        pull.isUnderWay = false
+        pull.due = .distantFuture
+        let answer: GroupAnswer =
+            host.leads(pull.group)
+            ? .moveStatus(status(of: pull)) : .notLeader(host.status(of: pull.group)?.leader?.address)
+        for waiter in pull.waiters { waiter.completion(answer) }
+        pull.waiters.removeAll()
+        lane.requestTurn()
+    }
+
+    // MARK: being read
+
+    /// Why a source could not be read.
+    struct ReadMoveFailure: Error {
+        var text: String
+    }
+
+    private func readMove(
+        _ question: ReadMoveRequest, at node: NodeAddress,
+        _ completion: @escaping (Result<ReadMoveReply, ReadMoveFailure>) -> Void
+    ) {
+        if node == address { return readMoveHere(question, completion) }
+        channel(to: node).call(
+            service: Services.cluster, method: "read_move", body: question.packed(arena), attachment: [],
+            deadline: lane.clock.now + ShardServer.readTimeout
+        ) { [self] result in
+            lane.requestTurn()
+            switch result {
+            case .failed(let error): completion(.failure(ReadMoveFailure(text: error.text)))
+            case .reply(let reply):
+                guard let reply = ReadMoveReply(reply.body, arena) else {
+                    return completion(.failure(ReadMoveFailure(text: "malformed reply")))
+                }
+                if let error = reply.error {
+                    return completion(.failure(ReadMoveFailure(text: reply.message ?? error.sentence)))
+                }
+                completion(.success(reply))
+            }
+        }
+    }
+
+    /// Reads the state as it is applied here: whichever it is, it is one that the destination may take a part of.
+    private func readMoveHere(
+        _ question: ReadMoveRequest, _ completion: @escaping (Result<ReadMoveReply, ReadMoveFailure>) -> Void
+    ) {
+        guard let machine = machines[question.group] else {
+            return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence)))
+        }
+        host.evaluateAsApplied { () -> Result<ReadMoveReply, ReadMoveFailure> in
+            do throws(StateMachineError) {
+                let reply = try machine.readMove(question)
+                if let error = reply.error {
+                    return .failure(ReadMoveFailure(text: reply.message ?? error.sentence))
+                }
+                return .success(reply)
+            } catch {
+                return .failure(ReadMoveFailure(text: error.description))
+            }
+        } completion: { [self] result in
+            guard case .success(let reply) = result else { return completion(result) }
+            let due = host.payForTransfer(reply.pairs.reduce(0) { $0 + $1.key.count + ($1.value?.count ?? 0) })
+            // while the shard is frozen its clients wait
+            guard due > lane.clock.now, !reply.isFrozen else { return completion(result) }
+            pulling.answers.append((due, { completion(result) }))
+            lane.requestTurn()
+        }
+    }
+
+    func answerReadMove(_ request: RpcRequest) {
+        guard let question = ReadMoveRequest(request.body, arena) else {
+            return request.responder.fail(RpcCode.badRequest, "malformed request")
+        }
+        readMoveHere(question) { [self] result in
+            switch result {
+            case .success(let reply): request.responder.reply(body: reply.packed(arena))
+            case .failure(let error):
+                request.responder.reply(body: ReadMoveReply(error: .refused, message: error.text).packed(arena))
+            }
+        }
+    }
+}
