@@ -40,9 +40,12 @@ struct Command: Sendable {
 
     /// Every command, in the order of the help.
     static let all: [Command] = [
-        .initialize, .status, .nodeList, .groupList, .groupShow, .groupVerify, .shardList, .shardLocate,
+        .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .groupList, .groupShow, .groupVerify,
+        .groupCreate, .groupDelete, .groupTransfer,
+        .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
+        .operationList, .operationShow, .operationWait, .operationCancel,
         .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
-    ]
+    ] + memberCommands
 }
 
 /// How results are written.

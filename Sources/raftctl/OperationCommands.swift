@@ -1,0 +1,176 @@
+import RaftCore
+import ShardMap
+
+// Operations: what changes shards, groups and members, and how they are followed.
+
+extension CommandOption {
+    static let noWait = CommandOption("no-wait", nil, "return as soon as the controller has recorded it")
+}
+
+extension Command {
+    static let operationList = Command(
+        path: ["operation", "list"],
+        options: [CommandOption("all", nil, "also those that have ended, as far as they are remembered")],
+        summary: "the operations under way",
+        run: { invocation throws(Failure) in
+            let reports = try await Cluster(invocation).operations(withEnded: invocation.isSet("all"))
+            let json = JSON.object([("operations", .array(reports.map(\.json)))])
+            try Output.print(invocation.format == .json ? json.text : OperationReport.table(reports))
+        })
+
+    static let operationShow = Command(
+        path: ["operation", "show"], arguments: "ID", positionals: 1...1, summary: "one operation",
+        run: { invocation throws(Failure) in
+            let report = try await Cluster(invocation).report(try invocation.identifier(0))
+            let json = JSON.object([("operations", .array([report.json]))])
+            try Output.print(invocation.format == .json ? json.text : OperationReport.table([report]))
+        })
+
+    static let operationWait = Command(
+        path: ["operation", "wait"], arguments: "ID", positionals: 1...1,
+        summary: "wait until an operation has ended; fail if it was cancelled",
+        run: { invocation throws(Failure) in
+            let cluster = try Cluster(invocation)
+            try await cluster.follow(try invocation.identifier(0), invocation)
+        })
+
+    static let operationCancel = Command(
+        path: ["operation", "cancel"], arguments: "ID", positionals: 1...1, options: [.noWait],
+        summary: "take a move back that has not been switched yet",
+        details: """
+            The shard stays where it was, under a new epoch, and what was copied is deleted. Splits, merges and changes
+            of members go on to their end: undo them by another operation.
+            """,
+        run: { invocation throws(Failure) in
+            let cluster = try Cluster(invocation)
+            let id = try invocation.identifier(0)
+            _ = try await cluster.operate(
+                .step(operation: id, to: .aborted, reason: "cancelled by an operator", wallClock: 0), "the cancellation")
+            guard !invocation.isSet("no-wait") else { return try Output.print("operation \(id) is being cancelled") }
+            let end = try await cluster.end(of: id, showsProgress: invocation.format == .table)
+            try Output.print(invocation.format == .json ? end.json.text : "operation \(id): \(end.operation.state)")
+        })
+
+    // MARK: shards
+
+    static let shardShow = Command(
+        path: ["shard", "show"], arguments: "SHARD", positionals: 1...1,
+        summary: "one shard: range, group, epoch, and what is done to it",
+        run: { invocation throws(Failure) in
+            let cluster = try Cluster(invocation)
+            let id = try invocation.identifier(0)
+            guard let shard = try await cluster.map().shards.first(where: { $0.id == id }) else {
+                throw .failed("there is no shard \(id); raftctl shard list shows them")
+            }
+            let reports = try await cluster.operations().filter { $0.operation.shards.contains(id) }
+            let json = JSON.object([
+                ("shards", .array([shard.json])), ("operations", .array(reports.map(\.json))),
+            ])
+            guard invocation.format == .table else { return try Output.print(json.text) }
+            try Output.print(Shard.table([shard]))
+            if !reports.isEmpty { try Output.print("\n" + OperationReport.table(reports)) }
+        })
+
+    static let shardSplit = Command(
+        path: ["shard", "split"], arguments: "KEY", positionals: 1...1, options: [.escaped, .noWait],
+        summary: "cut the shard that owns KEY in two; KEY becomes the first key of the new one",
+        run: { invocation throws(Failure) in
+            let key = try invocation.key(0)
+            let cluster = try Cluster(invocation)
+            guard let shard = try await cluster.map().shard(owning: key) else {
+                throw .failed("no shard owns the key; the cluster is not formed completely, see raftctl status")
+            }
+            let split = SplitOperation(shard: shard.id, epoch: 0, key: key, newShard: 0, group: "")
+            try await cluster.begin(.split(split), "the split", invocation)
+        })
+
+    static let shardMerge = Command(
+        path: ["shard", "merge"], arguments: "SHARD SHARD", positionals: 2...2, options: [.noWait],
+        summary: "unite two neighbouring shards of one group; the left one's number stays",
+        run: { invocation throws(Failure) in
+            let (first, second) = (try invocation.identifier(0), try invocation.identifier(1))
+            let cluster = try Cluster(invocation)
+            let map = try await cluster.map()
+            // whichever is named first; what is wrong with them the controller says
+            let isReversed =
+                map.shards.firstIndex { $0.id == first } ?? 0 > map.shards.firstIndex { $0.id == second } ?? .max
+            let (left, right) = isReversed ? (second, first) : (first, second)
+            let merge = MergeOperation(left: left, leftEpoch: 0, right: right, rightEpoch: 0, group: "")
+            try await cluster.begin(.merge(merge), "the merge", invocation)
+        })
+
+    static let shardMove = Command(
+        path: ["shard", "move"], arguments: "SHARD", positionals: 1...1,
+        options: [CommandOption("to", "GROUP", "the shard's new group"), .noWait],
+        summary: "give a shard to another group, while it is read and written",
+        details: """
+            The data is copied while writes go on, then the shard stands still for as long as the last changes take.
+            Ctrl-C leaves the move going on; raftctl operation wait picks it up again, raftctl operation cancel takes it
+            back.
+            """,
+        run: { invocation throws(Failure) in
+            let id = try invocation.identifier(0)
+            guard let group = invocation.values["to"] else { throw .usage("--to GROUP is missing") }
+            let move = MoveOperation(shard: id, epoch: 0, source: "", destination: group)
+            try await Cluster(invocation).begin(.move(move), "the move", invocation)
+        })
+}
+
+extension Invocation {
+    /// The positional argument that is the number of a shard or an operation.
+    func identifier(_ position: Int) throws(Failure) -> UInt64 {
+        guard let number = UInt64(positionals[position]), number > 0 else {
+            throw .usage("'\(positionals[position])' is not a number")
+        }
+        return number
+    }
+}
+
+// MARK: following
+
+extension Cluster {
+    /// Has the controller begin an operation, and waits for its end unless the caller does not want that.
+    func begin(_ kind: ClusterOperation.Kind, _ action: String, _ invocation: Invocation) async throws(Failure) {
+        let answer = try await operate(.begin(kind, expectedVersion: nil, wallClock: 0), action)
+        guard let operation = answer.operation else {
+            throw Failure(.internalError, "the controller named no operation", while: action)
+        }
+        guard !invocation.isSet("no-wait") else {
+            let report = OperationReport(operation: operation)
+            return try Output.print(
+                invocation.format == .json ? report.json.text : "operation \(operation.id) has begun")
+        }
+        try await follow(operation.id, invocation)
+    }
+
+    /// Waits for the end of an operation and prints it.
+    func follow(_ id: UInt64, _ invocation: Invocation) async throws(Failure) {
+        let report = try await end(of: id, showsProgress: invocation.format == .table)
+        let operation = report.operation
+        try Output.print(
+            invocation.format == .json ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
+        if operation.state == .cancelled {
+            throw .failed("operation \(id) was cancelled: \(operation.reason ?? "no reason was given")")
+        }
+    }
+
+    /// What is known of one operation.
+    func report(_ id: UInt64) async throws(Failure) -> OperationReport {
+        guard let report = try await operations(id: id).first else {
+            throw .failed("there is no operation \(id), or it ended long ago; raftctl operation list --all shows them")
+        }
+        return report
+    }
+
+    /// The operation once it has ended.
+    func end(of id: UInt64, showsProgress: Bool) async throws(Failure) -> OperationReport {
+        let progress = OperationProgressLine(id, isShown: showsProgress)
+        defer { progress.end() }
+        while true {
+            let report = try await report(id)
+            if report.operation.state.isOver { return report }
+            progress.show(report)
+            await pause(milliseconds: 50)
+        }
+    }
+}
