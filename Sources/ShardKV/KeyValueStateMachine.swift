@@ -184,6 +184,7 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         case .command(.verify(let number)):
             holdNumber = number
             return ExecuteReply().packed(arena)
+        case .command(.step): return refusal(.refused)
         }
     }
 
