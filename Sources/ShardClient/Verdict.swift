@@ -23,13 +23,13 @@ extension NamedError {
     var verdict: Verdict {
         switch self {
         case .notLeader: .follow
-        case .busy, .deadlineExceeded, .windowExceeded: .retry
+        case .busy, .deadlineExceeded, .windowExceeded, .shardFrozen: .retry
         case .noLeader, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
         case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
-            .diskFull, .refused, .unknownFormat, .internalError:
+            .diskFull, .refused, .unknownFormat, .internalError, .staleOperation:
             .final
         }
     }

@@ -20,9 +20,16 @@ extension KeyValueStateMachine {
     public func read(_ request: ExecuteRequest, wallClock: Int64) throws(StateMachineError) -> ReadOutcome {
         try stoppingOnFailure { () throws(StateMachineError) in
             guard request.reads.allSatisfy(\.isRead) else { return .reply(ExecuteReply(error: .badRequest)) }
-            guard let position = position(of: request.shard, epoch: request.epoch),
-                shards[position].shard.range.containsKeys(of: request.reads)
-            else { return .reply(ExecuteReply(error: .wrongShard)) }
+            guard let position = position(of: request.shard, epoch: request.epoch) else {
+                return .reply(ExecuteReply(error: .wrongShard))
+            }
+            // its new owner may have changed it already
+            guard shards[position].phase != .frozen || planted("frozen-shards-are-read") else {
+                return .reply(ExecuteReply(error: .shardFrozen))
+            }
+            guard shards[position].shard.range.containsKeys(of: request.reads) else {
+                return .reply(ExecuteReply(error: .wrongShard))
+            }
             let range = shards[position].shard.range
             var judge = ExpiryJudge(replicatedTime: keyspace.replicatedTime, wallClock: wallClock)
             var budget = ReplyBudget(limits)

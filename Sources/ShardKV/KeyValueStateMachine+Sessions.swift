@@ -6,10 +6,23 @@ import ShardMap
 extension KeyValueStateMachine {
     /// Executes a session's write, or says again what it said the first time.
     func apply(_ write: SessionWrite) throws(StateMachineError) -> Bytes {
-        guard let position = position(of: write.shard, epoch: write.epoch),
-            shards[position].shard.range.containsKeys(of: write.operations)
-        else { return refusal(.wrongShard) }
+        guard let position = position(of: write.shard, epoch: write.epoch) else { return refusal(.wrongShard) }
+        switch shards[position].phase {
+        case .serving: return try apply(write, at: position)
+        case .open:
+            return try rememberingChanges(of: write.shard) { () throws(StateMachineError) in
+                try apply(write, at: position)
+            }
+        case .frozen:
+            if planted("frozen-shards-take-writes") { return try apply(write, at: position) }
+            return refusal(.shardFrozen)
+        }
+    }
+
+    private func apply(_ write: SessionWrite, at position: Int) throws(StateMachineError) -> Bytes {
         let hash = RequestHash.of(write.operations)
+        // The session is asked before the range: what was executed before a split is answered by the half that is asked,
+        // and only what no attempt has executed is told that its keys lie elsewhere.
         switch shards[position].sessions.verdict(on: write, hash: hash, limits) {
         case .refuse(.sequenceTooOld) where planted("old-repetitions-are-executed"):
             return try execute(write, shards[position].shard.range)
@@ -20,6 +33,7 @@ extension KeyValueStateMachine {
             use(write, at: position)
             return try storedReply(to: write)
         case .execute:
+            guard shards[position].shard.range.containsKeys(of: write.operations) else { return refusal(.wrongShard) }
             let reply = try execute(write, shards[position].shard.range)
             let answer = Answer(sequence: write.sequence, hash: hash, bytes: reply.count)
             if planted("replies-are-not-remembered") { return reply }
@@ -31,11 +45,21 @@ extension KeyValueStateMachine {
 
     /// Opens a new session; at the limit the least recently used one of the shard has to go. What a repeated entry
     /// opens nobody uses, and so it goes in its time.
-    func open(_ nonce: UInt64, _ shard: UInt64, _ epoch: UInt64) -> Bytes {
+    func open(_ nonce: UInt64, _ shard: UInt64, _ epoch: UInt64) throws(StateMachineError) -> Bytes {
         guard let position = position(of: shard, epoch: epoch) else { return refusal(.wrongShard) }
-        let token = shards[position].sessions.freeToken(of: nonce, openedAt: lastApplied)
+        switch shards[position].phase {
+        case .serving: return open(nonce, at: position)
+        case .open: return try rememberingChanges(of: shard) { open(nonce, at: position) }
+        case .frozen: return refusal(.shardFrozen)
+        }
+    }
+
+    private func open(_ nonce: UInt64, at position: Int) -> Bytes {
+        let epoch = shards[position].shard.epoch
+        let token = shards[position].sessions.freeToken(of: nonce, openedAt: lastApplied, epoch: epoch)
         while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
-        shards[position].sessions.insert(Session(token: token, lastUse: lastApplied))
+        shards[position].sessions.insert(
+            Session(token: token, lastUse: SessionUse(epoch: epoch, index: lastApplied)))
         persist(token, at: position)
         return ExecuteReply(session: token).packed(arena)
     }
@@ -52,7 +76,8 @@ extension KeyValueStateMachine {
 
     /// Notes the use of the session, remembers a new answer and forgets those the client has received.
     private func use(_ write: SessionWrite, at position: Int, recording answer: Answer? = nil) {
-        let forgotten = shards[position].sessions.use(write.session, at: lastApplied) { session in
+        let now = SessionUse(epoch: write.epoch, index: lastApplied)
+        let forgotten = shards[position].sessions.use(write.session, at: now) { session in
             if let answer { session.record(answer) }
             return session.raiseFloor(to: write.floor)
         }
@@ -60,7 +85,7 @@ extension KeyValueStateMachine {
         persist(write.session, at: position)
     }
 
-    private func evict(at position: Int) {
+    func evict(at position: Int) {
         guard let session = shards[position].sessions.leastRecentlyUsed else { return }
         let shard = shards[position].shard.id
         for answer in session.answers { store.delete(replyKey(shard, session.token, answer.sequence)) }
@@ -80,69 +105,110 @@ extension KeyValueStateMachine {
         return try StoredReply(value).reply
     }
 
-    private func replyKey(_ shard: UInt64, _ token: UInt64, _ sequence: UInt64) -> Bytes {
+    func replyKey(_ shard: UInt64, _ token: UInt64, _ sequence: UInt64) -> Bytes {
         store.layout.key(.replies, shard, token, sequence)
     }
 }
 
-// MARK: loading
+// MARK: loading and joining tables
+
+extension SessionTable {
+    /// The sessions stored for `shard`, with what they remember.
+    init(of shard: UInt64, in store: ReplicaStore) throws(StateMachineError) {
+        var found: [UInt64: Session] = [:]
+        let records = store.layout.keys(of: .sessions, shard)
+        try store.scan(from: records.start, to: records.end) { (key, value) throws(StateMachineError) in
+            var place = ByteReader(key, from: KeyLayout.prefixBytes + 8)
+            guard let token = place.number() else { throw StoreFormat.damaged(.sessions) }
+            found[token] = try Session(token: token, stored: value)
+            return true
+        }
+        let replies = store.layout.keys(of: .replies, shard)
+        try store.scan(from: replies.start, to: replies.end) { (key, value) throws(StateMachineError) in
+            if planted("replies-are-lost-at-a-restart") { return false }
+            var place = ByteReader(key, from: KeyLayout.prefixBytes + 8)
+            guard let token = place.number(), let sequence = place.number(), let floor = found[token]?.floor,
+                sequence >= floor
+            else { throw StoreFormat.damaged(.replies) }
+            let stored = try StoredReply(value)
+            found[token]?.record(Answer(sequence: sequence, hash: stored.hash, bytes: stored.reply.count))
+            return true
+        }
+        self.init(Array(found.values))
+    }
+
+    /// The table of both, the least recently used sessions beyond `limit` left out.
+    func united(with other: SessionTable, limit: Int) -> SessionTable {
+        var united = sessions.map { session in other[session.token].map { session.united(with: $0) } ?? session }
+        united += other.sessions.filter { self[$0.token] == nil }
+        var table = SessionTable(united)
+        while table.count > limit, let oldest = table.leastRecentlyUsed { table.remove(oldest.token) }
+        return table
+    }
+}
 
 extension KeyValueStateMachine {
-    /// The sessions of every shard with what they remember, from the engine.
-    static func loadSessions(_ store: ReplicaStore, into shards: inout [OwnedShard]) throws(StateMachineError) {
-        var found: [(shard: UInt64, session: Session)] = []
-        try store.scan(.sessions) { (key, value) throws(StateMachineError) in
-            var place = ByteReader(key, from: KeyLayout.prefixBytes)
-            guard let shard = place.number(), let token = place.number() else { throw StoreFormat.damaged(.sessions) }
-            found.append((shard, try Session(token: token, stored: value)))
-            return true
-        }
-        for (shard, session) in found.sorted(by: { $0.session.lastUse < $1.session.lastUse }) {
-            let position = partitionPoint(shards.count) { shards[$0].shard.id >= shard }
-            guard position < shards.count, shards[position].shard.id == shard else {
-                throw StoreFormat.damaged(.sessions)
+    /// Stores for `right` a copy of what is stored for `left`'s sessions.
+    func copySessions(_ table: SessionTable, of left: UInt64, to right: UInt64) throws(StateMachineError) {
+        for session in table.sessions {
+            store.put(store.layout.key(.sessions, right, session.token), session.encoded)
+            for answer in session.answers {
+                let key = replyKey(left, session.token, answer.sequence)
+                guard let reply = try store.get(key) else { throw StoreFormat.damaged(.replies) }
+                store.put(replyKey(right, session.token, answer.sequence), reply)
             }
-            shards[position].sessions.insert(session)
         }
-        if planted("replies-are-lost-at-a-restart") { return }
-        var loaded = shards
-        try store.scan(.replies) { (key, value) throws(StateMachineError) in
-            var place = ByteReader(key, from: KeyLayout.prefixBytes)
-            guard let shard = place.number(), let token = place.number(), let sequence = place.number() else {
-                throw StoreFormat.damaged(.replies)
+    }
+
+    /// Makes what is stored for `left` and `right` that of `left`'s `table`, which both were united to.
+    func joinSessions(_ table: SessionTable, of left: OwnedShard, and right: OwnedShard) throws(StateMachineError) {
+        let (leftID, rightID) = (left.shard.id, right.shard.id)
+        for session in left.sessions.sessions {
+            for answer in session.answers where table[session.token]?.remembers(answer.sequence) != true {
+                store.delete(replyKey(leftID, session.token, answer.sequence))
             }
-            let stored = try StoredReply(value)
-            let answer = Answer(sequence: sequence, hash: stored.hash, bytes: stored.reply.count)
-            let position = partitionPoint(loaded.count) { loaded[$0].shard.id >= shard }
-            guard position < loaded.count, loaded[position].shard.id == shard,
-                loaded[position].sessions.restore(answer, to: token)
-            else { throw StoreFormat.damaged(.replies) }
-            return true
+            if table[session.token] == nil { store.delete(store.layout.key(.sessions, leftID, session.token)) }
         }
-        shards = loaded
+        for session in table.sessions {
+            store.put(store.layout.key(.sessions, leftID, session.token), session.encoded)
+            for answer in session.answers where left.sessions[session.token]?.remembers(answer.sequence) != true {
+                guard let reply = try store.get(replyKey(rightID, session.token, answer.sequence)) else {
+                    throw StoreFormat.damaged(.replies)
+                }
+                store.put(replyKey(leftID, session.token, answer.sequence), reply)
+            }
+        }
+        deleteSessions(of: rightID)
+    }
+
+    /// Removes every session of `shard` and what they remember.
+    func deleteSessions(of shard: UInt64) {
+        store.deleteRange(store.layout.keys(of: .sessions, shard))
+        store.deleteRange(store.layout.keys(of: .replies, shard))
     }
 }
 
 extension Session {
     var encoded: Bytes {
-        ByteWriter.bytes(17) { writer in
-            writer.put(StoreFormat.current)
-            writer.put(lastUse.rawValue)
+        ByteWriter.bytes(25) { writer in
+            writer.put(StoreFormat.session)
+            writer.put(lastUse.epoch)
+            writer.put(lastUse.index.rawValue)
             writer.put(floor)
         }
     }
 
     init(token: UInt64, stored value: Bytes) throws(StateMachineError) {
         var reader = try StoreFormat.open(value, .sessions)
-        guard let lastUse = reader.signedNumber(), let floor = reader.number() else {
-            throw StoreFormat.damaged(.sessions)
-        }
-        self.init(token: token, lastUse: LogIndex(lastUse), floor: floor)
+        guard let epoch = value[0] > 1 ? reader.number() : 0, let index = reader.signedNumber(),
+            let floor = reader.number()
+        else { throw StoreFormat.damaged(.sessions) }
+        self.init(token: token, lastUse: SessionUse(epoch: epoch, index: LogIndex(index)), floor: floor)
     }
 }
 
 /// A reply as it is stored, with the hash of its request.
-private struct StoredReply {
+struct StoredReply {
     let hash: UInt64
     let reply: Bytes
 

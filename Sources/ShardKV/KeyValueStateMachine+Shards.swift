@@ -1,4 +1,3 @@
-import CMessages
 import RaftCore
 import ShardMap
 import WireMessages
@@ -7,7 +6,8 @@ import WireMessages
 
 extension KeyValueStateMachine {
     /// Takes shards over: all of them or, when one contradicts what is owned, none. A shard known under the same or a
-    /// higher epoch is left alone, so repeating an install changes nothing.
+    /// higher epoch is left alone, owned or not, so repeating an install changes nothing, also when the shard has moved
+    /// away since.
     func install(_ installed: [Shard]) -> Bytes {
         var owned = shards
         var accepted: [Shard] = []
@@ -17,10 +17,14 @@ extension KeyValueStateMachine {
             let isKnown = position < owned.count && owned[position].shard.id == shard.id
             if isKnown && owned[position].shard.epoch > shard.epoch { continue }
             if isKnown && owned[position].shard == shard { continue }
+            if !isKnown, let fence = fences[shard.id], fence.epoch >= shard.epoch { continue }
             // an epoch stands for one range and one owner for ever, and no key has two owners
             let contradicts = isKnown && owned[position].shard.epoch == shard.epoch
             let overlaps = owned.contains { $0.shard.id != shard.id && $0.shard.range.overlaps(shard.range) }
-            guard !contradicts, !overlaps else { return refusal(.refused) }
+            let isInTheWay = staging.contains { $0.shard.range.overlaps(shard.range) }
+            // nor does the range change under a move
+            let moves = isKnown && owned[position].phase != .serving
+            guard !contradicts, !overlaps, !isInTheWay, !moves else { return refusal(.refused) }
             if isKnown {
                 owned[position].shard = shard
             } else {
@@ -34,7 +38,7 @@ extension KeyValueStateMachine {
         return ExecuteReply().packed(arena)
     }
 
-    private func stored(_ shard: Shard) -> Bytes {
+    func stored(_ shard: Shard) -> Bytes {
         let record = arena.scope { arena in
             shard.encoded(arena).map { arena.pack($0) } ?? Bytes()
         }
@@ -45,26 +49,47 @@ extension KeyValueStateMachine {
     }
 
     /// The shards in the engine with their sessions, ascending by id.
-    static func loadShards(_ store: ReplicaStore) throws(StateMachineError) -> [OwnedShard] {
+    static func loadShards(
+        _ store: ReplicaStore, _ fences: [UInt64: ShardFence]
+    ) throws(StateMachineError) -> [OwnedShard] {
         let arena = Arena()
         var owned: [OwnedShard] = []
         try store.scan(.shards) { (_, value) throws(StateMachineError) in
-            let record = try StoreFormat.open(value, .shards).rest
-            let shard = arena.scope { arena in
-                arena.unpack(flotilla__shard_record__init, record).map { Shard($0.pointee) }
+            guard let shard = Shard(record: try StoreFormat.open(value, .shards).rest, arena) else {
+                throw StoreFormat.damaged(.shards)
             }
-            guard let shard else { throw StoreFormat.damaged(.shards) }
             owned.append(OwnedShard(shard: shard))
             return true
         }
-        try loadSessions(store, into: &owned)
+        for position in owned.indices {
+            let shard = owned[position].shard.id
+            owned[position].sessions = try SessionTable(of: shard, in: store)
+            switch fences[shard]?.phase {
+            case .open: owned[position].phase = .open
+            case .frozen: owned[position].phase = .frozen
+            default: break
+            }
+        }
         return owned
+    }
+
+    /// The moves that the group takes part in, ascending by shard.
+    static func moves(
+        _ shards: [OwnedShard], _ fences: [UInt64: ShardFence], _ staging: [StagedShard]
+    ) -> [ShardMove] {
+        let leaving = shards.compactMap { owned -> ShardMove? in
+            guard owned.phase != .serving, let fence = fences[owned.shard.id] else { return nil }
+            return ShardMove(
+                operation: fence.operation, shard: owned.shard.id, epoch: fence.epoch,
+                phase: owned.phase == .open ? .open : .frozen)
+        }
+        return (leaving + staging.map(\.move)).sorted { $0.shard < $1.shard }
     }
 }
 
 extension KeyRange {
     /// Whether a key lies in both.
-    fileprivate func overlaps(_ other: KeyRange) -> Bool {
+    func overlaps(_ other: KeyRange) -> Bool {
         (end.isEmpty || other.start < end) && (other.end.isEmpty || start < other.end)
     }
 }

@@ -12,8 +12,8 @@ import WireMessages
 /// 4. After an error nothing is applied or read any more; a new state machine on the same engine starts again from
 ///    what the engine holds.
 ///
-/// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)`` and ``freeze()``; properties,
-/// ``durableMeta()`` and ``flush()`` may be used from any.
+/// One thread at a time calls ``apply(_:)``, ``read(_:)``, ``read(_:wallClock:)``, ``readMove(_:)`` and ``freeze()``;
+/// properties, ``durableMeta()`` and ``flush()`` may be used from any.
 public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What is bounded, and by how much. The limits decide about replies and evictions, so they belong to the
     /// replicated rules: every replica of a group must have the same.
@@ -57,12 +57,14 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
     struct OwnedShard: Sendable {
         var shard: Shard
         var sessions = SessionTable()
+        var phase = ServingPhase.serving
     }
 
     /// What other threads see; moves after the batch that changed it has been written.
     private struct Published: Sendable {
         var meta: MetaRecord
         var shards: [Shard]
+        var moves: [ShardMove]
     }
 
     let limits: Limits
@@ -74,11 +76,19 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
     private var log: AppliedLog
     /// Whether ``shards`` has changed since it was published.
     var hasNewShards = false
+    /// The last operation on each shard; for lookup only, its order reaches nothing.
+    var fences: [UInt64: ShardFence] = [:]
+    /// Shards on their way to here, ascending by id.
+    var staging: [StagedShard] = []
+    /// Whether ``fences`` or ``staging`` have changed since they were published.
+    var hasNewMoves = false
     private var failure: StateMachineError?
     /// Called on the worker with the state behind an entry that asks to hold it; set before the first entry is applied.
     public var onHold: HeldStateReceiver?
     /// Asked for by the entry applied last.
     private var holdNumber: UInt64?
+    /// What the entry being applied was answered, if it was a step that was refused.
+    private var refusedStep: NamedError?
     private let published: Mutex<Published>
 
     /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
@@ -91,9 +101,15 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
         keyspace = Keyspace(store: store, meta: meta)
-        let loaded = try KeyValueStateMachine.loadShards(store)
+        let (fences, staging) = (try ShardFence.load(store), try StagedShard.load(store))
+        let loaded = try KeyValueStateMachine.loadShards(store, fences)
         shards = loaded
-        published = Mutex(Published(meta: meta, shards: loaded.map(\.shard)))
+        self.fences = fences
+        self.staging = staging
+        published = Mutex(
+            Published(
+                meta: meta, shards: loaded.map(\.shard),
+                moves: KeyValueStateMachine.moves(loaded, fences, staging)))
     }
 
     // MARK: what any thread may ask
@@ -110,6 +126,10 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
 
     /// The shards owned, ascending by id.
     public var ownedShards: [Shard] { published.withLock { $0.shards } }
+
+    /// The moves under way in which the group takes part, ascending by shard. A destination's next question is found
+    /// here; a new leader asks it once an entry of its own term is applied, and not before.
+    public var moves: [ShardMove] { published.withLock { $0.moves } }
 
     /// The last entry whose effects are durable, as the engine itself says, and the members there.
     public func durableMeta() throws(StateMachineError) -> SnapshotMeta? { try store.durableMeta()?.log.meta }
@@ -167,7 +187,9 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         }
         guard let content else { return Bytes() }
         let reply = try reply(to: content)
-        log.finish(entry, result: reply)
+        // the words of a refused step may differ between versions, what it means may not
+        log.finish(entry, result: refusedStep.map { refusal($0) } ?? reply)
+        refusedStep = nil
         return reply
     }
 
@@ -176,7 +198,7 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         case .nothing: return Bytes()
         case .malformed(let error): return refusal(error)
         case .command(.write(let write)): return try apply(write)
-        case .command(.openSession(let shard, let epoch, let nonce)): return open(nonce, shard, epoch)
+        case .command(.openSession(let shard, let epoch, let nonce)): return try open(nonce, shard, epoch)
         case .command(.install(let shards)): return install(shards)
         case .command(.time(let milliseconds)):
             try keyspace.advance(to: milliseconds, removingAtMost: limits.expiredKeysPerTime)
@@ -184,15 +206,21 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
         case .command(.verify(let number)):
             holdNumber = number
             return ExecuteReply().packed(arena)
+        case .command(.step(let step)):
+            guard let refusal = try apply(step) else { return ExecuteReply().packed(arena) }
+            refusedStep = refusal.error
+            return ExecuteReply(error: refusal.error, message: refusal.reason).packed(arena)
         }
     }
 
     private func publish(_ meta: MetaRecord) {
         let changed = hasNewShards ? shards.map(\.shard) : nil
-        hasNewShards = false
+        let moves = hasNewMoves ? KeyValueStateMachine.moves(shards, fences, staging) : nil
+        (hasNewShards, hasNewMoves) = (false, false)
         published.withLock { published in
             published.meta = meta
             if let changed { published.shards = changed }
+            if let moves { published.moves = moves }
         }
     }
 

@@ -1,8 +1,10 @@
 import RaftCore
+import ShardMap
 
 /// The user keys of a replica, their expiry, and the replicated time that decides about it.
 ///
-/// Every key with an expiry has exactly one entry in the expiry index, written and removed together with it.
+/// Every key with an expiry has exactly one entry in the expiry index, written and removed together with it. An entry
+/// without such a key is left over from a shard that moved away, and means nothing.
 struct Keyspace {
     let store: ReplicaStore
     /// Milliseconds since 1970, as the log says; never goes back.
@@ -39,7 +41,7 @@ struct Keyspace {
         store.put(store.layout.key(.data, rest: key), value.encoded)
         if value.expiry != old?.expiry {
             if let expiry = old?.expiry { try unindex(key, expiry) }
-            if let expiry = value.expiry { index(key, expiry) }
+            if let expiry = value.expiry { try index(key, expiry) }
         }
     }
 
@@ -49,9 +51,11 @@ struct Keyspace {
         if let expiry = old.expiry { try unindex(key, expiry) }
     }
 
-    private mutating func index(_ key: Bytes, _ expiry: Int64) {
-        store.put(store.layout.expiryKey(expiry, key), Bytes([StoreFormat.current]))
-        expiringKeys += 1
+    private mutating func index(_ key: Bytes, _ expiry: Int64) throws(StateMachineError) {
+        let entry = store.layout.expiryKey(expiry, key)
+        // it may be there already: left behind by a shard that moved away, and with it this very key
+        if try store.get(entry) == nil { expiringKeys += 1 }
+        store.put(entry, Bytes([StoreFormat.current]))
         earliestExpiry = min(earliestExpiry, expiry)
     }
 
@@ -75,15 +79,37 @@ struct Keyspace {
         }
     }
 
+    // MARK: shards that come and go
+
+    /// Removes every key of `range`. Their entries in the expiry index stay until they are due: an entry counts only if
+    /// its key has that very expiry.
+    func deleteAll(of range: KeyRange) { store.deleteRange(store.layout.dataKeys(of: range)) }
+
+    /// Stores a key of a shard that is being staged as the source has it, or removes it.
+    mutating func stage(_ key: Bytes, _ value: Bytes?) throws(StateMachineError) {
+        let old = try replaced(key)
+        guard let value else {
+            if let old { try delete(key, old) } else { store.delete(store.layout.key(.data, rest: key)) }
+            return
+        }
+        try put(key, StoredValue(stored: value), replacing: old)
+    }
+
+    /// Moves replicated time on to at least `time`, which a shard brought along.
+    mutating func catchUp(to time: Int64) { replicatedTime = max(replicatedTime, time) }
+
     // MARK: time
 
     /// Moves replicated time on to at least `time` and removes at most `limit` keys that are expired by then; the rest
-    /// counts as absent and goes with a later advance.
+    /// counts as absent and goes with a later advance. What lies in a shard that moves is no exception: whoever gets a
+    /// copy of an expired key gets the time that it is judged by, too.
     mutating func advance(to time: Int64, removingAtMost limit: Int) throws(StateMachineError) {
         replicatedTime = max(replicatedTime, time)
         guard expiringKeys > 0, earliestExpiry <= replicatedTime else { return }
         for (expiry, key) in try dueKeys(limit) {
-            store.delete(store.layout.key(.data, rest: key))
+            if try stored(key)?.expiry == expiry || planted("orphans-remove-keys") {
+                store.delete(store.layout.key(.data, rest: key))
+            }
             try unindex(key, expiry)
         }
     }

@@ -10,6 +10,10 @@ final class ReplicaStore {
     private var pending: [(key: Bytes, value: Bytes?)] = []
     /// Position in ``pending``; for lookup only, its order reaches nothing.
     private var positions: [Bytes: Int] = [:]
+    /// Written before ``pending``, which holds what was changed in them afterwards.
+    private var deletedRanges: [(start: Bytes, end: Bytes)] = []
+    private var isTracking = false
+    private var tracked: [Bytes] = []
 
     init(engine: any KeyValueEngine, replicaNumber: UInt64) {
         self.engine = engine
@@ -18,14 +22,41 @@ final class ReplicaStore {
 
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes? {
         if !pending.isEmpty, let position = positions[key] { return pending[position].value }
-        return try engine.get(key)
+        return isInDeletedRange(key) ? nil : try engine.get(key)
     }
 
     func put(_ key: Bytes, _ value: Bytes) { change(key, value) }
 
     func delete(_ key: Bytes) { change(key, nil) }
 
+    /// Removes every key of `[start, end)`; what is put there afterwards stays.
+    func deleteRange(_ range: (start: Bytes, end: Bytes)) {
+        guard range.start < range.end else { return }
+        for position in pending.indices where range.start <= pending[position].key && pending[position].key < range.end
+        {
+            pending[position].value = nil
+        }
+        deletedRanges.append(range)
+    }
+
+    private func isInDeletedRange(_ key: Bytes) -> Bool {
+        !deletedRanges.isEmpty && deletedRanges.contains { $0.start <= key && key < $0.end }
+    }
+
+    /// Remembers which keys are changed from here on, until ``endTracking()``.
+    func beginTracking() { isTracking = true }
+
+    /// The keys changed since ``beginTracking()``, ascending, each once.
+    func endTracking() -> [Bytes] {
+        isTracking = false
+        defer { tracked.removeAll(keepingCapacity: true) }
+        return tracked.sorted().reduce(into: []) { keys, key in
+            if keys.last != key { keys.append(key) }
+        }
+    }
+
     private func change(_ key: Bytes, _ value: Bytes?) {
+        if isTracking { tracked.append(key) }
         if let position = positions[key] {
             pending[position].value = value
         } else {
@@ -36,9 +67,11 @@ final class ReplicaStore {
 
     /// Writes all pending changes as one batch.
     func commit() throws(StateMachineError) {
-        guard !pending.isEmpty else { return }
-        try engine.write(
-            pending.map { change in change.value.map { .put(change.key, $0) } ?? .delete(change.key) })
+        guard !pending.isEmpty || !deletedRanges.isEmpty else { return }
+        var changes = deletedRanges.map { EngineChange.deleteRange($0.start, $0.end) }
+        for change in pending { changes.append(change.value.map { .put(change.key, $0) } ?? .delete(change.key)) }
+        try engine.write(changes)
+        deletedRanges.removeAll()
         pending.removeAll(keepingCapacity: true)
         positions.removeAll(keepingCapacity: true)
     }
@@ -57,7 +90,7 @@ final class ReplicaStore {
 
     /// The replica as the engine has it now; nothing may be pending.
     func freeze(_ log: AppliedLog) throws(StateMachineError) -> FrozenReplica {
-        precondition(pending.isEmpty, "a state is frozen in the middle of a batch")
+        precondition(pending.isEmpty && deletedRanges.isEmpty, "a state is frozen in the middle of a batch")
         guard let meta = log.meta else {
             throw StateMachineError(
                 "there is no state to make a snapshot of: entry \(log.position) is applied, members \(log.configuration)"
@@ -111,6 +144,7 @@ final class ReplicaStore {
             guard isWanted else { return false }
             // a changed key shows its new value, in its turn above
             if next < changed.count, changed[next].key == key { return true }
+            if isInDeletedRange(key) { return true }
             isWanted = goesOn(key, value)
             return isWanted
         }

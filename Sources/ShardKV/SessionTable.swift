@@ -21,12 +21,27 @@ enum SessionVerdict: Equatable, Sendable {
     case refuse(NamedError)
 }
 
+/// When a session was used. Epochs come first, for indexes of different groups do not compare, and every change of
+/// owner raises the epoch; so a table that moves needs no rewriting.
+struct SessionUse: Comparable, Sendable {
+    /// The shard's.
+    var epoch: UInt64
+    /// The entry's, in the log of the group that owned the shard then.
+    var index: LogIndex
+
+    static let never = SessionUse(epoch: 0, index: .zero)
+
+    static func < (left: SessionUse, right: SessionUse) -> Bool {
+        (left.epoch, left.index) < (right.epoch, right.index)
+    }
+}
+
 /// A client's identity on one shard, which makes its writes exactly-once.
 struct Session: Sendable {
     /// Named by the entry that opened it: ``SessionTable/freeToken(of:openedAt:)``.
     let token: UInt64
-    /// The last entry that named it; different for every session.
-    var lastUse: LogIndex
+    /// The last entry that named it; different for every session of a shard, but for those that a merge has united.
+    var lastUse: SessionUse
     /// Everything below was answered and the answers have arrived; replies below are forgotten.
     private(set) var floor: UInt64 = 0
     /// Ascending by sequence.
@@ -34,7 +49,7 @@ struct Session: Sendable {
     /// Sum over ``answers``.
     private(set) var answerBytes = 0
 
-    init(token: UInt64, lastUse: LogIndex, floor: UInt64 = 0) {
+    init(token: UInt64, lastUse: SessionUse, floor: UInt64 = 0) {
         self.token = token
         self.lastUse = lastUse
         self.floor = floor
@@ -77,6 +92,21 @@ struct Session: Sendable {
         return forgotten.map(\.sequence)
     }
 
+    /// The session that both are behind a merge: with the replies of both, as far as the higher floor leaves them. Under
+    /// one number both have the same reply, or the client broke the rules and gets this one's.
+    func united(with other: Session) -> Session {
+        var united = Session(
+            token: token, lastUse: max(lastUse, other.lastUse), floor: max(floor, other.floor))
+        for answer in answers where answer.sequence >= united.floor { united.record(answer) }
+        for answer in other.answers where answer.sequence >= united.floor && !united.remembers(answer.sequence) {
+            united.record(answer)
+        }
+        return united
+    }
+
+    /// Whether there is a reply to `sequence`.
+    func remembers(_ sequence: UInt64) -> Bool { answer(to: sequence) != nil }
+
     private func position(of sequence: UInt64) -> Int {
         if let last = answers.last, last.sequence < sequence { return answers.count }
         return partitionPoint(answers.count) { answers[$0].sequence >= sequence }
@@ -105,8 +135,26 @@ struct SessionTable: Sendable {
     private var oldest: Int?
     private var newest: Int?
 
+    init() {}
+
+    /// The table of `sessions`, whatever their order.
+    init(_ sessions: [Session]) {
+        for session in sessions.sorted(by: { ($0.lastUse, $0.token) < ($1.lastUse, $1.token) }) { insert(session) }
+    }
+
     /// Number of sessions.
     var count: Int { positions.count }
+
+    /// From the least to the most recently used.
+    var sessions: [Session] {
+        var sessions: [Session] = []
+        var next = oldest
+        while let position = next {
+            sessions.append(places[position].session)
+            next = places[position].newer
+        }
+        return sessions
+    }
 
     /// The least recently used session.
     var leastRecentlyUsed: Session? { oldest.map { places[$0].session } }
@@ -114,11 +162,13 @@ struct SessionTable: Sendable {
     /// The session of `token`.
     subscript(token: UInt64) -> Session? { positions[token].map { places[$0].session } }
 
-    /// The token of the session that the entry `index` opens. For one nonce every index gives another: an entry that
-    /// was committed twice does not bring back a session that was evicted, under which late writes would be executed
-    /// again. Part of the replicated rules.
-    func freeToken(of nonce: UInt64, openedAt index: LogIndex) -> UInt64 {
+    /// The token of the session that the entry `index` opens under `epoch`. For one nonce every index gives another: an
+    /// entry that was committed twice does not bring back a session that was evicted, under which late writes would be
+    /// executed again. So does every epoch, for behind a move the indexes are those of another log. Part of the
+    /// replicated rules.
+    func freeToken(of nonce: UInt64, openedAt index: LogIndex, epoch: UInt64 = 1) -> UInt64 {
         var seed = nonce &+ UInt64(bitPattern: index.rawValue) &* 0x9e37_79b9_7f4a_7c15
+        seed &+= (epoch &- 1) &* 0xd1b5_4a32_d192_ed03
         // zero stands for no session, and nothing keeps clients from choosing their nonces badly
         while seed.mixed == 0 || positions[seed.mixed] != nil { seed &+= 1 }
         return seed.mixed
@@ -149,16 +199,16 @@ struct SessionTable: Sendable {
     mutating func remove(_ token: UInt64) {
         guard let position = positions.removeValue(forKey: token) else { return }
         unlink(position)
-        places[position].session = Session(token: 0, lastUse: .zero)
+        places[position].session = Session(token: 0, lastUse: .never)
         free.append(position)
     }
 
-    /// Notes that the entry `index` uses `token`, which must be there, and lets `body` change the session.
-    mutating func use<R>(_ token: UInt64, at index: LogIndex, _ body: (inout Session) -> R) -> R {
+    /// Notes that `token`, which must be there, is used now, and lets `body` change the session.
+    mutating func use<R>(_ token: UInt64, at use: SessionUse, _ body: (inout Session) -> R) -> R {
         guard let position = positions[token] else { preconditionFailure("a session that is not there is used") }
         unlink(position)
         link(position)
-        places[position].session.lastUse = index
+        places[position].session.lastUse = use
         return body(&places[position].session)
     }
 

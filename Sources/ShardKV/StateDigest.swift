@@ -41,7 +41,7 @@ public struct KeyDigest: Equatable, Sendable {
 /// ``firstDifference(_:_:)-([KeyDigest],[KeyDigest])`` names the key. Each round reads only the range in question.
 public enum StateDigest {
     /// Of what is hashed, and how; digests of different versions must not be compared.
-    public static let version: UInt8 = 1
+    public static let version: UInt8 = 2
     /// Ranges of one round, and at most twice as many.
     public static let rangesPerRound = 256
     /// Keys of a list that both sides send.
@@ -76,6 +76,10 @@ public enum StateDigest {
         case .shards: return "shard \(reader.numbersInWords)"
         case .sessions: return "session \(reader.numbersInWords)"
         case .replies: return "stored reply \(reader.numbersInWords)"
+        case .fences: return "last operation on shard \(reader.numbersInWords)"
+        case .staging: return "shard \(reader.numbersInWords) being staged"
+        case .parts: return "part \(reader.numbersInWords) of a value being staged"
+        case .changes: return "changes \(reader.numbersInWords) of a moving shard"
         case .operations: return "operation \(reader.numbersInWords)"
         case .counters: return "numbers given out next"
         case .deletedGroups: return "deleted group \(reader.rest)"
@@ -85,13 +89,17 @@ public enum StateDigest {
         }
     }
 
-    /// The hash of one pair; of the meta record without what tells where it came from: its version, and how its
-    /// members and its hash of the log are known.
+    /// The hash of one pair, without what tells only which version wrote it: of the meta record its own version and how
+    /// its members and its hash of the log are known, of a session's its version and the epoch that old ones lack.
     static func hash(_ key: Bytes, _ value: Bytes) -> UInt64 {
         var hash = RollingHash()
         hash.combine(key)
-        let isMeta = key.count == 1 && key[0] == KeyKind.meta.rawValue
-        hash.combine(isMeta ? value.slice(from: min(1, value.count), count: min(32, max(0, value.count - 1))) : value)
+        switch key.isEmpty ? nil : KeyKind(rawValue: key[0]) {
+        case .meta where key.count == 1:
+            hash.combine(value.slice(from: min(1, value.count), count: min(32, max(0, value.count - 1))))
+        case .sessions: hash.combine(value.suffix(from: max(0, value.count - 16)))
+        default: hash.combine(value)
+        }
         return hash.value.mixed
     }
 }

@@ -1,4 +1,5 @@
 import RaftCore
+import ShardMap
 
 // How a replica's state lies in the engine:
 //
@@ -10,10 +11,17 @@ import RaftCore
 //                                                   hash version (1) hash (8) configuration
 //     map        -                                  packed ClusterMap
 //     shards     shard (8)                          packed ShardRecord
-//     sessions   shard (8) token (8)                index of last use (8) floor (8)
+//     sessions   shard (8) token (8)                epoch (8) and index (8) of last use, floor (8)
 //     replies    shard (8) token (8) sequence (8)   request hash (8) packed ExecuteReply
 //     expiry     expiry (8) user key                -
 //     data       user key                           flags (1) [expiry (8)] payload
+//     fences     shard (8)                          operation (8) phase (1) epoch (8) index of OPEN (8)
+//     staging    shard (8)                          as StagedShard says
+//     parts      shard (8) number (8)               the next bytes of the value that is being staged
+//     changes    shard (8) index (8)                bytes (8), then each: length (4) key without replica number
+//
+// Pairs of a shard that is being staged lie where they will be used: under sessions, replies, expiry and data. Whoever
+// looks for what the group owns begins with its shards, and so does not meet them.
 //
 // and of the controller, besides the map:
 //
@@ -38,6 +46,10 @@ enum KeyKind: UInt8 {
     case replies = 5
     case expiry = 6
     case data = 7
+    case fences = 8
+    case staging = 9
+    case parts = 10
+    case changes = 11
     case operations = 16
     case counters = 17
     case deletedGroups = 18
@@ -47,12 +59,20 @@ enum KeyKind: UInt8 {
 
 /// The version written before every value; a newer one is refused, never guessed at.
 enum StoreFormat {
-    /// Of every kind but the one below.
+    /// Of every kind but those below.
     static let current: UInt8 = 1
     /// Of the meta record. Version 1 ended before the hash.
     static let meta: UInt8 = 2
+    /// Of sessions. Version 1 had no epoch; it is read as 0.
+    static let session: UInt8 = 2
 
-    static func newest(_ kind: KeyKind) -> UInt8 { kind == .meta ? meta : current }
+    static func newest(_ kind: KeyKind) -> UInt8 {
+        switch kind {
+        case .meta: meta
+        case .sessions: session
+        default: current
+        }
+    }
 
     /// A reader behind the version of `value`, or the reason why it cannot be read.
     static func open(_ value: Bytes, _ kind: KeyKind) throws(StateMachineError) -> ByteReader {
@@ -109,10 +129,25 @@ struct KeyLayout: Sendable {
         }
     }
 
+    /// The keys of `kind` that belong to `shard`, where the shard is the first thing they say.
+    func keys(of kind: KeyKind, _ shard: UInt64) -> (start: Bytes, end: Bytes) {
+        (key(kind, shard), shard == .max ? end(of: kind) : key(kind, shard + 1))
+    }
+
+    /// The keys under which user keys of `range` are stored.
+    func dataKeys(of range: KeyRange) -> (start: Bytes, end: Bytes) {
+        (key(.data, rest: range.start), range.end.isEmpty ? end(of: .data) : key(.data, rest: range.end))
+    }
+
     /// Whether `key` holds a session or what one remembers.
     static func isOfSessionTable(_ key: Bytes) -> Bool {
         key.count >= prefixBytes
             && [KeyKind.sessions.rawValue, KeyKind.replies.rawValue].contains(key[ReplicaKeys.prefixBytes])
+    }
+
+    /// What `key` is for; nil if this version does not know.
+    static func kind(of key: Bytes) -> KeyKind? {
+        key.count >= prefixBytes ? KeyKind(rawValue: key[ReplicaKeys.prefixBytes]) : nil
     }
 
     /// What follows the prefix.

@@ -139,6 +139,7 @@ extension GroupCommand {
             case .verify(let number):
                 message.pointee.has_verify = 1
                 message.pointee.verify = number
+            case .step(let step): message.pointee.step = step.encoded(arena)
             }
             return arena.pack(message)
         }
@@ -170,6 +171,10 @@ extension GroupCommand {
                 return .install(shards)
             }
             if message.has_verify != 0 { return .verify(message.verify) }
+            if let step = message.step {
+                guard let step = ShardStep(step.pointee) else { throw NamedErrorThrown(.badRequest) }
+                return .step(step)
+            }
             guard message.has_time_ms != 0 else { throw NamedErrorThrown(.badRequest) }
             return .time(message.time_ms)
         }

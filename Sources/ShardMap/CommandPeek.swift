@@ -49,7 +49,7 @@ public struct CommandPeek: Equatable, Sendable {
             case (3, .some):
                 kind = .openSession
                 kinds += 1
-            case (4, _), (5, _), (6, _):
+            case (4, _), (5, _), (6, _), (7, _):
                 kinds += 1
                 kind = .other
             default: break

@@ -13,6 +13,8 @@ public enum GroupCommand: Equatable, Sendable {
     case time(Int64)
     /// Has each replica hold its state as it is behind this entry, under this number, to be compared with the others'.
     case verify(UInt64)
+    /// The group's part in an operation of the controller.
+    case step(ShardStep)
 }
 
 /// A write under a session: exactly once for each (session, sequence).

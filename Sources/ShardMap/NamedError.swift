@@ -52,6 +52,10 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case internalError = 24
     /// The result of an increment does not fit 64 bits; the value is as it was.
     case overflow = 25
+    /// The shard is on its way to another group and answers nothing for a moment.
+    case shardFrozen = 26
+    /// A step of an operation that is over for the group, or older than one it knows of.
+    case staleOperation = 27
     /// Another operation has the shard or the group, or the world is not as the request takes it to be.
     case conflict = 28
     /// The map has no such shard.
@@ -83,7 +87,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// First word of the Redis error, as clients match on it.
     public var redisPrefix: String {
         switch self {
-        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded: "TRYAGAIN"
+        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded, .shardFrozen: "TRYAGAIN"
         case .busy, .windowExceeded: "BUSY"
         case .notInitialized, .unreachable, .noSuchGroup, .stopping: "CLUSTERDOWN"
         case .diskFull: "MISCONF"
@@ -120,6 +124,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
         case .overflow: "increment or decrement would overflow"
+        case .shardFrozen: "the shard is moving; try again in a moment"
+        case .staleOperation: "the operation is over, or a newer one has begun"
         case .conflict: "it conflicts with what is there or under way"
         case .noSuchShard: "there is no such shard; see raftctl shard list"
         case .noSuchOperation: "there is no such operation, or none any more; see raftctl operation list"

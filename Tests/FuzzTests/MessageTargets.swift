@@ -127,7 +127,7 @@ func fuzzStore(_ input: Bytes) {
     var changes: [EngineChange] = []
     let layout = KeyLayout(replicaNumber: 7)
     while !choices.isAtEnd, changes.count < 16 {
-        guard let kind = KeyKind(rawValue: choices.byte() % 7 + 1) else { continue }
+        guard let kind = KeyKind(rawValue: choices.byte() % 11 + 1) else { continue }
         changes.append(.put(layout.key(kind, rest: choices.run()), choices.run()))
     }
     try? engine.write(changes)

@@ -28,7 +28,8 @@ final class Replica {
         if !shards.isEmpty {
             #expect(try apply(.install(shards)).error == nil)
             let open = GroupCommand.openSession(shard: shards[0].id, epoch: shards[0].epoch, nonce: 0xabc)
-            #expect(try apply(open) == ExecuteReply(session: Replica.token))
+            let token = SessionTable().freeToken(of: 0xabc, openedAt: LogIndex(2), epoch: shards[0].epoch)
+            #expect(try apply(open) == ExecuteReply(session: token))
         }
     }
 
