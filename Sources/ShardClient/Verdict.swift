@@ -25,11 +25,11 @@ extension NamedError {
         case .notLeader: .follow
         case .busy, .deadlineExceeded, .windowExceeded: .retry
         case .noLeader, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
-        case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
+        case .wrongShard, .noSuchGroup, .wrongIdentity, .shardFrozen: .refreshMap
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
-            .diskFull, .refused, .unknownFormat, .internalError:
+            .diskFull, .refused, .unknownFormat, .internalError, .staleOperation:
             .final
         }
     }

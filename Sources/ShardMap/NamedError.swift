@@ -52,6 +52,10 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case internalError = 24
     /// The result of an increment does not fit 64 bits; the value is as it was.
     case overflow = 25
+    /// The shard is about to serve in another group, and serves nowhere until then; a matter of moments.
+    case shardFrozen = 26
+    /// A step of an operation that a newer one has taken the place of.
+    case staleOperation = 27
 
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
@@ -75,7 +79,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// First word of the Redis error, as clients match on it.
     public var redisPrefix: String {
         switch self {
-        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded: "TRYAGAIN"
+        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded, .shardFrozen: "TRYAGAIN"
         case .busy, .windowExceeded: "BUSY"
         case .notInitialized, .unreachable, .noSuchGroup, .stopping: "CLUSTERDOWN"
         case .diskFull: "MISCONF"
@@ -112,6 +116,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
         case .overflow: "increment or decrement would overflow"
+        case .shardFrozen: "the shard is moving to another group; try again in a moment"
+        case .staleOperation: "a newer operation has taken the shard's place"
         }
     }
 }

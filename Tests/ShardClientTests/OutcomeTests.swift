@@ -65,11 +65,13 @@ import Testing
     static func ending(of error: NamedError, afterLoss: Bool) -> NamedError? {
         switch error {
         case .notLeader, .noLeader, .busy, .deadlineExceeded, .windowExceeded, .stopping, .damaged, .notInitialized,
-            .unreachable, .wrongShard, .noSuchGroup, .wrongIdentity, .outcomeUnknown:
+            .unreachable, .wrongShard, .noSuchGroup, .wrongIdentity, .outcomeUnknown,
+            .shardFrozen:
             nil
         case .sessionExpired: afterLoss ? .outcomeUnknown : nil
         case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
-        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat:
+        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat,
+            .staleOperation:
             afterLoss ? .outcomeUnknown : error
         }
     }
