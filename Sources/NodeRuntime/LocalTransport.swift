@@ -32,8 +32,15 @@ final class LocalTransport: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
-        guard node == address else { return remote.fetchMap(at: node, deadline: deadline, completion: completion) }
+    func fetchMap(
+        at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
+        completion: @escaping (MapAnswer) -> Void
+    ) {
+        guard node == address else {
+            return remote.fetchMap(
+                at: node, newerThan: version, patience: patience, deadline: deadline, completion: completion)
+        }
+        // whatever it learns later reaches the router by itself
         completion(server.map.map { .map($0) } ?? (server.belongsToCluster ? .noMap : .noCluster))
     }
 }

@@ -36,6 +36,8 @@ public enum RouterOutcome: Sendable {
 public enum MapAnswer: Sendable {
     /// The newest it knows.
     case map(ClusterMap)
+    /// It knows none newer than the asker.
+    case unchanged
     /// It belongs to no cluster yet.
     case noCluster
     /// It belongs to a cluster and does not know the map yet.
@@ -50,6 +52,9 @@ public protocol RouterTransport: AnyObject {
     func execute(
         _ request: ExecuteRequest, command: Bytes?, at node: NodeAddress, deadline: Instant,
         completion: @escaping (RouterOutcome) -> Void)
-    /// Asks a node for its map.
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void)
+    /// Asks a node for its map, if that is newer than `version`. A node that has none newer holds its answer until it
+    /// has, for at most `patience`; it may also answer at once.
+    func fetchMap(
+        at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
+        completion: @escaping (MapAnswer) -> Void)
 }

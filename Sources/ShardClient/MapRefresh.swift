@@ -17,6 +17,19 @@ struct MapRefresh {
     /// What each of ``nodes`` has said lately; nil: it was not asked.
     private var answers: [Answer?]
 
+    /// Whether the last question lets the node hold its answer.
+    private var isWatching = false
+
+    /// That a node was asked for its map.
+    struct Question {
+        /// Ascending.
+        let number: UInt64
+        let node: NodeAddress
+        let time: Instant
+        /// For how long it may hold the answer.
+        let patience: Interval
+    }
+
     private enum Answer {
         case noCluster
         /// It belongs to a cluster.
@@ -45,13 +58,20 @@ struct MapRefresh {
     /// Whether a question may be put now.
     func isDue(now: Instant) -> Bool { isWanted && !nodes.isEmpty && due <= now }
 
-    /// Puts the question `attempt`; another one may follow at `due`. Whom to ask.
-    mutating func ask(_ attempt: UInt64, next due: Instant) -> NodeAddress {
+    /// Somebody wants to know what the map is now: an answer that may be held is not waited for.
+    mutating func want() {
+        isWanted = true
+        if isWatching { due = .distantPast }
+    }
+
+    /// Puts the question `number`; another one may follow at `due`.
+    mutating func ask(_ number: UInt64, at now: Instant, patience: Interval, next due: Instant) -> Question {
         defer { position = (position + 1) % nodes.count }
         answers[position] = answers[position] ?? .silence
-        asked = (asked?.lowerBound ?? attempt)...attempt
+        asked = (asked?.lowerBound ?? number)...number
+        isWatching = patience.nanoseconds > 0
         self.due = due
-        return nodes[position]
+        return Question(number: number, node: nodes[position], time: now, patience: patience)
     }
 
     /// `node` has answered, in time or not.
@@ -59,7 +79,7 @@ struct MapRefresh {
         guard let place = nodes.firstIndex(of: node), answers[place] != nil else { return }
         answers[place] =
             switch answer {
-            case .map, .noMap: .cluster
+            case .map, .unchanged, .noMap: .cluster
             case .noCluster: .noCluster
             case .silence: .silence
             }
@@ -83,18 +103,26 @@ struct MapRefresh {
         failures = 0
     }
 
-    /// Whether the answer to `attempt` says anything: a map does, and that the node asked last has none.
-    func counts(_ attempt: UInt64, hasMap: Bool) -> Bool {
-        guard let asked, asked.contains(attempt) else { return false }
-        return hasMap || attempt == asked.upperBound
+    /// Whether the answer to `question` says anything: a map does, and that the node asked last has none.
+    func counts(_ question: Question, hasMap: Bool) -> Bool {
+        guard let asked, asked.contains(question.number) else { return false }
+        return hasMap || question.number == asked.upperBound
     }
 
     /// An answer that counts has come; the next question waits for a pause, longer each time that it brought nothing
-    /// new. Without a map in it, questions to others are still open.
-    mutating func answered(hasMap: Bool, new: Bool, now: Instant, pause: Interval, longest: Interval) {
-        if hasMap { asked = nil }
-        failures = new ? 0 : failures + 1
-        due = now + Interval.backoff(failures, first: pause, longest: longest)
+    /// new, unless the node took its time to say so. Without a map in it, questions to others are still open.
+    mutating func answered(
+        _ question: Question, hasMap: Bool, new: Bool, now: Instant, pause: Interval, longest: Interval
+    ) {
+        if hasMap {
+            asked = nil
+            isWatching = false
+        }
+        // half of it, for clocks differ
+        let patience = question.patience.nanoseconds
+        let wasHeld = hasMap && patience > 0 && (now - question.time).nanoseconds >= patience / 2
+        failures = new || wasHeld ? 0 : failures + 1
+        due = wasHeld ? now : now + Interval.backoff(failures, first: pause, longest: longest)
     }
 
     /// The nodes of `map` are asked from now on, the seeds after them.

@@ -20,8 +20,8 @@ final class Request {
         case backingOff
         /// A session on the shard.
         case awaitingSession
-        /// A look at the cluster's map.
-        case awaitingMap
+        /// A newer map; without one the next attempt, at ``Request/due``.
+        case watchingMap
         /// Nothing: it is over.
         case done
     }
@@ -47,8 +47,9 @@ final class Request {
     var mayHaveExecuted = false
     /// Number of the last attempt, to tell its answer from those of earlier ones.
     var attempt: UInt64 = 0
-    /// Where the last attempt went.
-    var node = NodeAddress(ip: 0, port: 0)
+    /// Where the last attempt went, and the shard as the map had it then.
+    private(set) var node = NodeAddress(ip: 0, port: 0)
+    private var addressee: (shard: UInt64, epoch: UInt64) = (0, 0)
     /// End of the attempt or of the pause; in other states far away.
     var due = Instant.distantFuture
     private(set) var failures = 0
@@ -98,10 +99,36 @@ final class Request {
     /// Whether what it carries may be executed if it is given up now.
     var isUncertain: Bool { kind == .write && (mayHaveExecuted || state == .sent) }
 
-    /// Waits for `interval` before the next attempt.
-    func pause(until due: Instant) {
-        state = .backingOff
+    /// The attempt of this number goes to `node`; it is given up at `due`.
+    func send(_ attempt: UInt64, to node: NodeAddress, until due: Instant) {
+        self.attempt = attempt
+        self.node = node
+        addressee = (channel.shard.id, channel.shard.epoch)
+        state = .sent
         self.due = due
+    }
+
+    /// Whether `reply`, to the last attempt, says that the shard is owned as it was addressed, and that keys lie
+    /// outside of it. The server looked among its answers first: no attempt was executed, and none ever will be, for
+    /// those that had keys of one shard were for an epoch that is over.
+    func isRefusedForItsRange(_ reply: ExecuteReply) -> Bool {
+        reply.error == .wrongShard && reply.route?.id == addressee.shard && reply.route?.epoch == addressee.epoch
+    }
+
+    /// Whether the map has changed for its shard since the last attempt.
+    var hasNewLayout: Bool { layout != channel.layout }
+
+    /// Waits until `due` for the next attempt; with `.watchingMap` at most.
+    func pause(_ state: State = .backingOff, until due: Instant) {
+        self.state = state
+        self.due = due
+    }
+
+    /// The map says something new: whatever it waits for, another place may have it.
+    func goOn() {
+        guard state == .backingOff || state == .watchingMap else { return }
+        failures = 0
+        wait(.idle)
     }
 
     /// Waits for something that has no time of its own.

@@ -85,9 +85,8 @@ extension Router {
         case .follow: follow(reply.leader, request)
         case .retry: retry(request)
         case .retryElsewhere: retryElsewhere(request)
-        case .refreshMap:
-            if error != .wrongShard { channel.group?.avoid(request.node) }
-            awaitMap(request)
+        case .refreshMap, .awaitMove:
+            lookForShard(error, reply, of: request)
         case .reopenSession where request.kind == .write: reopenSession(request)
         case .uncertain: lose(request, error.sentence)
         case .reopenSession, .final: fail(request, error, reply.message)
@@ -105,6 +104,8 @@ extension Router {
 
     private func retry(_ request: Request) {
         request.followedHint = false
+        // the pause is for those who were asked; the map names others by now
+        guard !request.hasNewLayout else { return request.wait(.idle) }
         let pause = request.nextPause(first: settings.retryDelay, longest: settings.maxRetryDelay)
         request.pause(until: now + pause)
     }
@@ -112,13 +113,31 @@ extension Router {
     private func retryElsewhere(_ request: Request) {
         request.channel.group?.avoid(request.node)
         retry(request)
+        // once is an accident; more often, the group may have other members by now, or be gone
+        if request.state == .backingOff && request.failures > 1 { watchMap(request, until: request.due) }
     }
 
-    /// Holds `request` until somebody has been asked for the map.
-    func awaitMap(_ request: Request) {
-        request.wait(.awaitingMap)
+    /// The node asked does not serve the shard.
+    private func lookForShard(_ error: NamedError, _ reply: ExecuteReply, of request: Request) {
+        if request.mayHaveExecuted && request.isRefusedForItsRange(reply) { return dissolve(request) }
+        // what it says is about a shard that the map has otherwise by now
+        guard !request.hasNewLayout else { return request.wait(.idle) }
+        if error.verdict == .refreshMap && error != .wrongShard { request.channel.group?.avoid(request.node) }
+        watchMap(request, isMoving: error.verdict == .awaitMove)
+    }
+
+    /// Holds `request` until there is a newer map, or for a pause, for it may be the node that is late.
+    func watchMap(_ request: Request, isMoving: Bool = false) {
+        let longest = isMoving ? settings.maxMoveDelay : settings.maxRetryDelay
+        watchMap(request, until: now + request.nextPause(first: settings.moveDelay, longest: longest))
+    }
+
+    private func watchMap(_ request: Request, until due: Instant) {
+        request.pause(.watchingMap, until: due)
         refresh.isWanted = true
-        awaitingMap.append(request.channel)
+        guard !request.channel.isWatchingMap else { return }
+        request.channel.isWatchingMap = true
+        watching.append(request.channel)
     }
 
     /// The table does not know the session. If an earlier attempt may have been executed, what that attempt left in the

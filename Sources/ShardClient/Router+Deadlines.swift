@@ -40,8 +40,8 @@ extension Router {
         guard request.due <= now else { return }
         switch request.state {
         case .sent: lose(request, "no answer in time")
-        case .backingOff: request.wait(.idle)
-        case .idle, .awaitingSession, .awaitingMap, .done: break
+        case .backingOff, .watchingMap: request.wait(.idle)
+        case .idle, .awaitingSession, .done: break
         }
     }
 
@@ -74,7 +74,7 @@ extension Router {
             for request in channel.requests { giveUp(request, .stopping) { _ in true } }
             dues.update(channel, due: .distantFuture)
         }
-        awaitingMap.removeAll()
+        forgetWatchers()
         refresh.isWanted = false
     }
 }

@@ -14,7 +14,7 @@ extension Router {
     public func updateMap(_ map: ClusterMap) {
         guard isNewer(map) else { return }
         adopt(map)
-        lookedAtMap()
+        answerMapCalls()
         wake()
     }
 
@@ -23,7 +23,7 @@ extension Router {
         deadline: Instant, completion: @escaping (Result<ClusterMap, NamedErrorThrown>) -> Void
     ) {
         mapCalls.append(MapCall(deadline: deadline, completion: completion))
-        refresh.isWanted = true
+        refresh.want()
         wake()
     }
 
@@ -39,32 +39,43 @@ extension Router {
         guard isMapAwaited else {
             refresh.isWanted = false
             refresh.forgetAnswers()
-            return awaitingMap.removeAll()
+            return forgetWatchers()
         }
+        // whoever wants a look gets one; who waits for a newer map hears when there is one
+        let isWatch = map != nil && mapCalls.isEmpty
+        let patience = isWatch ? settings.mapWatch : .milliseconds(0)
         attempts += 1
-        let attempt = attempts
-        let node = refresh.ask(attempt, next: now + settings.mapPatience)
-        transport.fetchMap(at: node, deadline: now + settings.attemptTimeout) { [weak self] answer in
-            self?.arrived(.map(answer, node: node, attempt: attempt))
-        }
+        let question = refresh.ask(attempts, at: now, patience: patience, next: now + settings.mapPatience)
+        transport.fetchMap(
+            at: question.node, newerThan: map?.version ?? 0, patience: patience,
+            deadline: now + patience + settings.attemptTimeout
+        ) { [weak self] answer in self?.arrived(.map(answer, question)) }
     }
 
-    func take(_ answer: MapAnswer, of node: NodeAddress, attempt: UInt64) {
-        refresh.note(answer, of: node)
-        let fetched: ClusterMap? = if case .map(let map) = answer { map } else { nil }
-        guard refresh.counts(attempt, hasMap: fetched != nil) else { return }
-        let isNew = fetched.map(isNewer) ?? false
-        refresh.answered(
-            hasMap: fetched != nil, new: isNew, now: now, pause: settings.retryDelay, longest: settings.maxRetryDelay)
-        guard let fetched, fetched.clusterID == map?.clusterID || map == nil else { return }
-        if isNew { adopt(fetched) }
-        lookedAtMap()
+    func take(_ answer: MapAnswer, to question: MapRefresh.Question) {
+        refresh.note(answer, of: question.node)
+        var (isLook, isNew) = (false, false)
+        switch answer {
+        case .map(let fetched):
+            isNew = isNewer(fetched)
+            isLook = isNew || fetched.clusterID == map?.clusterID
+            // a newer one is right whenever it comes
+            if isNew { adopt(fetched) }
+        case .unchanged: isLook = map != nil
+        case .noCluster, .noMap, .silence: break
+        }
+        if isNew || refresh.counts(question, hasMap: isLook) {
+            refresh.answered(
+                question, hasMap: isLook, new: isNew, now: now, pause: settings.retryDelay,
+                longest: settings.maxRetryDelay)
+            if isLook { answerMapCalls() }
+        }
     }
 
     /// Whether anybody who wanted the map is still there.
     private var isMapAwaited: Bool {
         !unrouted.isEmpty || !mapCalls.isEmpty
-            || awaitingMap.contains { $0.requests.contains { $0.state == .awaitingMap } }
+            || watching.contains { $0.requests.contains { $0.state == .watchingMap } }
     }
 
     private func isNewer(_ other: ClusterMap) -> Bool {
@@ -72,18 +83,18 @@ extension Router {
         return other.clusterID == map.clusterID && other.version > map.version
     }
 
-    /// What waited for a look at the map goes on: even an old map may be right, and its node late.
-    private func lookedAtMap() {
-        refresh.isWanted = !unrouted.isEmpty
-        let channels = awaitingMap
-        awaitingMap.removeAll(keepingCapacity: true)
-        for channel in channels {
-            for request in channel.requests where request.state == .awaitingMap { request.wait(.idle) }
-            touch(channel)
-        }
+    /// Nobody has to hear of the next map.
+    func forgetWatchers() {
+        for channel in watching { channel.isWatchingMap = false }
+        watching.removeAll(keepingCapacity: true)
+    }
+
+    /// A node has been asked for the map: who only wanted that has the newest there is.
+    private func answerMapCalls() {
         guard let map else { return }
         let calls = mapCalls
         mapCalls.removeAll()
+        refresh.isWanted = isMapAwaited
         for call in calls { call.completion(.success(map)) }
     }
 }

@@ -44,8 +44,9 @@ extension Router {
     }
 
     /// Takes `newer` for the map: channels follow their shards, what is queued is routed again where its shard changed.
-    /// Requests under way find out when they are sent the next time.
+    /// Requests under way find out when they are sent the next time; those that pause do not wait for that any more.
     func adopt(_ newer: ClusterMap) {
+        let older = map
         map = newer
         refresh.learn(newer)
         var routes: [String: GroupRoute] = [:]
@@ -61,7 +62,14 @@ extension Router {
         var byID: [UInt64: ShardChannel] = [:]
         channels = newer.shards.map { shard in
             let channel = channelsByID[shard.id] ?? ShardChannel(shard)
-            if channel.shard != shard { displaced += channel.change(to: shard) }
+            // a new shard has the table of the one that it was cut from, with the session in it; if not, it says so
+            if let older, channelsByID[shard.id] == nil {
+                channel.session = older.shardPosition(owning: shard.range.start).flatMap { former[$0].session }
+            }
+            if channel.shard != shard {
+                displaced += channel.change(to: shard)
+                touch(channel)
+            }
             channel.group = routes[shard.group]
             byID[shard.id] = channel
             return channel
@@ -73,37 +81,49 @@ extension Router {
         }
         displaced += unrouted.removeAll()
         for part in displaced { route(part) }
+        for channel in watching {
+            for request in channel.requests { request.goOn() }
+            touch(channel)
+        }
+        forgetWatchers()
     }
 
-    /// Finds a place for a request whose shard has changed. As long as it cannot have been executed its parts are
-    /// simply routed again; otherwise it has to stay whole, and there must be one shard for all its keys.
-    func rehome(_ request: Request) {
+    /// Finds a place for a request whose shard has changed; false if it is not to be sent now. As long as it cannot have
+    /// been executed its parts are simply routed again. Otherwise it stays whole, and goes to the shard that owns its
+    /// first key: whatever became of the one that may have executed it, that shard's table has the answer, though not
+    /// all of the keys may be its own.
+    func rehome(_ request: Request) -> Bool {
         let channel = request.channel
         request.command = nil
         if request.kind == .open {
-            guard !channel.isRetired else { return remove(request) }
             request.layout = channel.layout
-            return
+            if channel.isRetired { remove(request) }
+            return !channel.isRetired
         }
         if !channel.isRetired && request.parts.allSatisfy({ $0.lies(in: channel.shard.range) }) {
             request.layout = channel.layout
-            return
+            return true
         }
-        guard request.mayHaveExecuted else { return dissolve(request) }
-        guard let map, let home = map.shardPosition(owning: request.parts[0].firstKey),
-            request.parts.allSatisfy({ $0.lies(in: map.shards[home].range) })
-        else {
-            return fail(request, .outcomeUnknown, "the shard was divided while the answer was awaited")
+        guard request.mayHaveExecuted else {
+            dissolve(request)
+            return false
         }
-        channel.requests.removeAll { $0 === request }
-        request.channel = channels[home]
+        guard let map, let home = map.shardPosition(owning: request.parts[0].firstKey) else {
+            watchMap(request)
+            return false
+        }
+        if channels[home] !== channel {
+            channel.requests.removeAll { $0 === request }
+            request.channel = channels[home]
+            channels[home].requests.append(request)
+            touch(channels[home])
+        }
         request.layout = channels[home].layout
-        channels[home].requests.append(request)
-        touch(channels[home])
+        return true
     }
 
     /// Routes the parts of a request that was certainly not executed again, in front of what is queued.
-    private func dissolve(_ request: Request) {
+    func dissolve(_ request: Request) {
         let parts = request.parts.filter { !$0.isAnswered }
         remove(request)
         routeInFront(parts, followedBy: request.rest)

@@ -18,7 +18,7 @@ extension Router {
         switch request.state {
         case .idle: true
         case .awaitingSession: request.channel.session != nil
-        case .sent, .backingOff, .awaitingMap, .done: false
+        case .sent, .backingOff, .watchingMap, .done: false
         }
     }
 
@@ -57,12 +57,9 @@ extension Router {
     }
 
     private func send(_ request: Request) {
-        if request.layout != request.channel.layout {
-            rehome(request)
-            guard request.state != .done else { return }
-        }
+        if request.hasNewLayout && !rehome(request) { return }
         let channel = request.channel
-        guard let target = channel.group?.target else { return awaitMap(request) }
+        guard let target = channel.group?.target else { return watchMap(request) }
         if request.kind == .open && !channel.needsSession { return remove(request) }
         guard prepare(request) else {
             request.wait(.awaitingSession)
@@ -71,10 +68,7 @@ extension Router {
         attempts += 1
         let attempt = attempts
         let due = min(now + settings.attemptTimeout, request.latestDeadline)
-        request.attempt = attempt
-        request.node = target
-        request.state = .sent
-        request.due = due
+        request.send(attempt, to: target, until: due)
         transport.execute(
             ExecuteRequest(
                 group: channel.shard.group, shard: channel.shard.id, epoch: channel.shard.epoch,

@@ -39,6 +39,13 @@ public final class Router: KeyValueRouter {
         public var attemptTimeout = Interval.milliseconds(3000)
         /// How long a node may owe its map before another one is asked too.
         public var mapPatience = Interval.milliseconds(300)
+        /// How long a node that has no newer map is asked to hold its answer until there is one.
+        public var mapWatch = Interval.milliseconds(1000)
+        /// Pause after a node's first answer that it does not serve the shard, unless a newer map comes first; doubles
+        /// with each further one.
+        public var moveDelay = Interval.milliseconds(4)
+        /// Longest such pause while the shard is moving; else it is the one below.
+        public var maxMoveDelay = Interval.milliseconds(50)
         /// Pause after a request's first failed attempt; doubles with each further one.
         public var retryDelay = Interval.milliseconds(20)
         /// Longest such pause.
@@ -72,9 +79,9 @@ public final class Router: KeyValueRouter {
     /// Channels to look at in this turn, and those that something will be due on.
     var ready: [ShardChannel] = []
     var dues = DueHeap()
-    /// Channels whose writes wait for the window, and those with requests that wait for a look at the map.
+    /// Channels whose writes wait for the window, and those with requests that wait for a newer map.
     var stalled: [ShardChannel] = []
-    var awaitingMap: [ShardChannel] = []
+    var watching: [ShardChannel] = []
 
     var window: SequenceWindow
     /// Number of the last attempt of any kind.
@@ -95,7 +102,7 @@ public final class Router: KeyValueRouter {
     /// An answer to an attempt.
     enum Arrival {
         case outcome(RouterOutcome, Request, attempt: UInt64)
-        case map(MapAnswer, node: NodeAddress, attempt: UInt64)
+        case map(MapAnswer, MapRefresh.Question)
     }
 
     /// A router that learns the map from `seeds`, any nodes of the cluster. `seed` decides the random numbers that
@@ -218,7 +225,7 @@ public final class Router: KeyValueRouter {
         for arrival in taken {
             switch arrival {
             case .outcome(let outcome, let request, let attempt): take(outcome, of: request, attempt: attempt)
-            case .map(let answer, let node, let attempt): take(answer, of: node, attempt: attempt)
+            case .map(let answer, let question): take(answer, to: question)
             }
         }
     }

@@ -37,14 +37,23 @@ public final class RpcTransport: RouterTransport {
         }
     }
 
-    /// As ``RouterTransport/fetchMap(at:deadline:completion:)``: `flotilla.ClusterService.get_map`.
-    public func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
+    /// As ``RouterTransport/fetchMap(at:newerThan:patience:deadline:completion:)``: `flotilla.ClusterService.get_map`.
+    public func fetchMap(
+        at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
+        completion: @escaping (MapAnswer) -> Void
+    ) {
         let channel = channel(to: node)
         let arena = arena
         arena.scope { scope in
+            let message = scope.make(flotilla__get_map_request__init)
+            message.pointee.has_known_version = 1
+            message.pointee.known_version = version
+            if patience.milliseconds > 0 {
+                message.pointee.has_wait_ms = 1
+                message.pointee.wait_ms = UInt32(clamping: patience.milliseconds)
+            }
             channel.call(
-                service: "flotilla.ClusterService", method: "get_map",
-                message: scope.make(flotilla__get_map_request__init), deadline: deadline
+                service: "flotilla.ClusterService", method: "get_map", message: message, deadline: deadline
             ) { result in completion(MapAnswer(result, arena)) }
         }
     }
@@ -92,8 +101,9 @@ extension MapAnswer {
         self = arena.scope { arena in
             guard let message = arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee else { return .noMap }
             if message.error == NamedError.notInitialized.rawValue { return .noCluster }
-            guard message.error == 0, let map = message.map.flatMap({ ClusterMap($0.pointee) }) else { return .noMap }
-            return .map(map)
+            guard message.error == 0 else { return .noMap }
+            guard let map = message.map else { return .unchanged }
+            return ClusterMap(map.pointee).map { .map($0) } ?? .noMap
         }
     }
 }

@@ -24,9 +24,10 @@ final class ShardChannel {
     /// Why the last attempt failed; nil after a success.
     var problem: Problem?
 
-    /// Whether it is among the router's ready channels, or among those that wait for the window.
+    /// Whether it is among the router's ready channels, those that wait for the window, or those that watch the map.
     var isReady = false
     var isStalled = false
+    var isWatchingMap = false
     /// Maintained by ``DueHeap``.
     var due = Instant.distantFuture
     var heapPosition = -1
@@ -36,14 +37,18 @@ final class ShardChannel {
     /// The map says something new about the shard; what is queued is taken out, to be routed again.
     func change(to shard: Shard) -> [Part] {
         self.shard = shard
-        layout += 1
-        return takeQueued()
+        return changeLayout()
     }
 
     /// The map has no such shard any more; what is queued is taken out, to be routed again.
     func retire() -> [Part] {
         isRetired = true
+        return changeLayout()
+    }
+
+    private func changeLayout() -> [Part] {
         layout += 1
+        for request in requests { request.goOn() }
         return takeQueued()
     }
 

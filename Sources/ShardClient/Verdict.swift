@@ -10,6 +10,8 @@ enum Verdict {
     case retryElsewhere
     /// Not executed; the map is out of date, or the node is.
     case refreshMap
+    /// Not executed; the map will say in a moment where to ask.
+    case awaitMove
     /// This attempt was not executed, for want of a session.
     case reopenSession
     /// It may yet be executed; only asking again under the same number tells.
@@ -26,6 +28,7 @@ extension NamedError {
         case .busy, .deadlineExceeded, .windowExceeded, .shardFrozen: .retry
         case .noLeader, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
         case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
+        case .shardFrozen: .awaitMove
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,

@@ -269,6 +269,7 @@ extension ExecuteReply {
                 message.pointee.n_results = results.count
                 message.pointee.results = arena.array(results.map { $0.encoded(arena) })
             }
+            message.pointee.route = route?.encoded(arena)
             return arena.pack(message)
         }
     }
@@ -282,7 +283,8 @@ extension ExecuteReply {
             var reply = ExecuteReply(
                 message: message.message.map { String(cString: $0) },
                 leader: message.leader.flatMap { NodeAddress(String(cString: $0)) },
-                session: message.has_session != 0 ? message.session : nil)
+                session: message.has_session != 0 ? message.session : nil,
+                route: message.route.map { Shard($0.pointee) })
             if message.error != 0 { reply.error = NamedError(rawValue: message.error) ?? .internalError }
             reply.results.reserveCapacity(message.n_results)
             for position in 0..<message.n_results {

@@ -84,16 +84,21 @@ public struct ExecuteReply: Equatable, Sendable {
     public var session: UInt64?
     /// One for each operation.
     public var results: [KeyResult]
+    /// With ``NamedError/wrongShard``: the shard as the group owns it, if it does so under the very id and epoch of the
+    /// request. Then it was the range that a key does not lie in, and the request was not answered before: under its
+    /// session and sequence nothing was executed, nor ever will be.
+    public var route: Shard?
     /// An answer.
     public init(
         error: NamedError? = nil, message: String? = nil, leader: NodeAddress? = nil, session: UInt64? = nil,
-        results: [KeyResult] = []
+        results: [KeyResult] = [], route: Shard? = nil
     ) {
         self.error = error
         self.message = message
         self.leader = leader
         self.session = session
         self.results = results
+        self.route = route
     }
 }
 

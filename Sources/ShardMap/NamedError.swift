@@ -124,7 +124,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
         case .overflow: "increment or decrement would overflow"
-        case .shardFrozen: "the shard is moving; try again in a moment"
+        case .shardFrozen: "the shard is moving to another group; try again in a moment"
         case .staleOperation: "the operation is over, or a newer one has begun"
         case .conflict: "it conflicts with what is there or under way"
         case .noSuchShard: "there is no such shard; see raftctl shard list"

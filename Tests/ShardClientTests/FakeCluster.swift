@@ -143,7 +143,10 @@ final class FakeCluster: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
+    func fetchMap(
+        at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
+        completion: @escaping (MapAnswer) -> Void
+    ) {
         let answered = map
         guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(.silence) } }
         later(upTo: 10) { completion(.map(answered)) }

@@ -51,12 +51,21 @@ final class Sent {
     var keys: [String] { (write?.operations ?? request.reads).map(\.key.text) }
 }
 
+/// A question for the map that left the router.
+struct MapAsked {
+    let node: NodeAddress
+    let time: Instant
+    let version: UInt64
+    let patience: Interval
+    let completion: (MapAnswer) -> Void
+}
+
 /// A router in a world without nodes: the test answers every request itself.
 final class Script: RouterTransport {
     let clock = ManualClock()
     private(set) var router: Router!
     var sent: [Sent] = []
-    var mapAsked: [(node: NodeAddress, time: Instant, completion: (MapAnswer) -> Void)] = []
+    var mapAsked: [MapAsked] = []
     /// Given to whoever asks; nil: the test answers.
     var served: ClusterMap?
     /// Opens are answered at once, and not noted.
@@ -89,9 +98,13 @@ final class Script: RouterTransport {
         }
     }
 
-    func fetchMap(at node: NodeAddress, deadline: Instant, completion: @escaping (MapAnswer) -> Void) {
+    func fetchMap(
+        at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
+        completion: @escaping (MapAnswer) -> Void
+    ) {
         if let served { completion(.map(served)) }
-        mapAsked.append((node, clock.now, completion))
+        mapAsked.append(
+            MapAsked(node: node, time: clock.now, version: version, patience: patience, completion: completion))
     }
 
     /// Turns at the present moment until there is nothing left to do now.
@@ -109,6 +122,20 @@ final class Script: RouterTransport {
         }
         clock.now = end
         turn()
+    }
+
+    /// The same, while every request is answered `error` at once; how many there were.
+    @discardableResult func run(to milliseconds: Int, answering error: NamedError) -> Int {
+        var count = 0
+        for time in Int(clock.now.nanoseconds / 1_000_000)...milliseconds {
+            run(to: time)
+            for sent in take() {
+                sent.answer(error)
+                count += 1
+            }
+        }
+        turn()
+        return count
     }
 
     /// Everything sent since the last call.

@@ -1843,7 +1843,7 @@ struct  Flotilla__ExecuteReply
   size_t n_results;
   Flotilla__OperationResult **results;
   /*
-   * with WRONG_SHARD, where the shard is known
+   * with WRONG_SHARD: the shard, if it is owned under the epoch asked
    */
   Flotilla__ShardRecord *route;
   protobuf_c_boolean has_term;
