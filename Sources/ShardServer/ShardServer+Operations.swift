@@ -146,12 +146,11 @@ extension ShardServer {
             else { return nil }
             return try? ControllerCommand(command.pointee)
         }
-        guard let command, command.isOperatorsOwn else {
+        guard let command = command.flatMap({ operators($0) }) else {
             return request.responder.fail(RpcCode.badRequest, "malformed command")
         }
         guard host.leads(ClusterMap.controllerGroup) else { return refuseOperate(request, .notLeader, nil) }
-        host.propose(command.stamped(lane.clock.wallClockMilliseconds).encoded(arena), to: ClusterMap.controllerGroup) {
-            [self] outcome in
+        host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else {
@@ -173,6 +172,18 @@ extension ShardServer {
             case .refused(let refusal): refuseOperate(request, refusal.namedError, nil)
             case .unknown: refuseOperate(request, .outcomeUnknown, nil)
             }
+        }
+    }
+
+    /// The command as it is proposed; nil if it is not for operators to give.
+    private func operators(_ command: ControllerCommand) -> ControllerCommand? {
+        let now = lane.clock.wallClockMilliseconds
+        return switch command {
+        case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
+        // everything else about an operation follows from its participants
+        case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
+        case .node: command
+        case .initialize, .join, .groupBorn, .verify, .step: nil
         }
     }
 

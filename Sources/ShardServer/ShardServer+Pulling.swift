@@ -20,10 +20,8 @@ final class ShardPull {
     /// Which of the source's replicas is asked.
     var turn = 0
     var failures = 0
-    /// Left at the source, as it said last; nil before the first answer.
+    /// Left at the source, as it said last; nil as long as the scan goes on.
     var bytesLeft: UInt64?
-    /// Whether the last answer had everything there was.
-    var isCaughtUp = false
     /// Who waits for the staging to be complete, and until when.
     var waiters: [(until: Instant, completion: (GroupAnswer) -> Void)] = []
 
@@ -42,10 +40,6 @@ struct Pulling {
 }
 
 extension ShardServer {
-    /// Of one question to the source.
-    private static let pullBytes = 1 << 20
-    /// Of one entry.
-    private static let chunkBytes = 256 << 10
     /// So little may be left when the source freezes.
     private static let tailBytes: UInt64 = 64 << 10
     /// Between questions while there is nothing new.
@@ -74,7 +68,7 @@ extension ShardServer {
 
     /// `group` is led here and has something to receive.
     func beginPulling(into group: String) {
-        for move in machines[group]?.moves ?? [] where move.role == .destination && !move.isComplete {
+        for move in machines[group]?.moves ?? [] where move.phase == .receiving {
             guard !pulling.pulls.contains(where: { $0.group == group && $0.operation == move.operation }) else {
                 continue
             }
@@ -90,11 +84,12 @@ extension ShardServer {
         guard host.leads(group), let machine = machines[group] else {
             return completion(.notLeader(host.status(of: group)?.leader?.address))
         }
-        guard let move = machine.moves.first(where: { $0.operation == operation && $0.role == .destination }) else {
+        guard let staging = machine.moves.first(where: { $0.operation == operation })?.staging else {
             return completion(.failed("nothing is staged for operation \(operation)"))
         }
-        if move.isComplete {
-            return completion(.moveStatus(MoveStatus(isCaughtUp: true, isComplete: true, bytesDone: move.bytesStaged)))
+        if staging.isComplete {
+            return completion(
+                .moveStatus(MoveStatus(isCaughtUp: true, isComplete: true, bytesDone: staging.bytesStaged)))
         }
         beginPulling(into: group)
         guard let pull = pulling.pulls.first(where: { $0.group == group && $0.operation == operation }) else {
@@ -108,84 +103,69 @@ extension ShardServer {
     }
 
     private func status(of pull: ShardPull) -> MoveStatus {
-        let move = move(of: pull)
+        let staging = staging(of: pull)
         return MoveStatus(
-            isCaughtUp: pull.isCaughtUp && (pull.bytesLeft ?? .max) <= ShardServer.tailBytes,
-            isComplete: move?.isComplete ?? false, bytesDone: move?.bytesStaged ?? 0, bytesLeft: pull.bytesLeft ?? 0)
+            isCaughtUp: (pull.bytesLeft ?? .max) <= ShardServer.tailBytes, isComplete: staging?.isComplete ?? false,
+            bytesDone: staging?.bytesStaged ?? 0, bytesLeft: pull.bytesLeft ?? 0)
     }
 
-    private func move(of pull: ShardPull) -> ShardMove? {
-        machines[pull.group]?.moves.first { $0.operation == pull.operation && $0.role == .destination }
+    private func staging(of pull: ShardPull) -> ShardMove.Staging? {
+        machines[pull.group]?.moves.first { $0.operation == pull.operation }?.staging
     }
 
     // MARK: pulling
 
     private func goOn(_ pull: ShardPull, _ now: Instant) {
-        guard host.leads(pull.group), let move = move(of: pull), !move.isComplete else { return end(pull) }
-        guard let source = source(of: move), !source.peers.isEmpty else {
-            return pause(pull, "the map known here does not say who owns shard \(move.shard.id)")
+        guard host.leads(pull.group), let staging = staging(of: pull), !staging.isComplete else { return end(pull) }
+        guard let source = source(of: staging.shard), !source.peers.isEmpty else {
+            return pause(pull, "the map known here does not say who owns shard \(staging.shard.id)")
         }
-        let members = source.peers.map(\.address)
         pull.isUnderWay = true
         let question = ReadMoveRequest(
-            group: source.id, operation: pull.operation, shard: move.shard.id, epoch: move.shard.epoch - 1,
-            cursor: move.cursor, tail: move.tail, bytes: ShardServer.pullBytes)
-        let node = members[pull.turn % members.count]
+            group: source.id, operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
+            cursor: staging.cursor, tail: staging.tail, bytes: StagedChunk.bytesWanted)
+        let node = source.peers[pull.turn % source.peers.count].address
         readMove(question, at: node) { [self] result in
-            guard host.leads(pull.group) else { return end(pull) }
             switch result {
             case .failure(let error): pause(pull, "\(node): \(error.text)")
-            case .success(let reply): take(reply, pull)
+            case .success(let reply): take(reply, pull, after: staging)
             }
         }
     }
 
     /// The group that owns the shard before the move.
-    private func source(of move: ShardMove) -> Group? {
-        guard let shard = map?.shards.first(where: { $0.id == move.shard.id }), shard.epoch == move.shard.epoch - 1
-        else { return nil }
-        return map?.group(shard.group)
+    private func source(of shard: Shard) -> Group? {
+        guard let owned = map?.shards.first(where: { $0.id == shard.id }), owned.epoch == shard.epoch - 1 else {
+            return nil
+        }
+        return map?.group(owned.group)
     }
 
-    private func take(_ reply: ReadMoveReply, _ pull: ShardPull) {
-        guard let move = move(of: pull) else { return end(pull) }
+    private func take(_ reply: ReadMoveReply, _ pull: ShardPull, after staging: ShardMove.Staging) {
         pull.bytesLeft = reply.bytesLeft
-        pull.isCaughtUp = reply.cursor == nil && reply.tail > .zero
-        let hasNews = !reply.pairs.isEmpty || reply.isComplete || reply.cursor != move.cursor
-            || (move.tail == .zero && reply.tail > .zero)
+        let hasNews = !reply.pairs.isEmpty || reply.isComplete || reply.cursor != staging.cursor
+            || (staging.tail == .zero && reply.tail > .zero)
         guard hasNews else {
             pull.failures = 0
             pull.isUnderWay = false
             pull.due = lane.clock.now + (pull.waiters.isEmpty ? ShardServer.idlePace : ShardServer.frozenPace)
-            return
+            return lane.requestTurn()
         }
-        var chunks = reply.chunks(from: move, of: ShardServer.chunkBytes)[...]
-        propose(&chunks, pull)
-    }
-
-    /// Proposes all chunks at once: they are applied in their order or, behind one that fails, not at all.
-    private func propose(_ chunks: inout ArraySlice<StagedChunk>, _ pull: ShardPull) {
-        guard let move = move(of: pull) else { return end(pull) }
-        var open = chunks.count
-        var problem: String?
-        for chunk in chunks {
-            let step = ShardStep(
-                operation: pull.operation, shard: move.shard.id, epoch: move.shard.epoch - 1, action: .stage(chunk))
-            host.propose(GroupCommand.step(step).encoded(arena), to: pull.group) { [self] outcome in
-                if case .applied(let packed, _) = outcome {
-                    if let error = ExecuteReply(packed, arena)?.error { problem = problem ?? error.sentence }
-                } else {
-                    problem = problem ?? "\(pull.group) could not take a part: \(outcome)"
-                }
-                open -= 1
-                guard open == 0 else { return }
-                if let problem { return pause(pull, problem) }
-                pull.failures = 0
-                pull.isUnderWay = false
-                pull.due = .distantPast
-                if self.move(of: pull)?.isComplete == true { end(pull) }
-                lane.requestTurn()
+        let step = ShardStep(
+            operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
+            action: .stage(reply.chunk(staging.nextChunk)))
+        host.propose(GroupCommand.step(step).encoded(arena), to: pull.group) { [self] outcome in
+            guard case .applied(let packed, _) = outcome else {
+                return pause(pull, "\(pull.group) could not take a part: \(outcome)")
             }
+            if let answer = ExecuteReply(packed, arena), let error = answer.error {
+                return pause(pull, answer.message ?? error.sentence)
+            }
+            pull.failures = 0
+            pull.isUnderWay = false
+            pull.due = .distantPast
+            if reply.isComplete { end(pull) }
+            lane.requestTurn()
         }
     }
 
@@ -265,7 +245,8 @@ extension ShardServer {
             guard case .success(let reply) = result else { return completion(result) }
             let due = host.payForTransfer(reply.pairs.reduce(0) { $0 + $1.key.count + ($1.value?.count ?? 0) })
             // while the shard is frozen its clients wait
-            guard due > lane.clock.now, !reply.isFrozen else { return completion(result) }
+            let isFrozen = machine.moves.contains { $0.operation == question.operation && $0.phase == .frozen }
+            guard due > lane.clock.now, !isFrozen else { return completion(result) }
             pulling.answers.append((due, { completion(result) }))
             lane.requestTurn()
         }

@@ -24,7 +24,7 @@ extension Simulation {
         client.lane.post { [self] in
             let body = Arena().scope { arena in
                 let message = arena.make(flotilla__operate_request__init)
-                message.pointee.command = command.encodedMessage(arena)
+                message.pointee.command = command.message(arena)
                 return arena.pack(message)
             }
             client.remote.call(

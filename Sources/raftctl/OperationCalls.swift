@@ -31,7 +31,7 @@ extension Cluster {
     func operate(_ command: ControllerCommand, _ action: String) async throws(Failure) -> OperateAnswer {
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__operate_request__init)
-            message.pointee.command = command.encodedMessage(arena)
+            message.pointee.command = command.message(arena)
             return arena.pack(message)
         }
         return try await askController("operate", body, action) { (answer) throws(Failure) in

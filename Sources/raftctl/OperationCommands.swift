@@ -62,7 +62,7 @@ extension Command {
             guard let shard = try await cluster.map().shards.first(where: { $0.id == id }) else {
                 throw .failed("there is no shard \(id); raftctl shard list shows them")
             }
-            let reports = try await cluster.operations().filter { $0.operation.shards.contains(id) }
+            let reports = try await cluster.operations().filter { $0.operation.kind.shards.contains(id) }
             let json = JSON.object([
                 ("shards", .array([shard.json])), ("operations", .array(reports.map(\.json))),
             ])

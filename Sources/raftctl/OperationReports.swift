@@ -22,7 +22,7 @@ extension OperationReport {
         .object(
             [
                 ("id", .unsigned(operation.id)), ("state", .string("\(operation.state)")),
-                ("begun_ms", .optional(operation.begunMilliseconds)),
+                ("begun_ms", .integer(operation.begunMilliseconds)),
                 ("ended_ms", .optional(operation.endedMilliseconds)), ("reason", .optional(operation.reason)),
             ] + operation.kind.json
                 + [
@@ -30,18 +30,6 @@ extension OperationReport {
                     ("bytes_done", bytesDone.map { .unsigned($0) } ?? .null),
                     ("bytes_left", bytesLeft.map { .unsigned($0) } ?? .null),
                 ])
-    }
-}
-
-extension ClusterOperation {
-    /// The shards it is about.
-    var shards: [UInt64] {
-        switch kind {
-        case .split(let split): [split.shard, split.newShard]
-        case .merge(let merge): [merge.left, merge.right]
-        case .move(let move): [move.shard]
-        case .createGroup, .deleteGroup, .changePeers: []
-        }
     }
 }
 

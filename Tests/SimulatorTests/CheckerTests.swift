@@ -173,7 +173,7 @@ private func index(_ number: Int64) -> LogIndex { LogIndex(number) }
 
     @Test("A request has one effect") func exactlyOnce() {
         var checker = ExactlyOnce()
-        let request = ExactlyOnce.Request(shard: 1, session: 2, sequence: 3)
+        let request = ExactlyOnce.Request(session: 2, sequence: 3)
         #expect(checker.applied(request, content: 1, reply: nil, in: "g") == nil, "refused: it may come again")
         #expect(checker.applied(request, content: 1, reply: 10, in: "g") == nil)
         #expect(checker.applied(request, content: 1, reply: 10, in: "g") == nil, "told again what it was told")
