@@ -25,14 +25,15 @@ extension NamedError {
     var verdict: Verdict {
         switch self {
         case .notLeader: .follow
-        case .busy, .deadlineExceeded, .windowExceeded, .shardFrozen: .retry
+        case .busy, .deadlineExceeded, .windowExceeded: .retry
         case .noLeader, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
         case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
         case .shardFrozen: .awaitMove
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
-            .diskFull, .refused, .unknownFormat, .internalError, .staleOperation:
+            .diskFull, .refused, .unknownFormat, .internalError, .staleOperation,
+            .conflict, .noSuchShard, .noSuchOperation, .noSuchNode:
             .final
         }
     }

@@ -115,7 +115,10 @@ extension KeyValueStateMachine {
             return true
         }
         // a replica that has not come as far as the cursor does not know what is there
-        if !isKnown { return ReadMoveReply(cursor: request.cursor, tail: tail) }
+        if !isKnown {
+            let hasEverything = request.cursor == nil && tail == lastApplied
+            return ReadMoveReply(cursor: request.cursor, tail: tail, bytesLeft: hasEverything ? 0 : nil)
+        }
         let left = try bytesChanged(of: request.shard, from: tail.next)
         return ReadMoveReply(
             pairs: page.pairs, cursor: next?.encoded, tail: tail, bytesLeft: next == nil ? left : max(left, 1))

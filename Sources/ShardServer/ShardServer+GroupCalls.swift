@@ -97,7 +97,7 @@ extension ShardServer {
         if target == address { return answer(question, of: group, judge) }
         let (method, body, attachment) = packed(question, group)
         channel(to: target).call(
-            service: Services.cluster, method: method, body: body, attachment: attachment,
+            service: Services.cluster, method: method, body: body, attachment: attachment.isEmpty ? [] : [attachment],
             deadline: lane.clock.now + ShardServer.groupCallTimeout
         ) { [self] result in
             // whatever came of it, something is due, and nothing else may wake this lane

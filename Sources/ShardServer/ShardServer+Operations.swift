@@ -49,6 +49,15 @@ extension ShardServer {
         lane.requestTurn()
     }
 
+    /// What this node is at as the controller's leader, in words.
+    public var operationsInWords: [String] {
+        operations.runs.map { run in
+            let order = run.position < run.orders.count ? run.orders[run.position].words : "everything is done"
+            return "\(run.operation) \(run.operation.state): \(order)" + (run.isUnderWay ? ", asked" : "")
+                + (run.problem.map { ": \($0)" } ?? "")
+        }
+    }
+
     /// Gives the orders that are due, if this node leads the controller; returns when to come back.
     func driveOperations(_ now: Instant) -> Instant? {
         guard !operations.runs.isEmpty else { return nil }

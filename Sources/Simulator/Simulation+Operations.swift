@@ -54,7 +54,7 @@ extension Simulation {
         guard let leader = leader(of: ClusterMap.controllerGroup), let server = server(of: leader) else {
             return "nobody leads the controller"
         }
-        return server.recordedOperations.filter { !$0.state.isOver }.map { "\($0)" }.joined(separator: "; ")
+        return server.operationsInWords.joined(separator: "; ")
     }
 
     /// What the map says must be what the groups do.

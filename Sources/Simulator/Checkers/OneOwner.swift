@@ -1,4 +1,4 @@
-public import RaftCore
+internal import RaftCore
 public import ShardMap
 
 /// A shard is served by one group at a time, under epochs that only rise (the rules of moving shards): what a group
