@@ -34,6 +34,10 @@ public final class Simulation {
         public var elections: Int
         /// Changes of membership that were carried out to their end by the leader that was asked.
         public var changes: Int
+        /// Shards that another group has adopted.
+        public var moves: Int
+        /// Shards split or merged.
+        public var cuts: Int
         /// Snapshots that took the place of a log.
         public var installs: Int
         /// Faults that happened, by kind.
@@ -42,8 +46,8 @@ public final class Simulation {
         /// What came of a run.
         public init(
             violation: Violation?, hash: UInt64 = 0, steps: Int = 0, answered: Int = 0, refused: Int = 0, lost: Int = 0,
-            reads: Int = 0, undecided: Int = 0, elections: Int = 0, changes: Int = 0, installs: Int = 0,
-            faults: [FaultKind: Int] = [:]
+            reads: Int = 0, undecided: Int = 0, elections: Int = 0, changes: Int = 0, moves: Int = 0,
+            cuts: Int = 0, installs: Int = 0, faults: [FaultKind: Int] = [:]
         ) {
             self.violation = violation
             self.hash = hash
@@ -55,6 +59,8 @@ public final class Simulation {
             self.undecided = undecided
             self.elections = elections
             self.changes = changes
+            self.moves = moves
+            self.cuts = cuts
             self.installs = installs
             self.faults = faults
         }
@@ -188,8 +194,8 @@ public final class Simulation {
         return Outcome(
             violation: judge.violation, hash: world.digest, steps: world.stepCount, answered: keys.answered,
             refused: keys.refused, lost: keys.lost, reads: judge.reads, undecided: keys.undecided,
-            elections: judge.elections, changes: changes, installs: judge.installs,
-            faults: faultCounts)
+            elections: judge.elections, changes: changes, moves: judge.oneOwner.moves,
+            cuts: judge.oneOwner.cuts, installs: judge.installs, faults: faultCounts)
     }
 
     /// Lets go of everything that holds another.

@@ -29,6 +29,7 @@ func describe(_ plan: Plan, _ outcome: Simulation.Outcome) -> String {
     let faults = outcome.faults.values.reduce(0, +)
     return "seed \(plan.seed): \(verdict); \(plan.groups) groups on \(plan.nodes) nodes, \(outcome.steps) steps, "
         + "\(outcome.elections) elections, \(faults) faults, \(outcome.changes) changes of membership, "
+        + "\(outcome.moves) shards moved, \(outcome.cuts) split or merged, "
         + "\(outcome.installs) snapshots, calls: "
         + "\(outcome.answered) answered, \(outcome.refused) refused, \(outcome.lost) unknown, \(outcome.reads) reads by the nodes, "
         + "\(outcome.undecided) keys undecided; hash \(hexadecimal(outcome.hash))"
