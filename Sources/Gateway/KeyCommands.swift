@@ -4,9 +4,11 @@ internal import ShardMap
 /// The commands on keys.
 ///
 /// A command on several keys (DEL, UNLINK, EXISTS, MGET, MSET) becomes one operation for each key. Each of them is
-/// atomic, linearizable and executed exactly once, but not all of them together, for the keys may live in different
-/// shards: another client may see some keys of an MSET set and others not yet, and if the reply is an error, some of
-/// the keys may have been written. A command that is malformed or exceeds a limit executes none of its operations.
+/// atomic, linearizable and executed at most once, however shards are split, merged and moved meanwhile; a key named
+/// twice is treated in the command's order. All of them together are not atomic, for the keys may live in different
+/// shards: another client may see some keys of an MSET set and others not yet. If the reply is an error, it says of how
+/// many of the keys, unless it is that of all; the others were done. A command that is malformed or exceeds a limit
+/// executes none of its operations.
 enum KeyCommands {
     /// Longest time to live, 146 million years. Redis refuses one that its clock's range does not hold; no clock is
     /// asked here, so the limit is one to which every clock's time can be added.

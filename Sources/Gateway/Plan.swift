@@ -15,7 +15,8 @@ enum Plan {
     case count
 }
 
-/// How the results of a command's operations become its reply. An error among them is the whole reply.
+/// How the results of a command's operations become its reply. If one of them is an error, that is the whole reply: one
+/// whose outcome is unknown before others. Where it is not that of all keys, it says of how many.
 enum ReplyForm {
     /// The value, or null.
     case value
@@ -38,9 +39,7 @@ enum ReplyForm {
 
     /// The reply to a command whose operations had `results`.
     func reply(_ results: ArraySlice<KeyResult>) -> Reply {
-        for result in results {
-            if let error = result.error { return .error(Refusal(error, result.message)) }
-        }
+        if let refusal = ReplyForm.refusal(results) { return .error(refusal) }
         return switch self {
         case .value: ReplyForm.value(results[results.startIndex])
         case .ok: .ok
@@ -52,6 +51,16 @@ enum ReplyForm {
         case .seconds: .integer(ReplyForm.seconds(ReplyForm.integer(results[results.startIndex])))
         case .type: .simple(ReplyForm.integer(results[results.startIndex]) == 0 ? "none" : "string")
         }
+    }
+
+    private static func refusal(_ results: ArraySlice<KeyResult>) -> Refusal? {
+        guard let first = results.first(where: { $0.error != nil }) else { return nil }
+        let failed = results.first { $0.error?.outcome == .unknown } ?? first
+        guard let error = failed.error else { return nil }
+        let refusal = Refusal(error, failed.message)
+        let failures = results.count { $0.error != nil }
+        if failures == results.count { return refusal }
+        return Refusal("\(refusal.text) (\(failures) of \(results.count) keys; the others were done)")
     }
 
     private static func value(_ result: KeyResult) -> Reply { result.value.map { .bulk($0) } ?? .null }

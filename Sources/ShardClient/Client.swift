@@ -43,8 +43,8 @@ public final class Client: Sendable {
         .mapError { ClientError($0) }.get()
     }
 
-    /// Up to `limit` pairs in key order from `start` on; `next` is where to go on, nil at the end. Not a snapshot: each
-    /// shard's part is linearizable by itself.
+    /// Up to `limit` pairs in key order from `start` on; `next` is where to go on, nil at the end. As
+    /// ``KeyValueRouter/scan(from:limit:deadline:completion:)``: each key once, but not a snapshot.
     public func scan(
         from start: Bytes, limit: Int
     ) async throws(ClientError) -> (pairs: [KeyResult.Pair], next: Bytes?) {

@@ -7,18 +7,22 @@ public protocol KeyValueRouter: AnyObject {
     /// Executes `operations`; the completion gets one result for each, in their order.
     ///
     /// Operations on the same key are executed in their order. Operations on different keys are concurrent: each is
-    /// linearizable on its own, nothing is promised about all of them together. `scan` and `count` are not allowed
+    /// linearizable on its own, nothing is promised about all of them together, for they may live in several shards:
+    /// some may be executed and others not, and each result says so for itself. `scan` and `count` are not allowed
     /// here. Every operation ends with a result: after `deadline` with ``NamedError/deadlineExceeded`` if it certainly
     /// did not happen, with ``NamedError/outcomeUnknown`` if it may have.
     func execute(_ operations: [KeyOperation], deadline: Instant, completion: @escaping ([KeyResult]) -> Void)
 
     /// Up to `limit` pairs in key order from `start` on, over all shards; `next` is where to go on, nil at the end.
-    /// Each shard's part is linearizable by itself; the whole is not a snapshot.
+    ///
+    /// A key that is there all the time is found exactly once, whatever is split, merged or moved meanwhile; one that
+    /// comes or goes may be or not. Not a snapshot: up to 1,024 pairs of one shard are as of one moment, between the
+    /// call and its end.
     func scan(
         from start: Bytes, limit: Int, deadline: Instant,
         completion: @escaping (Result<(pairs: [KeyResult.Pair], next: Bytes?), NamedErrorThrown>) -> Void)
 
-    /// Number of live keys, summed over the shards.
+    /// Number of live keys, summed over the shards, each as of a moment of its own; no key counts in two of them.
     func count(deadline: Instant, completion: @escaping (Result<Int64, NamedErrorThrown>) -> Void)
 }
 

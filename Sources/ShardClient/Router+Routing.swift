@@ -88,8 +88,8 @@ extension Router {
         forgetWatchers()
     }
 
-    /// Finds a place for a request whose shard has changed; false if it is not to be sent now. As long as it cannot have
-    /// been executed its parts are simply routed again. Otherwise it stays whole, and goes to the shard that owns its
+    /// Finds a place for a request whose shard has changed; false if it is not to be sent now. As long as it cannot
+    /// have been executed its parts are simply routed again. Otherwise it stays whole, and goes to the shard that owns its
     /// first key: whatever became of the one that may have executed it, that shard's table has the answer, though not
     /// all of the keys may be its own.
     func rehome(_ request: Request) -> Bool {

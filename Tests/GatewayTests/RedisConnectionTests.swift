@@ -137,6 +137,22 @@ struct StoreErrorTests {
         harness.router.failure = NamedErrorThrown(.notAnInteger, "of no interest")
         #expect(harness.run("INCR a") == "-ERR value is not an integer or out of range\r\n")
     }
+
+    @Test func anErrorOfSomeKeysSaysOfHowMany() {
+        let done = KeyResult(integer: 1)
+        let (refused, unknown) = (KeyResult.failure(.busy), KeyResult.failure(.outcomeUnknown, "the answer was lost"))
+        func text(_ results: [KeyResult]) -> String? {
+            if case .error(let refusal) = ReplyForm.sum.reply(results[...]) { refusal.text } else { nil }
+        }
+        #expect(text([done, done]) == nil)
+        #expect(text([refused, refused]) == "BUSY the server is overloaded; try again later")
+        #expect(
+            text([done, refused, done])
+                == "BUSY the server is overloaded; try again later (1 of 3 keys; the others were done)")
+        // who reads only the first word must not take it for not executed
+        #expect(text([refused, unknown]) == "UNKNOWN the answer was lost")
+        #expect(text([refused, unknown, done]) == "UNKNOWN the answer was lost (2 of 3 keys; the others were done)")
+    }
 }
 
 @Suite("Scans")

@@ -10,25 +10,38 @@ import WireMessages
 ///
 /// The only write is an append of a unique tag, so that the values themselves tell how often each was executed.
 final class FakeCluster: RouterTransport {
-    private struct Session {
+    /// A shard as its group has it.
+    struct Owned {
+        var shard: Shard
+        var isFrozen = false
+        var sessions: [UInt64: Session] = [:]
+        /// Whether sessions had to go, here or in a table that this one was made of.
+        var hasEvicted = false
+    }
+
+    struct Session {
         var floor: UInt64 = 0
         var replies: [UInt64: (operations: [KeyOperation], results: [KeyResult])] = [:]
     }
 
     private struct Event {
         var time: Instant
-        var number: Int
         var action: () -> Void
     }
 
     let clock = ManualClock()
+    /// As the controller has it.
     private(set) var map: ClusterMap
+    var owned: [UInt64: Owned] = [:]
+    /// Shards that an operation is going on with.
+    var inOperation: Set<UInt64> = []
+    var lastShard: UInt64 = 3
+    private var watchers: [(MapAnswer) -> Void] = []
     private(set) var values: [Bytes: String] = [:]
-    private var sessions: [UInt64: [UInt64: Session]] = [:]
     private var sessionsOpened: UInt64 = 0
-    private var leaders: [String: NodeAddress] = [:]
+    var leaders: [String: NodeAddress] = [:]
+    /// The next one last; of those at one moment, the one that came first.
     private var events: [Event] = []
-    private var eventNumber = 0
     private var random: SeededRandom
     /// Whether things go wrong.
     var isHostile = true
@@ -36,10 +49,20 @@ final class FakeCluster: RouterTransport {
     private(set) var contradictions = 0
     private(set) var executions = 0
     private(set) var duplicates = 0
+    /// Writes that were answered though a key was not the shard's any more, and those refused for their range.
+    private(set) var strayAnswers = 0
+    private(set) var rangeRefusals = 0
+    private(set) var frozenRefusals = 0
+    /// Operations that ended.
+    var changes: [String: Int] = [:]
 
     init(seed: UInt64) {
         random = SeededRandom(seed: seed)
-        map = .split(at: ["h", "q"])
+        map = .split(at: ["h", "q"], owners: ["g1", "g2", "g2"])
+        for number in [1, 3] where !map.groups.contains(where: { $0.id == "g\(number)" }) {
+            map.groups.append(Group(id: "g\(number)", peers: map.groups[0].peers, isBorn: true))
+        }
+        for shard in map.shards { owned[shard.id] = Owned(shard: shard) }
     }
 
     func chance(_ oneIn: Int64) -> Bool { random.number(in: 0..<oneIn) == 0 }
@@ -52,21 +75,22 @@ final class FakeCluster: RouterTransport {
     }
 
     func at(_ time: Instant, _ action: @escaping () -> Void) {
-        eventNumber += 1
-        events.append(Event(time: time, number: eventNumber, action: action))
+        var (low, high) = (0, events.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if events[middle].time <= time { high = middle } else { low = middle + 1 }
+        }
+        events.insert(Event(time: time, action: action), at: low)
     }
 
     /// Lets everything happen until nothing is left, with a turn of `router` after each event.
     func run(_ router: Router) {
         var due = router.turn(now: clock.now)
         while true {
-            let next = events.indices.min {
-                (events[$0].time, events[$0].number) < (events[$1].time, events[$1].number)
-            }
-            if let due, next.map({ due <= events[$0].time }) ?? true {
+            let next = events.last?.time
+            if let due, next.map({ due <= $0 }) ?? true {
                 clock.now = max(clock.now, due)
-            } else if let next {
-                let event = events.remove(at: next)
+            } else if let event = events.popLast() {
                 clock.now = max(clock.now, event.time)
                 event.action()
             } else {
@@ -74,36 +98,6 @@ final class FakeCluster: RouterTransport {
             }
             due = router.turn(now: clock.now)
         }
-    }
-
-    // MARK: mischief
-
-    /// Something changes in the cluster.
-    func disturb() {
-        let shard = Int(number(0..<Int64(map.shards.count)))
-        switch number(0..<10) {
-        case 0..<5: leaders[map.shards[shard].group] = .n(Int(number(1..<4)))
-        case 5..<7: sessions[map.shards[shard].id] = nil
-        case 7..<9:
-            map.shards[shard].group = "g\(number(1..<4))"
-            map.shards[shard].epoch += 1
-            map.version += 1
-        default: split(shard)
-        }
-    }
-
-    private func split(_ position: Int) {
-        let shard = map.shards[position]
-        let middle = Bytes([UInt8(number(0x61..<0x7b))])
-        guard shard.range.start < middle, shard.range.end.isEmpty || middle < shard.range.end else { return }
-        let half = Shard(
-            id: (map.shards.map(\.id).max() ?? 0) + 1, range: KeyRange(start: middle, end: shard.range.end),
-            group: shard.group, epoch: shard.epoch + 1)
-        map.shards[position].range.end = middle
-        map.shards[position].epoch += 1
-        map.shards.insert(half, at: position + 1)
-        map.version += 1
-        sessions[half.id] = sessions[shard.id]
     }
 
     // MARK: transport
@@ -147,9 +141,27 @@ final class FakeCluster: RouterTransport {
         at node: NodeAddress, newerThan version: UInt64, patience: Interval, deadline: Instant,
         completion: @escaping (MapAnswer) -> Void
     ) {
-        let answered = map
         guard !(isHostile && chance(4)) else { return later(upTo: 5) { completion(.silence) } }
-        later(upTo: 10) { completion(.map(answered)) }
+        let answered = map
+        if answered.version > version { return later(upTo: 10) { completion(.map(answered)) } }
+        // a server may not know how to hold its answer
+        if patience.milliseconds == 0 || chance(4) { return later(upTo: 10) { completion(.unchanged) } }
+        var isAnswered = false
+        let answer = { (answer: MapAnswer) in
+            if !isAnswered { completion(answer) }
+            isAnswered = true
+        }
+        watchers.append(answer)
+        at(clock.now + patience) { answer(.unchanged) }
+    }
+
+    /// The controller has another map: `change` says which.
+    func publish(_ change: (inout ClusterMap) -> Void) {
+        change(&map)
+        map.version += 1
+        let (answered, waiting) = (map, watchers)
+        watchers = []
+        for answer in waiting { later(upTo: 5) { answer(.map(answered)) } }
     }
 
     // MARK: the servers
@@ -157,39 +169,63 @@ final class FakeCluster: RouterTransport {
     private func evaluate(_ request: ExecuteRequest, _ command: Bytes?, at node: NodeAddress) -> ExecuteReply {
         let leader = leaders[request.group] ?? .n(1)
         guard node == leader else { return ExecuteReply(error: .notLeader, leader: chance(2) ? leader : nil) }
-        guard let shard = map.shards.first(where: { $0.id == request.shard }), shard.group == request.group,
-            shard.epoch == request.epoch
+        guard let place = owned[request.shard], place.shard.group == request.group,
+            place.shard.epoch == request.epoch
         else { return ExecuteReply(error: .wrongShard) }
-        guard let command else {
-            return ExecuteReply(results: request.reads.map { KeyResult(value: values[$0.key].map { Bytes($0) }) })
+        guard !place.isFrozen else {
+            frozenRefusals += 1
+            return ExecuteReply(error: .shardFrozen)
         }
+        guard let command else { return read(request.reads, place.shard) }
         switch try? GroupCommand.decoded(command, Arena()) {
         case .openSession:
             sessionsOpened += 1
-            sessions[shard.id, default: [:]][sessionsOpened] = Session()
+            owned[request.shard]?.sessions[sessionsOpened] = Session()
             return ExecuteReply(session: sessionsOpened)
-        case .write(let write): return apply(write, shard)
+        case .write(let write): return apply(write, place.shard)
         default: return ExecuteReply(error: .badRequest)
         }
     }
 
+    private func read(_ operations: [KeyOperation], _ shard: Shard) -> ExecuteReply {
+        guard operations.allSatisfy({ shard.range.contains($0.key) }) else {
+            return ExecuteReply(error: .wrongShard, route: shard)
+        }
+        return ExecuteReply(
+            results: operations.map { operation in
+                guard operation.code != .get else { return KeyResult(value: values[operation.key].map { Bytes($0) }) }
+                let keys = values.keys.sorted().filter {
+                    !($0 < operation.key) && shard.range.contains($0)
+                }
+                guard operation.code == .scan else { return KeyResult(integer: Int64(keys.count)) }
+                let page = keys.prefix(min(Int(operation.number), 3))
+                let pairs = page.map { KeyResult.Pair(key: $0, value: Bytes(values[$0] ?? "")) }
+                return KeyResult(integer: page.count < keys.count ? 1 : 0, pairs: pairs)
+            })
+    }
+
     private func apply(_ write: SessionWrite, _ shard: Shard) -> ExecuteReply {
-        guard var session = sessions[shard.id]?[write.session] else { return ExecuteReply(error: .sessionExpired) }
+        guard var session = owned[shard.id]?.sessions[write.session] else {
+            return ExecuteReply(error: .sessionExpired)
+        }
         session.floor = max(session.floor, write.floor)
         session.replies = session.replies.filter { $0.key >= session.floor }
-        defer { sessions[shard.id]?[write.session] = session }
+        defer { owned[shard.id]?.sessions[write.session] = session }
         guard write.sequence >= session.floor else { return ExecuteReply(error: .sequenceTooOld) }
-        guard write.sequence < session.floor + 64 else { return ExecuteReply(error: .windowExceeded) }
+        let isInRange = write.operations.allSatisfy { shard.range.contains($0.key) }
         if let known = session.replies[write.sequence] {
             duplicates += 1
+            if !isInRange { strayAnswers += 1 }
             guard known.operations == write.operations else {
                 contradictions += 1
                 return ExecuteReply(error: .sequenceReused)
             }
             return ExecuteReply(results: known.results)
         }
-        guard write.operations.allSatisfy({ shard.range.contains($0.key) }) else {
-            return ExecuteReply(error: .wrongShard)
+        guard write.sequence < session.floor + 64 else { return ExecuteReply(error: .windowExceeded) }
+        guard isInRange else {
+            rangeRefusals += 1
+            return ExecuteReply(error: .wrongShard, route: shard)
         }
         executions += 1
         let results = write.operations.map { operation -> KeyResult in
