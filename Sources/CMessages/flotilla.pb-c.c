@@ -6619,7 +6619,7 @@ const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor =
   (ProtobufCMessageInit) flotilla__change_peers_operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__announce_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor flotilla__announce_request__field_descriptors[3] =
 {
   {
     "address",
@@ -6645,15 +6645,28 @@ static const ProtobufCFieldDescriptor flotilla__announce_request__field_descript
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "zone",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__AnnounceRequest, zone),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__announce_request__field_indices_by_name[] = {
   0,   /* field[0] = address */
   1,   /* field[1] = incarnation */
+  2,   /* field[2] = zone */
 };
 static const ProtobufCIntRange flotilla__announce_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor flotilla__announce_request__descriptor =
 {
@@ -6663,7 +6676,7 @@ const ProtobufCMessageDescriptor flotilla__announce_request__descriptor =
   "Flotilla__AnnounceRequest",
   "flotilla",
   sizeof(Flotilla__AnnounceRequest),
-  2,
+  3,
   flotilla__announce_request__field_descriptors,
   flotilla__announce_request__field_indices_by_name,
   1,  flotilla__announce_request__number_ranges,
@@ -7003,7 +7016,7 @@ const ProtobufCMessageDescriptor flotilla__bootstrap_reply__descriptor =
   (ProtobufCMessageInit) flotilla__bootstrap_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descriptors[2] =
+static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descriptors[3] =
 {
   {
     "known_version",
@@ -7029,15 +7042,28 @@ static const ProtobufCFieldDescriptor flotilla__get_map_request__field_descripto
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "version",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__GetMapRequest, has_version),
+    offsetof(Flotilla__GetMapRequest, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__get_map_request__field_indices_by_name[] = {
   0,   /* field[0] = known_version */
+  2,   /* field[2] = version */
   1,   /* field[1] = wait_ms */
 };
 static const ProtobufCIntRange flotilla__get_map_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 2 }
+  { 0, 3 }
 };
 const ProtobufCMessageDescriptor flotilla__get_map_request__descriptor =
 {
@@ -7047,7 +7073,7 @@ const ProtobufCMessageDescriptor flotilla__get_map_request__descriptor =
   "Flotilla__GetMapRequest",
   "flotilla",
   sizeof(Flotilla__GetMapRequest),
-  2,
+  3,
   flotilla__get_map_request__field_descriptors,
   flotilla__get_map_request__field_indices_by_name,
   1,  flotilla__get_map_request__number_ranges,

@@ -1,24 +1,26 @@
+import CMessages
 public import RaftCore
 public import ShardMap
 import Synchronization
 import WireMessages
 
-/// The state machine of the controller group: the cluster's map.
+/// The state machine of the controller group: a ``ControllerState`` in an engine.
 ///
-/// The map and the applied position move in one batch of the engine. Every change raises the map's version; a command
-/// that changes nothing is answered with the version there is. One thread at a time applies, reads and freezes; the
+/// The state and the applied position move in one batch of the engine. Every change of the map raises its version; a
+/// command that changes nothing is answered with the version there is. One thread at a time applies, reads and freezes; the
 /// properties, ``durableMeta()`` and ``flush()`` may be used from any.
 public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     /// What other threads see; moves after the batch that changed it has been written.
     private struct Published: Sendable {
         var log: AppliedLog
         var map: ClusterMap?
+        var operations: [ClusterOperation]
         var onChange: (@Sendable (ClusterMap) -> Void)?
     }
 
     private let store: ReplicaStore
     private let arena = Arena()
-    private var current: ClusterMap?
+    private(set) var state: ControllerState
     private var log: AppliedLog
     private var failure: StateMachineError?
     /// Called on the worker with the state behind an entry that asks to hold it; set before the first entry is applied.
@@ -35,8 +37,8 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
-        current = try ControllerStateMachine.loadMap(store, arena)
-        published = Mutex(Published(log: meta.log, map: current))
+        state = try ControllerState(store, arena)
+        published = Mutex(Published(log: meta.log, map: state.map, operations: state.operations))
     }
 
     // MARK: what any thread may ask
@@ -47,7 +49,11 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
     /// The map; nil before the cluster is initialized.
     public var map: ClusterMap? { published.withLock { $0.map } }
 
-    /// Called on the worker after each batch that changed the map, with the map behind the batch.
+    /// The operations under way, and those that have ended as far as they are remembered, ascending by id.
+    public var operations: [ClusterOperation] { published.withLock { $0.operations } }
+
+    /// Called on the worker after each batch that changed the map or an operation, with the map behind the batch.
+    /// Whoever then asks for ``map`` or ``operations`` finds those behind it.
     public var onChange: (@Sendable (ClusterMap) -> Void)? {
         get { published.withLock { $0.onChange } }
         set { published.withLock { $0.onChange = newValue } }
@@ -77,10 +83,23 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         }
     }
 
-    /// The packed map, whatever the query says; no bytes before the cluster is initialized.
+    /// The packed map that a packed GetMapRequest asks for: of the version that it names, else the newest one. No bytes
+    /// if there is none: the cluster is not initialized, or the version is forgotten or still to come.
     public func read(_ query: Bytes) throws(StateMachineError) -> Bytes {
         if let failure { throw failure }
-        return current?.packed(arena) ?? Bytes()
+        let version = arena.scope { arena -> UInt64? in
+            guard let request = arena.unpack(flotilla__get_map_request__init, query)?.pointee else { return nil }
+            return request.has_version != 0 ? request.version : nil
+        }
+        guard let version else { return state.map?.packed(arena) ?? Bytes() }
+        return try map(at: version)?.packed(arena) ?? Bytes()
+    }
+
+    /// The map as it was at `version`: the newest one or one of the ``ControllerState/Limits/mapVersions`` before it. Nil
+    /// for any other. On the worker, like reads.
+    public func map(at version: UInt64) throws(StateMachineError) -> ClusterMap? {
+        if let failure { throw failure }
+        return try state.map(at: version, store, arena)
     }
 
     /// Makes what is applied durable, of every replica on the engine: waits for the disk.
@@ -94,32 +113,36 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
 
     private func applyBatch(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
         var replies: [Bytes] = []
-        var before = (position: log.position, map: current)
+        var before = (position: log.position, version: state.map?.version)
         for entry in entries {
             replies.append(try apply(entry))
             guard let number = holdNumber else { continue }
             holdNumber = nil
             try commit(after: before)
-            before = (log.position, current)
+            before = (log.position, state.map?.version)
             onHold?(number, store.hold(log))
         }
         try commit(after: before)
         return replies
     }
 
-    private func commit(after before: (position: LogPosition, map: ClusterMap?)) throws(StateMachineError) {
+    private func commit(after before: (position: LogPosition, version: UInt64?)) throws(StateMachineError) {
         guard log.position != before.position else { return }
         var meta = MetaRecord()
         meta.log = log
         store.put(store.layout.key(.meta), meta.encoded)
-        if current != before.map, let current { store.put(store.layout.key(.map), stored(current)) }
+        let changes = state.takeChanges()
+        let isChanged = state.map?.version != before.version || changes != ControllerState.Changes()
+        if isChanged { state.put(changes, to: store, arena) }
         try store.commit()
         let onChange = published.withLock { published in
             published.log = log
-            published.map = current
+            guard isChanged else { return nil as (@Sendable (ClusterMap) -> Void)? }
+            published.map = state.map
+            published.operations = state.operations
             return published.onChange
         }
-        if current != before.map, let current { onChange?(current) }
+        if let map = state.map { onChange?(map) }
     }
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
@@ -130,102 +153,15 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         var reply: ControllerReply?
         switch content {
         case .nothing: break
-        case .malformed(let error): reply = ControllerReply(error: error, version: current?.version)
-        case .command(let command): reply = apply(command)
+        case .malformed(let error): reply = ControllerReply(error: error, version: state.map?.version)
+        case .command(let command):
+            if case .verify(let number) = command { holdNumber = number }
+            reply = state.apply(command)
         }
         let result = reply?.packed(arena) ?? Bytes()
         // the words of a refusal may differ between versions, what it means may not
         reply?.message = nil
         log.finish(entry, result: reply?.packed(arena) ?? Bytes())
         return result
-    }
-}
-
-// MARK: the commands
-
-extension ControllerStateMachine {
-    private func apply(_ command: ControllerCommand) -> ControllerReply {
-        switch command {
-        case .initialize(let record): initialize(record)
-        case .join(let address, let incarnation): join(address, incarnation)
-        case .groupBorn(let group): markBorn(group)
-        case .verify(let number): hold(number)
-        }
-    }
-
-    private func hold(_ number: UInt64) -> ControllerReply {
-        holdNumber = number
-        return ControllerReply(version: current?.version)
-    }
-
-    /// Nodes of a cluster at most, against strangers that announce themselves under ever new addresses. Replicated
-    /// behaviour: changing it needs a new format.
-    private static let nodesMax = 4096
-
-    private func initialize(_ record: BootstrapRecord) -> ControllerReply {
-        if let current { return ControllerReply(version: current.version) }
-        guard record.hasAscendingBoundaries else {
-            return ControllerReply(error: .badRequest, message: "boundaries must be ascending and not empty")
-        }
-        current = record.initialMap
-        return ControllerReply(version: current?.version)
-    }
-
-    private func join(_ address: NodeAddress, _ incarnation: UInt64) -> ControllerReply {
-        guard var map = current else { return ControllerReply(error: .notInitialized) }
-        if let node = map.node(at: address) {
-            guard node.incarnation == incarnation else {
-                return ControllerReply(
-                    error: .wrongIdentity, message: "\(address) is node \(node.id) with another data directory",
-                    version: map.version)
-            }
-            return ControllerReply(nodeID: node.id, version: map.version)
-        }
-        guard map.nodes.count < ControllerStateMachine.nodesMax else {
-            return ControllerReply(
-                error: .refused, message: "the cluster has \(map.nodes.count) nodes, the most it takes",
-                version: map.version)
-        }
-        let id = (map.nodes.last?.id ?? 0) + 1
-        map.nodes.append(Node(id: id, address: address, incarnation: incarnation))
-        map.version += 1
-        current = map
-        return ControllerReply(nodeID: id, version: map.version)
-    }
-
-    private func markBorn(_ group: String) -> ControllerReply {
-        guard var map = current else { return ControllerReply(error: .notInitialized) }
-        guard let position = map.groups.firstIndex(where: { $0.id == group }) else {
-            return ControllerReply(error: .noSuchGroup, message: group, version: map.version)
-        }
-        guard !map.groups[position].isBorn else { return ControllerReply(version: map.version) }
-        map.groups[position].isBorn = true
-        map.version += 1
-        current = map
-        return ControllerReply(version: map.version)
-    }
-
-    private func stored(_ map: ClusterMap) -> Bytes {
-        let packed = map.packed(arena)
-        return ByteWriter.bytes(1 + packed.count) { writer in
-            writer.put(StoreFormat.current)
-            writer.put(packed)
-        }
-    }
-
-    private static func loadMap(_ store: ReplicaStore, _ arena: Arena) throws(StateMachineError) -> ClusterMap? {
-        guard let value = try store.get(store.layout.key(.map)) else { return nil }
-        guard let map = ClusterMap(try StoreFormat.open(value, .map).rest, arena) else {
-            throw StoreFormat.damaged(.map)
-        }
-        return map
-    }
-}
-
-extension BootstrapRecord {
-    /// Whether the boundaries cut the keys into ranges that are not empty.
-    fileprivate var hasAscendingBoundaries: Bool {
-        let starts = [Bytes()] + boundaries
-        return zip(starts, starts.dropFirst()).allSatisfy { $0 < $1 }
     }
 }

@@ -76,6 +76,11 @@ public enum StateDigest {
         case .shards: return "shard \(reader.numbersInWords)"
         case .sessions: return "session \(reader.numbersInWords)"
         case .replies: return "stored reply \(reader.numbersInWords)"
+        case .operations: return "operation \(reader.numbersInWords)"
+        case .counters: return "numbers given out next"
+        case .deletedGroups: return "deleted group \(reader.rest)"
+        case .removedNodes: return "removed node \(reader.numbersInWords)"
+        case .history: return "cluster map of version \(reader.numbersInWords)"
         case .expiry: return "expiry \(reader.number() ?? 0) of key \(reader.rest)"
         }
     }

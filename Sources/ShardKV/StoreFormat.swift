@@ -15,6 +15,16 @@ import RaftCore
 //     expiry     expiry (8) user key                -
 //     data       user key                           flags (1) [expiry (8)] payload
 //
+// and of the controller, besides the map:
+//
+//     operations     operation (8)                  packed OperationRecord
+//     counters       -                              next operation (8) next node (8) next shard (8)
+//     deletedGroups  name                           -
+//     removedNodes   node (8)                       incarnation (8)
+//     history        version of the map (8)         what leads back to it from the next version:
+//                                                   records (1: 1 nodes, 2 groups, 3 shards) position (4) count (4)
+//                                                   packed ClusterMap of the records that were there
+//
 //     configuration = members (4) old voters (4), then each: IPv4 (4) port (4) idx (4) role (1)
 //
 // Everything lies under the number, so a replica's state can be copied under another one by its keys alone.
@@ -28,6 +38,11 @@ enum KeyKind: UInt8 {
     case replies = 5
     case expiry = 6
     case data = 7
+    case operations = 16
+    case counters = 17
+    case deletedGroups = 18
+    case removedNodes = 19
+    case history = 20
 }
 
 /// The version written before every value; a newer one is refused, never guessed at.

@@ -331,6 +331,11 @@ extension Node {
         message.pointee.id = id
         message.pointee.address = arena.string(address.description)
         message.pointee.incarnation = incarnation
+        if !zone.isEmpty { message.pointee.zone = arena.string(zone) }
+        if isDraining {
+            message.pointee.has_draining = 1
+            message.pointee.draining = 1
+        }
         return message
     }
 
@@ -341,9 +346,45 @@ extension Node {
         for position in 0..<count {
             guard let message = messages?[position]?.pointee, let address = NodeAddress(String(field: message.address))
             else { return nil }
-            nodes.append(Node(id: message.id, address: address, incarnation: message.incarnation))
+            nodes.append(
+                Node(
+                    id: message.id, address: address, incarnation: message.incarnation,
+                    zone: String(field: message.zone), isDraining: message.has_draining != 0 && message.draining != 0))
         }
         return nodes
+    }
+}
+
+extension Group {
+    func encoded(_ arena: Arena) -> UnsafeMutablePointer<Flotilla__GroupRecord>? {
+        let record = arena.make(flotilla__group_record__init)
+        record.pointee.id = arena.string(id)
+        record.pointee.n_peers = peers.count
+        record.pointee.peers = arena.strings(peers.map(\.description))
+        record.pointee.born = isBorn ? 1 : 0
+        record.pointee.n_joining = joining.count
+        record.pointee.joining = arena.strings(joining.map(\.description))
+        record.pointee.n_retired = retired.count
+        record.pointee.retired = arena.strings(retired.map(\.description))
+        return record
+    }
+
+    static func decoded(
+        _ records: UnsafeMutablePointer<UnsafeMutablePointer<Flotilla__GroupRecord>?>?, count: Int
+    ) -> [Group]? {
+        var groups: [Group] = []
+        for position in 0..<count {
+            guard let record = records?[position]?.pointee,
+                let peers = PeerID.decoded(record.peers, count: record.n_peers),
+                let joining = PeerID.decoded(record.joining, count: record.n_joining),
+                let retired = PeerID.decoded(record.retired, count: record.n_retired)
+            else { return nil }
+            groups.append(
+                Group(
+                    id: String(field: record.id), peers: peers, isBorn: record.born != 0, joining: joining,
+                    retired: retired))
+        }
+        return groups
     }
 }
 
@@ -371,15 +412,7 @@ extension ClusterMap {
         message.pointee.n_nodes = nodes.count
         message.pointee.nodes = arena.array(nodes.map { $0.encoded(arena) })
         message.pointee.n_groups = groups.count
-        message.pointee.groups = arena.array(
-            groups.map { group -> UnsafeMutablePointer<Flotilla__GroupRecord>? in
-                let record = arena.make(flotilla__group_record__init)
-                record.pointee.id = arena.string(group.id)
-                record.pointee.n_peers = group.peers.count
-                record.pointee.peers = arena.strings(group.peers.map(\.description))
-                record.pointee.born = group.isBorn ? 1 : 0
-                return record
-            })
+        message.pointee.groups = arena.array(groups.map { $0.encoded(arena) })
         message.pointee.n_shards = shards.count
         message.pointee.shards = arena.array(shards.map { $0.encoded(arena) })
         return message
@@ -391,15 +424,9 @@ extension ClusterMap {
     /// The map of a message; nil if it is malformed or of a newer format.
     public init?(_ message: Flotilla__ClusterMap) {
         guard message.format <= MessageFormat.current, let nodes = Node.decoded(message.nodes, count: message.n_nodes),
+            let groups = Group.decoded(message.groups, count: message.n_groups),
             let shards = Shard.decoded(message.shards, count: message.n_shards)
         else { return nil }
-        var groups: [Group] = []
-        for position in 0..<message.n_groups {
-            guard let record = message.groups[position]?.pointee,
-                let peers = PeerID.decoded(record.peers, count: record.n_peers)
-            else { return nil }
-            groups.append(Group(id: String(field: record.id), peers: peers, isBorn: record.born != 0))
-        }
         self.init(clusterID: message.cluster_id, version: message.version, nodes: nodes, groups: groups, shards: shards)
     }
 

@@ -52,6 +52,14 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case internalError = 24
     /// The result of an increment does not fit 64 bits; the value is as it was.
     case overflow = 25
+    /// Another operation has the shard or the group, or the world is not as the request takes it to be.
+    case conflict = 28
+    /// The map has no such shard.
+    case noSuchShard = 29
+    /// The controller knows of no such operation, or of none any more.
+    case noSuchOperation = 30
+    /// The map has no such node.
+    case noSuchNode = 31
 
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
@@ -112,6 +120,10 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
         case .overflow: "increment or decrement would overflow"
+        case .conflict: "it conflicts with what is there or under way"
+        case .noSuchShard: "there is no such shard; see raftctl shard list"
+        case .noSuchOperation: "there is no such operation, or none any more; see raftctl operation list"
+        case .noSuchNode: "there is no such node; see raftctl node list"
         }
     }
 }

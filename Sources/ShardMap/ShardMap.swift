@@ -17,6 +17,11 @@ public struct KeyRange: Equatable, Sendable, CustomStringConvertible {
     public var description: String { "[\(start), \(end.isEmpty ? "∞" : end.description))" }
 }
 
+extension Bytes {
+    /// The bytes as a sentence shows them: a long key is cut.
+    package var abbreviated: String { count > 64 ? "\(slice(from: 0, count: 64))…" : description }
+}
+
 /// A shard: a key range owned by one group at a time, under an epoch that every change raises.
 public struct Shard: Equatable, Sendable {
     /// Its number; never reused.
@@ -44,11 +49,19 @@ public struct Node: Equatable, Sendable {
     public var address: NodeAddress
     /// Random id of its data directory.
     public var incarnation: UInt64
+    /// Replicas of a group are kept in different zones; empty: it is in none.
+    public var zone: String
+    /// Whether it gets no new replica and gives away those it has.
+    public var isDraining: Bool
     /// A node.
-    public init(id: UInt64, address: NodeAddress, incarnation: UInt64) {
+    public init(
+        id: UInt64, address: NodeAddress, incarnation: UInt64, zone: String = "", isDraining: Bool = false
+    ) {
         self.id = id
         self.address = address
         self.incarnation = incarnation
+        self.zone = zone
+        self.isDraining = isDraining
     }
 }
 
@@ -56,15 +69,22 @@ public struct Node: Equatable, Sendable {
 public struct Group: Equatable, Sendable {
     /// Its name: `controller`, `g1`, `g2`, …
     public var id: String
-    /// Its members at birth.
+    /// Its members, as the last change of them that is done has them; at first those it is born with.
     public var peers: [PeerID]
     /// Whether the group itself has taken its first shards over.
     public var isBorn: Bool
+    /// Members to be, as long as a change of members is under way.
+    public var joining: [PeerID]
+    /// For each address the former member with the highest idx, ascending; no newcomer there gets that idx or a lower
+    /// one.
+    public var retired: [PeerID]
     /// A group.
-    public init(id: String, peers: [PeerID], isBorn: Bool) {
+    public init(id: String, peers: [PeerID], isBorn: Bool, joining: [PeerID] = [], retired: [PeerID] = []) {
         self.id = id
         self.peers = peers
         self.isBorn = isBorn
+        self.joining = joining
+        self.retired = retired
     }
 }
 
@@ -109,6 +129,10 @@ public struct ClusterMap: Equatable, Sendable {
 
     /// The group called `id`.
     public func group(_ id: String) -> Group? { groups.first { $0.id == id } }
+    /// Position in ``shards`` of the one with this number.
+    public func shardPosition(_ id: UInt64) -> Int? { shards.firstIndex { $0.id == id } }
+    /// The node with this number.
+    public func node(_ id: UInt64) -> Node? { nodes.first { $0.id == id } }
     /// The node at `address`.
     public func node(at address: NodeAddress) -> Node? { nodes.first { $0.address == address } }
 }

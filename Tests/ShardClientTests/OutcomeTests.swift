@@ -69,7 +69,8 @@ import Testing
             nil
         case .sessionExpired: afterLoss ? .outcomeUnknown : nil
         case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
-        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat:
+        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat, .conflict,
+            .noSuchShard, .noSuchOperation, .noSuchNode:
             afterLoss ? .outcomeUnknown : error
         }
     }

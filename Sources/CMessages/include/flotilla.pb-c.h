@@ -835,10 +835,14 @@ struct  Flotilla__AnnounceRequest
   ProtobufCMessage base;
   char *address;
   uint64_t incarnation;
+  /*
+   * replicas of a group are kept in different ones
+   */
+  char *zone;
 };
 #define FLOTILLA__ANNOUNCE_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__announce_request__descriptor) \
-    , NULL, 0 }
+    , NULL, 0, NULL }
 
 
 struct  Flotilla__AnnounceReply
@@ -927,10 +931,15 @@ struct  Flotilla__GetMapRequest
    */
   protobuf_c_boolean has_wait_ms;
   uint32_t wait_ms;
+  /*
+   * this one, as long as the controller remembers it
+   */
+  protobuf_c_boolean has_version;
+  uint64_t version;
 };
 #define FLOTILLA__GET_MAP_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__get_map_request__descriptor) \
-    , 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0 }
 
 
 struct  Flotilla__GetMapReply

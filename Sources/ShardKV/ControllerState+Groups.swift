@@ -1,0 +1,208 @@
+import RaftCore
+import ShardMap
+
+// Groups come, go and change their members; one operation at a time does that to a group.
+
+extension ControllerState {
+    /// The name of a deleted group is not given to another one: late messages of the old one would be taken for its own.
+    func fixed(_ creation: CreateGroupOperation, _ map: ClusterMap) throws(ControllerRefusal) -> CreateGroupOperation {
+        let name = creation.group
+        guard name.isName else {
+            throw ControllerRefusal(
+                .refused, "a group's name is made of 1 to \(Limits.nameBytes) letters, digits, - and _")
+        }
+        guard name != ClusterMap.controllerGroup else {
+            throw ControllerRefusal(.refused, "\(name) is the name of the controller's group; choose another name")
+        }
+        guard map.group(name) == nil else {
+            throw ControllerRefusal(.conflict, "there is a group \(name) already; choose another name")
+        }
+        guard !deletedGroups.contains(name) else {
+            throw ControllerRefusal(
+                .refused, "there was a group \(name), and names are not used again; choose another name")
+        }
+        guard map.groups.count < Limits.groups else {
+            throw ControllerRefusal(
+                .refused, "there are \(map.groups.count) groups, the most there may be; delete some first")
+        }
+        let peers = creation.peers.map { PeerID(address: $0.address, idx: 0, role: $0.role) }
+        try check(peers, newcomers: peers, map)
+        return CreateGroupOperation(group: name, peers: peers)
+    }
+
+    func checked(_ deletion: DeleteGroupOperation, _ map: ClusterMap) throws(ControllerRefusal) -> DeleteGroupOperation
+    {
+        let name = deletion.group
+        guard name != ClusterMap.controllerGroup else {
+            throw ControllerRefusal(.refused, "the controller group holds the map; it cannot be deleted")
+        }
+        guard map.group(name) != nil else { throw ControllerRefusal(noGroup: name) }
+        if let operation = pending.first(where: { $0.kind.groups.contains(name) }) {
+            throw ControllerRefusal(operation, has: "group \(name)")
+        }
+        _ = try bornGroup(name, map)
+        let shards = map.shards.filter { $0.group == name }
+        guard shards.isEmpty else {
+            throw ControllerRefusal(
+                .refused,
+                "group \(name) owns \(shards.count == 1 ? "shard" : "shards") \(listed(shards.map(\.id))); "
+                    + "move what it owns first: raftctl shard move \(shards[0].id) --to GROUP")
+        }
+        guard deletedGroups.count < Limits.deletedGroups else {
+            throw ControllerRefusal(
+                .refused, "\(deletedGroups.count) groups have been deleted, the most that are remembered; keep this one"
+            )
+        }
+        return deletion
+    }
+
+    /// All members may change at once: old and new ones decide together until the change is committed, whatever its
+    /// size. Whether those that remain are alive is for the driver to know.
+    func fixed(_ change: ChangePeersOperation, _ map: ClusterMap) throws(ControllerRefusal) -> ChangePeersOperation {
+        guard map.group(change.group) != nil else { throw ControllerRefusal(noGroup: change.group) }
+        if let operation = pending.first(where: { $0.kind.memberGroup == change.group }) {
+            throw ControllerRefusal(operation, has: "group \(change.group)")
+        }
+        let group = try bornGroup(change.group, map)
+        guard change.from.sorted() == group.peers.sorted() else {
+            throw ControllerRefusal(
+                .conflict,
+                "the members of group \(group.id) are \(listed(group.peers)), not \(listed(change.from)); "
+                    + "plan the change again")
+        }
+        var to: [PeerID] = []
+        for peer in change.to { to.append(try member(peer, of: group)) }
+        try check(to, newcomers: to.filter { !group.peers.contains($0) }, map)
+        for peer in to
+        where group.peers.contains(where: { $0 == peer && ($0.role == .witness) != (peer.role == .witness) }) {
+            throw ControllerRefusal(
+                .refused,
+                "\(peer.address) cannot become or cease to be a witness of group \(group.id) in place; "
+                    + "remove it and add it again, in a change each")
+        }
+        guard !to.hasSameMembers(as: group.peers) else {
+            throw ControllerRefusal(.refused, "group \(group.id) has these members already")
+        }
+        return ChangePeersOperation(group: group.id, from: group.peers, to: to)
+    }
+
+    /// The peer that is meant: who is a member keeps its idx, a newcomer gets one that the group never had there.
+    private func member(_ peer: PeerID, of group: Group) throws(ControllerRefusal) -> PeerID {
+        let present = group.peers.first { $0.address == peer.address }
+        let retired = group.retired.first { $0.address == peer.address }
+        let idx = present?.idx ?? retired.map { $0.idx + 1 } ?? 0
+        guard peer.idx == idx || peer.idx == 0 else {
+            let reason =
+                present.map { "\($0) is a member; remove it first, in a change of its own" }
+                ?? "the next member there is \(PeerID(address: peer.address, idx: idx))"
+            throw ControllerRefusal(.conflict, "\(peer) cannot be a member of group \(group.id): \(reason)")
+        }
+        return PeerID(address: peer.address, idx: idx, role: peer.role)
+    }
+
+    /// Whether a group can have these members, of which `newcomers` are not there yet.
+    private func check(
+        _ peers: [PeerID], newcomers: [PeerID], _ map: ClusterMap
+    ) throws(ControllerRefusal) {
+        guard peers.contains(where: { $0.role == .replica }) else {
+            throw ControllerRefusal(.refused, "a group needs at least one voting member that holds its data")
+        }
+        guard peers.count <= Limits.peers else {
+            throw ControllerRefusal(.refused, "a group has at most \(Limits.peers) members")
+        }
+        let addresses = peers.map(\.address).sorted()
+        for (address, next) in zip(addresses, addresses.dropFirst()) where address == next {
+            throw ControllerRefusal(.refused, "\(address) is named twice; a group has one member on a node")
+        }
+        for peer in peers where map.node(at: peer.address) == nil {
+            throw ControllerRefusal(
+                .noSuchNode, "there is no node at \(peer.address); start raftd there, or see raftctl node list")
+        }
+        for peer in newcomers {
+            guard let node = map.node(at: peer.address), node.isDraining else { continue }
+            throw ControllerRefusal(
+                .refused,
+                "node \(node.id) at \(node.address) is draining and takes no new replica; "
+                    + "name another one, or end that: raftctl node resume \(node.id)")
+        }
+    }
+
+    /// A group that can act.
+    func bornGroup(_ name: String, _ map: ClusterMap) throws(ControllerRefusal) -> Group {
+        guard let group = map.group(name) else { throw ControllerRefusal(noGroup: name) }
+        guard group.isBorn else {
+            throw ControllerRefusal(
+                .refused,
+                "group \(name) is not born yet; wait until its members have taken it over: raftctl why \(name)")
+        }
+        return group
+    }
+
+    mutating func markBorn(_ name: String) throws(ControllerRefusal) -> ControllerReply {
+        guard let group = try initializedMap().group(name) else { throw ControllerRefusal(noGroup: name) }
+        if !group.isBorn { update(name) { $0.isBorn = true } }
+        return ControllerReply()
+    }
+
+    // MARK: ends
+
+    mutating func finish(_ deletion: DeleteGroupOperation) {
+        guard let position = map?.groups.firstIndex(where: { $0.id == deletion.group }) else { return }
+        replaceGroups(position..<position + 1, by: [])
+        deletedGroups.insert(deletion.group)
+        changes.deletedGroups.append(deletion.group)
+    }
+
+    mutating func finish(_ change: ChangePeersOperation) {
+        update(change.group) { group in
+            let leavers = group.peers.filter { !change.to.contains($0) }
+            let former = group.retired.filter { old in !leavers.contains { $0.address == old.address } }
+            group.retired = (former + leavers).sorted()
+            group.peers = change.to
+            group.joining = []
+        }
+    }
+
+    mutating func update(_ name: String, _ body: (inout Group) -> Void) {
+        guard let map, let position = map.groups.firstIndex(where: { $0.id == name }) else {
+            preconditionFailure("group \(name) went while an operation had it")
+        }
+        var group = map.groups[position]
+        body(&group)
+        replaceGroups(position..<position + 1, by: [group])
+    }
+}
+
+extension ControllerRefusal {
+    fileprivate init(noGroup name: String) {
+        self.init(.noSuchGroup, "there is no group \(name.prefix(64)); see raftctl group list")
+    }
+}
+
+extension Array where Element == PeerID {
+    /// Whether both name the same members in the same roles, in whatever order.
+    fileprivate func hasSameMembers(as other: [PeerID]) -> Bool {
+        sorted().map(\.description) == other.sorted().map(\.description)
+    }
+}
+
+extension String {
+    /// Whether it can name a group or a zone.
+    var isName: Bool {
+        let isPlain = utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "_"):
+                true
+            default: false
+            }
+        }
+        return !isEmpty && isPlain && utf8.count <= ControllerState.Limits.nameBytes
+    }
+}
+
+/// The first few of `things`, for a sentence.
+func listed(_ things: [some CustomStringConvertible]) -> String {
+    let shown = things.prefix(8).map(\.description).joined(separator: ", ")
+    return things.count > 8 ? "\(shown) and \(things.count - 8) more" : shown
+}
