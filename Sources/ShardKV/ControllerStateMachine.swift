@@ -20,7 +20,7 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
 
     private let store: ReplicaStore
     private let arena = Arena()
-    private var state: ControllerState
+    private(set) var state: ControllerState
     private var log: AppliedLog
     private var failure: StateMachineError?
     /// Called on the worker with the state behind an entry that asks to hold it; set before the first entry is applied.

@@ -143,7 +143,9 @@ extension NamedError {
             .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld, .shardFrozen:
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
-            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation:
+            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation,
+            .conflict, .noSuchShard,
+            .noSuchOperation, .noSuchNode:
             false
         }
     }

@@ -71,7 +71,8 @@ import Testing
         case .sessionExpired: afterLoss ? .outcomeUnknown : nil
         case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat,
-            .staleOperation:
+            .staleOperation, .conflict,
+            .noSuchShard, .noSuchOperation, .noSuchNode:
             afterLoss ? .outcomeUnknown : error
         }
     }
