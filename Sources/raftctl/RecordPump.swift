@@ -140,10 +140,10 @@ extension NamedError {
     fileprivate var mayPass: Bool {
         switch self {
         case .notLeader, .wrongShard, .sessionExpired, .windowExceeded, .busy, .deadlineExceeded, .unreachable,
-            .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld:
+            .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld, .shardFrozen:
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
-            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError:
+            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation:
             false
         }
     }
