@@ -94,7 +94,7 @@ extension KeyValueStateMachine {
         var keysLeft = KeyValueStateMachine.changedKeysMax
         // for lookup only
         var sentKeys: Set<Bytes> = []
-        let isKnown = index <= lastApplied
+        let isKnown = request.cursor == nil ? request.tail <= lastApplied : index <= lastApplied
         let range = changeKeys(of: request.shard, from: index)
         try store.scan(from: range.start, to: range.end) { (key, value) throws(StateMachineError) in
             let entry = try KeyValueStateMachine.entry(ofChange: key)

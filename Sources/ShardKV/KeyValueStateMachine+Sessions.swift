@@ -59,7 +59,7 @@ extension KeyValueStateMachine {
         let token = shards[position].sessions.freeToken(of: nonce, openedAt: lastApplied, epoch: epoch)
         while shards[position].sessions.count >= limits.sessionsPerShard { evict(at: position) }
         shards[position].sessions.insert(
-            Session(token: token, lastUse: SessionUse(epoch: epoch, index: lastApplied)))
+            Session(token: token, opened: SessionUse(epoch: epoch, index: lastApplied)))
         persist(token, at: position)
         return ExecuteReply(session: token).packed(arena)
     }
@@ -85,12 +85,12 @@ extension KeyValueStateMachine {
         persist(write.session, at: position)
     }
 
-    func evict(at position: Int) {
-        guard let session = shards[position].sessions.leastRecentlyUsed else { return }
+    private func evict(at position: Int) {
+        guard let session = shards[position].sessions.evict() else { return }
         let shard = shards[position].shard.id
         for answer in session.answers { store.delete(replyKey(shard, session.token, answer.sequence)) }
         store.delete(store.layout.key(.sessions, shard, session.token))
-        shards[position].sessions.remove(session.token)
+        persistEvictions(shards[position].sessions, of: shard)
     }
 
     private func persist(_ token: UInt64, at position: Int) {
@@ -116,11 +116,16 @@ extension SessionTable {
     /// The sessions stored for `shard`, with what they remember.
     init(of shard: UInt64, in store: ReplicaStore) throws(StateMachineError) {
         var found: [UInt64: Session] = [:]
+        var evicted = SessionUse.never
         let records = store.layout.keys(of: .sessions, shard)
         try store.scan(from: records.start, to: records.end) { (key, value) throws(StateMachineError) in
             var place = ByteReader(key, from: KeyLayout.prefixBytes + 8)
             guard let token = place.number() else { throw StoreFormat.damaged(.sessions) }
-            found[token] = try Session(token: token, stored: value)
+            if token == SessionTable.noToken {
+                evicted = try SessionUse(stored: value)
+            } else {
+                found[token] = try Session(token: token, stored: value)
+            }
             return true
         }
         let replies = store.layout.keys(of: .replies, shard)
@@ -134,22 +139,19 @@ extension SessionTable {
             found[token]?.record(Answer(sequence: sequence, hash: stored.hash, bytes: stored.reply.count))
             return true
         }
-        self.init(Array(found.values))
-    }
-
-    /// The table of both, the least recently used sessions beyond `limit` left out.
-    func united(with other: SessionTable, limit: Int) -> SessionTable {
-        var united = sessions.map { session in other[session.token].map { session.united(with: $0) } ?? session }
-        united += other.sessions.filter { self[$0.token] == nil }
-        var table = SessionTable(united)
-        while table.count > limit, let oldest = table.leastRecentlyUsed { table.remove(oldest.token) }
-        return table
+        self.init(Array(found.values), evicted: evicted)
     }
 }
 
 extension KeyValueStateMachine {
+    private func persistEvictions(_ table: SessionTable, of shard: UInt64) {
+        guard table.evicted != .never else { return }
+        store.put(store.layout.key(.sessions, shard, SessionTable.noToken), table.evicted.encoded)
+    }
+
     /// Stores for `right` a copy of what is stored for `left`'s sessions.
     func copySessions(_ table: SessionTable, of left: UInt64, to right: UInt64) throws(StateMachineError) {
+        persistEvictions(table, of: right)
         for session in table.sessions {
             store.put(store.layout.key(.sessions, right, session.token), session.encoded)
             for answer in session.answers {
@@ -178,6 +180,7 @@ extension KeyValueStateMachine {
                 store.put(replyKey(leftID, session.token, answer.sequence), reply)
             }
         }
+        persistEvictions(table, of: leftID)
         deleteSessions(of: rightID)
     }
 
@@ -190,11 +193,13 @@ extension KeyValueStateMachine {
 
 extension Session {
     var encoded: Bytes {
-        ByteWriter.bytes(25) { writer in
+        ByteWriter.bytes(41) { writer in
             writer.put(StoreFormat.session)
             writer.put(lastUse.epoch)
             writer.put(lastUse.index.rawValue)
             writer.put(floor)
+            writer.put(opened.epoch)
+            writer.put(opened.index.rawValue)
         }
     }
 
@@ -203,7 +208,34 @@ extension Session {
         guard let epoch = value[0] > 1 ? reader.number() : 0, let index = reader.signedNumber(),
             let floor = reader.number()
         else { throw StoreFormat.damaged(.sessions) }
-        self.init(token: token, lastUse: SessionUse(epoch: epoch, index: LogIndex(index)), floor: floor)
+        let lastUse = SessionUse(epoch: epoch, index: LogIndex(index))
+        guard value[0] > 1 else {
+            self.init(token: token, opened: .never, lastUse: lastUse, floor: floor)
+            return
+        }
+        guard let openedEpoch = reader.number(), let openedIndex = reader.signedNumber() else {
+            throw StoreFormat.damaged(.sessions)
+        }
+        let opened = SessionUse(epoch: openedEpoch, index: LogIndex(openedIndex))
+        self.init(token: token, opened: opened, lastUse: lastUse, floor: floor)
+    }
+}
+
+extension SessionUse {
+    var encoded: Bytes {
+        ByteWriter.bytes(17) { writer in
+            writer.put(StoreFormat.session)
+            writer.put(epoch)
+            writer.put(index.rawValue)
+        }
+    }
+
+    init(stored value: Bytes) throws(StateMachineError) {
+        var reader = try StoreFormat.open(value, .sessions)
+        guard let epoch = reader.number(), let index = reader.signedNumber() else {
+            throw StoreFormat.damaged(.sessions)
+        }
+        self.init(epoch: epoch, index: LogIndex(index))
     }
 }
 

@@ -221,6 +221,7 @@ private struct ValueJoiner {
         _ = try StoreFormat.open(value, kind)
         do throws(StateMachineError) {
             switch kind {
+            case .sessions where ByteReader(key).isOfNoSession: _ = try SessionUse(stored: value)
             case .sessions: _ = try Session(token: 0, stored: value)
             case .replies: _ = try StoredReply(value)
             default: _ = try StoredValue(stored: value)
@@ -233,4 +234,12 @@ private struct ValueJoiner {
     }
 
     private var malformed: StepRefusal { StepRefusal(.badRequest, "a value is malformed") }
+}
+
+extension ByteReader {
+    /// Whether the raw key of a session is that of what the table as a whole remembers.
+    fileprivate var isOfNoSession: Bool {
+        var reader = self
+        return reader.byte() != nil && reader.number() != nil && reader.number() == SessionTable.noToken
+    }
 }

@@ -42,6 +42,8 @@ struct Session: Sendable {
     let token: UInt64
     /// The last entry that named it; different for every session of a shard, but for those that a merge has united.
     var lastUse: SessionUse
+    /// The entry that opened it; ``SessionUse/never`` if it was stored by a version that did not note it.
+    let opened: SessionUse
     /// Everything below was answered and the answers have arrived; replies below are forgotten.
     private(set) var floor: UInt64 = 0
     /// Ascending by sequence.
@@ -49,9 +51,10 @@ struct Session: Sendable {
     /// Sum over ``answers``.
     private(set) var answerBytes = 0
 
-    init(token: UInt64, lastUse: SessionUse, floor: UInt64 = 0) {
+    init(token: UInt64, opened: SessionUse, lastUse: SessionUse? = nil, floor: UInt64 = 0) {
         self.token = token
-        self.lastUse = lastUse
+        self.opened = opened
+        self.lastUse = lastUse ?? opened
         self.floor = floor
     }
 
@@ -96,7 +99,7 @@ struct Session: Sendable {
     /// one number both have the same reply, or the client broke the rules and gets this one's.
     func united(with other: Session) -> Session {
         var united = Session(
-            token: token, lastUse: max(lastUse, other.lastUse), floor: max(floor, other.floor))
+            token: token, opened: opened, lastUse: max(lastUse, other.lastUse), floor: max(floor, other.floor))
         for answer in answers where answer.sequence >= united.floor { united.record(answer) }
         for answer in other.answers where answer.sequence >= united.floor && !united.remembers(answer.sequence) {
             united.record(answer)
@@ -128,6 +131,9 @@ struct SessionTable: Sendable {
         var newer: Int?
     }
 
+    /// Stands for no session; what the table as a whole remembers is stored under it.
+    static let noToken: UInt64 = 0
+
     private var places: [Place] = []
     private var free: [Int] = []
     /// For lookup only; its order reaches nothing.
@@ -138,9 +144,13 @@ struct SessionTable: Sendable {
     init() {}
 
     /// The table of `sessions`, whatever their order.
-    init(_ sessions: [Session]) {
+    init(_ sessions: [Session], evicted: SessionUse) {
+        self.evicted = evicted
         for session in sessions.sorted(by: { ($0.lastUse, $0.token) < ($1.lastUse, $1.token) }) { insert(session) }
     }
+
+    /// No session that was evicted here, or where the table comes from, was used after that.
+    private(set) var evicted = SessionUse.never
 
     /// Number of sessions.
     var count: Int { positions.count }
@@ -156,9 +166,6 @@ struct SessionTable: Sendable {
         return sessions
     }
 
-    /// The least recently used session.
-    var leastRecentlyUsed: Session? { oldest.map { places[$0].session } }
-
     /// The session of `token`.
     subscript(token: UInt64) -> Session? { positions[token].map { places[$0].session } }
 
@@ -170,7 +177,7 @@ struct SessionTable: Sendable {
         var seed = nonce &+ UInt64(bitPattern: index.rawValue) &* 0x9e37_79b9_7f4a_7c15
         seed &+= (epoch &- 1) &* 0xd1b5_4a32_d192_ed03
         // zero stands for no session, and nothing keeps clients from choosing their nonces badly
-        while seed.mixed == 0 || positions[seed.mixed] != nil { seed &+= 1 }
+        while seed.mixed == SessionTable.noToken || positions[seed.mixed] != nil { seed &+= 1 }
         return seed.mixed
     }
 
@@ -195,12 +202,43 @@ struct SessionTable: Sendable {
         link(position)
     }
 
+    /// Forgets the least recently used session and returns it; nil if there is none.
+    mutating func evict() -> Session? {
+        guard let session = oldest.map({ places[$0].session }) else { return nil }
+        remove(session.token)
+        evicted = max(evicted, session.lastUse)
+        return session
+    }
+
     /// Forgets a session.
-    mutating func remove(_ token: UInt64) {
+    private mutating func remove(_ token: UInt64) {
         guard let position = positions.removeValue(forKey: token) else { return }
         unlink(position)
-        places[position].session = Session(token: 0, lastUse: .never)
+        places[position].session = Session(token: 0, opened: .never)
         free.append(position)
+    }
+
+    /// The table of both, as a merge makes it; at most `limit` sessions.
+    ///
+    /// A session that only one of them has may have been evicted from the other one, with replies to requests that are
+    /// asked again. Then it is no session of both: its client hears that it has expired, and nothing is executed twice.
+    func united(with other: SessionTable, limit: Int) -> SessionTable {
+        var table = SessionTable()
+        table.evicted = max(evicted, other.evicted)
+        var united: [Session] = []
+        for (one, another) in [(self, other), (other, self)] {
+            for session in one.sessions where another[session.token] == nil {
+                if session.opened > another.evicted || another.evicted == .never || planted("merges-revive-sessions") {
+                    united.append(session)
+                } else {
+                    table.evicted = max(table.evicted, session.lastUse)
+                }
+            }
+        }
+        united += sessions.compactMap { session in other[session.token].map { session.united(with: $0) } }
+        table = SessionTable(united, evicted: table.evicted)
+        while table.count > limit { _ = table.evict() }
+        return table
     }
 
     /// Notes that `token`, which must be there, is used now, and lets `body` change the session.

@@ -90,14 +90,16 @@ public enum StateDigest {
     }
 
     /// The hash of one pair, without what tells only which version wrote it: of the meta record its own version and how
-    /// its members and its hash of the log are known, of a session's its version and the epoch that old ones lack.
+    /// its members and its hash of the log are known, of a session's what old ones lack.
     static func hash(_ key: Bytes, _ value: Bytes) -> UInt64 {
         var hash = RollingHash()
         hash.combine(key)
         switch key.isEmpty ? nil : KeyKind(rawValue: key[0]) {
         case .meta where key.count == 1:
             hash.combine(value.slice(from: min(1, value.count), count: min(32, max(0, value.count - 1))))
-        case .sessions: hash.combine(value.suffix(from: max(0, value.count - 16)))
+        case .sessions:
+            let start = min(value.isEmpty || value[0] == 1 ? 1 : 9, value.count)
+            hash.combine(value.slice(from: start, count: min(16, value.count - start)))
         default: hash.combine(value)
         }
         return hash.value.mixed

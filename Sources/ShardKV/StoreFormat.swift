@@ -11,7 +11,9 @@ import ShardMap
 //                                                   hash version (1) hash (8) configuration
 //     map        -                                  packed ClusterMap
 //     shards     shard (8)                          packed ShardRecord
-//     sessions   shard (8) token (8)                epoch (8) and index (8) of last use, floor (8)
+//     sessions   shard (8) token (8)                epoch (8) and index (8) of last use, floor (8),
+//                                                   epoch (8) and index (8) of its opening
+//                shard (8) 0                        epoch (8) and index (8): no evicted session was used later
 //     replies    shard (8) token (8) sequence (8)   request hash (8) packed ExecuteReply
 //     expiry     expiry (8) user key                -
 //     data       user key                           flags (1) [expiry (8)] payload
@@ -63,7 +65,7 @@ enum StoreFormat {
     static let current: UInt8 = 1
     /// Of the meta record. Version 1 ended before the hash.
     static let meta: UInt8 = 2
-    /// Of sessions. Version 1 had no epoch; it is read as 0.
+    /// Of sessions. Version 1 had neither an epoch, which is read as 0, nor anything behind the floor.
     static let session: UInt8 = 2
 
     static func newest(_ kind: KeyKind) -> UInt8 {

@@ -143,9 +143,8 @@ extension NamedError {
             .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld, .shardFrozen:
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
-            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation,
-            .conflict, .noSuchShard,
-            .noSuchOperation, .noSuchNode:
+            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation, .conflict,
+            .noSuchShard, .noSuchOperation, .noSuchNode:
             false
         }
     }
