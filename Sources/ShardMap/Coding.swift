@@ -378,6 +378,8 @@ extension ClusterMap {
                 record.pointee.n_peers = group.peers.count
                 record.pointee.peers = arena.strings(group.peers.map(\.description))
                 record.pointee.born = group.isBorn ? 1 : 0
+                record.pointee.n_joining = group.joining.count
+                record.pointee.joining = arena.strings(group.joining.map(\.description))
                 return record
             })
         message.pointee.n_shards = shards.count
@@ -396,9 +398,12 @@ extension ClusterMap {
         var groups: [Group] = []
         for position in 0..<message.n_groups {
             guard let record = message.groups[position]?.pointee,
-                let peers = PeerID.decoded(record.peers, count: record.n_peers)
+                let peers = PeerID.decoded(record.peers, count: record.n_peers),
+                let joining = PeerID.decoded(record.joining, count: record.n_joining)
             else { return nil }
-            groups.append(Group(id: String(field: record.id), peers: peers, isBorn: record.born != 0))
+            var group = Group(id: String(field: record.id), peers: peers, isBorn: record.born != 0)
+            group.joining = joining
+            groups.append(group)
         }
         self.init(clusterID: message.cluster_id, version: message.version, nodes: nodes, groups: groups, shards: shards)
     }

@@ -56,8 +56,10 @@ public struct Node: Equatable, Sendable {
 public struct Group: Equatable, Sendable {
     /// Its name: `controller`, `g1`, `g2`, …
     public var id: String
-    /// Its members at birth.
+    /// Its members, as the last change that ended has them.
     public var peers: [PeerID]
+    /// Members to be, while a change is under way.
+    public var joining: [PeerID] = []
     /// Whether the group itself has taken its first shards over.
     public var isBorn: Bool
     /// A group.
