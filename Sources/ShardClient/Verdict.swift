@@ -29,7 +29,7 @@ extension NamedError {
         case .sessionExpired: .reopenSession
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
-            .diskFull, .refused, .unknownFormat, .internalError:
+            .diskFull, .refused, .conflict, .unknownFormat, .internalError:
             .final
         }
     }

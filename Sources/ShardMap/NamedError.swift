@@ -52,6 +52,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case internalError = 24
     /// The result of an increment does not fit 64 bits; the value is as it was.
     case overflow = 25
+    /// Another operation has the shard or the group, or the world is not as the request takes it to be.
+    case conflict = 28
 
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
@@ -112,6 +114,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noLeader: "the group has no leader at the moment; try again"
         case .internalError: "internal error"
         case .overflow: "increment or decrement would overflow"
+        case .conflict: "it conflicts with what is there or under way"
         }
     }
 }

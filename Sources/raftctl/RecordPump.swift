@@ -143,7 +143,7 @@ extension NamedError {
             .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld:
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
-            .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError:
+            .notInitialized, .wrongIdentity, .refused, .conflict, .unknownFormat, .internalError:
             false
         }
     }

@@ -69,7 +69,7 @@ import Testing
             nil
         case .sessionExpired: afterLoss ? .outcomeUnknown : nil
         case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
-        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat:
+        case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .conflict, .unknownFormat:
             afterLoss ? .outcomeUnknown : error
         }
     }
