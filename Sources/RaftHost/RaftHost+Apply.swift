@@ -163,7 +163,9 @@ extension RaftHost {
 
     private func finishApply(_ result: AppliedByReplica) {
         // a snapshot has taken the place of the state, or is about to
-        guard let replica = slots[result.slot], result.generation == replica.generation, !replica.isSwitching, !replica.needsState else { return }
+        guard let replica = slots[result.slot], result.generation == replica.generation, !replica.isSwitching,
+            !replica.needsState
+        else { return }
         if let problem = result.problem, result.isLogProblem {
             replica.applyOrdered = replica.applied
             return repairLog(of: replica, from: result.from, problem)
@@ -257,7 +259,8 @@ extension RaftHost {
         } completion: { [self] in
             now = lane.clock.now
             // a snapshot has come instead
-            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState else { return }
+            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState
+            else { return }
             switch result.value {
             case .success(nil): return
             case .failure(let error):

@@ -167,7 +167,8 @@ extension RaftHost {
                 return
             }
             // what the state was asked for may be another one's by now
-            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState else { continue }
+            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState
+            else { continue }
             compact(replica, durable)
         }
         lane.requestTurn()

@@ -58,7 +58,9 @@ extension RaftHost {
 
     private func answerRemoval(_ removal: ReplicaRemoval) {
         guard let former = nodeState.tombstone(of: removal.group), former.idx >= removal.peer.idx else {
-            return deferred.append { removal.completion("the node holds no replica \(removal.peer) of \(removal.group)") }
+            return deferred.append {
+                removal.completion("the node holds no replica \(removal.peer) of \(removal.group)")
+            }
         }
         // it may be on its way to the disk
         whenDurable { removal.completion(nil) }
@@ -76,6 +78,8 @@ extension RaftHost {
         writeNodeState { [self] in
             logger.log(.info, "replica removed", [("group", record.group), ("peer", record.peer.description)])
             wantsCompaction = true
+            // what it said last has left by now
+            if let replica { membershipChanged(replica) }
             // behind whatever is done with it
             workers.apply.submit {
             } completion: { [self] in
@@ -108,7 +112,6 @@ extension RaftHost {
         compactionCandidates.removeAll { $0 === replica }
         repairs.removeAll { $0.replica === replica }
         for link in links { link.forget(replica) }
-        membershipChanged(replica)
         observer?.removed(replica.group)
         for sequence in replica.questions.keys.sorted() {
             replica.questions[sequence]?.fail(RaftHost.noSuchReplica.code, RaftHost.noSuchReplica.text)
