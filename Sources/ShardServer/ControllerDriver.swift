@@ -35,7 +35,7 @@ extension ShardServer {
             if missing.isEmpty {
                 install(group, map)
             } else {
-                for peer in missing { orderReplica(of: group, peer) }
+                for peer in missing { orderReplica(of: group, peer, map.version) }
             }
         }
         return driver.next
@@ -51,7 +51,7 @@ extension ShardServer {
 
     // MARK: replicas
 
-    private func orderReplica(of group: Group, _ peer: PeerID) {
+    private func orderReplica(of group: Group, _ peer: PeerID, _ mapVersion: UInt64) {
         let key = "\(group.id) \(peer)"
         guard driver.underWay.insert(key).inserted else { return }
         let done = { [self] (problem: String?) in
@@ -65,7 +65,7 @@ extension ShardServer {
             }
         }
         if peer.address == address {
-            return createReplica(group.id, peer, group.peers, done)
+            return createReplica(group.id, peer, group.peers, mapVersion: mapVersion, done)
         }
         let body = arena.scope { arena in
             let message = arena.make(flotilla__create_replica_request__init)
@@ -73,6 +73,8 @@ extension ShardServer {
             message.pointee.peer = arena.string(peer.description)
             message.pointee.n_peers = group.peers.count
             message.pointee.peers = arena.strings(group.peers.map(\.description))
+            message.pointee.has_map_version = 1
+            message.pointee.map_version = mapVersion
             return arena.pack(message)
         }
         channel(to: peer.address).call(
@@ -89,59 +91,6 @@ extension ShardServer {
                     return message.error == 0 ? nil : String(field: message.message)
                 }
                 done(problem)
-            }
-        }
-    }
-
-    /// The controller's order, carried out here.
-    func createReplica(_ group: String, _ peer: PeerID, _ peers: [PeerID], _ done: @escaping (String?) -> Void) {
-        guard peer.address == address, peers.contains(peer) else {
-            return done("the order is for \(peer), this node is \(address)")
-        }
-        let birth = Configuration(peers: peers)
-        host.create(
-            group: group, peer: peer, birth: birth, kind: ReplicaKind.keyValue
-        ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number, birth)
-        } completion: { problem in
-            done(problem)
-        }
-    }
-
-    /// Creates an empty replica of `group`, a group of the map, for a change of membership that is about to make this
-    /// node a member: it knows nobody, and neither votes nor campaigns until a leader has told it of its members. Not
-    /// for a group's birth, which the map orders. On the lane; `done` gets nil once the replica is durable, or was there
-    /// already, or why there is none.
-    public func createNewcomer(of group: String, _ done: @escaping (String?) -> Void) {
-        guard map?.groups.contains(where: { $0.id == group && $0.isBorn }) == true else {
-            return done("the map known here has no group \(group) that is born")
-        }
-        host.create(
-            group: group, peer: PeerID(address: address), birth: .empty, kind: ReplicaKind.keyValue
-        ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number, .empty)
-        } completion: { problem in
-            done(problem)
-        }
-    }
-
-    func answerCreateReplica(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> (String, PeerID, [PeerID])? in
-            guard let message = arena.unpack(flotilla__create_replica_request__init, request.body)?.pointee,
-                let peer = PeerID(String(field: message.peer)),
-                let peers = PeerID.decoded(message.peers, count: message.n_peers)
-            else { return nil }
-            return (String(field: message.group), peer, peers)
-        }
-        guard let (group, peer, peers) = parsed else {
-            return request.responder.fail(RpcCode.badRequest, "malformed order")
-        }
-        createReplica(group, peer, peers) { [self] problem in
-            arena.scope { arena in
-                let reply = arena.make(flotilla__create_replica_reply__init)
-                reply.pointee.error = problem == nil ? 0 : NamedError.refused.rawValue
-                if let problem { reply.pointee.message = arena.string(problem) }
-                request.responder.reply(reply)
             }
         }
     }
