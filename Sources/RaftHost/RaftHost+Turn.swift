@@ -361,7 +361,7 @@ extension RaftHost {
 
     private func finishRead(_ replica: Replica, _ ready: ReadyRead) {
         guard let completions = takeRound(ready.read, of: replica) else { return }
-        let moment = ReadMoment(group: replica.group, lease: ready.lease)
+        let moment = ReadMoment(group: replica.group, replica: replica.record.number, lease: ready.lease)
         if replica.problem != nil {
             finish(completions, of: replica, .refused(.damaged))
         } else if ready.index <= replica.applied || planted("read-before-applied") {

@@ -570,8 +570,9 @@ public final class RaftHost: @unchecked Sendable {
     /// `reading` is one of the clock that is younger than the read: the turn's own may be older, when somebody on the lane
     /// asks in a turn that was suspended.
     private func stands(_ moment: ReadMoment, at reading: Instant) -> Bool {
+        // the state of one that was removed may have gone before it was looked at
+        guard let replica = byGroup[moment.group], replica.record.number == moment.replica else { return false }
         guard let term = moment.lease else { return true }
-        guard let replica = byGroup[moment.group] else { return false }
         return replica.raft.holdsLease(of: term, now: reading, liveness: liveness)
     }
 

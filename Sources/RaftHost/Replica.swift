@@ -33,6 +33,8 @@ public enum ProposalRefusal: Sendable, Equatable {
 /// A moment at which a replica's state is recent enough for a linearizable answer.
 public struct ReadMoment: Sendable {
     let group: String
+    /// The replica's number: it counts only while that is here.
+    let replica: LogGroup
     /// Set: it counts only if this term's lease stands when the state has been looked at.
     let lease: Term?
 }

@@ -204,6 +204,23 @@ struct RemovalTests {
         }
     }
 
+    @Test("A state that may have gone before it was read is no answer", arguments: [true, false])
+    func lateRead(lease: Bool) throws {
+        let cluster = try cluster(seed: 7)
+        let node = try #require(cluster.leader(of: 0))
+        var moment: ReadMoment?
+        let host = node.host!
+        node.lane.post { host.read("g0", lease: lease) { if case .ready(let found) = $0 { moment = found } } }
+        cluster.run(limit: 2000) { moment != nil }
+        let found = try #require(moment)
+        #expect(try #require(remove(node.peer, from: node, cluster)) == nil)
+        #expect(try #require(create(peer(node, 1), on: node, cluster)) == nil)
+        var answers: [Bool] = []
+        node.lane.post { host.evaluate(at: found, { true }, completion: { answers.append($0 != nil) }) }
+        cluster.run(limit: 2000) { !answers.isEmpty }
+        #expect(answers == [false])
+    }
+
     @Test("Messages for the replica that was here find none, though another one is") func otherName() throws {
         let cluster = try cluster(seed: 6)
         let leader = try #require(cluster.leader(of: 0))
