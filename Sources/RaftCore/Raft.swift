@@ -156,6 +156,8 @@ public struct Raft: Sendable {
     public var acceptsProposals: Bool { isLeader && !isTransferring }
     /// Whether it leads and a change of membership is under way.
     public var isChangingMembership: Bool { leadership?.change != nil || (isLeader && configuration.isJoint) }
+    /// Whether the membership in force is known to be committed.
+    public var hasCommittedConfiguration: Bool { configurations.last.map { $0.index <= commitIndex } ?? false }
 
     /// Whether the next ``Event/deadlineReached`` may begin a campaign: a host of many replicas lets them take turns, see
     /// ``Pacer``.

@@ -2,7 +2,7 @@ import CMessages
 import RaftCore
 import WireMessages
 
-/// The node's own record in the log (group 0): the runs of the peers it heard, and the replicas it holds.
+/// The node's own record in the log (group 0): the runs of the peers it heard, the replicas it holds, and those it held.
 struct NodeState: Equatable {
     static let format: UInt32 = 1
 
@@ -14,9 +14,17 @@ struct NodeState: Equatable {
         var nonce: UInt64
     }
 
+    /// Of a removed replica: none of the group comes to be here again under this idx or a lower one.
+    struct Tombstone: Equatable {
+        var group: String
+        var peer: PeerID
+    }
+
     /// Ascending by node id.
     var peers: [PeerRun] = []
     var replicas: [ReplicaRecord] = []
+    /// At most one for each group.
+    private(set) var tombstones: [Tombstone] = []
     private(set) var nextNumber: UInt64 = 1
 
     init() {}
@@ -24,6 +32,19 @@ struct NodeState: Equatable {
     mutating func takeNumber() -> UInt64 {
         defer { nextNumber += 1 }
         return nextNumber
+    }
+
+    /// The replica of `group` with the highest idx that was removed from the node; nil if none ever was.
+    func tombstone(of group: String) -> PeerID? { tombstones.first { $0.group == group }?.peer }
+
+    /// Forgets a replica, except that it was here.
+    mutating func bury(_ record: ReplicaRecord) {
+        replicas.removeAll { $0.number == record.number }
+        if let position = tombstones.firstIndex(where: { $0.group == record.group }) {
+            if tombstones[position].peer.idx < record.peer.idx { tombstones[position].peer = record.peer }
+        } else {
+            tombstones.append(Tombstone(group: record.group, peer: record.peer))
+        }
     }
 
     /// What a note says; nil if it does not parse, or was written by a newer version.
@@ -50,6 +71,15 @@ struct NodeState: Equatable {
                     ReplicaRecord(
                         group: String(field: record.group), peer: peer, number: record.number,
                         birth: Configuration(peers: birth), kind: String(field: record.kind)))
+                if record.has_map_version != 0 {
+                    state.replicas[state.replicas.count - 1].mapVersion = record.map_version
+                }
+            }
+            for position in 0..<message.n_tombstones {
+                guard let tombstone = message.tombstones[position]?.pointee,
+                    let peer = PeerID(String(field: tombstone.peer))
+                else { return nil }
+                state.tombstones.append(Tombstone(group: String(field: tombstone.group), peer: peer))
             }
             state.nextNumber = message.has_next_replica_number != 0 ? message.next_replica_number : 1
             return state
@@ -82,7 +112,19 @@ struct NodeState: Equatable {
                     record.pointee.n_birth_peers = replica.birth.listed.count
                     record.pointee.birth_peers = arena.strings(replica.birth.listed.map(\.description))
                     record.pointee.kind = arena.string(replica.kind)
+                    if let version = replica.mapVersion {
+                        record.pointee.has_map_version = 1
+                        record.pointee.map_version = version
+                    }
                     return record
+                })
+            message.pointee.n_tombstones = tombstones.count
+            message.pointee.tombstones = arena.array(
+                tombstones.map { tombstone -> UnsafeMutablePointer<Flotilla__Tombstone>? in
+                    let message = arena.make(flotilla__tombstone__init)
+                    message.pointee.group = arena.string(tombstone.group)
+                    message.pointee.peer = arena.string(tombstone.peer.description)
+                    return message
                 })
             message.pointee.has_next_replica_number = 1
             message.pointee.next_replica_number = nextNumber

@@ -65,6 +65,11 @@ final class PeerLink: @unchecked Sendable {
         makeReady(outlet)
     }
 
+    /// Forgets what `replica` wanted to send.
+    func forget(_ replica: Replica) {
+        for outlet in ready.removeAll() where outlet.replica !== replica { ready.append(outlet) }
+    }
+
     func makeReady(_ outlet: Outlet) {
         guard !outlet.isReady, !outlet.isLoading else { return }
         outlet.isReady = true

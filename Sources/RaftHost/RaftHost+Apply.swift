@@ -55,7 +55,7 @@ extension RaftHost {
 
     /// A replica has one order in a job: what a second one would begin with depends on how far the first one gets.
     func readyToApply(_ replica: Replica) {
-        guard !replica.isReadyToApply else { return }
+        guard !replica.isReadyToApply, !replica.isRemoved else { return }
         replica.isReadyToApply = true
         applyReady.append(replica)
         lane.requestTurn()
@@ -162,9 +162,10 @@ extension RaftHost {
     }
 
     private func finishApply(_ result: AppliedByReplica) {
-        let replica = replicas[result.slot]
         // a snapshot has taken the place of the state, or is about to
-        guard result.generation == replica.generation, !replica.isSwitching, !replica.needsState else { return }
+        guard let replica = slots[result.slot], result.generation == replica.generation, !replica.isSwitching,
+            !replica.needsState
+        else { return }
         if let problem = result.problem, result.isLogProblem {
             replica.applyOrdered = replica.applied
             return repairLog(of: replica, from: result.from, problem)
@@ -257,9 +258,9 @@ extension RaftHost {
             }
         } completion: { [self] in
             now = lane.clock.now
-            let replica = replicas[slot]
             // a snapshot has come instead
-            guard replica.generation == generation, !replica.isSwitching, !replica.needsState else { return }
+            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState
+            else { return }
             switch result.value {
             case .success(nil): return
             case .failure(let error):

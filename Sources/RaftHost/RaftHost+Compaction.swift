@@ -64,7 +64,7 @@ extension RaftHost {
 
     /// Has the replica looked at if its log has grown too much since it was last.
     func askForCompaction(_ replica: Replica) {
-        guard !replica.isCompactionCandidate, isCompactable(replica),
+        guard !replica.isCompactionCandidate, !replica.isRemoved, isCompactable(replica),
             replica.growth.bytes >= replica.compactionBytes
                 || replica.raft.base.index.distance(to: replica.raft.lastIndex) >= replica.compactionEntries
         else { return }
@@ -166,9 +166,9 @@ extension RaftHost {
                 if isLogFull { endWaitingRound() }
                 return
             }
-            let replica = replicas[slot]
             // what the state was asked for may be another one's by now
-            guard replica.generation == generation, !replica.isSwitching, !replica.needsState else { continue }
+            guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState
+            else { continue }
             compact(replica, durable)
         }
         lane.requestTurn()

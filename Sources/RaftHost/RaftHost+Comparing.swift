@@ -149,7 +149,8 @@ extension RaftHost {
         for group in round.groups {
             let replica = group.replica
             // a state that was replaced meanwhile is another
-            guard replica.raft.isLeader, replica.raft.term == group.term, replica.fence == nil else { continue }
+            guard !replica.isRemoved, replica.raft.isLeader, replica.raft.term == group.term, replica.fence == nil
+            else { continue }
             judge(group)
             if group.marks.count > 1 { replica.comparison.mark = group.marks[0].index }
             if group.isIncomplete, replica.comparison.repetitions < RaftHost.repetitionsMax {

@@ -150,6 +150,8 @@ extension RaftHost {
             case .persisted(let replica, let mark):
                 step(replica, .persisted(mark))
                 trimTail(of: replica)
+            case .acknowledge(let replica, let responder, _) where replica.isRemoved:
+                responder.fail(RaftHost.noSuchReplica.code, RaftHost.noSuchReplica.text)
             case .acknowledge(let replica, let responder, let message):
                 observer?.acknowledged(replica.group, message)
                 responder.reply(body: wire.packReply(message))
@@ -269,14 +271,15 @@ extension RaftHost {
         let waiting = deferred
         deferred = []
         for work in waiting { work() }
-        for replica in replicas { replica.dismiss() }
+        for replica in replicas { replica.dismiss(.stopping) }
     }
 
     /// After the lane and the workers have ended: answers everybody who still waits, and lets go of replicas and
     /// connections, so that the data directory is free once the host is released. No other call may follow.
     public func dismiss() {
         abandon()
-        (replicas, byGroup, replicasByNode) = ([], [:], [:])
+        (replicas, slots, byGroup, replicasByNode) = ([], [], [:], [:])
+        removals = []
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
         (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)

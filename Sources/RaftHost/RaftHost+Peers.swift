@@ -44,7 +44,7 @@ extension RaftHost {
 
     func send(_ message: Outbound, from replica: Replica) {
         // a node that the membership has just lost
-        guard let link = linkByNode[message.to.address] else { return }
+        guard !replica.isRemoved, let link = linkByNode[message.to.address] else { return }
         let peer = message.to
         switch message.body {
         case .append(let ticket, let previousTerm, let commit):
@@ -220,9 +220,10 @@ extension RaftHost {
     private func load(_ from: LogIndex, _ count: Int, for outlet: Outlet, _ link: PeerLink) {
         outlet.isLoading = true
         let log = self.log
-        let number = outlet.replica.record.number
+        let replica = outlet.replica
+        let number = replica.record.number
         let result = Box<Result<[LogEntry], StorageError>>(.success([]))
-        let term = outlet.replica.raft.term
+        let term = replica.raft.term
         let bytes = settings.frameBytes * 4
         workers.reader.submit {
             do throws(StorageError) {
@@ -232,10 +233,11 @@ extension RaftHost {
             }
         } completion: { [self] in
             outlet.isLoading = false
+            guard !replica.isRemoved else { return }
             switch result.value {
             case .success(let entries):
                 // entries read under another term may have been replaced since
-                if outlet.replica.raft.term != term {
+                if replica.raft.term != term {
                     outlet.loaded = []
                 } else if entries.isEmpty {
                     outlet.clear()
@@ -244,7 +246,7 @@ extension RaftHost {
                 }
             case .failure(let error):
                 outlet.clear()
-                repairLog(of: outlet.replica, from: from, error.description)
+                repairLog(of: replica, from: from, error.description)
             }
             link.makeReady(outlet)
             lane.requestTurn()

@@ -63,7 +63,7 @@ extension RaftHost {
 
     /// Entries from `index` on could not be read: the replica leads no more, and finds out what it has left.
     func repairLog(of replica: Replica, from index: LogIndex, _ problem: String) {
-        guard replica.logProblem == nil else { return }
+        guard replica.logProblem == nil, !replica.isRemoved else { return }
         replica.logProblem = problem
         logger.log(
             .error, "a part of the log cannot be read",

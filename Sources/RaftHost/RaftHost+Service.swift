@@ -65,6 +65,7 @@ extension RaftHost {
     // MARK: braft.RaftService
 
     static let malformed = RaftWire.WireError(code: RpcCode.badRequest, text: "malformed request")
+    static let noSuchReplica = RaftWire.WireError(code: 2, text: "peer_id not exist")
     static let stranger = RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
 
     /// Finds the replica addressed, with braft's error numbers for what is wrong.
@@ -74,7 +75,7 @@ extension RaftHost {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
         guard let replica = byGroup[addressing.group], replica.id == to else {
-            throw RaftWire.WireError(code: 2, text: "peer_id not exist")
+            throw RaftHost.noSuchReplica
         }
         if let from = PeerID(addressing.from) { return (replica, from) }
         guard let badSender else { return (replica, to) }

@@ -58,6 +58,7 @@ final class IncomingSnapshot: @unchecked Sendable {
 
     var folderName: String { "in-\(store)" }
     var isActive: Bool { if case .interrupted = phase { false } else { true } }
+    var isBeingInstalled: Bool { if case .installing = phase { true } else { false } }
 }
 
 /// What a host receives of snapshots.
@@ -544,7 +545,7 @@ extension RaftHost {
     /// replaced, just before an earlier life ended. Called once, when all replicas are open; takes its time.
     public func removeUnknownStates() {
         // a replica that cannot say which state is its own might lose it
-        guard let store, !hasUnknownStates else { return }
+        guard let store, unknownStates.isEmpty else { return }
         let found = Box<[UInt64]>([])
         let logger = self.logger
         workers.maintenance.submit {
@@ -561,16 +562,18 @@ extension RaftHost {
         }
     }
 
-    /// Removes a state that no replica has any more.
-    func dropState(_ number: UInt64) {
+    /// Removes a state that no replica has any more; calls `done` when that was tried.
+    func dropState(_ number: UInt64, then done: @escaping () -> Void = {}) {
         let store = self.store
         let logger = self.logger
+        let done = Box(done)
         workers.maintenance.submit {
             do throws(StateMachineError) { try store?.drop(number) } catch {
                 // the next start tries again
                 logger.log(.warning, "an old state stays for now", [("problem", error.description)])
             }
         } completion: {
+            done.value()
         }
     }
 }

@@ -24,6 +24,7 @@ extension RaftHost {
                 submitApply()
                 repairsDue = pursueRepairs()
                 statesDue = pursueStates()
+                pursueRemovals()
                 compactionDue = pursueCompaction()
                 comparisonDue = pursueComparing()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
@@ -58,8 +59,7 @@ extension RaftHost {
     private func fireDeadlines() {
         if let deadline = liveness.deadline, deadline <= now { stepLiveness(.deadlineReached) }
         while let due = heap.popDue(now) {
-            let replica = replicas[due.slot]
-            guard replica.armed == due.at else { continue }
+            guard let replica = slots[due.slot], replica.armed == due.at else { continue }
             replica.armed = nil
             if replica.raft.isElectionDue(now: now) {
                 pacer.add(replica.slot, now: now)
@@ -85,7 +85,10 @@ extension RaftHost {
     /// Steps the replicas whose turn has come to speak of their own accord.
     private func stepPaced() {
         while let slot = pacer.next(now: now) {
-            let replica = replicas[slot]
+            guard let replica = slots[slot] else {
+                pacer.giveBack()
+                continue
+            }
             let news = replica.news
             replica.news.removeAll()
             for node in news { step(replica, .livenessChanged(node)) }
@@ -199,8 +202,10 @@ extension RaftHost {
     }
 
     func step(_ replica: Replica, _ event: Event, _ context: StepContext = StepContext()) {
-        let wasLeader = replica.raft.isLeader
         effects.removeAll()
+        // what was said to it, or came of what it had asked for, came too late
+        guard !replica.isRemoved else { return }
+        let wasLeader = replica.raft.isLeader
         replica.raft.step(event, now: now, liveness: liveness, into: &effects)
         let write = execute(effects, of: replica, context)
         observer?.stepped(replica.group, event, replica.raft, effects, write)
@@ -356,7 +361,7 @@ extension RaftHost {
 
     private func finishRead(_ replica: Replica, _ ready: ReadyRead) {
         guard let completions = takeRound(ready.read, of: replica) else { return }
-        let moment = ReadMoment(group: replica.group, lease: ready.lease)
+        let moment = ReadMoment(group: replica.group, replica: replica.record.number, lease: ready.lease)
         if replica.problem != nil {
             finish(completions, of: replica, .refused(.damaged))
         } else if ready.index <= replica.applied || planted("read-before-applied") {
@@ -414,7 +419,7 @@ extension RaftHost {
 
     /// Brings up to date what hangs on who shares groups with whom.
     func membershipChanged(_ replica: Replica) {
-        let peers = replica.raft.peers.map(\.address).filter { $0 != identity.address }
+        let peers = replica.isRemoved ? [] : replica.raft.peers.map(\.address).filter { $0 != identity.address }
         var isOtherCircle = false
         for node in peers where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
             replicasByNode[node, default: []].append(replica)

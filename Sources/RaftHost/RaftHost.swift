@@ -144,7 +144,10 @@ public final class RaftHost: @unchecked Sendable {
     var livenessEffects = NodeLiveness.Effects()
     var effects = Effects()
 
+    /// Those that take part.
     var replicas: [Replica] = []
+    /// By slot, which is never given again in this life; nil: removed.
+    var slots: [Replica?] = []
     var byGroup: [String: Replica] = [:]
     var replicasByNode: [NodeAddress: [Replica]] = [:]
     var links: [PeerLink] = []
@@ -190,8 +193,12 @@ public final class RaftHost: @unchecked Sendable {
     var snapshotsDue: Instant?
     /// Numbers of states from here on were given in this life.
     let firstFreshNumber: UInt64
-    /// A replica's note is lost, and with it perhaps which state is its own.
-    var hasUnknownStates = false
+    /// Replicas whose note is lost, and with it perhaps which state is their own.
+    var unknownStates: [LogGroup] = []
+    /// Replicas on their way to the disk, to be started then.
+    var births: [LogGroup] = []
+    /// Removals that were asked for and have not begun.
+    var removals: [ReplicaRemoval] = []
     /// Replicas that wait for a state, and when their leaders are asked again.
     var stateless: [Replica] = []
     var nextAsking = Instant.distantPast
@@ -322,7 +329,7 @@ public final class RaftHost: @unchecked Sendable {
             damage = "the store has applied entry \(applied), the log ends at \(state.lastIndex)"
         }
         let base = state.base?.position.index ?? .zero
-        if case .promises = state.damage { hasUnknownStates = true }
+        if case .promises = state.damage { unknownStates.append(record.number) }
         if let damage {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
             damaged.append(
@@ -345,9 +352,10 @@ public final class RaftHost: @unchecked Sendable {
             record, state.hardState, base: state.base?.position ?? .zero, runs: state.termRuns, last: state.lastIndex,
             memberships: configurations, applied: max(applied, base), debt: state.debt)
         let replica = Replica(
-            record: record, slot: replicas.count, raft: raft, stateMachine: stateMachine, applied: max(applied, base),
+            record: record, slot: slots.count, raft: raft, stateMachine: stateMachine, applied: max(applied, base),
             memberships: configurations, settings: settings)
         replicas.append(replica)
+        slots.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
         // a store that was emptied since holds another state
@@ -386,19 +394,35 @@ public final class RaftHost: @unchecked Sendable {
         return opened
     }
 
-    /// Creates a replica at its group's birth: remembered durably, then started. The completion gets nil, or why not.
+    /// Creates a replica, at its group's birth or, with an empty `birth`, for a change of membership: remembered durably,
+    /// then started. The completion gets nil, also if the replica is there already, or why there is none: the node holds
+    /// another replica of the group, or once held one with this idx or a higher one.
+    ///
+    /// `mapVersion` is the version of the map that wants the replica; one that is there already remembers the highest.
     public func create(
-        group: String, peer: PeerID, birth: Configuration, kind: String,
+        group: String, peer: PeerID, birth: Configuration, kind: String, mapVersion: UInt64? = nil,
         makeStateMachine: @escaping (_ number: UInt64) throws(StateMachineError) -> any StateMachine,
         completion: @escaping (String?) -> Void
     ) {
-        if let existing = nodeState.replicas.first(where: { $0.group == group }) {
+        if let position = nodeState.replicas.firstIndex(where: { $0.group == group }) {
+            let existing = nodeState.replicas[position]
+            guard existing.peer == peer else {
+                return later { completion("the node holds another replica of \(group), \(existing.peer)") }
+            }
+            if let mapVersion, mapVersion > existing.mapVersion ?? 0 {
+                nodeState.replicas[position].mapVersion = mapVersion
+                return writeNodeState { completion(nil) }
+            }
             // it may be on its way to the disk
-            return whenDurable {
-                completion(existing.peer == peer ? nil : "the node holds another replica of \(group)")
+            return whenDurable { completion(nil) }
+        }
+        if let former = nodeState.tombstone(of: group), former.idx >= peer.idx {
+            return later {
+                completion("\(former) was removed from this node: a new replica of \(group) needs a higher idx")
             }
         }
-        let record = ReplicaRecord(group: group, peer: peer, number: nodeState.takeNumber(), birth: birth, kind: kind)
+        var record = ReplicaRecord(group: group, peer: peer, number: nodeState.takeNumber(), birth: birth, kind: kind)
+        record.mapVersion = mapVersion
         let stateMachine: any StateMachine
         do throws(StateMachineError) { stateMachine = try makeStateMachine(record.number) } catch {
             let text = error.description
@@ -407,8 +431,10 @@ public final class RaftHost: @unchecked Sendable {
             return
         }
         nodeState.replicas.append(record)
+        births.append(record.number)
         writeNodeState { [self] in
             logger.log(.info, "replica created", [("group", group), ("peer", peer.description)])
+            births.removeAll { $0 == record.number }
             open(record, stateMachine: stateMachine)
             completion(nil)
         }
@@ -558,8 +584,9 @@ public final class RaftHost: @unchecked Sendable {
     /// `reading` is one of the clock that is younger than the read: the turn's own may be older, when somebody on the lane
     /// asks in a turn that was suspended.
     private func stands(_ moment: ReadMoment, at reading: Instant) -> Bool {
+        // the state of one that was removed may have gone before it was looked at
+        guard let replica = byGroup[moment.group], replica.record.number == moment.replica else { return false }
         guard let term = moment.lease else { return true }
-        guard let replica = byGroup[moment.group] else { return false }
         return replica.raft.holdsLease(of: term, now: reading, liveness: liveness)
     }
 
@@ -616,7 +643,7 @@ public final class RaftHost: @unchecked Sendable {
     }
 
     func markDirty(_ replica: Replica) {
-        guard !replica.isDirty else { return }
+        guard !replica.isDirty, !replica.isRemoved else { return }
         replica.isDirty = true
         dirty.append(replica)
         lane.requestTurn()

@@ -26,13 +26,15 @@ public enum ProposalRefusal: Sendable, Equatable {
     case tooLarge
     /// The node is stopping, or leadership is being handed over.
     case stopping
-    /// There is no such group here.
+    /// There is no such group here, or no more.
     case noSuchGroup
 }
 
 /// A moment at which a replica's state is recent enough for a linearizable answer.
 public struct ReadMoment: Sendable {
     let group: String
+    /// The replica's number: it counts only while that is here.
+    let replica: LogGroup
     /// Set: it counts only if this term's lease stands when the state has been looked at.
     let lease: Term?
 }
@@ -89,6 +91,8 @@ public struct ReplicaRecord: Equatable, Sendable {
     public var kind: String
     /// The number of its state in the store: ``number``, until a snapshot was installed under another.
     public var store: UInt64
+    /// The version of the map that wanted it; nil: nobody said.
+    public var mapVersion: UInt64?
     /// What is wrong with that state, as far as comparisons with others have told.
     var fence: Fence?
 
@@ -111,6 +115,8 @@ final class Replica: @unchecked Sendable {
     let slot: Int
     var stateMachine: any StateMachine
     var raft: Raft
+    /// It takes part in nothing any more; whoever still knows it lets go of it.
+    var isRemoved = false
     /// The log's young end: everything not durable yet, and as much of the rest as its bounds allow.
     var tail = LogTail()
     /// Set while a part of the log that was durable cannot be read.
@@ -239,8 +245,8 @@ final class Replica: @unchecked Sendable {
         }
     }
 
-    /// Answers everybody who waits: what was accepted may be executed by others, the rest is not.
-    func dismiss() {
+    /// Answers everybody who waits: what was accepted may be executed by others, the rest is not, for the reason given.
+    func dismiss(_ refusal: ProposalRefusal) {
         let accepted = proposed.removeAll()
         let refused = proposing
         let rounds = readRounds.removeAll().map(\.completions) + awaitingApply.map(\.completions) + [reading, asking]
@@ -248,8 +254,8 @@ final class Replica: @unchecked Sendable {
         (proposing, awaitingApply, reading, asking, changes) = ([], [], [], [], [:])
         for completion in waiting { completion(.unknown) }
         for proposal in accepted { proposal.completion(.unknown) }
-        for proposal in refused { proposal.completion(.refused(.stopping)) }
-        for completion in rounds.joined() { completion(.refused(.stopping)) }
+        for proposal in refused { proposal.completion(.refused(refusal)) }
+        for completion in rounds.joined() { completion(.refused(refusal)) }
     }
 
     func status() -> ReplicaStatus {

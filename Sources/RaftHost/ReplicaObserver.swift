@@ -25,4 +25,8 @@ public protocol ReplicaObserver: AnyObject, Sendable {
     /// On the lane: the state was found to differ from what a majority has behind the entry at `index`, and is out of
     /// service.
     func fenced(_ group: String, at index: LogIndex)
+
+    /// On the lane: the replica takes part in nothing any more; its log and its state go. If another one of the group is
+    /// created here, it begins with neither.
+    func removed(_ group: String)
 }

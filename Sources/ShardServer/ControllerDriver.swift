@@ -18,6 +18,16 @@ struct ControllerDriver {
     var birthsProposed: Set<String> = []
 }
 
+/// The controller's order to a node.
+struct CreateReplicaOrder {
+    var group: String
+    var peer: PeerID
+    /// The group's first members; none for a newcomer, which learns of them from a leader.
+    var peers: [PeerID]
+    /// Of the map that wants the replica.
+    var mapVersion: UInt64
+}
+
 extension ShardServer {
     /// One look at what is not born yet, if this node leads the controller group.
     func driveGroups(_ now: Instant) -> Instant? {
@@ -35,7 +45,7 @@ extension ShardServer {
             if missing.isEmpty {
                 install(group, map)
             } else {
-                for peer in missing { orderReplica(of: group, peer) }
+                for peer in missing { orderReplica(of: group, peer, map.version) }
             }
         }
         return driver.next
@@ -51,7 +61,7 @@ extension ShardServer {
 
     // MARK: replicas
 
-    private func orderReplica(of group: Group, _ peer: PeerID) {
+    private func orderReplica(of group: Group, _ peer: PeerID, _ mapVersion: UInt64) {
         let key = "\(group.id) \(peer)"
         guard driver.underWay.insert(key).inserted else { return }
         let done = { [self] (problem: String?) in
@@ -64,21 +74,30 @@ extension ShardServer {
                 driver.created.insert(key)
             }
         }
-        if peer.address == address {
-            return createReplica(group.id, peer, group.peers, done)
+        orderReplica(
+            CreateReplicaOrder(group: group.id, peer: peer, peers: group.peers, mapVersion: mapVersion), done)
+    }
+
+    /// Has a node create a replica; `done` gets nil once it is durable there, or why there is none.
+    func orderReplica(_ order: CreateReplicaOrder, _ done: @escaping (String?) -> Void) {
+        if order.peer.address == address {
+            return createReplica(order.group, order.peer, order.peers, mapVersion: order.mapVersion, done)
         }
         let body = arena.scope { arena in
             let message = arena.make(flotilla__create_replica_request__init)
-            message.pointee.group = arena.string(group.id)
-            message.pointee.peer = arena.string(peer.description)
-            message.pointee.n_peers = group.peers.count
-            message.pointee.peers = arena.strings(group.peers.map(\.description))
+            message.pointee.group = arena.string(order.group)
+            message.pointee.peer = arena.string(order.peer.description)
+            message.pointee.n_peers = order.peers.count
+            message.pointee.peers = arena.strings(order.peers.map(\.description))
+            message.pointee.has_map_version = 1
+            message.pointee.map_version = order.mapVersion
             return arena.pack(message)
         }
-        channel(to: peer.address).call(
+        channel(to: order.peer.address).call(
             service: Services.cluster, method: "create_replica", body: body, attachment: [],
             deadline: lane.clock.now + .milliseconds(5000)
         ) { [self] result in
+            lane.requestTurn()
             switch result {
             case .failed(let error): done(error.text)
             case .reply(let reply):
@@ -89,59 +108,6 @@ extension ShardServer {
                     return message.error == 0 ? nil : String(field: message.message)
                 }
                 done(problem)
-            }
-        }
-    }
-
-    /// The controller's order, carried out here.
-    func createReplica(_ group: String, _ peer: PeerID, _ peers: [PeerID], _ done: @escaping (String?) -> Void) {
-        guard peer.address == address, peers.contains(peer) else {
-            return done("the order is for \(peer), this node is \(address)")
-        }
-        let birth = Configuration(peers: peers)
-        host.create(
-            group: group, peer: peer, birth: birth, kind: ReplicaKind.keyValue
-        ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number, birth)
-        } completion: { problem in
-            done(problem)
-        }
-    }
-
-    /// Creates an empty replica of `group`, a group of the map, for a change of membership that is about to make this
-    /// node a member: it knows nobody, and neither votes nor campaigns until a leader has told it of its members. Not
-    /// for a group's birth, which the map orders. On the lane; `done` gets nil once the replica is durable, or was there
-    /// already, or why there is none.
-    public func createNewcomer(of group: String, _ done: @escaping (String?) -> Void) {
-        guard map?.groups.contains(where: { $0.id == group && $0.isBorn }) == true else {
-            return done("the map known here has no group \(group) that is born")
-        }
-        host.create(
-            group: group, peer: PeerID(address: address), birth: .empty, kind: ReplicaKind.keyValue
-        ) { [self] (number) throws(StateMachineError) in
-            try makeStateMachine(group, ReplicaKind.keyValue, number, .empty)
-        } completion: { problem in
-            done(problem)
-        }
-    }
-
-    func answerCreateReplica(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> (String, PeerID, [PeerID])? in
-            guard let message = arena.unpack(flotilla__create_replica_request__init, request.body)?.pointee,
-                let peer = PeerID(String(field: message.peer)),
-                let peers = PeerID.decoded(message.peers, count: message.n_peers)
-            else { return nil }
-            return (String(field: message.group), peer, peers)
-        }
-        guard let (group, peer, peers) = parsed else {
-            return request.responder.fail(RpcCode.badRequest, "malformed order")
-        }
-        createReplica(group, peer, peers) { [self] problem in
-            arena.scope { arena in
-                let reply = arena.make(flotilla__create_replica_reply__init)
-                reply.pointee.error = problem == nil ? 0 : NamedError.refused.rawValue
-                if let problem { reply.pointee.message = arena.string(problem) }
-                request.responder.reply(reply)
             }
         }
     }

@@ -31,7 +31,9 @@ extension ShardServer {
     /// Starts what the record asks of this node; called at the start too, for a crash may have come in between.
     func startControllerReplica() {
         guard let bootstrap, let peer = bootstrap.controllerPeers.first(where: { $0.address == address }),
-            host.status(of: ClusterMap.controllerGroup) == nil
+            host.status(of: ClusterMap.controllerGroup) == nil,
+            // the record says who was there first; the map, who is
+            host.removedReplica(of: ClusterMap.controllerGroup) == nil
         else { return }
         let birth = Configuration(peers: bootstrap.controllerPeers)
         host.create(
@@ -106,13 +108,32 @@ extension ShardServer {
             return member.incarnation == incarnation
                 ? replyToAnnounce(request, nil, member.id) : replyToAnnounce(request, .wrongIdentity, nil)
         }
-        guard host.leads(ClusterMap.controllerGroup) else { return replyToAnnounce(request, .notLeader, nil) }
+        guard host.leads(ClusterMap.controllerGroup) else { return passAnnouncementOn(request) }
         let command = ControllerCommand.join(address: node, incarnation: incarnation).encoded(arena)
         host.propose(command, to: ClusterMap.controllerGroup) { [self] outcome in
             guard case .applied(let packed, _) = outcome, let reply = ControllerReply(packed, arena) else {
                 return replyToAnnounce(request, .noLeader, nil)
             }
             replyToAnnounce(request, reply.error, reply.nodeID)
+        }
+    }
+
+    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its members
+    /// in turn: whoever announces itself does so until it is taken in.
+    private func passAnnouncementOn(_ request: RpcRequest) {
+        let nodes = controllerNodes.filter { $0 != address }
+        guard !host.isKnownPeer(request.connection), !nodes.isEmpty else {
+            return replyToAnnounce(request, .notLeader, nil)
+        }
+        announcements += 1
+        channel(to: nodes[announcements % nodes.count]).call(
+            service: Services.cluster, method: "announce", body: request.body, attachment: [],
+            deadline: lane.clock.now + .milliseconds(1000)
+        ) { [self] result in
+            switch result {
+            case .reply(let reply): request.responder.reply(body: reply.body)
+            case .failed: replyToAnnounce(request, .notLeader, nil)
+            }
         }
     }
 

@@ -44,6 +44,17 @@ struct MoveStatus: Equatable {
     var bytesLeft: UInt64 = 0
 }
 
+extension GroupAnswer {
+    init(_ answer: PeersAnswer) {
+        switch answer.error {
+        case nil: self = answer.isDone ? .done : .underWay
+        case .notLeader, .noSuchGroup: self = .notLeader(answer.leader?.address)
+        case .busy: self = .failed(answer.message ?? NamedError.busy.sentence)
+        case .some(let error): self = .refused(error, answer.message)
+        }
+    }
+}
+
 /// Where the leaders of groups were found.
 struct LeaderHints {
     private var leaders: [String: NodeAddress] = [:]
@@ -114,7 +125,8 @@ extension ShardServer {
         switch question {
         case .step(let step): carryOut(step, at: group, completion)
         case .moveStatus(let operation, let frozen): moveStatus(group, operation, frozen: frozen, completion)
-        case .changePeers(_, let from, let to): changePeers(of: group, from: from, to: to, completion)
+        case .changePeers(let operation, let from, let to):
+            changePeers(of: group, operation: operation, from: from, to: to) { completion(GroupAnswer($0)) }
         }
     }
 

@@ -103,6 +103,11 @@ extension ShardServer {
         }
     }
 
+    /// Has a node create a replica that knows nobody, and is about to become a member.
+    private func orderNewcomer(of group: String, _ peer: PeerID, _ done: @escaping (String?) -> Void) {
+        orderReplica(CreateReplicaOrder(group: group, peer: peer, peers: [], mapVersion: map?.version ?? 0), done)
+    }
+
     private func record(_ state: ClusterOperation.State, _ operation: ClusterOperation) {
         let command = ControllerCommand.step(
             operation: operation.id, to: state, reason: nil, wallClock: lane.clock.wallClockMilliseconds)

@@ -22,6 +22,7 @@ extension ShardServer {
             case "get_map": answerGetMap(request)
             case "status": answerStatus(request)
             case "verify_group": answerVerifyGroup(request)
+            case "transfer": answerTransfer(request)
             case "operate": answerOperate(request)
             case "list_operations": answerListOperations(request)
             case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers":
@@ -51,28 +52,6 @@ extension ShardServer {
         }
         execute(message, command: request.attachment.isEmpty ? nil : request.attachment) { reply in
             request.responder.reply(body: reply)
-        }
-    }
-
-    private func answerGetMap(_ request: RpcRequest) {
-        let known = arena.scope { arena in
-            arena.unpack(flotilla__get_map_request__init, request.body).map {
-                $0.pointee.has_known_version != 0 ? $0.pointee.known_version : 0
-            }
-        }
-        guard let known else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        arena.scope { arena in
-            let reply = arena.make(flotilla__get_map_reply__init)
-            if let map {
-                reply.pointee.error = 0
-                if map.version > known { reply.pointee.map = map.encoded(arena) }
-            } else {
-                let error = belongsToCluster ? NamedError.noLeader : .notInitialized
-                reply.pointee.error = error.rawValue
-                reply.pointee.message = arena.string(
-                    belongsToCluster ? "the node does not know its cluster's map yet" : error.sentence)
-            }
-            request.responder.reply(reply)
         }
     }
 

@@ -22,7 +22,9 @@ public final class ShardServer {
         public var controllers: [NodeAddress]
         /// How often a node looks for what is not there yet: its cluster, an unborn group, a newer map.
         public var pace = Interval.milliseconds(200)
-        /// How often a node that holds no controller replica asks for the map.
+        /// How long a node waits for a newer map before it asks another node.
+        public var mapWait = Interval.milliseconds(5000)
+        /// How often it asks at most as long as it gets no answer, or none that is new.
         public var mapPace = Interval.milliseconds(1000)
         /// Version printed in status.
         public var version = "0.1.0"
@@ -87,10 +89,12 @@ public final class ShardServer {
     var leaderHints = LeaderHints()
     /// When something that is tried again and again was last complained about.
     private var complaints: [String: Instant] = [:]
-    var nextMapPoll: Instant
-    var isPollingMap = false
-    /// Which of the seeds is asked next; nodes begin with different ones.
-    private var mapPolls: Int
+    var unwanted = UnwantedReplicas()
+    /// Changes of members begun here, by group.
+    var peersChanges: [String: PeersChange] = [:]
+    var transfers: [OrderedTransfer] = []
+    var mapWatch = MapWatch()
+    var mapPolling: MapPolling
     /// Set by the process while it stops.
     public var isStopping = false
 
@@ -107,9 +111,8 @@ public final class ShardServer {
         self.logger = logger
         self.startedAt = lane.clock.now
         self.nextFormation = startedAt
-        self.nextMapPoll = startedAt
         self.random = SeededRandom(seed: seed)
-        self.mapPolls = Int(seed & 0xffff)
+        self.mapPolling = MapPolling(next: startedAt, turns: Int(seed & 0xffff))
         if let packed = directory.identity.bootstrap {
             bootstrap = arena.scope { arena in
                 arena.unpack(flotilla__bootstrap_record__init, packed).flatMap { BootstrapRecord($0.pointee) }
@@ -149,11 +152,13 @@ public final class ShardServer {
             adoptMap(applied)
             operationsChanged()
         }
+        let nextWatch = mapWatchTurn(now)
         guard !isStopping else { return nil }
+        removeUnwantedReplicas()
         var next = formationTurn(now)
         let deadlines = [
-            proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), pollMap(now), held.turn(now),
-            verifyTurn(now),
+            proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), nextWatch, pollMap(now),
+            held.turn(now), verifyTurn(now), peersChangesTurn(now), transfersTurn(now),
         ]
         for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
@@ -190,8 +195,12 @@ public final class ShardServer {
     }
 
     func adoptMap(_ newer: ClusterMap?) {
-        guard let newer, newer.version > map?.version ?? 0 else { return }
+        guard let newer, newer.version > map?.version ?? 0, newer.clusterID == directory.identity.clusterID else {
+            return
+        }
         map = newer
+        findUnwantedReplicas(newer)
+        tellMapWatchers()
         onMap(newer)
         lane.requestTurn()
     }
@@ -232,40 +241,6 @@ public final class ShardServer {
         }
         if isLeader { beginPulling(into: group) }
         lane.requestTurn()
-    }
-
-    // MARK: the map of a node without a controller replica
-
-    private func pollMap(_ now: Instant) -> Instant? {
-        guard controller == nil, directory.identity.clusterID != 0 else { return nil }
-        guard now >= nextMapPoll, !isPollingMap else { return isPollingMap ? nil : nextMapPoll }
-        nextMapPoll = now + settings.mapPace
-        let seeds = settings.controllers.filter { $0 != directory.identity.address }
-        guard !seeds.isEmpty else { return nextMapPoll }
-        isPollingMap = true
-        // in turn: none is passed over for long by chance
-        let seed = seeds[mapPolls % seeds.count]
-        mapPolls += 1
-        let body = arena.scope { arena in
-            let message = arena.make(flotilla__get_map_request__init)
-            message.pointee.has_known_version = 1
-            message.pointee.known_version = map?.version ?? 0
-            return arena.pack(message)
-        }
-        channel(to: seed).call(
-            service: Services.cluster, method: "get_map", body: body, attachment: [],
-            deadline: now + .milliseconds(2000)
-        ) { [self] result in
-            isPollingMap = false
-            // whatever came of it, the next one is due some time, and nothing else may wake this lane
-            lane.requestTurn()
-            guard case .reply(let reply) = result else { return }
-            let received = arena.scope { arena in
-                arena.unpack(flotilla__get_map_reply__init, reply.body)?.pointee.map.flatMap { ClusterMap($0.pointee) }
-            }
-            adoptMap(received)
-        }
-        return nextMapPoll
     }
 }
 

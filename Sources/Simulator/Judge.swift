@@ -370,6 +370,13 @@ extension Judge {
 
     fileprivate func cut(_ name: ReplicaName) { followed[name]?.isCut = true }
 
+    /// Another one under this name is another replica.
+    fileprivate func removed(_ name: ReplicaName) {
+        followed[name] = nil
+        hardStateNeverGoesBack.removed(name)
+        appliedSequencesEqual.removed(name)
+    }
+
     fileprivate func switched(_ name: ReplicaName, to position: LogPosition) {
         note(appliedSequencesEqual.starts(name, at: position.index))
     }
@@ -458,6 +465,8 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     }
 
     func fenced(_ group: String, at index: LogIndex) { judge.fenced(ReplicaName(group, on: node), at: index) }
+
+    func removed(_ group: String) { judge.removed(ReplicaName(group, on: node)) }
 }
 
 extension AppendReply {

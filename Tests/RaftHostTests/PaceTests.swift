@@ -37,6 +37,7 @@ private final class PaceObserver: ReplicaObserver, @unchecked Sendable {
     func cut(_ group: String) {}
     func switched(_ group: String, to position: LogPosition) {}
     func fenced(_ group: String, at index: LogIndex) {}
+    func removed(_ group: String) {}
 }
 
 @Suite("Replicas of a node speak of their own accord one after another (Liveness, rule 19)")

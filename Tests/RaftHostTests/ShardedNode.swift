@@ -14,9 +14,11 @@ final class ShardedNode {
     private let controllers: [NodeAddress]
     private let directoryDisk: MemoryDisk
     let logDisk: MemoryDisk
-    private let engine = MemoryEngine()
+    let engine = MemoryEngine()
     /// Asked for free space instead of the log's disk.
     let room = RoomyDisk()
+    /// Of the host, from the next start on; its seed is replaced.
+    var settings = RaftHost.Settings()
     private var random: SeededRandom
     private(set) var isRunning = false
     private(set) var lane: SimulatedLane!
@@ -47,7 +49,7 @@ final class ShardedNode {
         let workers = RaftHost.Workers(
             log: lane.makeWorker(name: "log"), reader: lane.makeWorker(name: "reader"),
             apply: lane.makeWorker(name: "apply"), maintenance: lane.makeWorker(name: "maintenance"))
-        var settings = RaftHost.Settings()
+        var settings = self.settings
         settings.seed = random.next()
         let host = RaftHost(
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,

@@ -31,6 +31,9 @@ public struct AppliedSequencesEqual: Sendable {
             "starts with entries that nobody has applied")
     }
 
+    /// The replica is no more.
+    public mutating func removed(_ replica: ReplicaName) { positions[replica] = nil }
+
     /// A state machine has applied an entry. `reply` is nil for one that it had applied in an earlier life.
     public mutating func applied(
         _ replica: ReplicaName, _ position: LogPosition, entry: UInt64, reply: UInt64

@@ -27,6 +27,9 @@ public struct HardStateNeverGoesBack: Sendable {
         return violation(replica, from: before, to: state, "over a restart")
     }
 
+    /// The replica is no more.
+    public mutating func removed(_ replica: ReplicaName) { (latest[replica], durable[replica]) = (nil, nil) }
+
     private func violation(
         _ replica: ReplicaName, from old: HardState, to new: HardState, _ when: String
     ) -> Violation? {
