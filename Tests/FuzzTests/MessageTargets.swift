@@ -52,7 +52,7 @@ private func fuzzGroupCommand(_ input: Bytes, _ arena: Arena) {
         precondition(peek.kind == .write && peek.operationCount == write.operations.count, "another write")
         precondition(peek.setsExpiry || !setsExpiry, "an expiry that the leader does not see")
     case .openSession: precondition(peek.kind == .openSession, "another command")
-    case .install, .time, .verify: precondition(peek.kind == .other, "another command")
+    case .install, .time, .verify, .step: precondition(peek.kind == .other, "another command")
     }
 }
 
