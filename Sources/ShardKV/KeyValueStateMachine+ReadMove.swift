@@ -30,7 +30,9 @@ extension KeyValueStateMachine {
                     error: .staleOperation, message: "operation \(request.operation) is over here: \(fence.phase)")
             }
             let cursor = request.cursor.flatMap { MoveCursor($0) }
-            guard request.cursor == nil || cursor != nil else { return ReadMoveReply(error: .badRequest) }
+            guard request.cursor == nil || cursor != nil, request.tail.rawValue < .max else {
+                return ReadMoveReply(error: .badRequest)
+            }
             let page = MovePage(bytes: min(max(request.bytes, 1), KeyValueStateMachine.movePageBytes))
             var reply: ReadMoveReply
             switch cursor?.place {

@@ -188,7 +188,7 @@ private struct ValueJoiner {
     /// Stores the parts of a value that is still open, or removes those of one that no longer is.
     func writeParts() {
         if let stored = staged.openValue, openValue.map({ $0.parts - UInt64(newParts.count) }) != stored.parts {
-            for number in 0..<stored.parts { store.delete(store.layout.key(.parts, staged.shard.id, number)) }
+            store.deleteRange(store.layout.keys(of: .parts, staged.shard.id))
         }
         guard let openValue else { return }
         for (offset, part) in newParts.enumerated() {

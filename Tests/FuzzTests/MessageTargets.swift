@@ -52,7 +52,7 @@ private func fuzzGroupCommand(_ input: Bytes, _ arena: Arena) {
         precondition(peek.kind == .write && peek.operationCount == write.operations.count, "another write")
         precondition(peek.setsExpiry || !setsExpiry, "an expiry that the leader does not see")
     case .openSession: precondition(peek.kind == .openSession, "another command")
-    case .install, .time, .verify: precondition(peek.kind == .other, "another command")
+    case .install, .time, .verify, .step: precondition(peek.kind == .other, "another command")
     }
 }
 
@@ -138,8 +138,9 @@ func fuzzStore(_ input: Bytes) {
     guard !overflow else { return }
     let commands = [
         GroupCommand.openSession(shard: 1, epoch: 1, nonce: 5), .time(1_700_000_000_000),
+        .step(ShardStep(operation: 9, shard: 1, epoch: 1, action: .open)),
     ]
-    for (offset, command) in commands.enumerated() where position < .max - 2 {
+    for (offset, command) in commands.enumerated() where position < .max - 3 {
         let place = LogPosition(
             term: machine.appliedPosition.term, index: LogIndex(position + Int64(offset)))
         _ = try? machine.apply([

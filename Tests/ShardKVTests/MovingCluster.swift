@@ -27,7 +27,11 @@ final class MovingCluster {
     let keys = ["a", "b", "c", "d", "e", "f", "g", "h"]
     let pageBytes: Int
     let groups: [String: MovingGroup]
-    var map: [Shard] = []
+    var map: [Shard] = [] {
+        didSet { maps = maps.suffix(6) + [map] }
+    }
+    /// What somebody may still believe.
+    private var maps: [[Shard]] = []
     var operations: [MovingOperation] = []
     var nextOperation: UInt64 = 1
     var nextShard: UInt64 = 3
@@ -51,6 +55,7 @@ final class MovingCluster {
             Shard(id: 1, range: KeyRange(start: Bytes(), end: Bytes("e")), group: "g1", epoch: 1),
             Shard(id: 2, range: KeyRange(start: Bytes("e"), end: Bytes()), group: "g2", epoch: 1),
         ]
+        maps = [map]
         for shard in map {
             _ = try groups[shard.group]?.propose(.install([shard]))
             delay(shard.group, .install([shard]))
@@ -255,10 +260,8 @@ final class MovingCluster {
     }
 
     private func read() throws {
-        let client = roll(clients.count)
-        if clients[client].map.isEmpty || roll(3) == 0 { clients[client].map = map }
         let key = Bytes(keys[roll(keys.count)])
-        guard let shard = clients[client].map.first(where: { $0.range.contains(key) }) else { return }
+        guard let shard = maps[roll(maps.count)].first(where: { $0.range.contains(key) }) else { return }
         try check(key, in: shard, mustAnswer: false)
     }
 

@@ -168,8 +168,8 @@ extension MovingCluster {
     }
 
     private func replace(_ ids: [UInt64], by shards: [Shard], epoch: UInt64) {
-        map.removeAll { ids.contains($0.id) }
-        map += shards.map { Shard(id: $0.id, range: $0.range, group: $0.group, epoch: epoch) }
-        map.sort { $0.range.start < $1.range.start }
+        var next = map.filter { !ids.contains($0.id) }
+        next += shards.map { Shard(id: $0.id, range: $0.range, group: $0.group, epoch: epoch) }
+        map = next.sorted { $0.range.start < $1.range.start }
     }
 }

@@ -246,6 +246,9 @@ struct StepTests {
         _ = try replica.step(3, .open)
         #expect(try read(2).error == .staleOperation && read(4).error == .refused)
         #expect(try read(3, cursor: Bytes("?")).error == .badRequest)
+        #expect(try read(3, tail: .max).error == .badRequest)
+        let farthest = MoveCursor(.changes(LogIndex(.max), position: .max >> 32)).encoded
+        #expect(try read(3, cursor: farthest, tail: .max - 1).pairs.isEmpty)
         let scanned = try read(3)
         #expect(scanned.tail == replica.machine.appliedPosition.index && scanned.bytesLeft == 0 && !scanned.isComplete)
         // caught up to the last entry of all, which is a change
