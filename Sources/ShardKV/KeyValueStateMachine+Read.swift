@@ -28,7 +28,7 @@ extension KeyValueStateMachine {
                 return .reply(ExecuteReply(error: .shardFrozen))
             }
             guard shards[position].shard.range.containsKeys(of: request.reads) else {
-                return .reply(ExecuteReply(error: .wrongShard))
+                return .reply(refusal(outOf: shards[position].shard))
             }
             let range = shards[position].shard.range
             var judge = ExpiryJudge(replicatedTime: keyspace.replicatedTime, wallClock: wallClock)

@@ -33,7 +33,9 @@ extension KeyValueStateMachine {
             use(write, at: position)
             return try storedReply(to: write)
         case .execute:
-            guard shards[position].shard.range.containsKeys(of: write.operations) else { return refusal(.wrongShard) }
+            guard shards[position].shard.range.containsKeys(of: write.operations) else {
+                return refusal(outOf: shards[position].shard).packed(arena)
+            }
             let reply = try execute(write, shards[position].shard.range)
             let answer = Answer(sequence: write.sequence, hash: hash, bytes: reply.count)
             if planted("replies-are-not-remembered") { return reply }

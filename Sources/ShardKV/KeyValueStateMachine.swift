@@ -241,6 +241,9 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
 
     func refusal(_ error: NamedError) -> Bytes { ExecuteReply(error: error).packed(arena) }
 
+    /// What a request hears that knows the shard's epoch and names keys outside its range.
+    func refusal(outOf shard: Shard) -> ExecuteReply { ExecuteReply(error: .wrongShard, route: shard) }
+
     /// Position in ``shards`` of `id`, if it is owned under exactly this epoch.
     func position(of id: UInt64, epoch: UInt64) -> Int? {
         let position = partitionPoint(shards.count) { shards[$0].shard.id >= id }
