@@ -25,8 +25,8 @@ final class OutgoingSnapshot: @unchecked Sendable {
     var phase: Phase
     /// The number its files are written for, once somebody asked.
     var store: UInt64?
-    /// It was offered, and the answer is owed.
-    var isOffered = false
+    /// Offers of it that were not answered yet: more than one if it was offered once more, in another term perhaps.
+    var offersUnderWay = 0
     var isDropped = false
     var usedAt: Instant
 
@@ -41,6 +41,7 @@ final class OutgoingSnapshot: @unchecked Sendable {
 
     var folderName: String { "out-\(id)" }
     var isFrozen: Bool { if case .frozen = phase { true } else { false } }
+    var isOffered: Bool { offersUnderWay > 0 }
 }
 
 /// What a host sends of snapshots.
@@ -82,6 +83,9 @@ extension RaftHost {
         guard replica.problem == nil, let machine = replica.stateMachine as? any SnapshotStateMachine else {
             return inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
         }
+        // the worker may be busy for long: the picture it will make is offered to whoever asked again meanwhile
+        guard !replica.freezing.contains(peer) else { return }
+        replica.freezing.append(peer)
         let generation = replica.generation
         let result = Box<Result<any FrozenState, StateMachineError>?>(nil)
         workers.apply.submit {
@@ -90,6 +94,7 @@ extension RaftHost {
             }
         } completion: { [self] in
             now = lane.clock.now
+            replica.freezing.removeAll { $0 == peer }
             switch result.value {
             case .success(let frozen)?
             where replica.generation == generation && replica.problem == nil
@@ -127,7 +132,7 @@ extension RaftHost {
         snapshot.usedAt = now
         let replica = snapshot.replica
         pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
-        snapshot.isOffered = true
+        snapshot.offersUnderWay += 1
         let uri = "\(RaftHost.snapshotScheme)\(identity.address)/\(snapshot.id)"
         logger.log(
             .info, "snapshot offered",
@@ -136,11 +141,13 @@ extension RaftHost {
                 ("index", snapshot.meta.last.index.description),
             ])
         offer(snapshot.meta, uri: uri, to: snapshot.peer, of: replica) { [self] result in
-            snapshot.isOffered = false
+            snapshot.offersUnderWay -= 1
             snapshot.usedAt = now
             switch result {
             // the peer has it, or wants none
             case .reply: drop(snapshot)
+            // the peer has begun with it, perhaps without having asked for its files yet
+            case .failed(let error) where error.code == RaftHost.superseded: break
             // what it has of it is kept, and so is what it does not have
             case .failed(let error) where RaftHost.isInterruption(error.code) && !snapshot.isFrozen: break
             case .failed(let error) where error.code == RaftHost.busy && !snapshot.isFrozen: break
@@ -180,6 +187,8 @@ extension RaftHost {
                 now = lane.clock.now
                 var installed: LogIndex?
                 switch result {
+                // a later offer will be answered instead, and ends the core's wish
+                case .failed(let error) where error.code == RaftHost.superseded: return done(result)
                 case .reply(let reply):
                     if wire.decodeSnapshotReply(reply.body)?.success == true { installed = meta.last.index }
                 case .failed(let error):
