@@ -350,12 +350,7 @@ public final class RaftHost: @unchecked Sendable {
         replicas.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
-        // a store that was emptied since holds another state
-        if let fence = record.fence, applied >= fence.index {
-            logger.log(.error, "the state is fenced", [("group", record.group), ("problem", fence.problem)])
-            replica.fence = fence
-            wantState(of: replica, fence.problem)
-        }
+        if let fence = record.fence { restore(fence, of: replica) }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
