@@ -553,10 +553,15 @@ public final class RaftHost: @unchecked Sendable {
     }
 
     /// Puts `target` in force on this node's replica of `group` without asking anybody: for a group that lost its
-    /// majority for good. What only the lost members knew is lost.
+    /// majority for good, or the only copy of entries. What only the lost members, or the lost part of the log, knew is
+    /// lost. Refused while the state in memory is ahead of a log that was cut in this life: a restart ends that.
     public func resetMembership(
         of group: String, to target: Configuration, completion: @escaping (ChangeOutcome) -> Void
     ) {
+        if let replica = byGroup[group], replica.applied > replica.raft.lastIndex {
+            // the state holds what the log has lost: other entries would come under the numbers of those it has applied
+            return later { completion(.refused(.notApplicable)) }
+        }
         order(group, completion) { .resetRequested($0, target) }
     }
 
