@@ -136,7 +136,7 @@ public struct Raft: Sendable {
         released = former.released
         // what is still being written is durable when the first write of this one is
         durableIndex = min(durableIndex, former.durableIndex)
-        durableTerm = min(durableTerm, former.durableTerm)
+        durableTerm = former.durableTerm
         release = former.release
         followerReads.sequence = former.followerReads.sequence
     }

@@ -169,6 +169,29 @@ struct SuccessionTests {
         #expect(Set(stage.step(.deadlineReached).releases) == [b, c])
     }
 
+    @Test("what was not durable when it took over is not, until a write of its own is", arguments: [1, 2, 4])
+    func durable(through last: Int64) {
+        var stage = Stage(members: [a, b, c])
+        stage.hear(from: b, term: 1, terms: [1, 1, 1, 1, 1])
+        stage.step(.persisted(DurableMark(term: Term(1), index: index(last))))
+        stage.replace(taking: true)
+        #expect(stage.raft.durableIndex == index(min(last, 2)) && stage.raft.lastIndex == index(2))
+        // a heartbeat that fits vouches for nothing that a crash might take
+        let effects = stage.hear(from: b, term: 1, after: (2, 1))
+        #expect((effects.reply != nil) == (last >= 2) && effects.appendReply?.success == true)
+        stage.persist()
+        #expect(stage.raft.durableIndex == index(2))
+    }
+
+    @Test("nor is its term: an answer in it waits") func durableTerm() {
+        var stage = Stage(terms: [1, 1], members: [a, b, c])
+        stage.hear(from: b, term: 3, after: (2, 1))
+        #expect(stage.effects.hardState?.term == Term(3))
+        stage.replace(taking: true)
+        let effects = stage.hear(from: b, term: 3, after: (2, 1))
+        #expect(effects.reply == nil && effects.appendReply?.success == true)
+    }
+
     @Test("a late answer to a question of the former replica is none to one of its own")
     func readIndex() {
         var stage = Stage.resting()
