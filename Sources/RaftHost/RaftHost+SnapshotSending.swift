@@ -68,7 +68,6 @@ struct SnapshotRead {
 
 extension RaftHost {
     static let snapshotService = "flotilla.SnapshotService"
-    static let snapshotScheme = "flotilla://"
 
     // MARK: offering
 
@@ -133,7 +132,7 @@ extension RaftHost {
         let replica = snapshot.replica
         pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
         snapshot.offersUnderWay += 1
-        let uri = "\(RaftHost.snapshotScheme)\(identity.address)/\(snapshot.id)"
+        let uri = "\(RaftWire.snapshotScheme)\(identity.address)/\(snapshot.id)"
         logger.log(
             .info, "snapshot offered",
             [
@@ -286,10 +285,7 @@ extension RaftHost {
     }
 
     private func openSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena in
-            arena.unpack(flotilla__snapshot_open_request__init, request.body).map { ($0.pointee.id, $0.pointee.store) }
-        }
-        guard let (id, store) = asked else { throw RaftHost.malformed }
+        guard let (id, store) = wire.decodeSnapshotOpen(request.body) else { throw RaftHost.malformed }
         let snapshot = try outgoing(id, request)
         switch snapshot.phase {
         case .frozen(let frozen):
@@ -341,28 +337,11 @@ extension RaftHost {
     }
 
     private func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
-        wire.arena.scope { arena in
-            let reply = arena.make(flotilla__snapshot_open_reply__init)
-            reply.pointee.n_files = files.count
-            reply.pointee.files = arena.array(
-                files.map { file -> UnsafeMutablePointer<Flotilla__SnapshotFile>? in
-                    let entry = arena.make(flotilla__snapshot_file__init)
-                    entry.pointee.name = arena.string(file.name)
-                    entry.pointee.size = UInt64(file.byteCount)
-                    entry.pointee.crc32c = file.checksum
-                    return entry
-                })
-            responder.reply(reply)
-        }
+        wire.arena.scope { arena in responder.reply(wire.snapshotFiles(files, arena: arena)) }
     }
 
     private func readSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena -> (id: UInt64, file: String, offset: UInt64, count: UInt32)? in
-            arena.unpack(flotilla__snapshot_read_request__init, request.body).map {
-                ($0.pointee.id, String(field: $0.pointee.file), $0.pointee.offset, $0.pointee.count)
-            }
-        }
-        guard let asked else { throw RaftHost.malformed }
+        guard let asked = wire.decodeSnapshotRead(request.body) else { throw RaftHost.malformed }
         let snapshot = try outgoing(asked.id, request)
         guard case .ready(_, let files) = snapshot.phase,
             let file = files.first(where: { $0.name == asked.file }), asked.offset < UInt64(file.byteCount),
@@ -404,10 +383,7 @@ extension RaftHost {
     }
 
     private func closeSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena in
-            arena.unpack(flotilla__snapshot_close_request__init, request.body).map(\.pointee.id)
-        }
-        guard let asked else { throw RaftHost.malformed }
+        guard let asked = wire.decodeSnapshotClose(request.body) else { throw RaftHost.malformed }
         // it may have gone by itself
         if let snapshot = sending.snapshots[asked], !snapshot.isDropped {
             drop(try outgoing(asked, request))
