@@ -78,7 +78,9 @@ extension Command {
             let state = try await Cluster(invocation).state(needsGroups: true)
             let id = invocation.positionals[0]
             guard let group = state.groups.first(where: { $0.id == id }) else {
-                throw .failed(state.note ?? "there is no group '\(id)'; raftctl group list shows them")
+                throw .failed(
+                    state.note.map { "no node that answers has a replica of '\(id)': \($0)" }
+                        ?? "there is no group '\(id)'; raftctl group list shows them")
             }
             state.complain()
             let json = JSON.object([("groups", .array([group.json]))])
