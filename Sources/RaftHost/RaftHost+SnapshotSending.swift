@@ -54,6 +54,8 @@ struct SnapshotSending {
     var order: [OutgoingSnapshot] = []
     /// Answers that wait for the budget, by the time they are due.
     var reads = FIFO<SnapshotRead>()
+    /// Steps of snapshots that are being written, by the time they are due.
+    var exports = FIFO<SnapshotExportStep>()
 }
 
 /// A part of a snapshot that was asked for.
@@ -243,7 +245,7 @@ extension RaftHost {
             _ = sending.reads.popFirst()
             answer(read)
         }
-        var next = sending.reads.first?.due
+        var next = [sending.reads.first?.due, pursueExports()].lazy.compactMap { $0 }.min()
         for snapshot in sending.order where !snapshot.isOffered {
             let end = snapshot.usedAt + settings.snapshotPatience
             if end <= now { drop(snapshot) } else { next = min(next ?? end, end) }
@@ -304,39 +306,7 @@ extension RaftHost {
         }
     }
 
-    private func write(_ frozen: any FrozenState, of snapshot: OutgoingSnapshot, as number: UInt64) {
-        let store = snapshots
-        let name = snapshot.folderName
-        let result = Box<Result<(StoredFolder, [StoredFolder.File]), StateMachineError>?>(nil)
-        workers.maintenance.submit {
-            do throws(StateMachineError) {
-                let folder = try store.makeFolder(name)
-                try frozen.write(to: folder, as: number)
-                result.value = .success((folder, try folder.inventory()))
-            } catch {
-                result.value = .failure(error)
-            }
-        } completion: { [self] in
-            now = lane.clock.now
-            // dropped: its folder goes behind this
-            guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped else { return }
-            switch result.value {
-            case .success((let folder, let files))?:
-                snapshot.phase = .ready(folder, files)
-                snapshot.usedAt = now
-                for responder in waiting { answerOpen(responder, files) }
-            case .failure(let error)?:
-                logger.log(
-                    .warning, "a snapshot cannot be written",
-                    [("group", snapshot.replica.group), ("problem", error.description)])
-                drop(snapshot)
-            case nil: preconditionFailure("the worker has been there")
-            }
-            lane.requestTurn()
-        }
-    }
-
-    private func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
+    func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
         wire.arena.scope { arena in responder.reply(wire.snapshotFiles(files, arena: arena)) }
     }
 

@@ -70,9 +70,9 @@ public final class RaftHost: @unchecked Sendable {
         public var lookBytes = 32 << 20
         /// How long the log is kept for a member that was sent a snapshot and gets no further.
         public var pinPatience = Interval.milliseconds(60_000)
-        /// Bytes of snapshots that this node sends in a second, to all others together.
+        /// Bytes of snapshots that this node writes and sends in a second, for all others together.
         public var snapshotBytesPerSecond = 64 << 20
-        /// Bytes of a snapshot in one answer at most.
+        /// Bytes of a snapshot in one answer at most, and about as many in one step of writing it.
         public var snapshotChunkBytes = 256 << 10
         /// Snapshots received at a time; another is refused as busy, and offered again later.
         public var snapshotsReceived = 2

@@ -156,6 +156,37 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("Files are written out of the same budget, and nobody waits for more than a step of that")
+    func pacedExport() throws {
+        let cluster = try cluster(seed: 14)
+        let late = try late(cluster)
+        let leader = try #require(cluster.leader(of: 0))
+        try late.start()
+        var begin: Instant?
+        var (jobs, others, waits) = (0, 0, false)
+        leader.recording.worker("maintenance").onJob = { isDone in if isDone { jobs += 1 } }
+        #expect(
+            cluster.run(limit: 20_000) {
+                guard case .writing? = leader.host.sending.order.first?.phase else { return begin != nil }
+                begin = begin ?? cluster.world.now
+                guard !waits else { return false }
+                waits = true
+                leader.lane.post { [host = leader.host!] in
+                    host.runAside {
+                    } completion: {
+                        (others, waits) = (others + 1, false)
+                    }
+                }
+                return false
+            })
+        // 100 KB in pieces of 4 KB, 100 KB in a second
+        let took = cluster.world.now - (try #require(begin))
+        #expect(took >= .milliseconds(800) && took <= .milliseconds(1500), "\(took)")
+        #expect(jobs - others >= 25 && others >= 25, "\(jobs) jobs, \(others) of others")
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A receiver that loses its power at any moment has the old state or the new one", arguments: 1...12)
     func receiverCrashes(seed: UInt64) throws {
         let cluster = try cluster(seed: 100 + seed) {
