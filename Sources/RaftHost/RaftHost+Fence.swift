@@ -115,7 +115,7 @@ extension RaftHost {
 
     /// The replica's own record remembers a fence at the start. The state that was compared came to the disk before the
     /// fence did, so one that ends before is another, made again from the log: it is compared like any other, and when it
-    /// has got there it shall not be taken for the fenced one.
+    /// has got there it shall not be taken for the fenced one. If that flush had failed, the comparison finds it again.
     func restore(_ fence: Fence, of replica: Replica) {
         // nobody knows where that ends: it may be readable next time
         if replica.stateMachine is UnreadableState { return }
