@@ -192,6 +192,9 @@ extension Raft {
     /// Whether it may be lacking what others count on it to have: it must not lead.
     private var isDebtor: Bool { debt != nil && !planted("debtor-campaigns") }
 
+    /// Whether it may be lacking what nobody else has: it cannot lead, and there is nobody to ask.
+    var isLonelyDebtor: Bool { isDebtor && configuration.voters.allSatisfy { $0 == id } }
+
     private var hasWon: Bool {
         guard let candidacy else { return false }
         return configuration.hasMajority { candidacy.granted.contains($0) }

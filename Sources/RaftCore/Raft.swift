@@ -15,7 +15,8 @@
 ///    log, so completions of writes under the same term vouch for what is in it now, and no others do.
 /// 7. There is leader state exactly while leading, campaign state exactly while campaigning.
 /// 8. A follower that may campaign rests, without any deadline, only under the standing promise under which it accepted
-///    the leader of its term, or while the nodes of a majority cannot be reached.
+///    the leader of its term, or while the nodes of a majority cannot be reached. So does a sole voter in debt: there is
+///    nobody to hear of it.
 /// 9. While the promise stands under which it accepted its leader last, a replica neither campaigns nor votes for
 ///    another, whatever its term: see ``Pledge``.
 /// 10. While there is a ``debt``, the durable log is less up to date than it; the replica stands for no election, and
@@ -135,7 +136,7 @@ public struct Raft: Sendable {
         released = former.released
         // what is still being written is durable when the first write of this one is
         durableIndex = min(durableIndex, former.durableIndex)
-        durableTerm = min(durableTerm, former.durableTerm)
+        durableTerm = former.durableTerm
         release = former.release
         followerReads.sequence = former.followerReads.sequence
     }
@@ -206,7 +207,7 @@ public struct Raft: Sendable {
         let around = Surroundings(now: now, liveness: liveness, senderRun: event.senderRun)
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
-        if case .some = debt { payDebt() }
+        if case .some = debt { payDebt(around) }
         reportApplicable(&effects)
         let hardState = HardState(term: term, vote: planted("vote-not-persisted") ? nil : vote)
         if hardState != before.hardState, !(planted("term-not-persisted") && hardState.vote == before.hardState.vote) {
@@ -341,6 +342,12 @@ extension Raft {
     /// A debt is paid when the durable log is at least as up to date. From then on it holds whatever is committed of
     /// what was lost: a log as up to date as a committed entry contains it, as §5.4.3 shows for the logs of leaders, and
     /// every log is the beginning of one.
+    private mutating func payDebt(_ around: Surroundings) {
+        let rests = isLonelyDebtor && electionDeadline == nil
+        payDebt()
+        if rests, debt == nil, role == .follower, leader == nil { wake(from: around.now) }
+    }
+
     private mutating func payDebt() {
         guard let owed = debt else { return }
         let end = planted("debt-paid-before-durable") ? log.lastIndex : durableIndex
@@ -388,7 +395,7 @@ extension Raft {
     /// Whether this replica stands for election of its own accord. Also one that is about to leave does, until that is
     /// committed: perhaps nobody else can be elected (dissertation §4.2.2).
     var mayCampaign: Bool {
-        settings.electionPriority > 0
+        settings.electionPriority > 0 && !isLonelyDebtor
             && configurations.contains {
                 $0.configuration.isVoter(id) && (!$0.configuration.isWitness(id) || planted("witness-campaigns"))
             }

@@ -17,9 +17,39 @@ public protocol SnapshotFolder: AnyObject, Sendable {
 public protocol FrozenState: AnyObject, Sendable {
     /// The last applied entry, and the membership in force there.
     var meta: SnapshotMeta { get }
-    /// Writes the state into `folder`, for a replica that will keep it under `number` (node-local, never reused; the
-    /// receiver chooses a fresh one). May take long; any thread but a lane.
-    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError)
+    /// What writes the state into `folder`, for a replica that will keep it under `number` (node-local, never reused; the
+    /// receiver chooses a fresh one). Nothing is written yet. Any thread but a lane.
+    func writer(
+        to folder: any SnapshotFolder, as number: UInt64
+    ) throws(StateMachineError) -> any SnapshotWriter
+}
+
+/// Writes a frozen state in steps, as fast as whoever drives it allows; holds the state for as long as it lives. Any
+/// thread but a lane, one at a time.
+public protocol SnapshotWriter: AnyObject, Sendable {
+    /// Writes on, until `bytes` are reached or passed, or the state ends: `isLast`, and the folder is complete. Not to be
+    /// called after that, nor after it has thrown.
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep
+}
+
+/// One step of a ``SnapshotWriter``.
+public struct SnapshotStep: Equatable, Sendable {
+    /// Bytes of the state that it wrote.
+    public var bytes: Int
+    /// Whether all is written.
+    public var isLast: Bool
+    /// A step.
+    public init(bytes: Int, isLast: Bool) {
+        self.bytes = bytes
+        self.isLast = isLast
+    }
+}
+
+extension SnapshotWriter {
+    /// Writes everything at once, for whoever keeps nobody waiting.
+    public func writeAll() throws(StateMachineError) {
+        while try !write(about: 1 << 20).isLast {}
+    }
 }
 
 /// A state machine whose state, or a picture of it, can take the place of the log's beginning (§7). The log of any

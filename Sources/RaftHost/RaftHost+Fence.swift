@@ -102,10 +102,36 @@ extension RaftHost {
             guard !isOver, replica.generation == generation, replica.fence == fence, !replica.isSwitching else {
                 return
             }
-            var note = ReplicaNote(store: replica.record.store)
-            note.fence = fence
-            batch.append(LogWrite(group: replica.record.number, note: note.packed(wire.arena)))
-            lane.requestTurn()
+            note(fence, of: replica)
         }
+    }
+
+    private func note(_ fence: Fence?, of replica: Replica) {
+        var note = ReplicaNote(store: replica.record.store)
+        note.fence = fence
+        batch.append(LogWrite(group: replica.record.number, note: note.packed(wire.arena)))
+        lane.requestTurn()
+    }
+
+    /// The replica's own record remembers a fence at the start. The state that was compared came to the disk before the
+    /// fence did, so one that ends before is another, made again from the log: it is compared like any other, and when it
+    /// has got there it shall not be taken for the fenced one. If that flush had failed, the comparison finds it again.
+    func restore(_ fence: Fence, of replica: Replica) {
+        // nobody knows where that ends: it may be readable next time
+        if replica.stateMachine is UnreadableState { return }
+        let applied = replica.stateMachine.appliedPosition.index
+        guard applied < fence.index else {
+            logger.log(.error, "the state is fenced", [("group", replica.group), ("problem", fence.problem)])
+            replica.fence = fence
+            return wantState(of: replica, fence.problem)
+        }
+        logger.log(
+            .info, "the fenced state is gone, and its fence with it",
+            [("group", replica.group), ("applied", applied.description)])
+        replica.record.fence = nil
+        if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
+            nodeState.replicas[position].fence = nil
+        }
+        note(nil, of: replica)
     }
 }

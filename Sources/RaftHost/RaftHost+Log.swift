@@ -285,7 +285,7 @@ extension RaftHost {
         (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
         (compaction, compactionCandidates) = (nil, [])
         for channel in receiving.channels.values { channel.close() }
-        (sending.snapshots, sending.order, sending.reads) = ([:], [], FIFO())
+        (sending.snapshots, sending.order, sending.reads, sending.exports) = ([:], [], FIFO(), FIFO())
         receiving = SnapshotReceiving()
     }
 }

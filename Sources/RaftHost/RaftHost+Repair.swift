@@ -189,17 +189,15 @@ extension RaftHost {
 
     /// Drops the log from the first damaged entry on, and goes on in debt.
     private func cut(_ replica: Replica, before index: LogIndex) {
-        let former = replica.raft
-        guard index > former.base.index, index <= former.durableIndex, !replica.isSwitching,
+        guard index > replica.raft.base.index, index <= replica.raft.durableIndex, !replica.isSwitching,
             repairs.contains(where: { $0.replica === replica && $0.truncations == replica.truncations })
         else {
             // the log has become another one meanwhile
             return change(replica) { ($0.damagedAt, $0.due) = (nil, now + RaftHost.repairPace) }
         }
-        guard former.role == .follower else {
-            if former.isLeader { inbox.append((replica, .stepDownRequested)) }
-            return change(replica) { $0.due = now + RaftHost.repairPace }
-        }
+        // not by an event that waits: a sole voter might lead again before its time came
+        if replica.raft.isLeader { step(replica, .stepDownRequested) }
+        let former = replica.raft
         let lost = max(LogPosition(term: former.lastTerm, index: former.lastIndex), former.debt ?? .zero)
         let last = index.previous
         var runs: [LogPosition] = []

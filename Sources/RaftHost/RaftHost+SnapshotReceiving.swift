@@ -21,12 +21,6 @@ final class IncomingSnapshot: @unchecked Sendable {
         case over
     }
 
-    struct Piece {
-        var file: Int
-        var offset: Int
-        var count: Int
-    }
-
     /// The sender's number of it.
     let id: UInt64
     unowned let replica: Replica
@@ -39,11 +33,8 @@ final class IncomingSnapshot: @unchecked Sendable {
     var phase = Phase.preparing
     var folder: StoredFolder?
     var files: [StoredFolder.File] = []
-    /// Pieces that are missing, the next one last.
-    var missing: [Piece] = []
-    var piecesUnderWay = 0
-    /// Bytes of pieces that are here.
-    var received = 0
+    var pieces = SnapshotPieces()
+    /// Pieces that came with a wrong checksum.
     var badPieces = 0
     var usedAt: Instant
 
@@ -80,7 +71,6 @@ extension RaftHost {
     private static let pieceTimeout = Interval.milliseconds(30_000)
     private static let openTimeout = Interval.milliseconds(10_000)
     private static let pauseAfterFailure = Interval.milliseconds(5000)
-    private static let filesMax = 100_000
 
     // MARK: the offer
 
@@ -108,16 +98,10 @@ extension RaftHost {
         guard store != nil, replica.stateMachine is any SnapshotStateMachine else {
             throw RaftWire.WireError(code: 22, text: "Not support snapshot")
         }
-        guard let id = RaftHost.snapshotID(uri, from: from.address) else {
+        guard let id = RaftWire.snapshotID(uri, from: from.address) else {
             throw RaftWire.WireError(code: 22, text: "the uri \(uri) cannot be used")
         }
         try want(meta, id, of: replica, from: from.address, request.responder)
-    }
-
-    private static func snapshotID(_ uri: String, from address: NodeAddress) -> UInt64? {
-        let beginning = "\(snapshotScheme)\(address)/"
-        guard uri.hasPrefix(beginning) else { return nil }
-        return UInt64(uri.dropFirst(beginning.count))
     }
 
     private func want(
@@ -220,7 +204,7 @@ extension RaftHost {
                 case .failed(let error) where error.code == RpcCode.timedOut: askForFiles(of: snapshot)
                 case .failed(let error): interrupt(snapshot, error)
                 case .reply(let reply):
-                    guard let files = decodeFiles(reply.body) else {
+                    guard let files = wire.decodeSnapshotFiles(reply.body) else {
                         return abandon(snapshot, RpcError(code: RpcCode.badResponse, text: "a malformed answer"))
                     }
                     begin(snapshot, files)
@@ -229,54 +213,24 @@ extension RaftHost {
         }
     }
 
-    /// The files on offer; nil if the answer does not parse, or names what is no file.
-    private func decodeFiles(_ body: Bytes) -> [StoredFolder.File]? {
-        wire.arena.scope { arena in
-            guard let reply = arena.unpack(flotilla__snapshot_open_reply__init, body)?.pointee,
-                reply.n_files <= RaftHost.filesMax
-            else { return nil }
-            var files: [StoredFolder.File] = []
-            for position in 0..<reply.n_files {
-                guard let file = reply.files[position]?.pointee, file.size < 1 << 60 else { return nil }
-                let name = String(field: file.name)
-                guard !name.isEmpty, !name.contains("/"), name != ".", name != "..",
-                    !files.contains(where: { $0.name == name })
-                else { return nil }
-                files.append(StoredFolder.File(name: name, byteCount: Int(file.size), checksum: file.crc32c))
-            }
-            return files
-        }
-    }
-
     private func begin(_ snapshot: IncomingSnapshot, _ files: [StoredFolder.File]) {
         snapshot.files = files
-        for (position, file) in files.enumerated() where file.byteCount > 0 {
-            snapshot.missing.append(IncomingSnapshot.Piece(file: position, offset: 0, count: file.byteCount))
-        }
-        snapshot.missing.reverse()
+        snapshot.pieces = SnapshotPieces(of: files)
         snapshot.phase = .fetching
         fetch(snapshot)
     }
 
     private func fetch(_ snapshot: IncomingSnapshot) {
-        while case .fetching = snapshot.phase, snapshot.piecesUnderWay < RaftHost.piecesAtOnce,
-            var piece = snapshot.missing.popLast()
+        while case .fetching = snapshot.phase, snapshot.pieces.underWay < RaftHost.piecesAtOnce,
+            let piece = snapshot.pieces.next(atMost: settings.snapshotChunkBytes)
         {
-            if piece.count > settings.snapshotChunkBytes {
-                var rest = piece
-                rest.offset += settings.snapshotChunkBytes
-                rest.count -= settings.snapshotChunkBytes
-                snapshot.missing.append(rest)
-                piece.count = settings.snapshotChunkBytes
-            }
             ask(for: piece, of: snapshot)
         }
-        guard case .fetching = snapshot.phase, snapshot.piecesUnderWay == 0, snapshot.missing.isEmpty else { return }
+        guard case .fetching = snapshot.phase, snapshot.pieces.isComplete else { return }
         complete(snapshot)
     }
 
-    private func ask(for piece: IncomingSnapshot.Piece, of snapshot: IncomingSnapshot) {
-        snapshot.piecesUnderWay += 1
+    private func ask(for piece: SnapshotPieces.Piece, of snapshot: IncomingSnapshot) {
         receiving.piecesAsked += 1
         wire.arena.scope { arena in
             let message = arena.make(flotilla__snapshot_read_request__init)
@@ -293,8 +247,7 @@ extension RaftHost {
                 lane.requestTurn()
                 switch result {
                 case .failed(let error):
-                    snapshot.piecesUnderWay -= 1
-                    snapshot.missing.append(piece)
+                    snapshot.pieces.lose(piece)
                     interrupt(snapshot, error)
                 case .reply(let reply): take(reply, piece, of: snapshot)
                 }
@@ -302,16 +255,12 @@ extension RaftHost {
         }
     }
 
-    private func take(_ reply: RpcReply, _ piece: IncomingSnapshot.Piece, of snapshot: IncomingSnapshot) {
-        let checksum = wire.arena.scope { arena in
-            arena.unpack(flotilla__snapshot_read_reply__init, reply.body).map(\.pointee.crc32c)
-        }
+    private func take(_ reply: RpcReply, _ piece: SnapshotPieces.Piece, of snapshot: IncomingSnapshot) {
         let bytes = reply.attachment
-        guard let folder = snapshot.folder, checksum == CRC32C.checksum(bytes), !bytes.isEmpty,
-            bytes.count <= piece.count
+        guard let folder = snapshot.folder, wire.decodeSnapshotPiece(reply.body) == CRC32C.checksum(bytes),
+            !bytes.isEmpty, bytes.count <= piece.count
         else {
-            snapshot.piecesUnderWay -= 1
-            snapshot.missing.append(piece)
+            snapshot.pieces.lose(piece)
             snapshot.badPieces += 1
             if snapshot.badPieces > RaftHost.badPiecesMax {
                 return abandon(snapshot, RpcError(code: 5, text: "too many pieces came damaged"))
@@ -325,19 +274,12 @@ extension RaftHost {
                 failure.value = error
             }
         } completion: { [self] in
-            snapshot.piecesUnderWay -= 1
             now = lane.clock.now
             if let failure = failure.value {
                 return abandon(snapshot, RpcError(code: 5, text: failure.description))
             }
             snapshot.usedAt = now
-            snapshot.received += bytes.count
-            if bytes.count < piece.count {
-                var rest = piece
-                rest.offset += bytes.count
-                rest.count -= bytes.count
-                snapshot.missing.append(rest)
-            }
+            snapshot.pieces.take(bytes.count, of: piece)
             fetch(snapshot)
         }
     }
@@ -356,7 +298,7 @@ extension RaftHost {
         logger.log(
             .info, "snapshot interrupted",
             [
-                ("group", snapshot.replica.group), ("received_bytes", "\(snapshot.received)"),
+                ("group", snapshot.replica.group), ("received_bytes", "\(snapshot.pieces.received)"),
                 ("problem", error.text),
             ])
     }
@@ -377,7 +319,6 @@ extension RaftHost {
     private func finish(_ snapshot: IncomingSnapshot) {
         snapshot.phase = .over
         snapshot.responder = nil
-        snapshot.missing = []
         receiving.order.removeAll { $0 === snapshot }
         if snapshot.replica.incoming === snapshot { snapshot.replica.incoming = nil }
         removeFolder(snapshot.folderName)
@@ -530,7 +471,7 @@ extension RaftHost {
             .info, "snapshot installed",
             [
                 ("group", replica.group), ("index", snapshot.meta.last.index.description),
-                ("bytes", "\(snapshot.received)"),
+                ("bytes", "\(snapshot.pieces.received)"),
             ])
         releaseReads(of: replica)
         if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }

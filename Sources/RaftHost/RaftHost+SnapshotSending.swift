@@ -25,8 +25,8 @@ final class OutgoingSnapshot: @unchecked Sendable {
     var phase: Phase
     /// The number its files are written for, once somebody asked.
     var store: UInt64?
-    /// It was offered, and the answer is owed.
-    var isOffered = false
+    /// Offers of it that were not answered yet: more than one if it was offered once more, in another term perhaps.
+    var offersUnderWay = 0
     var isDropped = false
     var usedAt: Instant
 
@@ -41,6 +41,7 @@ final class OutgoingSnapshot: @unchecked Sendable {
 
     var folderName: String { "out-\(id)" }
     var isFrozen: Bool { if case .frozen = phase { true } else { false } }
+    var isOffered: Bool { offersUnderWay > 0 }
 }
 
 /// What a host sends of snapshots.
@@ -53,6 +54,8 @@ struct SnapshotSending {
     var order: [OutgoingSnapshot] = []
     /// Answers that wait for the budget, by the time they are due.
     var reads = FIFO<SnapshotRead>()
+    /// Steps of snapshots that are being written, by the time they are due.
+    var exports = FIFO<SnapshotExportStep>()
 }
 
 /// A part of a snapshot that was asked for.
@@ -67,7 +70,6 @@ struct SnapshotRead {
 
 extension RaftHost {
     static let snapshotService = "flotilla.SnapshotService"
-    static let snapshotScheme = "flotilla://"
 
     // MARK: offering
 
@@ -82,6 +84,9 @@ extension RaftHost {
         guard replica.problem == nil, let machine = replica.stateMachine as? any SnapshotStateMachine else {
             return inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
         }
+        // the worker may be busy for long: the picture it will make is offered to whoever asked again meanwhile
+        guard !replica.freezing.contains(peer) else { return }
+        replica.freezing.append(peer)
         let generation = replica.generation
         let result = Box<Result<any FrozenState, StateMachineError>?>(nil)
         workers.apply.submit {
@@ -90,6 +95,7 @@ extension RaftHost {
             }
         } completion: { [self] in
             now = lane.clock.now
+            replica.freezing.removeAll { $0 == peer }
             switch result.value {
             case .success(let frozen)?
             where replica.generation == generation && replica.problem == nil
@@ -127,8 +133,8 @@ extension RaftHost {
         snapshot.usedAt = now
         let replica = snapshot.replica
         pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
-        snapshot.isOffered = true
-        let uri = "\(RaftHost.snapshotScheme)\(identity.address)/\(snapshot.id)"
+        snapshot.offersUnderWay += 1
+        let uri = "\(RaftWire.snapshotScheme)\(identity.address)/\(snapshot.id)"
         logger.log(
             .info, "snapshot offered",
             [
@@ -136,11 +142,13 @@ extension RaftHost {
                 ("index", snapshot.meta.last.index.description),
             ])
         offer(snapshot.meta, uri: uri, to: snapshot.peer, of: replica) { [self] result in
-            snapshot.isOffered = false
+            snapshot.offersUnderWay -= 1
             snapshot.usedAt = now
             switch result {
             // the peer has it, or wants none
             case .reply: drop(snapshot)
+            // the peer has begun with it, perhaps without having asked for its files yet
+            case .failed(let error) where error.code == RaftHost.superseded: break
             // what it has of it is kept, and so is what it does not have
             case .failed(let error) where RaftHost.isInterruption(error.code) && !snapshot.isFrozen: break
             case .failed(let error) where error.code == RaftHost.busy && !snapshot.isFrozen: break
@@ -180,6 +188,8 @@ extension RaftHost {
                 now = lane.clock.now
                 var installed: LogIndex?
                 switch result {
+                // a later offer will be answered instead, and ends the core's wish
+                case .failed(let error) where error.code == RaftHost.superseded: return done(result)
                 case .reply(let reply):
                     if wire.decodeSnapshotReply(reply.body)?.success == true { installed = meta.last.index }
                 case .failed(let error):
@@ -235,7 +245,7 @@ extension RaftHost {
             _ = sending.reads.popFirst()
             answer(read)
         }
-        var next = sending.reads.first?.due
+        var next = [sending.reads.first?.due, pursueExports()].lazy.compactMap { $0 }.min()
         for snapshot in sending.order where !snapshot.isOffered {
             let end = snapshot.usedAt + settings.snapshotPatience
             if end <= now { drop(snapshot) } else { next = min(next ?? end, end) }
@@ -277,10 +287,7 @@ extension RaftHost {
     }
 
     private func openSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena in
-            arena.unpack(flotilla__snapshot_open_request__init, request.body).map { ($0.pointee.id, $0.pointee.store) }
-        }
-        guard let (id, store) = asked else { throw RaftHost.malformed }
+        guard let (id, store) = wire.decodeSnapshotOpen(request.body) else { throw RaftHost.malformed }
         let snapshot = try outgoing(id, request)
         switch snapshot.phase {
         case .frozen(let frozen):
@@ -299,61 +306,12 @@ extension RaftHost {
         }
     }
 
-    private func write(_ frozen: any FrozenState, of snapshot: OutgoingSnapshot, as number: UInt64) {
-        let store = snapshots
-        let name = snapshot.folderName
-        let result = Box<Result<(StoredFolder, [StoredFolder.File]), StateMachineError>?>(nil)
-        workers.maintenance.submit {
-            do throws(StateMachineError) {
-                let folder = try store.makeFolder(name)
-                try frozen.write(to: folder, as: number)
-                result.value = .success((folder, try folder.inventory()))
-            } catch {
-                result.value = .failure(error)
-            }
-        } completion: { [self] in
-            now = lane.clock.now
-            // dropped: its folder goes behind this
-            guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped else { return }
-            switch result.value {
-            case .success((let folder, let files))?:
-                snapshot.phase = .ready(folder, files)
-                snapshot.usedAt = now
-                for responder in waiting { answerOpen(responder, files) }
-            case .failure(let error)?:
-                logger.log(
-                    .warning, "a snapshot cannot be written",
-                    [("group", snapshot.replica.group), ("problem", error.description)])
-                drop(snapshot)
-            case nil: preconditionFailure("the worker has been there")
-            }
-            lane.requestTurn()
-        }
-    }
-
-    private func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
-        wire.arena.scope { arena in
-            let reply = arena.make(flotilla__snapshot_open_reply__init)
-            reply.pointee.n_files = files.count
-            reply.pointee.files = arena.array(
-                files.map { file -> UnsafeMutablePointer<Flotilla__SnapshotFile>? in
-                    let entry = arena.make(flotilla__snapshot_file__init)
-                    entry.pointee.name = arena.string(file.name)
-                    entry.pointee.size = UInt64(file.byteCount)
-                    entry.pointee.crc32c = file.checksum
-                    return entry
-                })
-            responder.reply(reply)
-        }
+    func answerOpen(_ responder: RpcResponder, _ files: [StoredFolder.File]) {
+        wire.arena.scope { arena in responder.reply(wire.snapshotFiles(files, arena: arena)) }
     }
 
     private func readSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena -> (id: UInt64, file: String, offset: UInt64, count: UInt32)? in
-            arena.unpack(flotilla__snapshot_read_request__init, request.body).map {
-                ($0.pointee.id, String(field: $0.pointee.file), $0.pointee.offset, $0.pointee.count)
-            }
-        }
-        guard let asked else { throw RaftHost.malformed }
+        guard let asked = wire.decodeSnapshotRead(request.body) else { throw RaftHost.malformed }
         let snapshot = try outgoing(asked.id, request)
         guard case .ready(_, let files) = snapshot.phase,
             let file = files.first(where: { $0.name == asked.file }), asked.offset < UInt64(file.byteCount),
@@ -395,10 +353,7 @@ extension RaftHost {
     }
 
     private func closeSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
-        let asked = wire.arena.scope { arena in
-            arena.unpack(flotilla__snapshot_close_request__init, request.body).map(\.pointee.id)
-        }
-        guard let asked else { throw RaftHost.malformed }
+        guard let asked = wire.decodeSnapshotClose(request.body) else { throw RaftHost.malformed }
         // it may have gone by itself
         if let snapshot = sending.snapshots[asked], !snapshot.isDropped {
             drop(try outgoing(asked, request))

@@ -9,7 +9,7 @@ import WireMessages
 // need of; the old one goes when the new one is in force.
 
 /// Stands where there is no state.
-private final class UnreadableState: SnapshotStateMachine {
+final class UnreadableState: SnapshotStateMachine {
     private let problem: String
 
     init(_ problem: String) { self.problem = problem }

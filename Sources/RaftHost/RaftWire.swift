@@ -83,26 +83,6 @@ struct RaftWire {
         return message
     }
 
-    func snapshotRequest(
-        _ request: SnapshotRequest, uri: String, group: String, from: PeerID, to: PeerID, arena: Arena
-    ) -> UnsafeMutablePointer<Braft__InstallSnapshotRequest> {
-        let meta = arena.make(braft__snapshot_meta__init)
-        meta.pointee.last_included_index = request.meta.last.index.rawValue
-        meta.pointee.last_included_term = request.meta.last.term.rawValue
-        meta.pointee.n_peers = request.meta.configuration.listed.count
-        meta.pointee.peers = arena.strings(request.meta.configuration.listed.map(\.description))
-        meta.pointee.n_old_peers = request.meta.configuration.oldPeers.count
-        meta.pointee.old_peers = arena.strings(request.meta.configuration.oldPeers.map(\.description))
-        let message = arena.make(braft__install_snapshot_request__init)
-        message.pointee.group_id = arena.string(group)
-        message.pointee.server_id = arena.string(from.description)
-        message.pointee.peer_id = arena.string(to.description)
-        message.pointee.term = request.term.rawValue
-        message.pointee.meta = meta
-        message.pointee.uri = arena.string(uri)
-        return message
-    }
-
     // MARK: requests, incoming
 
     /// Which replica a request is for, and who sent it.
@@ -195,7 +175,7 @@ struct RaftWire {
         }
     }
 
-    private func peers(
+    func peers(
         _ texts: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?, _ count: Int
     ) -> [PeerID]? {
         var peers: [PeerID] = []
@@ -220,27 +200,6 @@ struct RaftWire {
                     term: Term(message.term),
                     oldLeaderSteppedDown: message.has_old_leader_stepped_down != 0
                         && message.old_leader_stepped_down != 0)
-            )
-        }
-    }
-
-    /// The offer, and where the snapshot is.
-    func decodeSnapshotRequest(_ body: Bytes) throws(WireError) -> (Addressing, SnapshotRequest, uri: String) {
-        try arena.scope { (arena) throws(WireError) -> (Addressing, SnapshotRequest, uri: String) in
-            guard let message = arena.unpack(braft__install_snapshot_request__init, body)?.pointee,
-                let meta = message.meta?.pointee, let peers = peers(meta.peers, meta.n_peers),
-                let oldPeers = self.peers(meta.old_peers, meta.n_old_peers)
-            else { throw WireError(code: 1003, text: "Fail to parse request") }
-            let addressing = Addressing(
-                group: String(field: message.group_id), from: String(field: message.server_id),
-                to: String(field: message.peer_id))
-            let configuration = Configuration(peers: peers, oldPeers: oldPeers)
-            let last = LogPosition(term: Term(meta.last_included_term), index: LogIndex(meta.last_included_index))
-            return (
-                addressing,
-                SnapshotRequest(
-                    term: Term(message.term), meta: SnapshotMeta(last: last, configuration: configuration)),
-                String(field: message.uri)
             )
         }
     }
@@ -336,14 +295,6 @@ struct RaftWire {
         arena.scope { arena in
             arena.unpack(braft__timeout_now_response__init, body).map { message in
                 TimeoutNowReply(term: Term(message.pointee.term), success: message.pointee.success != 0)
-            }
-        }
-    }
-
-    func decodeSnapshotReply(_ body: Bytes) -> SnapshotReply? {
-        arena.scope { arena in
-            arena.unpack(braft__install_snapshot_response__init, body).map {
-                SnapshotReply(term: Term($0.pointee.term), success: $0.pointee.success != 0)
             }
         }
     }

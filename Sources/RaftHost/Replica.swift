@@ -178,6 +178,8 @@ final class Replica: @unchecked Sendable {
     var pins: [SnapshotPin] = []
     /// Snapshots for peers.
     var outgoing: [OutgoingSnapshot] = []
+    /// Peers for which the state is being frozen.
+    var freezing: [PeerID] = []
     /// The snapshot being received.
     var incoming: IncomingSnapshot?
     /// None is received before, for the last one could not be installed.

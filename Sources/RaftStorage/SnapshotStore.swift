@@ -114,23 +114,25 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
 
     /// All files with their sizes and checksums, ascending by name. Reads all of them.
     public func inventory() throws(StateMachineError) -> [File] {
+        var found: [File] = []
+        for name in try fileNames() { found.append(try inventory(of: name)) }
+        return found
+    }
+
+    /// One file with its size and checksum. Reads it.
+    public func inventory(of name: String) throws(StateMachineError) -> File {
         try checked { () throws(DiskError) in
-            var found: [File] = []
-            for name in try disk.list() {
-                let file = try file(name, isCreated: false)
-                let size = try file.size()
-                var checksum = Checksum()
-                var offset = 0
-                while offset < size {
-                    let piece = try StoredFolder.read(
-                        file, at: offset, count: min(StoredFolder.pieceBytes, size - offset))
-                    guard !piece.isEmpty else { break }
-                    piece.withUnsafeBytes { checksum.update($0) }
-                    offset += piece.count
-                }
-                found.append(File(name: name, byteCount: size, checksum: checksum.value))
+            let file = try file(name, isCreated: false)
+            let size = try file.size()
+            var checksum = Checksum()
+            var offset = 0
+            while offset < size {
+                let piece = try StoredFolder.read(file, at: offset, count: min(StoredFolder.pieceBytes, size - offset))
+                guard !piece.isEmpty else { break }
+                piece.withUnsafeBytes { checksum.update($0) }
+                offset += piece.count
             }
-            return found
+            return File(name: name, byteCount: size, checksum: checksum.value)
         }
     }
 

@@ -32,13 +32,46 @@ final class RocksView: EngineView, @unchecked Sendable {
 
     func export(
         _ replica: UInt64, as number: UInt64, into folder: any SnapshotFolder
+    ) throws(StateMachineError) -> any SnapshotWriter {
+        TableExport(
+            of: replica, in: self, writing: try TableFiles(number: number, folder: folder, engine: engine))
+    }
+
+    /// Visits keys of `[start, end)` without a copy of each.
+    fileprivate func visit(
+        from start: Bytes, to end: Bytes, _ body: (KeySlice, KeySlice) -> Bool
     ) throws(StateMachineError) {
-        let files = try TableFiles(number: number, folder: folder, engine: engine)
+        try engine.scan(from: start, to: end, of: snapshot, isOnce: true, body)
+    }
+}
+
+/// Writes every key of a replica in a view, under a new number.
+private final class TableExport: SnapshotWriter, @unchecked Sendable {
+    private let end: Bytes
+    private let view: RocksView
+    private let files: TableFiles
+    /// The next key to write.
+    private var next: Bytes
+
+    init(of replica: UInt64, in view: RocksView, writing files: TableFiles) {
+        end = ReplicaKeys.end(of: replica)
+        next = ReplicaKeys.start(of: replica)
+        self.view = view
+        self.files = files
+    }
+
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep {
+        var written = 0
+        var rest: Bytes?
         var failure: StateMachineError?
-        let (start, end) = (ReplicaKeys.start(of: replica), ReplicaKeys.end(of: replica))
-        try engine.scan(from: start, to: end, of: snapshot, isOnce: true) { key, value in
+        try view.visit(from: next, to: end) { key, value in
+            guard written < bytes else {
+                rest = Bytes(key)
+                return false
+            }
             do throws(StateMachineError) {
                 try files.add(key, value)
+                written += key.count + value.count
                 return true
             } catch {
                 failure = error
@@ -46,6 +79,7 @@ final class RocksView: EngineView, @unchecked Sendable {
             }
         }
         if let failure { throw failure }
-        try files.finish()
+        if let rest { next = rest } else { try files.finish() }
+        return SnapshotStep(bytes: written, isLast: rest == nil)
     }
 }

@@ -14,8 +14,10 @@ public final class FrozenReplica: FrozenState {
         self.replicaNumber = replicaNumber
     }
 
-    /// Exports the replica's keys as those of `number`.
-    public func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+    /// What exports the replica's keys as those of `number`.
+    public func writer(
+        to folder: any SnapshotFolder, as number: UInt64
+    ) throws(StateMachineError) -> any SnapshotWriter {
         try view.export(replicaNumber, as: number, into: folder)
     }
 }

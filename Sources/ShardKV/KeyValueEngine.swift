@@ -48,9 +48,9 @@ public protocol EngineView: AnyObject, Sendable {
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes?
     /// Visits keys of `[start, end)` in ascending order until `visit` returns false; an empty `end` is no bound.
     func scan(from start: Bytes, to end: Bytes, _ visit: (Bytes, Bytes) -> Bool) throws(StateMachineError)
-    /// Writes all keys of `replica` into `folder`, as those of `number`, for ``KeyValueEngine/ingest(_:as:)``. There must
-    /// be one at least. May take long: it reads and writes all of the replica's data.
+    /// What writes all keys of `replica` into `folder`, as those of `number`, for ``KeyValueEngine/ingest(_:as:)``; it
+    /// throws in the end unless there is one at least. Reads and writes all of the replica's data, a step at a time.
     func export(
         _ replica: UInt64, as number: UInt64, into folder: any SnapshotFolder
-    ) throws(StateMachineError)
+    ) throws(StateMachineError) -> any SnapshotWriter
 }

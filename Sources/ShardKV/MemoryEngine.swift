@@ -101,9 +101,8 @@ private final class MemoryView: EngineView {
 
     func export(
         _ replica: UInt64, as number: UInt64, into folder: any SnapshotFolder
-    ) throws(StateMachineError) {
-        var files = PairFiles(number: number, folder: folder)
-        try files.writeAll(of: replica, in: map)
+    ) throws(StateMachineError) -> any SnapshotWriter {
+        PairExport(of: replica, in: map, as: number, into: folder)
     }
 }
 

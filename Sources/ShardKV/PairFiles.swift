@@ -21,26 +21,15 @@ struct PairFiles {
         exported = ExportedFiles(kind: .pairs, number: number)
     }
 
-    /// Writes every key of `replica`, under the new number, and the list of files.
-    mutating func writeAll(of replica: UInt64, in map: SortedBytesMap) throws(StateMachineError) {
-        var failure: StateMachineError?
-        map.visit(from: ReplicaKeys.start(of: replica), to: ReplicaKeys.end(of: replica)) { key, value in
-            if planted("session-table-lost-in-a-snapshot"), KeyLayout.isOfSessionTable(key) { return true }
-            do throws(StateMachineError) {
-                try add(key.suffix(from: ReplicaKeys.prefixBytes), value)
-                return true
-            } catch {
-                failure = error
-                return false
-            }
-        }
-        if let failure { throw failure }
+    /// Ends the export of `replica` with the list of files.
+    mutating func finish(_ replica: UInt64) throws(StateMachineError) {
         guard exported.keys > 0 else { throw StateMachineError("there is nothing under replica number \(replica)") }
         try finishFile()
         try exported.write(to: folder)
     }
 
-    private mutating func add(_ rest: Bytes, _ value: Bytes) throws(StateMachineError) {
+    /// Adds a pair under the new number; `rest` is its key without the old one.
+    mutating func add(_ rest: Bytes, _ value: Bytes) throws(StateMachineError) {
         let keyBytes = ReplicaKeys.prefixBytes + rest.count
         let head = ByteWriter.bytes(8 + ReplicaKeys.prefixBytes) { writer in
             writer.put(UInt32(keyBytes))
@@ -87,5 +76,45 @@ struct PairFiles {
             throw StateMachineError("the snapshot has \(pairs.count) keys of \(exported.keys)")
         }
         return pairs
+    }
+}
+
+/// Writes every key of a replica in a map, under a new number.
+final class PairExport: SnapshotWriter, @unchecked Sendable {
+    private let replica: UInt64
+    private let map: SortedBytesMap
+    private var files: PairFiles
+    /// The next key to write.
+    private var next: Bytes
+
+    init(of replica: UInt64, in map: SortedBytesMap, as number: UInt64, into folder: any SnapshotFolder) {
+        self.replica = replica
+        self.map = map
+        files = PairFiles(number: number, folder: folder)
+        next = ReplicaKeys.start(of: replica)
+    }
+
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep {
+        var written = 0
+        var rest: Bytes?
+        var failure: StateMachineError?
+        map.visit(from: next, to: ReplicaKeys.end(of: replica)) { key, value in
+            guard written < bytes else {
+                rest = key
+                return false
+            }
+            if planted("session-table-lost-in-a-snapshot"), KeyLayout.isOfSessionTable(key) { return true }
+            do throws(StateMachineError) {
+                try files.add(key.suffix(from: ReplicaKeys.prefixBytes), value)
+                written += key.count + value.count
+                return true
+            } catch {
+                failure = error
+                return false
+            }
+        }
+        if let failure { throw failure }
+        if let rest { next = rest } else { try files.finish(replica) }
+        return SnapshotStep(bytes: written, isLast: rest == nil)
     }
 }

@@ -60,6 +60,8 @@ public final class SimulatedNode {
     public var settings: Settings
     /// Makes the workers called `log`, `reader`, `apply` and `maintenance` on a lane.
     public var makeWorker: (_ lane: SimulatedLane, _ name: String) -> any Worker = { $0.makeWorker(name: $1) }
+    /// Makes what the host reaches other nodes by, in each life; to disturb what comes back.
+    public var makeNetwork: (_ lane: SimulatedLane) -> any Network = { $0 }
     private let world: SimulatedWorld
     private var random: SeededRandom
     /// Asked for free space instead of the log's disk, if set.
@@ -127,7 +129,8 @@ public final class SimulatedNode {
         var hostSettings = settings.host
         hostSettings.seed = random.next()
         let host = RaftHost(
-            settings: hostSettings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
+            settings: hostSettings, identity: directory.identity, nonce: random.next(), lane: lane,
+            network: makeNetwork(lane),
             workers: workers, disk: freeSpaceDisk ?? logDisk, snapshots: SnapshotStore(disk: snapshotDisk), log: log,
             recovered: recovered, logger: settings.logger)
         if let damage = host.nodeRecordDamage {

@@ -11,6 +11,7 @@ extension Command {
         details: "LAG is how many committed entries the slowest replica that answers has not applied yet.",
         run: { invocation throws(Failure) in
             let state = try await led(try Cluster(invocation), within: try invocation.integer("wait", in: 0...86_400))
+            state.complain()
             if invocation.format == .json {
                 let id = state.map.map { JSON.identifier($0.clusterID) } ?? .null
                 let members: [(String, JSON)] = [
@@ -20,21 +21,23 @@ extension Command {
                 return try Output.print(JSON.object(members).text)
             }
             try Output.print(state.nodeTable)
-            try Output.print("\n" + (state.map == nil ? NamedError.notInitialized.sentence : state.groupTable))
+            let isFormed = state.map != nil || !state.groups.isEmpty
+            try Output.print("\n" + (isFormed ? state.groupTable : NamedError.notInitialized.sentence))
         })
 
     /// The state; if `patience` is given, as soon as every group is led.
     private static func led(_ cluster: Cluster, within patience: Int?) async throws(Failure) -> ClusterState {
-        guard let patience else { return try await cluster.state(needsMap: false) }
+        guard let patience else { return try await cluster.state(needsGroups: false) }
         let start = ContinuousClock.now
         while true {
             let failure: Failure
             do throws(Failure) {
-                let state = try await cluster.state(needsMap: true)
+                let state = try await cluster.state(needsGroups: true)
                 if state.isLed { return state }
                 let leaderless = state.groups.filter { $0.leader == nil }.map(\.id).joined(separator: ", ")
                 failure = .failed(
-                    "after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
+                    state.note
+                        ?? "after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
             } catch {
                 failure = error
             }
@@ -46,7 +49,8 @@ extension Command {
     static let nodeList = Command(
         path: ["node", "list"], summary: "the nodes, and what each says of itself",
         run: { invocation throws(Failure) in
-            let state = try await Cluster(invocation).state(needsMap: true)
+            let state = try await Cluster(invocation).state(needsGroups: true)
+            state.complain()
             let json = JSON.object([("nodes", state.nodesJSON)])
             try Output.print(invocation.format == .json ? json.text : state.nodeTable)
         })
@@ -54,7 +58,8 @@ extension Command {
     static let groupList = Command(
         path: ["group", "list"], summary: "the groups, with leader, term and indexes",
         run: { invocation throws(Failure) in
-            let state = try await Cluster(invocation).state(needsMap: true)
+            let state = try await Cluster(invocation).state(needsGroups: true)
+            state.complain()
             let json = JSON.object([("groups", state.groupsJSON)])
             try Output.print(invocation.format == .json ? json.text : state.groupTable)
         })
@@ -65,13 +70,19 @@ extension Command {
         details: """
             STATE is leader, follower, candidate or damaged; down if the replica's node does not answer, missing
             if the node answers and does not have it. The group of the map itself is called controller.
+
+            Where no node gives the map, for want of a majority perhaps, the nodes named and the other members of their
+            groups are asked all the same: what they say of their own replicas is shown, and standard error says so.
             """,
         run: { invocation throws(Failure) in
-            let state = try await Cluster(invocation).state(needsMap: true)
+            let state = try await Cluster(invocation).state(needsGroups: true)
             let id = invocation.positionals[0]
             guard let group = state.groups.first(where: { $0.id == id }) else {
-                throw .failed("there is no group '\(id)'; raftctl group list shows them")
+                throw .failed(
+                    state.note.map { "no node that answers has a replica of '\(id)': \($0)" }
+                        ?? "there is no group '\(id)'; raftctl group list shows them")
             }
+            state.complain()
             let json = JSON.object([("groups", .array([group.json]))])
             try Output.print(invocation.format == .json ? json.text : group.memberTable)
         })
@@ -95,6 +106,13 @@ extension Command {
             let json = JSON.object([("shards", .array([shard.json]))])
             try Output.print(invocation.format == .json ? json.text : Shard.table([shard]))
         })
+}
+
+extension ClusterState {
+    /// Says what is missing from what is shown.
+    fileprivate func complain() {
+        if let note { Output.complain("raftctl: \(note)") }
+    }
 }
 
 /// Waits a little.

@@ -53,7 +53,10 @@ struct ClusterState: Equatable, Sendable {
         }
     }
 
+    /// Nil: none of the nodes that were asked knows it.
     var map: ClusterMap?
+    /// Why there is none, if nodes know of groups all the same.
+    var mapProblem: String?
     var nodes: [NodeView]
     var groups: [GroupView]
 
@@ -66,47 +69,76 @@ struct ClusterState: Equatable, Sendable {
         self.map = map
         let nodes = zip(map.nodes, answers).map { NodeView(id: $0.id, address: $0.address, status: $1) }
         self.nodes = nodes
-        groups = map.groups.map { ClusterState.view(of: $0, nodes) }
+        groups = map.groups.map { ClusterState.view(of: $0.id, peers: $0.peers, nodes) }
     }
 
-    /// Before there is a map: only the nodes that were named.
-    init(seeds: [NodeAddress], answers: [NodeStatus?]) {
-        nodes = zip(seeds, answers).map { NodeView(id: nil, address: $0, status: $1) }
-        groups = []
+    /// Without a map, for the reason given: the nodes that were asked, and the groups of which they have replicas.
+    init(asked: [NodeAddress], answers: [NodeStatus?], because problem: String) {
+        let nodes = zip(asked, answers).map { address, status in
+            // zero: it belongs to no cluster yet
+            NodeView(id: status.flatMap { $0.id == 0 ? nil : $0.id }, address: address, status: status)
+        }
+        let ids = Set(nodes.flatMap { $0.status?.replicas.map(\.group) ?? [] })
+        self.nodes = nodes
+        groups = ids.sorted().map { ClusterState.view(of: $0, peers: [], nodes) }
+        mapProblem = groups.isEmpty ? nil : problem
     }
 
-    private static func view(of group: Group, _ nodes: [NodeView]) -> GroupView {
+    /// The nodes of all members that the nodes of this state know of, besides these.
+    var nodesUnasked: [NodeAddress] {
+        let known = Set(nodes.map(\.address))
+        return Set(groups.flatMap { $0.members.map(\.peer.address) }).subtracting(known).sorted()
+    }
+
+    /// To stand beside what is shown without a map.
+    var note: String? {
+        mapProblem.map {
+            "the controller's map is not known, so this is what the nodes say of their own replicas (\($0))"
+        }
+    }
+
+    /// `known` are the members as the map has them.
+    private static func view(of group: String, peers known: [PeerID], _ nodes: [NodeView]) -> GroupView {
         var reports: [ReplicaStatus] = []
         for node in nodes {
-            reports += node.status?.replicas.filter { $0.group == group.id } ?? []
+            reports += node.status?.replicas.filter { $0.group == group } ?? []
         }
         // A leader cut off may not know yet that it was deposed: the highest term is the one that counts.
         let leader = reports.filter { $0.state == "leader" }.max { $0.term < $1.term }
         let chief = leader ?? reports.max { ($0.term, $0.lastIndex) < ($1.term, $1.lastIndex) }
-        let peers = (chief?.peers).flatMap { $0.isEmpty ? nil : $0 } ?? group.peers
+        let peers = (chief?.peers).flatMap { $0.isEmpty ? nil : $0 } ?? (known.isEmpty ? reports.map(\.peer) : known)
         let members = peers.map { peer in
             MemberView(
                 peer: peer, status: reports.first { $0.peer == peer },
                 isNodeUp: nodes.contains { $0.address == peer.address && $0.status != nil })
         }
         return GroupView(
-            id: group.id, leader: leader?.peer, members: members, term: chief?.term, commitIndex: chief?.commitIndex,
+            id: group, leader: leader?.peer, members: members, term: chief?.term, commitIndex: chief?.commitIndex,
             appliedIndex: chief?.appliedIndex, lastIndex: chief?.lastIndex)
     }
 }
 
 extension Cluster {
-    /// The cluster as it is now; nodes are asked at the same time. Fails only if nobody answers at all, or, where
-    /// `needsMap`, if there is no cluster yet.
-    func state(needsMap: Bool) async throws(Failure) -> ClusterState {
-        let map: ClusterMap
+    /// The cluster as it is now; nodes are asked at the same time. If nobody gives the map, what the seeds and the other
+    /// members of their groups say of themselves. Fails only if nobody answers at all, or, where `needsGroups`, if there
+    /// is no cluster yet.
+    func state(needsGroups: Bool) async throws(Failure) -> ClusterState {
+        let failure: Failure
         do throws(Failure) {
-            map = try await self.map()
+            let map = try await self.map()
+            return ClusterState(map: map, answers: await statuses(of: map.nodes.map(\.address)))
         } catch {
-            guard !needsMap, error.status == .failed else { throw error }
-            return ClusterState(seeds: seeds, answers: await statuses(of: seeds))
+            failure = error
         }
-        return ClusterState(map: map, answers: await statuses(of: map.nodes.map(\.address)))
+        let answers = await statuses(of: seeds)
+        var state = ClusterState(asked: seeds, answers: answers, because: failure.message)
+        let others = state.nodesUnasked
+        if !others.isEmpty {
+            let all = answers + (await statuses(of: others))
+            state = ClusterState(asked: seeds + others, answers: all, because: failure.message)
+        }
+        guard !state.groups.isEmpty || (!needsGroups && failure.status == .failed) else { throw failure }
+        return state
     }
 
     private func statuses(of nodes: [NodeAddress]) async -> [NodeStatus?] {

@@ -145,7 +145,7 @@ extension Cluster {
         let action = "verifying \(group)"
         var last = Failure.failed("nobody leads \(group); see raftctl group show \(group)")
         for _ in 0..<Cluster.attempts {
-            let state = try await state(needsMap: true)
+            let state = try await state(needsGroups: true)
             guard let view = state.groups.first(where: { $0.id == group }) else {
                 throw .failed("there is no group '\(group)'; raftctl group list shows them")
             }

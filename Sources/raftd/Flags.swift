@@ -90,7 +90,7 @@ struct Options: Sendable {
         },
         Flag(
             name: "snapshot-rate", value: "BYTES_PER_SECOND",
-            help: "what this node sends of snapshots, to all others together (default 64 MiB/s)"
+            help: "what this node writes and sends of snapshots in all (default 64 MiB/s)"
         ) {
             number($0, 64 << 10...1 << 40, &$1.snapshotRate)
         },

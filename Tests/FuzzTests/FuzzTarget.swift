@@ -13,6 +13,7 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "redis", run: fuzzRedis),
         FuzzTarget(name: "commands", run: fuzzCommands),
         FuzzTarget(name: "raftwire", run: fuzzRaftWire),
+        FuzzTarget(name: "snapshots", run: fuzzSnapshots),
         FuzzTarget(name: "identity", run: fuzzIdentity),
         FuzzTarget(name: "store", run: fuzzStore),
         FuzzTarget(name: "records", run: fuzzRecords),

@@ -65,6 +65,51 @@ struct ComparingTests {
         #expect(wrong.machines[0].latestHash != nil && wrong.machines[0].latestHash == leader.machines[0].latestHash)
     }
 
+    /// A follower that was fenced, and could get no other state in this life.
+    private func fencedFollower(_ cluster: HostCluster) throws -> SimulatedNode {
+        let wrong = try #require(cluster.nodes.first { !$0.leads(0) })
+        wrong.host.store = nil
+        _ = try diverge(wrong, cluster)
+        #expect(cluster.run(limit: 3000) { fenced(cluster) == [wrong.number] })
+        cluster.run(.milliseconds(500))
+        return wrong
+    }
+
+    @Test("A fence does not outlive the state it stands for: one that is made again from the log is never taken for it")
+    func rebuilt() throws {
+        let cluster = try makeCluster()
+        let wrong = try fencedFollower(cluster)
+        let number = wrong.host.records[0].store
+        wrong.crash()
+        (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
+        wrong.stores[0].hash = AppliedHashTrail().value
+        try wrong.start()
+        #expect(fenced(cluster) == [])
+        #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
+        wrong.crash()
+        try wrong.start()
+        cluster.run(.milliseconds(500))
+        #expect(fenced(cluster) == [] && wrong.host.records[0].store == number)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A fence outlives a start at which nothing of the state could be read") func unreadable() throws {
+        let cluster = try makeCluster()
+        let wrong = try fencedFollower(cluster)
+        let problem = try #require(wrong.status(0)?.problem)
+        wrong.crash()
+        wrong.recording.isUnreadable = true
+        try wrong.start()
+        wrong.host.store = nil
+        #expect(wrong.status(0)?.problem == "told to be unreadable")
+        cluster.run(.milliseconds(100))
+        wrong.crash()
+        wrong.recording.isUnreadable = false
+        try wrong.start()
+        #expect(wrong.status(0)?.problem == problem)
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A leader in the minority fences itself and hands over")
     func leader() throws {
         let cluster = try makeCluster()

@@ -8,11 +8,14 @@ import Transport
 
 @Suite("Logs that lost entries")
 struct LogRepairTests {
-    private func cluster(seed: UInt64, flushesOneOf: Int64) throws -> HostCluster {
+    private func cluster(
+        seed: UInt64, flushesOneOf: Int64, _ change: (inout HostCluster.Plan) -> Void = { _ in }
+    ) throws -> HostCluster {
         var plan = HostCluster.Plan()
         plan.flushesOneOf = flushesOneOf
         plan.settings.tailBytes = 1 << 10
         plan.log.segmentBytes = 1 << 20
+        change(&plan)
         let cluster = HostCluster(seed: seed, plan: plan)
         try cluster.start()
         cluster.awaitLeaders()
@@ -115,6 +118,58 @@ struct LogRepairTests {
         #expect(hurt.status(0)?.debt == nil && hurt.status(0)?.state != "damaged")
         #expect(cluster.run(limit: 20_000) { isCaughtUp(hurt, cluster) })
         #expect(cluster.allViolations == [])
+    }
+
+    /// Has `node` give up what nobody else has.
+    private func reset(_ node: SimulatedNode, _ cluster: HostCluster) -> ChangeOutcome? {
+        var outcome: ChangeOutcome?
+        node.lane.post { [host = node.host!] in
+            host.resetMembership(of: "g0", to: Configuration(peers: [node.peer])) { outcome = $0 }
+        }
+        cluster.run(limit: 10_000) { outcome != nil }
+        return outcome
+    }
+
+    @Test(
+        "The only voter: it owes what nobody else has, and rests, in this life and the next, until an operator gives it up",
+        arguments: [20, 1000])
+    func soleVoter(electionTimeout: Int) throws {
+        let cluster = try cluster(seed: 5, flushesOneOf: .max) {
+            $0.size = 1
+            $0.settings.raft.electionTimeout = .milliseconds(electionTimeout)
+            $0.settings.raft.electionJitter = .milliseconds(electionTimeout)
+        }
+        try write(1...20, cluster)
+        cluster.run(.milliseconds(500))
+        let hurt = cluster.nodes[0]
+        let last = cluster.histories[0].lastPosition
+        try rot(hurt.logDisk, at: payload(5))
+        // it leads again while its log is read
+        hurt.recording.worker("maintenance").hangs = true
+        hurt.lane.post { [host = hurt.host!] in host.repairLog(of: host.replicas[0], from: LogIndex(2), "told so") }
+        cluster.run(.milliseconds(3000))
+        #expect(hurt.leads(0) && hurt.status(0)?.debt == nil)
+        hurt.recording.worker("maintenance").hangs = false
+        cluster.run(.milliseconds(1000))
+        // with an entry for each term
+        let debt = try #require(hurt.status(0)?.debt)
+        let term = try #require(hurt.status(0)?.term)
+        #expect(debt >= last && debt.index.rawValue <= last.index.rawValue + 50)
+        #expect(reset(hurt, cluster) == .refused(.notApplicable), "the state in memory is ahead of the log")
+        for _ in 0..<2 {
+            cluster.run(.milliseconds(10_000))
+            #expect(hurt.status(0)?.debt == debt && hurt.status(0)?.term == term && hurt.status(0)?.state == "follower")
+            #expect(hurt.host.raft(of: "g0")?.deadline == nil)
+            hurt.crash()
+            try hurt.start()
+        }
+        #expect(cluster.allViolations == [])
+        guard case .done? = reset(hurt, cluster) else {
+            Issue.record("the debt is not given up")
+            return
+        }
+        #expect(cluster.run(limit: 10_000) { hurt.leads(0) })
+        #expect(hurt.status(0)?.debt == nil)
     }
 
     @Test("A device that fails a few reads has lost nothing") func transient() throws {

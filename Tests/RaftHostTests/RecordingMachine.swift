@@ -131,7 +131,7 @@ final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @uncheck
 /// A picture of a ``RecordingMachine``: two files of filler, and one that says for which number they are.
 final class RecordedState: FrozenState, Sendable {
     let meta: SnapshotMeta
-    private let byteCount: Int
+    fileprivate let byteCount: Int
     private let hash: UInt64?
 
     init(meta: SnapshotMeta, byteCount: Int, hash: UInt64?) {
@@ -140,10 +140,11 @@ final class RecordedState: FrozenState, Sendable {
         self.byteCount = byteCount
     }
 
-    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
-        for name in ["first", "second"] {
-            try folder.append(Command.payload(tag: number, byteCount: byteCount / 2), to: name)
-        }
+    func writer(to folder: any SnapshotFolder, as number: UInt64) -> any SnapshotWriter {
+        RecordedStateWriter(self, folder, number)
+    }
+
+    fileprivate func writeEnd(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
         let last = meta.last
         let peers = meta.configuration.listed.map(\.description).joined(separator: ",")
         try folder.append(Bytes("\(number) \(last.index) \(last.term) \(peers) \(hash ?? 0)"), to: "state")
@@ -168,6 +169,33 @@ final class RecordedState: FrozenState, Sendable {
         store.durable = LogPosition(term: Term(term), index: LogIndex(index))
         store.configuration = Configuration(peers: words[3].split(separator: ",").compactMap { PeerID(String($0)) })
         return store
+    }
+}
+
+/// Writes a ``RecordedState`` a few bytes at a time.
+private final class RecordedStateWriter: SnapshotWriter, @unchecked Sendable {
+    private let state: RecordedState
+    private let folder: any SnapshotFolder
+    private let number: UInt64
+    private let filler: Bytes
+    private var offset = 0
+
+    init(_ state: RecordedState, _ folder: any SnapshotFolder, _ number: UInt64) {
+        (self.state, self.folder, self.number) = (state, folder, number)
+        filler = Command.payload(tag: number, byteCount: state.byteCount / 2)
+    }
+
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep {
+        guard offset < 2 * filler.count else {
+            try state.writeEnd(to: folder, as: number)
+            return SnapshotStep(bytes: 0, isLast: true)
+        }
+        let start = offset % filler.count
+        let count = min(bytes, filler.count - start)
+        try folder.append(
+            filler.slice(from: start, count: count), to: offset < filler.count ? "first" : "second")
+        offset += count
+        return SnapshotStep(bytes: count, isLast: false)
     }
 }
 

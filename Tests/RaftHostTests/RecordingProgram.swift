@@ -15,6 +15,8 @@ final class RecordingProgram: NodeProgram {
     let dropped = LockedNumbers()
     private(set) var machines: [RecordingMachine] = []
     private(set) var problems: [String] = []
+    /// Nothing of the states can be read at the next start.
+    var isUnreadable = false
     /// Of the present life, by name.
     private var workers: [String: StallingWorker] = [:]
 
@@ -65,7 +67,11 @@ final class RecordingProgram: NodeProgram {
         let peer = PeerID(address: SimulatedNode.address(process.number))
         for (group, machine) in zip(plan.groups, machines) {
             if let record = host.records.first(where: { $0.group == group }) {
-                host.open(record, stateMachine: machine)
+                if isUnreadable {
+                    host.open(record, unreadable: "told to be unreadable")
+                } else {
+                    host.open(record, stateMachine: machine)
+                }
             } else {
                 host.create(group: group, peer: peer, birth: birth, kind: "recording") { _ in
                     machine

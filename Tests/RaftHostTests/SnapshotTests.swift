@@ -156,6 +156,37 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("Files are written out of the same budget, and nobody waits for more than a step of that")
+    func pacedExport() throws {
+        let cluster = try cluster(seed: 14)
+        let late = try late(cluster)
+        let leader = try #require(cluster.leader(of: 0))
+        try late.start()
+        var begin: Instant?
+        var (jobs, others, waits) = (0, 0, false)
+        leader.recording.worker("maintenance").onJob = { isDone in if isDone { jobs += 1 } }
+        #expect(
+            cluster.run(limit: 20_000) {
+                guard case .writing? = leader.host.sending.order.first?.phase else { return begin != nil }
+                begin = begin ?? cluster.world.now
+                guard !waits else { return false }
+                waits = true
+                leader.lane.post { [host = leader.host!] in
+                    host.runAside {
+                    } completion: {
+                        (others, waits) = (others + 1, false)
+                    }
+                }
+                return false
+            })
+        // 100 KB in pieces of 4 KB, 100 KB in a second
+        let took = cluster.world.now - (try #require(begin))
+        #expect(took >= .milliseconds(800) && took <= .milliseconds(1500), "\(took)")
+        #expect(jobs - others >= 25 && others >= 25, "\(jobs) jobs, \(others) of others")
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A receiver that loses its power at any moment has the old state or the new one", arguments: 1...12)
     func receiverCrashes(seed: UInt64) throws {
         let cluster = try cluster(seed: 100 + seed) {
@@ -234,6 +265,66 @@ struct SnapshotTests {
         try hurt.start()
         #expect(hurt.status(0)?.problem == nil)
         #expect(cluster.run(limit: 20_000) { isCaughtUp(hurt, cluster) })
+        #expect(cluster.allViolations == [])
+    }
+
+    /// Has `leader` want `peer` to have a snapshot.
+    private func askAgain(_ leader: SimulatedNode, for peer: SimulatedNode) {
+        leader.lane.post { leader.host.sendSnapshot(to: peer.peer, of: leader.host.replicas[0]) }
+    }
+
+    @Test("A state is frozen once for a peer, however often that asks while the state machines are busy")
+    func frozenOnce() throws {
+        let cluster = try cluster(seed: 12)
+        write(150, cluster)
+        cluster.run(.milliseconds(1000))
+        let leader = try #require(cluster.leader(of: 0))
+        let hurt = try #require(cluster.nodes.first { !$0.leads(0) })
+        hurt.crash()
+        hurt.stores[0].durable = .zero
+        let lines = LockedLines()
+        hurt.settings.logger = Logger(level: .info) { lines.append($0) }
+        try hurt.start()
+        #expect(cluster.run(limit: 5000) { hurt.status(0)?.leader == leader.peer })
+        leader.applyWorker.hangs = true
+        for _ in 0..<3 {
+            askAgain(leader, for: hurt)
+            cluster.run(.milliseconds(200))
+        }
+        #expect(leader.host.replicas[0].freezing == [hurt.peer])
+        leader.applyWorker.hangs = false
+        var most = 0
+        #expect(
+            cluster.run(limit: 60_000) {
+                most = max(most, leader.host.sending.order.count)
+                return isCaughtUp(hurt, cluster) && hurt.status(0)?.problem == nil
+            })
+        #expect(most == 1 && leader.host.replicas[0].freezing == [])
+        #expect(lines.count(containing: "snapshot wanted") == 1)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A snapshot that is offered once more, before its files were asked for, is the one that is installed")
+    func offeredTwice() throws {
+        let cluster = try cluster(seed: 13)
+        let late = try late(cluster)
+        let leader = try #require(cluster.leader(of: 0))
+        let lines = LockedLines()
+        late.settings.logger = Logger(level: .info) { lines.append($0) }
+        try late.start()
+        // the receiver gets no further than to the folder that it needs first
+        late.recording.worker("reader").hangs = true
+        #expect(cluster.run(limit: 20_000) { late.host.receiving.order.count == 1 })
+        let id = try #require(late.host.receiving.order.first?.id)
+        cluster.run(.milliseconds(200))
+        askAgain(leader, for: late)
+        cluster.run(.milliseconds(200))
+        #expect(leader.host.sending.snapshots[id]?.offersUnderWay == 1)
+        #expect(leader.host.raft(of: "g0")?.progress(of: late.peer)?.isInstalling == true)
+        late.recording.worker("reader").hangs = false
+        #expect(cluster.run(limit: 60_000) { isCaughtUp(late, cluster) })
+        #expect(lines.count(containing: "snapshot wanted") == 1)
+        #expect(lines.count(containing: "snapshot installed") == 1)
         #expect(cluster.allViolations == [])
     }
 

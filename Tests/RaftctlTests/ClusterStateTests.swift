@@ -92,6 +92,29 @@ import WireMessages
         #expect(try lines(debt: nil, problem: nil).first?.contains("lost") == false)
     }
 
+    @Test("without a map the nodes that answer show their own replicas, and a note says what is missing")
+    func lone() throws {
+        var own = replica("g1", 2, "follower", term: 5, commit: 9, applied: 9)
+        (own.peers, own.problem) = (peers, "its log has lost entries")
+        let seeds = [Self.addresses[1]]
+        let alone = ClusterState(asked: seeds, answers: [node(2, [own])], because: "no leader")
+        #expect(alone.nodesUnasked == [Self.addresses[0], Self.addresses[2]])
+        let state = ClusterState(
+            asked: seeds + alone.nodesUnasked, answers: [node(2, [own]), nil, nil], because: "no leader")
+        let group = try #require(state.groups.first)
+        #expect(state.groups.map(\.id) == ["g1"] && group.leader == nil && group.term == 5 && group.commitIndex == 9)
+        #expect(group.members.map(\.state) == ["down", "follower", "down"])
+        #expect(group.memberTable.contains("its log has lost entries"))
+        #expect(state.note?.hasSuffix("(no leader)") == true && !state.isLed)
+        #expect(state.nodes.map(\.state) == ["serving", "down", "down"] && state.nodes[0].id == 2)
+    }
+
+    @Test("of nodes that belong to no cluster there is nothing to show") func unformed() {
+        let status = NodeStatus(id: 0, incarnation: 1, runNumber: 1, state: "uninitialized", replicas: [])
+        let state = ClusterState(asked: [Self.addresses[0]], answers: [status], because: "not initialized")
+        #expect(state.groups.isEmpty && state.note == nil && state.nodes[0].id == nil && state.nodesUnasked.isEmpty)
+    }
+
     @Test("tables fit 100 columns")
     func width() {
         let answers = (1...3).map { number in

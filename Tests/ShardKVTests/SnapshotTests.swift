@@ -14,7 +14,7 @@ struct SnapshotTests {
         _ frozen: any FrozenState, to engine: any KeyValueEngine, as number: UInt64, in world: EngineWorld
     ) throws -> KeyValueStateMachine {
         let folder = try world.folder()
-        try frozen.write(to: folder, as: number)
+        try frozen.writer(to: folder, as: number).writeAll()
         try engine.ingest(folder, as: number)
         return try KeyValueStateMachine(engine: engine, replicaNumber: number, limits: RestartTests.limits)
     }
@@ -84,7 +84,7 @@ struct SnapshotTests {
         let frozen = try source.freeze()
         _ = try ControllerTests.apply(source, .groupBorn("g2"))
         let folder = try world.folder()
-        try frozen.write(to: folder, as: 77)
+        try frozen.writer(to: folder, as: 77).writeAll()
         let target = try world.engine()
         try target.ingest(folder, as: 77)
         let restored = try ControllerStateMachine(engine: target, replicaNumber: 77)
@@ -106,7 +106,7 @@ struct SnapshotTests {
         wrong[1].configuration = Configuration(peers: [RestartTests.birth.peers[0]])
         for (number, meta) in [(10, wrong[0]), (11, wrong[1]), (12, frozen.meta)] as [(UInt64, SnapshotMeta)] {
             let folder = try world.folder()
-            try frozen.write(to: folder, as: number)
+            try frozen.writer(to: folder, as: number).writeAll()
             func install() throws(StateMachineError) -> any SnapshotStateMachine {
                 try target.install(folder, as: number, expecting: meta) { () throws(StateMachineError) in
                     try KeyValueStateMachine(engine: target, replicaNumber: number, limits: RestartTests.limits)
@@ -206,7 +206,7 @@ struct EngineSnapshotTests {
         }
         #expect(seen == before.count)
         let folder = try world.folder()
-        try view.export(3, as: 4, into: folder)
+        try view.export(3, as: 4, into: folder).writeAll()
         try engine.ingest(folder, as: 4)
         #expect(try contents(engine, of: 4) == before)
     }
@@ -239,7 +239,7 @@ struct EngineSnapshotTests {
             try EngineSnapshotTests.fill(source, 5, keys: 3000)
             try EngineSnapshotTests.fill(source, 6)
             let folder = try world.folder()
-            try source.freeze().export(5, as: 50, into: folder)
+            try source.freeze().export(5, as: 50, into: folder).writeAll()
             if kind == .rocks { #expect(try folder.fileNames().count > 3) }
             let target = try world.engine()
             try EngineSnapshotTests.fill(target, 1)
@@ -251,13 +251,34 @@ struct EngineSnapshotTests {
         }
     }
 
+    @Test("Written in steps of any size, while the engine goes on, it is what was frozen", arguments: [1, 100, 5000])
+    func exportInSteps(bytes: Int) throws {
+        for kind in EngineTests.Kind.allCases {
+            let world = try EngineWorld(kind)
+            let source = try world.engine(exportedFileBytes: 4096)
+            try EngineSnapshotTests.fill(source, 5, keys: 1000)
+            let frozen = try contents(source, of: 5)
+            let folder = try world.folder()
+            let writer = try source.freeze().export(5, as: 50, into: folder)
+            var steps: [SnapshotStep] = []
+            while steps.last?.isLast != true {
+                if steps.count == 2 { try EngineSnapshotTests.fill(source, 5, keys: 1500) }
+                steps.append(try writer.write(about: bytes))
+            }
+            #expect(steps.count > 2 && steps.dropLast().allSatisfy { $0.bytes >= bytes && !$0.isLast })
+            let target = try world.engine()
+            try target.ingest(folder, as: 50)
+            #expect(try contents(target, of: 50) == frozen)
+        }
+    }
+
     @Test(arguments: EngineTests.Kind.allCases)
     func damagedFilesAreRefusedAndLeaveNothing(_ kind: EngineTests.Kind) throws {
         let world = try EngineWorld(kind)
         let source = try world.engine(exportedFileBytes: 4096)
         try EngineSnapshotTests.fill(source, 5, keys: 1000)
         let folder = try world.folder()
-        try source.freeze().export(5, as: 50, into: folder)
+        try source.freeze().export(5, as: 50, into: folder).writeAll()
         let target = try world.engine()
         try EngineSnapshotTests.fill(target, 1)
         let before = try contents(target)
@@ -292,9 +313,9 @@ struct EngineSnapshotTests {
         try EngineSnapshotTests.fill(engine, 5)
         let folder = try world.folder()
         let view = try engine.freeze()
-        try view.export(5, as: 50, into: folder)
+        try view.export(5, as: 50, into: folder).writeAll()
         #expect(throws: StateMachineError.self) { try engine.ingest(folder, as: 51) }
-        #expect(throws: StateMachineError.self) { try view.export(6, as: 52, into: try world.folder()) }
+        #expect(throws: StateMachineError.self) { try view.export(6, as: 52, into: try world.folder()).writeAll() }
         try EngineSnapshotTests.fill(engine, 50, keys: 1)
         let error = #expect(throws: StateMachineError.self) { try engine.ingest(folder, as: 50) }
         #expect(error?.description.contains("in use") == true)
@@ -331,7 +352,7 @@ struct EngineSnapshotTests {
         let source = MemoryEngine()
         try EngineSnapshotTests.fill(source, 5, keys: 40)
         let folder = MemoryFolder()
-        try source.freeze().export(5, as: 50, into: folder)
+        try source.freeze().export(5, as: 50, into: folder).writeAll()
         let list = try #require(folder.files[ExportedFiles.fileName])
         let pairs = try #require(folder.files["000001.pairs"])
         func hash(_ bytes: [UInt8]) -> [UInt8] {

@@ -93,7 +93,7 @@ struct StoreDamageTests {
                 // nor does it travel
                 let folder = try DiskFolder(copy + "-export")
                 do throws(StateMachineError) {
-                    try engine.freeze().export(1, as: 2, into: folder)
+                    try engine.freeze().export(1, as: 2, into: folder).writeAll()
                     #expect(seen == StoreDamageTests.count)
                 } catch { #expect(!FileManager.default.fileExists(atPath: folder.path + "/STORE")) }
                 try FileManager.default.removeItem(atPath: folder.path)
@@ -109,7 +109,7 @@ struct StoreDamageTests {
         try EngineSnapshotTests.fill(source, 3, keys: 2000)
         let folders = try ([50, 51] as [UInt64]).map { number in
             let folder = try DiskFolder(directory.path + "/snapshot\(number)")
-            try source.freeze().export(3, as: number, into: folder)
+            try source.freeze().export(3, as: number, into: folder).writeAll()
             return folder
         }
         let path = directory.path + "/target"

@@ -1,0 +1,116 @@
+import RaftCore
+import RaftStorage
+import Transport
+
+/// Writes the files of a snapshot in steps: what waits for the same worker, flushes of the store above all, gets its turn
+/// between two of them. On the worker; the lane decides when.
+final class SnapshotExport: @unchecked Sendable {
+    enum Progress {
+        /// So many bytes of the state were written in this step.
+        case wrote(Int)
+        /// Everything is there.
+        case done(StoredFolder, [StoredFolder.File])
+    }
+
+    private let frozen: any FrozenState
+    private let number: UInt64
+    private let store: SnapshotStore
+    private let folderName: String
+    private var writer: (any SnapshotWriter)?
+    private var folder: StoredFolder?
+    /// Names of complete files, the next to be looked at last; nil while they are being written.
+    private var written: [String]?
+    private var files: [StoredFolder.File] = []
+
+    init(of frozen: any FrozenState, as number: UInt64, in store: SnapshotStore, folderName: String) {
+        self.frozen = frozen
+        self.number = number
+        self.store = store
+        self.folderName = folderName
+    }
+
+    /// Does one step, of about `bytes`; not to be called after the last.
+    func advance(about bytes: Int) throws(StateMachineError) -> Progress {
+        guard let folder else {
+            folder = try store.makeFolder(folderName)
+            return .wrote(0)
+        }
+        guard var names = written else {
+            let writer = try begunWriter(folder)
+            let step = try writer.write(about: bytes)
+            if step.isLast { written = Array(try folder.fileNames().reversed()) }
+            return .wrote(step.bytes)
+        }
+        guard let name = names.popLast() else { return .done(folder, files) }
+        written = names
+        files.append(try folder.inventory(of: name))
+        return .wrote(0)
+    }
+
+    private func begunWriter(_ folder: StoredFolder) throws(StateMachineError) -> any SnapshotWriter {
+        if let writer { return writer }
+        let begun = try frozen.writer(to: folder, as: number)
+        writer = begun
+        return begun
+    }
+}
+
+/// A step that waits for the budget.
+struct SnapshotExportStep {
+    var due: Instant
+    var snapshot: OutgoingSnapshot
+    var export: SnapshotExport
+}
+
+extension RaftHost {
+    /// Begins to write the files that were asked for.
+    func write(_ frozen: any FrozenState, of snapshot: OutgoingSnapshot, as number: UInt64) {
+        let export = SnapshotExport(of: frozen, as: number, in: snapshots, folderName: snapshot.folderName)
+        schedule(export, of: snapshot, after: 0)
+    }
+
+    /// What a step has written is paid for before the next one, out of the budget for sending: a device that serves others
+    /// is read from and written to no faster than snapshots may leave.
+    private func schedule(_ export: SnapshotExport, of snapshot: OutgoingSnapshot, after bytes: Int) {
+        let due = sending.budget.take(bytes, now: now)
+        sending.exports.append(SnapshotExportStep(due: due, snapshot: snapshot, export: export))
+        lane.requestTurn()
+    }
+
+    /// Called once a turn; returns when it is to be called next at the latest.
+    func pursueExports() -> Instant? {
+        while let step = sending.exports.first, step.due <= now {
+            _ = sending.exports.popFirst()
+            if !step.snapshot.isDropped { advance(step.export, of: step.snapshot) }
+        }
+        return sending.exports.first?.due
+    }
+
+    private func advance(_ export: SnapshotExport, of snapshot: OutgoingSnapshot) {
+        let bytes = settings.snapshotChunkBytes
+        let result = Box<Result<SnapshotExport.Progress, StateMachineError>?>(nil)
+        workers.maintenance.submit {
+            do throws(StateMachineError) { result.value = .success(try export.advance(about: bytes)) } catch {
+                result.value = .failure(error)
+            }
+        } completion: { [self] in
+            now = lane.clock.now
+            // dropped: its folder goes behind this
+            guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped, !isOver else { return }
+            switch result.value {
+            case .success(.wrote(let bytes))?: schedule(export, of: snapshot, after: bytes)
+            case .success(.done(let folder, let files))?:
+                snapshot.phase = .ready(folder, files)
+                snapshot.usedAt = now
+                for responder in waiting { answerOpen(responder, files) }
+            case .failure(let error)?:
+                logger.log(
+                    .warning, "a snapshot cannot be written",
+                    [("group", snapshot.replica.group), ("problem", error.description)])
+                drop(snapshot)
+            case nil: preconditionFailure("the worker has been there")
+            }
+            lane.requestTurn()
+        }
+    }
+}
