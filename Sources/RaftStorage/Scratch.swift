@@ -7,6 +7,12 @@ final class Scratch {
         memory = .allocate(byteCount: capacity, alignment: 16)
     }
 
+    /// With `number` bytes that are zero.
+    convenience init(zeros number: Int) {
+        self.init(capacity: number)
+        append(zeros: number)
+    }
+
     deinit { memory.deallocate() }
 
     /// What has been appended; valid until the next append.
@@ -35,7 +41,10 @@ final class Scratch {
     }
 
     func append(zeros number: Int) {
-        for _ in 0..<number { append(UInt8(0)) }
+        reserve(number)
+        UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + number])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        count += number
     }
 
     /// Overwrites bytes that have been appended.

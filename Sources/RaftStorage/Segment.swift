@@ -6,6 +6,11 @@ final class Segment: Sendable {
     let file: (any DiskFile)?
 
     var number: UInt64 { entry.number }
+    /// Of a segment that is written or read: its file is there.
+    var openFile: any DiskFile {
+        guard let file else { preconditionFailure("\(name) is not open") }
+        return file
+    }
     var name: String { LogFormat.segmentName(entry.number) }
 
     init(entry: Manifest.Entry, file: (any DiskFile)?) {

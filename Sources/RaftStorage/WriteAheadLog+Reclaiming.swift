@@ -129,7 +129,7 @@ extension WriteAheadLog {
                 }
                 result.bytes += pin.liveBytes
             }
-            if !writes.isEmpty { try write(writes, upTo: settings.spaceBytes) }
+            if !writes.isEmpty { try write(writes, mayUseReserve: true) }
             // the next segments are of no use as long as this one is
             if live[entry.number] > 0 { break }
         }

@@ -7,7 +7,9 @@ import RaftCore
 /// ``usage()``, ``isTight`` and ``totalBytes`` may be called from any thread meanwhile.
 ///
 /// 1. When ``write(_:)`` returns, everything in it is durable; until then nobody can read it.
-/// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated.
+/// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated. What it may have left
+///    behind in the segment, on a file system that copies on write, is overwritten with zeros, durably, before anything
+///    else is written: a crash at any moment finds a torn tail there, or nothing.
 /// 3. After any other failure of the disk the log is closed for writing: what a failed sync left behind is unknown,
 ///    and a second sync would not tell. The process must stop and recover.
 /// 4. A segment is listed in the manifest, durably, before it holds anything. It opens with a seal, which proves
@@ -20,7 +22,9 @@ public final class WriteAheadLog: @unchecked Sendable {
     public struct Settings: Sendable {
         /// Size of a segment in bytes.
         public var segmentBytes: Int
-        /// Writes are refused with ``DiskError/full(path:)`` while fewer bytes are free on the device.
+        /// Bytes of the device that entries leave free: a batch with entries that needs a new segment is refused with
+        /// ``DiskError/full(path:)`` if fewer would be left. Batches without entries (a vote, a compaction) may use them
+        /// up, and whatever fits into a segment that is there needs no more room.
         public var reserveBytes: Int
         /// Bound of all segments together. When the next segment would come closer to it than two segments, writes with
         /// entries are refused with ``DiskError/full(path:)``; those without may go on, so that space can be reclaimed.
@@ -56,6 +60,8 @@ public final class WriteAheadLog: @unchecked Sendable {
     private var nextSequence: UInt64
     private var previousSummaries: [GroupSummary]
     private var endsWithSeal: Bool
+    /// How far a batch that found no room may have been written behind the last one; nil: there is none.
+    private var remainsEnd: Int?
     private(set) var failure: String?
     /// Nil until the first pulse.
     private var pulseFile: (any DiskFile)?
@@ -141,18 +147,16 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// only entries were lost and its first write carries a debt or resets the log;
     /// ``StorageError/failed(_:)`` if the disk failed, now or before.
     public func write(_ writes: [LogWrite]) throws(StorageError) {
-        let hasEntries = writes.contains { !$0.entries.isEmpty }
-        try write(writes, upTo: settings.spaceBytes - (hasEntries ? 2 * settings.segmentBytes : 0))
+        try write(writes, mayUseReserve: !writes.contains { !$0.entries.isEmpty })
     }
 
-    /// Writes a batch, as long as the log does not grow beyond `spaceBytes`.
-    func write(_ writes: [LogWrite], upTo spaceBytes: Int) throws(StorageError) {
+    /// Writes a batch. What `mayUseReserve` may take the last segments of the log's bound, and the last room of the device.
+    func write(_ writes: [LogWrite], mayUseReserve: Bool) throws(StorageError) {
         if let failure { throw .failed(failure) }
         let settled = try checkDamages(writes)
-        try checkReserve()
         batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
         guard batch.recordCount > 0 else { return }
-        let place = try appendBatch(upTo: spaceBytes)
+        let place = try appendBatch(mayUseReserve: mayUseReserve)
         remember(writes, bodyAt: place)
         if !settled.isEmpty {
             lock.withLock { for group in settled { damages.ofGroups[group] = nil } }
@@ -181,7 +185,7 @@ public final class WriteAheadLog: @unchecked Sendable {
         guard failure == nil, current != nil, !endsWithSeal else { return }
         batch.gather([]) { _ in TermRuns() }
         do throws(StorageError) {
-            _ = try appendBatch(upTo: settings.spaceBytes)
+            _ = try appendBatch(mayUseReserve: true)
         } catch {
             // full: the next idle moment tries again; anything else the next write will say
             if case .disk(.full) = error { return }
@@ -253,18 +257,10 @@ public final class WriteAheadLog: @unchecked Sendable {
 // MARK: - Writing
 
 extension WriteAheadLog {
-    private func checkReserve() throws(StorageError) {
-        guard settings.reserveBytes > 0 else { return }
-        do throws(DiskError) {
-            if try disk.freeBytes() < settings.reserveBytes { throw .full(path: disk.path) }
-        } catch {
-            throw .disk(error)
-        }
-    }
-
     /// Makes the gathered batch durable behind the last one. Returns where its body is.
-    private func appendBatch(upTo spaceBytes: Int) throws(StorageError) -> LogPlace {
-        let segment = try segmentWithRoom(upTo: spaceBytes)
+    private func appendBatch(mayUseReserve: Bool) throws(StorageError) -> LogPlace {
+        try clearRemains()
+        let segment = try segmentWithRoom(mayUseReserve: mayUseReserve)
         let batchHeader = BatchHeader(
             identity: identity, sequence: nextSequence,
             place: LogPlace(segment: segment.number, offset: endOffset),
@@ -278,14 +274,13 @@ extension WriteAheadLog {
         buffers.append(header.bytes)
         batch.appendBuffers(to: &buffers)
         do throws(DiskError) {
-            guard let file = segment.file else { preconditionFailure("\(segment.name) is not open") }
-            try file.write(buffers, at: endOffset)
-            if !planted("log-does-not-sync") { try file.sync() }
+            try segment.openFile.write(buffers, at: endOffset)
         } catch {
-            // Even if the device is full: the segment was preallocated, so this is no ordinary shortage of space,
-            // and it is unknown how much has been written.
-            throw fail(error)
+            guard case .full = error else { throw fail(error) }
+            remainsEnd = batchHeader.end
+            throw .disk(error)
         }
+        if !planted("log-does-not-sync") { try sync(segment) }
         endOffset = batchHeader.end
         nextSequence += 1
         previousSummaries = batch.summaries
@@ -293,16 +288,37 @@ extension WriteAheadLog {
         return LogPlace(segment: segment.number, offset: batchHeader.bodyOffset)
     }
 
-    private func segmentWithRoom(upTo spaceBytes: Int) throws(StorageError) -> Segment {
+    /// Overwrites what a batch without room has left behind. Synced before the next batch is written: whatever stands
+    /// behind a batch that a crash has torn would be taken for damage.
+    private func clearRemains() throws(StorageError) {
+        guard let end = remainsEnd, let current else { return }
+        let zeros = Scratch(zeros: end - endOffset)
+        do throws(DiskError) {
+            try current.openFile.write([zeros.bytes], at: endOffset)
+        } catch {
+            guard case .full = error else { throw fail(error) }
+            throw .disk(error)
+        }
+        try sync(current)
+        remainsEnd = nil
+    }
+
+    /// Even a shortage of space is final here: nobody knows then what has been written.
+    private func sync(_ segment: Segment) throws(StorageError) {
+        do throws(DiskError) { try segment.openFile.sync() } catch { throw fail(error) }
+    }
+
+    private func segmentWithRoom(mayUseReserve: Bool) throws(StorageError) -> Segment {
         let body = batch.bodyByteCount
         let own = batch.summaries.count
         let needed = BatchHeader.batchByteCount(body: body, summaries: own + previousSummaries.count)
         if let current, endOffset + needed <= current.entry.size { return current }
-        return try startSegment(roomFor: BatchHeader.batchByteCount(body: body, summaries: own), upTo: spaceBytes)
+        return try startSegment(
+            roomFor: BatchHeader.batchByteCount(body: body, summaries: own), mayUseReserve: mayUseReserve)
     }
 
     /// Creates the next segment with `room` behind its opening seal, lists it, and goes on there.
-    private func startSegment(roomFor room: Int, upTo spaceBytes: Int) throws(StorageError) -> Segment {
+    private func startSegment(roomFor room: Int, mayUseReserve: Bool) throws(StorageError) -> Segment {
         let number = (manifest.segments.last?.number ?? 0) + 1
         let proven = current.map { LogPlace(segment: $0.number, offset: endOffset) } ?? .start
         let seal = BatchHeader.seal(
@@ -312,9 +328,7 @@ extension WriteAheadLog {
         var size = settings.segmentBytes
         if seal.end + room > size { size = (seal.end + room + 4095) / 4096 * 4096 }
         precondition(size <= Int(UInt32.max), "a batch of \(room) bytes")
-        guard totalBytes + size <= spaceBytes else {
-            throw .disk(.full(path: "\(disk.path), where the log may take \(settings.spaceBytes) bytes"))
-        }
+        try checkRoom(for: size, mayUseReserve: mayUseReserve)
         var listed = manifest
         let segment: Segment
         do throws(DiskError) {
@@ -334,6 +348,20 @@ extension WriteAheadLog {
         endsWithSeal = true
         lock.withLock { segments[number] = segment }
         return segment
+    }
+
+    /// Throws ``DiskError/full(path:)`` unless a segment of `size` bytes leaves what must be left.
+    private func checkRoom(for size: Int, mayUseReserve: Bool) throws(StorageError) {
+        let bound = settings.spaceBytes - (mayUseReserve ? 0 : 2 * settings.segmentBytes)
+        guard totalBytes + size <= bound else {
+            throw .disk(.full(path: "\(disk.path), where the log may take \(settings.spaceBytes) bytes"))
+        }
+        guard !mayUseReserve, settings.reserveBytes > 0 else { return }
+        do throws(DiskError) {
+            guard try disk.freeBytes() - size >= settings.reserveBytes else { throw .full(path: disk.path) }
+        } catch {
+            throw .disk(error)
+        }
     }
 
     /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.

@@ -106,6 +106,9 @@ struct Opened {
         return true
     }
 
+    /// Whether `model` is all there is, and whole.
+    func isExactly(_ model: Model) throws -> Bool { try Set(groups.keys) == Set(model.groups.keys) && holds(model) }
+
     /// The groups that say they are damaged, ascending.
     var damaged: [LogGroup] { groups.filter { $0.value.damage != nil }.keys.sorted() }
 }
