@@ -101,6 +101,34 @@ struct RecordLocation: Equatable {
     }
 }
 
+/// Where the records of a batch lie, one after the other.
+struct RecordPlaces {
+    /// In the segment, counted from the start of the body.
+    let records: ContiguousArray<Range<Int>>
+    /// Where the body begins.
+    let body: LogPlace
+    /// How many have been gone through.
+    private(set) var position = 0
+
+    init(_ records: ContiguousArray<Range<Int>>, bodyAt body: LogPlace) {
+        self.records = records
+        self.body = body
+    }
+
+    var segment: UInt32 { UInt32(body.segment) }
+
+    mutating func next() -> RecordLocation {
+        let range = records[position]
+        position += 1
+        return RecordLocation(segment: body.segment, offset: body.offset + range.lowerBound, byteCount: range.count)
+    }
+
+    /// Bytes of what has been gone through since that was `first` records.
+    func byteCount(from first: Int) -> Int {
+        position == first ? 0 : records[position - 1].upperBound - records[first].lowerBound
+    }
+}
+
 /// What a record said, and where it lies.
 struct Placed<Value: Sendable>: Sendable {
     var value: Value
@@ -139,6 +167,14 @@ struct EntryIndex {
         locations.append(location)
         if let configuration {
             configurations.append(PlacedConfiguration(index: position.index, configuration: configuration))
+        }
+    }
+
+    /// Appends entries whose records come next.
+    mutating func append(_ entries: [LogEntry], at records: inout RecordPlaces) {
+        for number in entries.indices {
+            let configuration = entries[number].kind == .configuration ? entries[number].configuration : nil
+            append(entries[number].position, configuration: configuration, at: records.next())
         }
     }
 
@@ -206,9 +242,54 @@ final class GroupLog {
     var debt: Placed<LogPosition>?
     /// Bytes of all records that say what is in here.
     fileprivate(set) var liveBytes = 0
+    /// The batch that was gathered last with a write of this group, and which of its summaries is this group's. The
+    /// writer's own.
+    var batch: (number: UInt64, slot: Int) = (0, 0)
+    /// Whether the log knows the group: it has something durable.
+    var isListed = false
 
     init(group: LogGroup) {
         self.group = group
+    }
+
+    /// Adds what a write said, now that its records are durable, in the order in which they were gathered; `records` tells
+    /// where each of them lies.
+    func remember(_ write: borrowing LogWrite, records: inout RecordPlaces, live: inout LiveBytes) {
+        if let state = write.hardState {
+            let placed = Placed(value: state, location: records.next())
+            live.replace(hardState?.location, by: placed.location, in: self)
+            hardState = placed
+        }
+        if let debt = write.debt {
+            let placed = Placed(value: debt, location: records.next())
+            live.replace(self.debt?.location, by: debt == .zero ? nil : placed.location, in: self)
+            self.debt = debt == .zero ? nil : placed
+            _ = records.next()
+        }
+        if let start = write.start, entries.runs.moves(to: start) {
+            let location = records.next()
+            live.add(location, to: self)
+            switch start {
+            case .compact(let base):
+                live.remove(entries.compact(to: Placed(value: base, location: location)), from: self)
+            case .reset(let base):
+                live.remove(entries.reset(to: Placed(value: base, location: location)), from: self)
+            }
+        }
+        if let index = write.truncateFrom {
+            live.remove(entries.truncate(behind: index.previous), from: self)
+            _ = records.next()
+        }
+        if !write.entries.isEmpty {
+            let first = records.position
+            entries.append(write.entries, at: &records)
+            live.add(records.byteCount(from: first), in: records.segment, to: self)
+        }
+        if let note = write.note {
+            let placed = Placed(value: note.compacted, location: records.next())
+            live.replace(self.note?.location, by: placed.location, in: self)
+            self.note = placed
+        }
     }
 
     /// Where each record lies that says what is in here.
@@ -261,13 +342,18 @@ struct LiveBytes {
     }
 
     mutating func add(_ location: RecordLocation, to log: GroupLog) {
-        change(location, by: Int(location.byteCount))
-        log.liveBytes += Int(location.byteCount)
+        add(Int(location.byteCount), in: location.segment, to: log)
+    }
+
+    /// Records of so many bytes.
+    mutating func add(_ count: Int, in segment: UInt32, to log: GroupLog) {
+        change(segment, by: count)
+        log.liveBytes += count
     }
 
     mutating func remove(_ locations: [RecordLocation], from log: GroupLog) {
         for location in locations {
-            change(location, by: -Int(location.byteCount))
+            change(location.segment, by: -Int(location.byteCount))
             log.liveBytes -= Int(location.byteCount)
         }
     }
@@ -284,13 +370,13 @@ struct LiveBytes {
         first = UInt32(segment)
     }
 
-    private mutating func change(_ location: RecordLocation, by count: Int) {
-        if bytes.isEmpty { first = location.segment }
-        if location.segment < first {
-            bytes.insert(contentsOf: repeatElement(0, count: Int(first - location.segment)), at: 0)
-            first = location.segment
+    private mutating func change(_ segment: UInt32, by count: Int) {
+        if bytes.isEmpty { first = segment }
+        if segment < first {
+            bytes.insert(contentsOf: repeatElement(0, count: Int(first - segment)), at: 0)
+            first = segment
         }
-        let position = Int(location.segment - first)
+        let position = Int(segment - first)
         if position >= bytes.count { bytes.append(contentsOf: repeatElement(0, count: position + 1 - bytes.count)) }
         bytes[position] += count
         total += count

@@ -54,20 +54,31 @@ struct Record {
         return counted.contains(position.term.rawValue) && counted.contains(position.index.rawValue)
     }
 
-    /// Appends the head to `scratch`, checksum included; the payload goes wherever the caller puts it.
+    /// Appends the record to `scratch`, checksum included.
+    func encode(into scratch: Scratch) {
+        let bytes = scratch.extend(by: byteCount)
+        storeHead(in: bytes)
+        UnsafeMutableRawBufferPointer(rebasing: bytes[Record.headByteCount...]).copyMemory(from: payload)
+        bytes.store(Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[4...])), at: 0)
+    }
+
+    /// Appends the head alone, checksum included; the payload goes wherever the caller puts it.
     func encodeHead(into scratch: Scratch) {
-        let start = scratch.count
-        scratch.append(UInt32(0))
-        scratch.append(UInt32(payload.count))
-        scratch.append(group)
-        scratch.append(position.term.rawValue)
-        scratch.append(position.index.rawValue)
-        scratch.append(kind.rawValue)
-        scratch.append(zeros: Record.headByteCount - (scratch.count - start))
+        let bytes = scratch.extend(by: Record.headByteCount)
+        storeHead(in: bytes)
         var checksum = Checksum()
-        checksum.update(scratch[start + 4..<scratch.count])
+        checksum.update(UnsafeRawBufferPointer(rebasing: bytes[4...]))
         checksum.update(payload)
-        scratch.store(checksum.value, at: start)
+        bytes.store(checksum.value, at: 0)
+    }
+
+    /// All of the head but the checksum.
+    private func storeHead(in bytes: UnsafeMutableRawBufferPointer) {
+        bytes.store(UInt32(payload.count), at: 4)
+        bytes.store(group, at: 8)
+        bytes.store(position.term.rawValue, at: 16)
+        bytes.store(position.index.rawValue, at: 24)
+        bytes.store(UInt32(kind.rawValue), at: 32)
     }
 
     /// The record at the start of `bytes`; nil if there is none that fits in or its kind is unknown. The checksum

@@ -21,7 +21,7 @@ struct Recovery {
         /// Number of the first batch that is missing or broken.
         var sequence: UInt64
         /// What that batch's own header says of its groups, if it can be read.
-        var groups: [GroupSummary]?
+        var groups: ContiguousArray<GroupSummary>?
         /// That batch's header, if it can be read, and where its records are.
         var batch: (header: BatchHeader, image: SegmentImage)?
         /// Where that batch ends, if that is known.
@@ -36,7 +36,7 @@ struct Recovery {
     private var wound: Wound?
     private var image: SegmentImage?
     /// Of the last batch that was read or whose groups are known.
-    private(set) var lastSummaries: [GroupSummary] = []
+    private(set) var lastSummaries: ContiguousArray<GroupSummary> = []
     /// The last batch, if it is whole.
     private(set) var lastBatch: BatchHeader?
     private(set) var segments: [Segment] = []
@@ -260,8 +260,8 @@ extension Recovery {
     }
 
     /// What the header should have said of an intact batch.
-    private func summarized(_ records: [(offset: Int, record: Record)]) -> [GroupSummary] {
-        var summaries: [GroupSummary] = []
+    private func summarized(_ records: [(offset: Int, record: Record)]) -> ContiguousArray<GroupSummary> {
+        var summaries: ContiguousArray<GroupSummary> = []
         for (_, record) in records {
             if let slot = summaries.firstIndex(where: { $0.group == record.group }) {
                 summaries[slot].kinds.insert(record.kind.inSummary)
@@ -279,7 +279,7 @@ extension Recovery {
 extension Recovery {
     /// Notes a wound at `place`, or where the log ends so far, unless an earlier one is open.
     private mutating func injure(
-        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: [GroupSummary]? = nil,
+        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: ContiguousArray<GroupSummary>? = nil,
         batch: (header: BatchHeader, image: SegmentImage)? = nil
     ) {
         guard wound == nil else { return }
@@ -290,7 +290,7 @@ extension Recovery {
 
     /// The batches up to number `sequence` were durable: charges what is missing of them. `previous` is what the
     /// batch numbered `sequence` repeats of the one before it.
-    private mutating func settle(before sequence: UInt64, previous: [GroupSummary]?) {
+    private mutating func settle(before sequence: UInt64, previous: ContiguousArray<GroupSummary>?) {
         if wound == nil, sequence > nextSequence { injure("batches are missing", sequence: nextSequence) }
         guard let wound else { return }
         self.wound = nil

@@ -27,7 +27,8 @@ final class Segment: Sendable {
     /// Creates a segment that holds its header and its opening seal, all durable. It is not listed yet. After
     /// ``DiskError/full(path:)`` nothing is left of it.
     static func create(
-        number: UInt64, size: Int, seal: BatchHeader, repeating previous: [GroupSummary], on disk: any Disk
+        number: UInt64, size: Int, seal: BatchHeader, repeating previous: ContiguousArray<GroupSummary>,
+        on disk: any Disk
     ) throws(DiskError) -> Segment {
         let name = LogFormat.segmentName(number)
         if disk.exists(name) { try disk.remove(name) }

@@ -58,15 +58,17 @@ public final class WriteAheadLog: @unchecked Sendable {
     private(set) var current: Segment?
     private var endOffset: Int
     private var nextSequence: UInt64
-    private var previousSummaries: [GroupSummary]
+    private var previousSummaries: ContiguousArray<GroupSummary>
     private var endsWithSeal: Bool
     /// How far a batch that found no room may have been written behind the last one; nil: there is none.
     private var remainsEnd: Int?
+    /// How far the current segment has been written, be it with zeros.
+    private var writtenEnd = 0
     private(set) var failure: String?
     /// Nil until the first pulse.
     private var pulseFile: (any DiskFile)?
     private var pulses: UInt64 = 0
-    private let batch = BatchBuilder()
+    private var batch = BatchBuilder()
     private let header = Scratch()
     private var buffers: [UnsafeRawBufferPointer] = []
 
@@ -107,7 +109,10 @@ public final class WriteAheadLog: @unchecked Sendable {
         // with every group damaged nothing will be written
         current = recovery.damages.ofAll == nil ? recovery.segments.last : nil
         endOffset = recovery.end.offset
-        for log in groupList { log.forEachLocation { live.add($0, to: log) } }
+        for log in groupList {
+            log.isListed = true
+            log.forEachLocation { live.add($0, to: log) }
+        }
     }
 
     /// Whether `disk` has a log, whatever its state.
@@ -154,7 +159,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     func write(_ writes: [LogWrite], mayUseReserve: Bool) throws(StorageError) {
         if let failure { throw .failed(failure) }
         let settled = try checkDamages(writes)
-        batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
+        batch.gather(writes) { groups[$0] }
         guard batch.recordCount > 0 else { return }
         let place = try appendBatch(mayUseReserve: mayUseReserve)
         remember(writes, bodyAt: place)
@@ -183,7 +188,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// nothing; if the disk fails, the next ``write(_:)`` says so.
     public func sealIfIdle() {
         guard failure == nil, current != nil, !endsWithSeal else { return }
-        batch.gather([]) { _ in TermRuns() }
+        batch.gather([]) { _ in nil }
         do throws(StorageError) {
             _ = try appendBatch(mayUseReserve: true)
         } catch {
@@ -275,6 +280,7 @@ extension WriteAheadLog {
         batch.appendBuffers(to: &buffers)
         do throws(DiskError) {
             try segment.openFile.write(buffers, at: endOffset)
+            try writeZeros(behind: batchHeader, in: segment)
         } catch {
             guard case .full = error else { throw fail(error) }
             remainsEnd = batchHeader.end
@@ -283,10 +289,25 @@ extension WriteAheadLog {
         if !planted("log-does-not-sync") { try sync(segment) }
         endOffset = batchHeader.end
         nextSequence += 1
-        previousSummaries = batch.summaries
+        batch.exchangeSummaries(for: &previousSummaries)
         endsWithSeal = batchHeader.isSeal
         return LogPlace(segment: segment.number, offset: batchHeader.bodyOffset)
     }
+
+    /// Blocks of a file that have been written before, if only with zeros, are synced without a change of the file
+    /// system's own books. So a small batch that enters new ones writes a stretch of them for those that follow.
+    private func writeZeros(behind batch: BatchHeader, in segment: Segment) throws(DiskError) {
+        guard batch.end > writtenEnd else { return }
+        writtenEnd = batch.end
+        let end = min(batch.end + WriteAheadLog.zeros.count, segment.entry.size)
+        guard batch.end - batch.place.offset <= WriteAheadLog.zeros.count / 4, end > batch.end else { return }
+        try WriteAheadLog.zeros.slice(from: 0, count: end - batch.end).withUnsafeBytes { (bytes) throws(DiskError) in
+            try segment.openFile.write([bytes], at: batch.end)
+        }
+        writtenEnd = end
+    }
+
+    private static let zeros = Bytes(count: 256 << 10) { $0.initializeMemory(as: UInt8.self, repeating: 0) }
 
     /// Overwrites what a batch without room has left behind. Synced before the next batch is written: whatever stands
     /// behind a batch that a crash has torn would be taken for damage.
@@ -343,6 +364,7 @@ extension WriteAheadLog {
         manifest = listed
         current = segment
         endOffset = segment.entry.firstOffset
+        writtenEnd = endOffset
         nextSequence += 1
         previousSummaries = []
         endsWithSeal = true
@@ -364,65 +386,27 @@ extension WriteAheadLog {
         }
     }
 
-    /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.
+    /// Adds a durable batch to what can be read.
     private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
         lock.withLock {
             rememberedSequence = nextSequence - 1
-            var next = 0
-            func nextLocation() -> RecordLocation {
-                defer { next += 1 }
-                let range = batch.records[next]
-                return RecordLocation(
-                    segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
-            }
-            for write in writes {
-                let log = log(of: write.group)
-                if let state = write.hardState {
-                    let placed = Placed(value: state, location: nextLocation())
-                    live.replace(log.hardState?.location, by: placed.location, in: log)
-                    log.hardState = placed
-                }
-                if let debt = write.debt {
-                    let placed = Placed(value: debt, location: nextLocation())
-                    live.replace(log.debt?.location, by: debt == .zero ? nil : placed.location, in: log)
-                    log.debt = debt == .zero ? nil : placed
-                    _ = nextLocation()
-                }
-                if let start = write.start, log.entries.runs.moves(to: start) {
-                    let location = nextLocation()
-                    live.add(location, to: log)
-                    switch start {
-                    case .compact(let base):
-                        live.remove(log.entries.compact(to: Placed(value: base, location: location)), from: log)
-                    case .reset(let base):
-                        live.remove(log.entries.reset(to: Placed(value: base, location: location)), from: log)
-                    }
-                }
-                if let index = write.truncateFrom {
-                    live.remove(log.entries.truncate(behind: index.previous), from: log)
-                    _ = nextLocation()
-                }
-                for entry in write.entries {
-                    let configuration = entry.kind == .configuration ? entry.configuration : nil
-                    let location = nextLocation()
-                    live.add(location, to: log)
-                    log.entries.append(entry.position, configuration: configuration, at: location)
-                }
-                if let note = write.note {
-                    let placed = Placed(value: note.compacted, location: nextLocation())
-                    live.replace(log.note?.location, by: placed.location, in: log)
-                    log.note = placed
-                }
-            }
+            var records = RecordPlaces(batch.records, bodyAt: place)
+            for log in batch.logs where !log.isListed { list(log) }
+            remember(writes, of: batch.logs, &records, &live)
         }
     }
 
-    private func log(of group: LogGroup) -> GroupLog {
-        if let log = groups[group] { return log }
-        let log = GroupLog(group: group)
-        groups[group] = log
+    private func remember(
+        _ writes: [LogWrite], of logs: ContiguousArray<GroupLog>, _ records: inout RecordPlaces,
+        _ live: inout LiveBytes
+    ) {
+        for position in writes.indices { logs[position].remember(writes[position], records: &records, live: &live) }
+    }
+
+    private func list(_ log: GroupLog) {
+        log.isListed = true
+        groups[log.group] = log
         groupList.append(log)
-        return log
     }
 
     /// Closes the log for writing.
