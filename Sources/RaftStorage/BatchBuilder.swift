@@ -48,7 +48,7 @@ struct BatchBuilder {
         for position in writes.indices {
             let log = find(writes[position].group, known)
             logs.append(log)
-            add(writes[position], slot: slot(of: log))
+            add(writes[position], of: log, slot: slot(of: log))
         }
         flushScratch()
         for slot in summaries.indices { summaries[slot].last = staged[slot].last }
@@ -85,7 +85,13 @@ struct BatchBuilder {
 
     /// The records of a write; ``GroupLog/remember(_:records:live:)`` goes through them in the same order when they are
     /// durable.
-    private mutating func add(_ write: borrowing LogWrite, slot: Int) {
+    private mutating func add(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+        precondition(
+            !summaries[slot].kinds.contains(RecordKind.dropped.inSummary), "group \(log.group) has been dropped")
+        if write.drops {
+            staged[slot] = TermRuns()
+            return add(.dropped, slot: slot, position: .zero)
+        }
         if let state = write.hardState {
             own.removeAll()
             if let vote = state.vote { own.append(text: vote.description) }
@@ -107,6 +113,19 @@ struct BatchBuilder {
         }
         add(write.entries, slot: slot)
         if let note = write.note { add(.note, slot: slot, position: .zero, shared: note) }
+        addLoss(write, of: log, slot: slot)
+    }
+
+    private mutating func addLoss(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+        own.removeAll()
+        if let loss = write.loss {
+            RecordPayload.append(loss, to: own)
+            add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
+            // as behind a debt
+            add(.truncate, slot: slot, position: staged[slot].last)
+        } else if log.loss != nil, write.makesAllPromises {
+            add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
+        }
     }
 
     private mutating func add(_ start: LogStart, slot: Int) {

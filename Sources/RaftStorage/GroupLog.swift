@@ -240,12 +240,14 @@ final class GroupLog {
     var note: Placed<Bytes>?
     /// Nil: none, or paid.
     var debt: Placed<LogPosition>?
+    /// What damage has cost the group its promises; nil: none.
+    var loss: Placed<Damage>?
     /// Bytes of all records that say what is in here.
     fileprivate(set) var liveBytes = 0
     /// The batch that was gathered last with a write of this group, and which of its summaries is this group's. The
     /// writer's own.
     var batch: (number: UInt64, slot: Int) = (0, 0)
-    /// Whether the log knows the group: it has something durable.
+    /// Whether the log knows the group: it has something durable, and has not been dropped.
     var isListed = false
 
     init(group: LogGroup) {
@@ -255,6 +257,10 @@ final class GroupLog {
     /// Adds what a write said, now that its records are durable, in the order in which they were gathered; `records` tells
     /// where each of them lies.
     func remember(_ write: borrowing LogWrite, records: inout RecordPlaces, live: inout LiveBytes) {
+        if write.drops {
+            _ = records.next()
+            return drop(live: &live)
+        }
         if let state = write.hardState {
             let placed = Placed(value: state, location: records.next())
             live.replace(hardState?.location, by: placed.location, in: self)
@@ -290,11 +296,31 @@ final class GroupLog {
             live.replace(self.note?.location, by: placed.location, in: self)
             self.note = placed
         }
+        if let loss = write.loss {
+            let placed = Placed(value: loss, location: records.next())
+            live.replace(self.loss?.location, by: placed.location, in: self)
+            self.loss = placed
+            _ = records.next()
+        } else if let old = loss, write.makesAllPromises {
+            live.replace(old.location, by: nil, in: self)
+            loss = nil
+            _ = records.next()
+        }
+    }
+
+    private func drop(live: inout LiveBytes) {
+        var locations: [RecordLocation] = []
+        forEachLocation { locations.append($0) }
+        live.remove(locations, from: self)
+        (entries, hardState, note, debt, loss) = (EntryIndex(), nil, nil, nil, nil)
+        isListed = false
     }
 
     /// Where each record lies that says what is in here.
     func forEachLocation(_ body: (RecordLocation) -> Void) {
-        for location in [hardState?.location, debt?.location, entries.base?.location, note?.location] {
+        for location in [
+            hardState?.location, debt?.location, entries.base?.location, note?.location, loss?.location,
+        ] {
             if let location { body(location) }
         }
         for location in entries.locations { body(location) }
@@ -305,6 +331,7 @@ final class GroupLog {
         var oldest = entries.oldestSegment ?? .max
         if let location = hardState?.location { oldest = min(oldest, UInt64(location.segment)) }
         if let location = debt?.location { oldest = min(oldest, UInt64(location.segment)) }
+        if let location = loss?.location { oldest = min(oldest, UInt64(location.segment)) }
         if let location = note?.location { oldest = min(oldest, UInt64(location.segment)) }
         return oldest == .max ? nil : oldest
     }
@@ -316,6 +343,7 @@ final class GroupLog {
         copy.hardState = hardState
         copy.note = note
         copy.debt = debt
+        copy.loss = loss
         return copy
     }
 

@@ -12,6 +12,8 @@ enum RecordKind: UInt8 {
     case reset = 8
     case debt = 9
     case debtPaid = 10
+    case promisesLost = 11
+    case dropped = 12
 
     init(_ kind: EntryKind) {
         switch kind {
@@ -27,7 +29,7 @@ enum RecordKind: UInt8 {
         case .data: .data
         case .noOp: .noOp
         case .configuration: .configuration
-        case .hardState, .truncate, .note, .compact, .reset, .debt, .debtPaid: nil
+        case .hardState, .truncate, .note, .compact, .reset, .debt, .debtPaid, .promisesLost, .dropped: nil
         }
     }
 
@@ -118,6 +120,30 @@ enum RecordPayload {
                 scratch.append(text: text)
             }
         }
+    }
+
+    /// Where the damage is, and what: the offset, then two texts, each behind its length.
+    static func append(_ damage: Damage, to scratch: Scratch) {
+        scratch.append(UInt64(damage.offset))
+        for text in [damage.file, damage.reason] {
+            scratch.append(UInt32(text.utf8.count))
+            scratch.append(text: text)
+        }
+    }
+
+    /// The damage in `bytes`; nil if they are none.
+    static func damage(_ bytes: UnsafeRawBufferPointer) -> Damage? {
+        guard bytes.count >= 8, let place = Int(exactly: bytes.little(UInt64.self, at: 0)) else { return nil }
+        var offset = 8
+        func text() -> String? {
+            guard bytes.count - offset >= 4 else { return nil }
+            let length = Int(bytes.little(UInt32.self, at: offset))
+            guard length <= bytes.count - offset - 4 else { return nil }
+            defer { offset += 4 + length }
+            return String(decoding: bytes.part(offset + 4..<offset + 4 + length), as: UTF8.self)
+        }
+        guard let file = text(), let reason = text(), offset == bytes.count else { return nil }
+        return Damage(file: file, offset: place, reason: reason)
     }
 
     /// The configuration in `bytes`; nil if they are none.

@@ -228,6 +228,10 @@ extension Recovery {
 
     /// Adds a record to its group; false if it does not fit there.
     private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
+        if record.kind == .dropped {
+            drop(record.group)
+            return true
+        }
         let log = log(of: record.group)
         guard record.hasCountedPosition else { return false }
         if !troubles.isEmpty, var trouble = troubles[record.group] {
@@ -246,10 +250,21 @@ extension Recovery {
             log.debt = Placed(value: record.position, location: location)
         case .debtPaid:
             log.debt = nil
+        case .promisesLost where record.payload.isEmpty:
+            log.loss = nil
+        case .promisesLost:
+            guard let loss = RecordPayload.damage(record.payload) else { return false }
+            log.loss = Placed(value: loss, location: location)
+        case .dropped: break
         case .truncate, .compact, .reset, .data, .noOp, .configuration:
             return log.entries.apply(record, at: location, payloads)
         }
         return true
+    }
+
+    private mutating func drop(_ group: LogGroup) {
+        groups[group] = nil
+        troubles[group] = nil
     }
 
     private mutating func log(of group: LogGroup) -> GroupLog {
@@ -324,6 +339,8 @@ extension Recovery {
 
     /// A group has lost records of a batch that is damaged.
     private mutating func charge(_ lost: GroupSummary, _ damage: Damage) {
+        // nothing follows in a batch that drops a group: whatever was lost, it is gone
+        if lost.kinds.contains(RecordKind.dropped.inSummary) { return drop(lost.group) }
         let log = log(of: lost.group)
         var kinds = lost.kinds
         // what stood in front of the broken record was all there was
@@ -364,6 +381,9 @@ extension Recovery {
                 found = Damages.OfGroup(damage: trouble.damage, cost: cost)
             }
             found = settleUnlisted(log, found) ?? found ?? settleGap(log)
+            if let loss = log.loss?.value {
+                found = Damages.OfGroup(damage: loss, cost: .promises(reason: loss.text), isRecorded: found == nil)
+            }
             if let found { hurt(group, found) }
         }
         troubles = [:]

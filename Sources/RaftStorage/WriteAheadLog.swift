@@ -158,26 +158,24 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// Writes a batch. What `mayUseReserve` may take the last segments of the log's bound, and the last room of the device.
     func write(_ writes: [LogWrite], mayUseReserve: Bool) throws(StorageError) {
         if let failure { throw .failed(failure) }
-        let settled = try checkDamages(writes)
+        let settles = try checkDamages(writes)
         batch.gather(writes) { groups[$0] }
         guard batch.recordCount > 0 else { return }
         let place = try appendBatch(mayUseReserve: mayUseReserve)
         remember(writes, bodyAt: place)
-        if !settled.isEmpty {
-            lock.withLock { for group in settled { damages.ofGroups[group] = nil } }
-        }
+        if settles { lock.withLock { for write in writes { damages.settle(write) } } }
     }
 
-    /// The damaged groups that `writes` will settle; throws if one is not to be written.
-    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> [LogGroup] {
+    /// Whether `writes` will settle the damage of a group; throws if one is not to be written.
+    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> Bool {
         var settled: [LogGroup] = []
-        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return settled }
+        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return false }
         for write in writes where !settled.contains(write.group) {
             guard let damage = damages.of(write.group) else { continue }
             guard damages.allow(write) else { throw damage.error }
             settled.append(write.group)
         }
-        return settled
+        return !settled.isEmpty
     }
 
     /// What is wrong with a group; nil if it is whole. Any thread.
@@ -393,6 +391,8 @@ extension WriteAheadLog {
             var records = RecordPlaces(batch.records, bodyAt: place)
             for log in batch.logs where !log.isListed { list(log) }
             remember(writes, of: batch.logs, &records, &live)
+            // in the list they stay until a checkpoint begins: one may be under way
+            for log in batch.logs where !log.isListed { groups[log.group] = nil }
         }
     }
 
@@ -402,6 +402,9 @@ extension WriteAheadLog {
     ) {
         for position in writes.indices { logs[position].remember(writes[position], records: &records, live: &live) }
     }
+
+    /// Takes groups that have been dropped out of the list, while nobody goes through it.
+    func forgetDropped() { groupList.removeAll { !$0.isListed } }
 
     private func list(_ log: GroupLog) {
         log.isListed = true

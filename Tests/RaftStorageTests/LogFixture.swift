@@ -45,7 +45,13 @@ struct Model: Equatable {
     var groups: [LogGroup: ModelGroup] = [:]
 
     mutating func apply(_ writes: [LogWrite]) {
-        for write in writes { groups[write.group, default: ModelGroup()].apply(write) }
+        for write in writes {
+            if write.drops {
+                groups[write.group] = nil
+            } else {
+                groups[write.group, default: ModelGroup()].apply(write)
+            }
+        }
     }
     func applying(_ writes: [LogWrite]) -> Model {
         var model = self
@@ -104,6 +110,11 @@ struct Opened {
             guard groups[group]?.damage == nil, try contents(of: group) == expected else { return false }
         }
         return true
+    }
+
+    /// Whether no group holds anything but those of `model`.
+    func holdsNothingBut(_ model: Model) throws -> Bool {
+        try groups.keys.allSatisfy { try model.groups[$0] != nil || contents(of: $0) == ModelGroup() }
     }
 
     /// Whether `model` is all there is, and whole.
