@@ -70,6 +70,31 @@ struct DiskTroubleTests {
         #expect(leader.failure == nil && cluster.allViolations == [])
     }
 
+    @Test("While entries of one group wait for room, another group's votes are written") func votesPassEntries() throws
+    {
+        let cluster = try cluster(seed: 1, groups: ["large", "small"])
+        let leader = try #require(cluster.leader(of: 1))
+        let source = try #require(cluster.leader(of: 0))
+        let full = try #require(cluster.nodes.first { $0 !== leader && $0 !== source })
+        cluster.run(.milliseconds(500))
+        full.logDisk.isFull = true
+        source.lane.post { source.host.propose(command(1, bytes: 1 << 16), to: "large") { _ in } }
+        #expect(cluster.run(limit: 5000) { full.host.isLogFull })
+        leader.crash()
+        // of the two that are left both must vote
+        #expect(cluster.run(limit: 20_000) { cluster.nodes.contains { $0 !== leader && $0.leads(1) } })
+        #expect(full.host.isLogFull)
+        full.logDisk.isFull = false
+        try leader.start()
+        #expect(
+            cluster.run(limit: 20_000) {
+                cluster.nodes.allSatisfy { node in
+                    [0, 1].allSatisfy { node.machines[$0].appliedPosition.index == cluster.histories[$0].lastIndex }
+                }
+            })
+        #expect(full.failure == nil && cluster.allViolations == [])
+    }
+
     @Test("Too little room refuses proposals until there is enough, whatever the log still manages to write")
     func littleRoom() throws {
         let cluster = try cluster(seed: 2, size: 1)
