@@ -9,6 +9,15 @@ struct LogBatch {
         case acknowledge(Replica, RpcResponder, Message)
         case send(Replica, [Outbound])
         case call(() -> Void)
+
+        /// Whose it is; nil if it waits for everything that was written before.
+        var group: LogGroup? {
+            switch self {
+            case .persisted(let replica, _), .acknowledge(let replica, _, _), .send(let replica, _):
+                replica.record.number
+            case .call: nil
+            }
+        }
     }
 
     private(set) var writes: [LogWrite] = []
@@ -22,6 +31,27 @@ struct LogBatch {
     }
 
     var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
+
+    /// For look-ups.
+    var groupsWithEntries: Set<LogGroup> { Set(writes.lazy.filter { !$0.entries.isEmpty }.map(\.group)) }
+
+    mutating func append(_ other: LogBatch) {
+        for write in other.writes { append(write) }
+        duties += other.duties
+    }
+
+    /// Takes out what is none of these groups', in order. What waits for everything stays.
+    mutating func take(except groups: Set<LogGroup>) -> LogBatch {
+        var (taken, kept) = (LogBatch(), LogBatch())
+        for write in writes {
+            if groups.contains(write.group) { kept.append(write) } else { taken.append(write) }
+        }
+        for duty in duties {
+            if duty.group.map(groups.contains) ?? true { kept.duties.append(duty) } else { taken.duties.append(duty) }
+        }
+        self = kept
+        return taken
+    }
 
     /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
     /// one in its place.
@@ -45,7 +75,8 @@ extension RaftHost {
     /// Hands the gathered batch to the log, unless one is under way.
     func submitLogBatch() {
         // a closed log takes nothing more, and nothing more is promised
-        guard batchUnderWay == nil, !batch.isEmpty, !isOver else { return }
+        guard !batch.isEmpty || batchRetry != nil, !isOver else { return }
+        guard batchUnderWay == nil else { return passEntries() }
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -98,10 +129,49 @@ extension RaftHost {
                 inbox.append((replica, .transferRequested(nil)))
             }
             batchRetry = now + .milliseconds(500)
+            hasRoomToPass = true
             // it may wait for this very batch
             endWaitingRound()
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
+        }
+        lane.requestTurn()
+    }
+
+    /// While entries wait for room: writes what groups without entries have to say, votes above all, for that the log may
+    /// have some. In each group everything stays in order.
+    private func passEntries() {
+        guard batchRetry != nil, hasRoomToPass, passing == nil, var waiting = batchUnderWay else { return }
+        var blocked = waiting.groupsWithEntries
+        guard !blocked.isEmpty else { return }
+        var passing = waiting.take(except: blocked)
+        blocked.formUnion(batch.groupsWithEntries)
+        passing.append(batch.take(except: blocked))
+        guard !passing.isEmpty else { return }
+        batchUnderWay = waiting
+        self.passing = passing
+        let log = self.log
+        let writes = passing.writes
+        let failure = Box<StorageError?>(nil)
+        workers.log.submit {
+            do throws(StorageError) { try log.write(writes) } catch { failure.value = error }
+        } completion: { [self] in
+            entriesPassed(failure.value)
+        }
+    }
+
+    private func entriesPassed(_ failure: StorageError?) {
+        now = lane.clock.now
+        guard var passed = passing else { return }
+        passing = nil
+        switch failure {
+        case nil: perform(passed.duties)
+        case .disk(.full):
+            // it waits like the rest, in front of what came later
+            hasRoomToPass = false
+            passed.append(batch)
+            batch = passed
+        case .some(let error): fail("the log cannot be written: \(error.description)")
         }
         lane.requestTurn()
     }
@@ -282,7 +352,7 @@ extension RaftHost {
         removals = []
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
-        (batch, batchUnderWay, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil)
+        (batch, batchUnderWay, passing, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil, nil)
         (compaction, compactionCandidates) = (nil, [])
         for channel in receiving.channels.values { channel.close() }
         (sending.snapshots, sending.order, sending.reads, sending.exports) = ([:], [], FIFO(), FIFO())

@@ -215,6 +215,7 @@ extension RaftHost {
             applied: max(former.base.index, min(replica.applied, last)), debt: lost)
         raft.succeed(former)
         batchUnderWay?.disown(replica)
+        passing?.disown(replica)
         batch.disown(replica)
         failReads(of: replica)
         replica.raft = raft

@@ -132,7 +132,12 @@ public final class RaftHost: @unchecked Sendable {
 
     var batch = LogBatch()
     var batchUnderWay: LogBatch?
+    /// Set while it waits for room.
     var batchRetry: Instant?
+    /// What does not wait with it, while that is being written.
+    var passing: LogBatch?
+    /// Unless there was no room for that either, since the last attempt.
+    var hasRoomToPass = true
     var sealAt: Instant?
     var isApplying = false
     var evaluations: [Evaluation] = []

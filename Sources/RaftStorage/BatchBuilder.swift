@@ -2,7 +2,7 @@ import RaftCore
 
 /// Gathers the records of one batch without copying large payloads: heads and small payloads lie in a scratch buffer
 /// that is kept from batch to batch, large payloads stay where they are. Writer thread only.
-final class BatchBuilder {
+struct BatchBuilder {
     /// A piece of the body.
     private enum Piece {
         case scratch(Range<Int>)
@@ -17,32 +17,44 @@ final class BatchBuilder {
     private var pieces: [Piece] = []
     private var pieceStart = 0
     private var checksum = Checksum()
-    private var staged: [TermRuns] = []
-    private var slots: [LogGroup: Int] = [:]
+    /// Of each summary: the terms of the group's log as the batch leaves it.
+    private var staged: ContiguousArray<TermRuns> = []
+    /// Counts batches, so that what a group remembers of an earlier one is known to be old.
+    private var number: UInt64 = 0
+    /// Groups that the log does not know yet.
+    private var newcomers: [LogGroup: GroupLog] = [:]
 
     /// What the batch says of its groups, in the order of their first record.
-    private(set) var summaries: [GroupSummary] = []
+    private(set) var summaries: ContiguousArray<GroupSummary> = []
+    /// Of each write: its group.
+    private(set) var logs: ContiguousArray<GroupLog> = []
     /// Of each record, in order: its bytes, counted from the start of the body.
-    private(set) var records: [Range<Int>] = []
+    private(set) var records: ContiguousArray<Range<Int>> = []
     private(set) var recordCount = 0
     private(set) var bodyByteCount = 0
     var bodyChecksum: UInt32 { checksum.value }
 
-    /// Starts over with `writes`. `runs` tells the terms of a group's log as it is now.
-    func gather(_ writes: [LogWrite], runs: (LogGroup) -> TermRuns) {
+    /// Starts over with `writes`; `known` finds a group of the log.
+    mutating func gather(_ writes: [LogWrite], known: (LogGroup) -> GroupLog?) {
         scratch.removeAll()
         pieces.removeAll(keepingCapacity: true)
         staged.removeAll(keepingCapacity: true)
-        slots.removeAll(keepingCapacity: true)
         summaries.removeAll(keepingCapacity: true)
+        logs.removeAll(keepingCapacity: true)
         records.removeAll(keepingCapacity: true)
+        if !newcomers.isEmpty { newcomers.removeAll() }
         (pieceStart, recordCount, bodyByteCount, checksum) = (0, 0, 0, Checksum())
-        for write in writes { add(write, runs: runs) }
+        number += 1
+        for position in writes.indices {
+            let log = find(writes[position].group, known)
+            logs.append(log)
+            add(writes[position], of: log, slot: slot(of: log))
+        }
         flushScratch()
         for slot in summaries.indices { summaries[slot].last = staged[slot].last }
     }
 
-    /// The body, piece by piece; valid until the next ``gather(_:runs:)``.
+    /// The body, piece by piece; valid until the next ``gather(_:known:)``.
     func appendBuffers(to buffers: inout [UnsafeRawBufferPointer]) {
         for piece in pieces {
             switch piece {
@@ -53,9 +65,33 @@ final class BatchBuilder {
         }
     }
 
-    /// The records of a write; ``WriteAheadLog`` goes through them in the same order when they are durable.
-    private func add(_ write: LogWrite, runs: (LogGroup) -> TermRuns) {
-        let slot = slot(of: write.group, runs: runs)
+    /// Hands over what the batch says of its groups, and takes back memory for the next.
+    mutating func exchangeSummaries(for previous: inout ContiguousArray<GroupSummary>) { swap(&summaries, &previous) }
+
+    private mutating func find(_ group: LogGroup, _ known: (LogGroup) -> GroupLog?) -> GroupLog {
+        if let log = known(group) ?? newcomers[group] { return log }
+        let log = GroupLog(group: group)
+        newcomers[group] = log
+        return log
+    }
+
+    private mutating func slot(of log: GroupLog) -> Int {
+        if log.batch.number == number { return log.batch.slot }
+        log.batch = (number, summaries.count)
+        summaries.append(GroupSummary(group: log.group, kinds: [], last: .zero))
+        staged.append(log.entries.runs)
+        return summaries.count - 1
+    }
+
+    /// The records of a write; ``GroupLog/remember(_:records:live:)`` goes through them in the same order when they are
+    /// durable.
+    private mutating func add(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+        precondition(
+            !summaries[slot].kinds.contains(RecordKind.dropped.inSummary), "group \(log.group) has been dropped")
+        if write.drops {
+            staged[slot] = TermRuns()
+            return add(.dropped, slot: slot, position: .zero)
+        }
         if let state = write.hardState {
             own.removeAll()
             if let vote = state.vote { own.append(text: vote.description) }
@@ -75,11 +111,24 @@ final class BatchBuilder {
             staged[slot].truncate(behind: index.previous)
             add(.truncate, slot: slot, position: staged[slot].last, isLost: planted("truncation-is-not-logged"))
         }
-        for entry in write.entries { add(entry, slot: slot) }
+        add(write.entries, slot: slot)
         if let note = write.note { add(.note, slot: slot, position: .zero, shared: note) }
+        addLoss(write, of: log, slot: slot)
     }
 
-    private func add(_ start: LogStart, slot: Int) {
+    private mutating func addLoss(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+        own.removeAll()
+        if let loss = write.loss {
+            RecordPayload.append(loss, to: own)
+            add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
+            // as behind a debt
+            add(.truncate, slot: slot, position: staged[slot].last)
+        } else if log.loss != nil, write.makesAllPromises {
+            add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
+        }
+    }
+
+    private mutating func add(_ start: LogStart, slot: Int) {
         own.removeAll()
         switch start {
         case .compact(let base):
@@ -94,23 +143,25 @@ final class BatchBuilder {
         }
     }
 
-    private func add(_ entry: LogEntry, slot: Int) {
-        precondition(
-            staged[slot].accepts(entry.position), "entry \(entry.position) cannot follow \(staged[slot].last)")
-        staged[slot].append(entry.position)
-        if entry.kind == .configuration {
-            guard let configuration = entry.configuration else {
-                preconditionFailure("configuration entry \(entry.position) without a configuration")
+    private mutating func add(_ entries: [LogEntry], slot: Int) {
+        for number in entries.indices {
+            let (position, kind) = (entries[number].position, entries[number].kind)
+            precondition(staged[slot].accepts(position), "entry \(position) cannot follow \(staged[slot].last)")
+            staged[slot].append(position)
+            guard kind == .configuration else {
+                add(RecordKind(kind), slot: slot, position: position, shared: entries[number].payload)
+                continue
+            }
+            guard let configuration = entries[number].configuration else {
+                preconditionFailure("configuration entry \(position) without a configuration")
             }
             own.removeAll()
             RecordPayload.append(configuration, to: own)
-            add(.configuration, slot: slot, position: entry.position, payload: own.bytes)
-        } else {
-            add(RecordKind(entry.kind), slot: slot, position: entry.position, shared: entry.payload)
+            add(.configuration, slot: slot, position: position, payload: own.bytes)
         }
     }
 
-    private func add(_ kind: RecordKind, slot: Int, position: LogPosition, shared payload: Bytes) {
+    private mutating func add(_ kind: RecordKind, slot: Int, position: LogPosition, shared payload: Bytes) {
         payload.withUnsafeBytes { bytes in
             let share = bytes.count > BatchBuilder.copiedByteCountMax ? payload : nil
             add(kind, slot: slot, position: position, payload: bytes, share: share)
@@ -118,22 +169,20 @@ final class BatchBuilder {
     }
 
     /// Adds a record, unless a planted bug loses it. The payload is copied, unless `share` gives it a home.
-    private func add(
+    private mutating func add(
         _ kind: RecordKind, slot: Int, position: LogPosition,
         payload: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0), share: Bytes? = nil,
         isLost: Bool = false
     ) {
         guard !isLost else { return records.append(bodyByteCount..<bodyByteCount) }
         let record = Record(kind: kind, group: summaries[slot].group, position: position, payload: payload)
-        let head = scratch.count
-        record.encodeHead(into: scratch)
-        checksum.update(scratch[head..<scratch.count])
-        checksum.update(payload)
         if let share {
+            record.encodeHead(into: scratch)
             flushScratch()
+            checksum.update(payload)
             pieces.append(.shared(share))
         } else {
-            scratch.append(payload)
+            record.encode(into: scratch)
         }
         summaries[slot].kinds.insert(kind.inSummary)
         records.append(bodyByteCount..<bodyByteCount + record.byteCount)
@@ -141,17 +190,10 @@ final class BatchBuilder {
         bodyByteCount += record.byteCount
     }
 
-    private func flushScratch() {
+    private mutating func flushScratch() {
         guard scratch.count > pieceStart else { return }
+        checksum.update(scratch[pieceStart..<scratch.count])
         pieces.append(.scratch(pieceStart..<scratch.count))
         pieceStart = scratch.count
-    }
-
-    private func slot(of group: LogGroup, runs: (LogGroup) -> TermRuns) -> Int {
-        if let slot = slots[group] { return slot }
-        slots[group] = summaries.count
-        summaries.append(GroupSummary(group: group, kinds: [], last: .zero))
-        staged.append(runs(group))
-        return summaries.count - 1
     }
 }

@@ -60,7 +60,9 @@ struct BatchHeader: Equatable {
     }
 
     /// Appends the fixed bytes and the summaries, with their checksums.
-    func encode(own: [GroupSummary], previous: [GroupSummary], into scratch: Scratch) {
+    func encode(
+        own: ContiguousArray<GroupSummary>, previous: ContiguousArray<GroupSummary>, into scratch: Scratch
+    ) {
         precondition(own.count == ownCount && previous.count == previousCount)
         let start = scratch.count
         scratch.append(LogFormat.batchMagic)
@@ -79,8 +81,8 @@ struct BatchHeader: Equatable {
         scratch.append(UInt32(previousCount))
         let summaries = scratch.count
         precondition(summaries - start == BatchHeader.fixedByteCount)
-        for summary in own { summary.encode(into: scratch) }
-        for summary in previous { summary.encode(into: scratch) }
+        own.encode(into: scratch)
+        previous.encode(into: scratch)
         scratch.store(Checksum.of(scratch[summaries..<scratch.count]), at: start + 8)
         scratch.store(sealedChecksum(of: scratch[start..<summaries]), at: start + 12)
     }
@@ -109,11 +111,13 @@ struct BatchHeader: Equatable {
     }
 
     /// The summaries behind the fixed bytes; nil if they are damaged.
-    func summaries(in segment: UnsafeRawBufferPointer) -> (own: [GroupSummary], previous: [GroupSummary])? {
+    func summaries(
+        in segment: UnsafeRawBufferPointer
+    ) -> (own: ContiguousArray<GroupSummary>, previous: ContiguousArray<GroupSummary>)? {
         let bytes = segment.part(place.offset + BatchHeader.fixedByteCount..<bodyOffset)
         guard Checksum.of(bytes) == summariesChecksum else { return nil }
         let all = (0..<ownCount + previousCount).map { GroupSummary(bytes, at: $0 * GroupSummary.byteCount) }
-        return (Array(all[..<ownCount]), Array(all[ownCount...]))
+        return (ContiguousArray(all[..<ownCount]), ContiguousArray(all[ownCount...]))
     }
 
     /// Whether the records are what was written.
@@ -130,11 +134,18 @@ extension GroupSummary {
         last = LogPosition(
             term: Term(bytes.little(at: offset + 12)), index: LogIndex(bytes.little(at: offset + 20)))
     }
+}
 
+extension ContiguousArray<GroupSummary> {
     fileprivate func encode(into scratch: Scratch) {
-        scratch.append(group)
-        scratch.append(kinds.rawValue)
-        scratch.append(last.term.rawValue)
-        scratch.append(last.index.rawValue)
+        let bytes = scratch.extend(by: count * GroupSummary.byteCount)
+        var offset = 0
+        for summary in self {
+            bytes.store(summary.group, at: offset)
+            bytes.store(summary.kinds.rawValue, at: offset + 8)
+            bytes.store(summary.last.term.rawValue, at: offset + 12)
+            bytes.store(summary.last.index.rawValue, at: offset + 20)
+            offset += GroupSummary.byteCount
+        }
     }
 }

@@ -19,6 +19,7 @@ struct Checkpoint {
         static let note = Flags(rawValue: 2)
         static let debt = Flags(rawValue: 4)
         static let base = Flags(rawValue: 8)
+        static let loss = Flags(rawValue: 16)
     }
 
     private static let headByteCount = 32
@@ -58,6 +59,7 @@ struct Checkpoint {
         if log.note != nil { flags.insert(.note) }
         if log.debt != nil { flags.insert(.debt) }
         if log.entries.base != nil { flags.insert(.base) }
+        if log.loss != nil { flags.insert(.loss) }
         scratch.append(log.group)
         scratch.append(part.sequence)
         scratch.append(flags.rawValue)
@@ -78,6 +80,10 @@ struct Checkpoint {
             location.encode(into: scratch)
             scratch.append(position: base.position)
             scratch.append(field: { RecordPayload.append(base.configuration, to: $0) })
+        }
+        if let (loss, location) = log.loss?.pair {
+            location.encode(into: scratch)
+            scratch.append(field: { RecordPayload.append(loss, to: $0) })
         }
         scratch.append(UInt32(log.entries.runs.runs.count))
         for run in log.entries.runs.runs { scratch.append(position: run) }
@@ -120,7 +126,7 @@ struct Checkpoint {
 
     private static func decodePart(_ reader: inout CheckpointReader) -> Part? {
         guard let group: UInt64 = reader.number(), let sequence: UInt64 = reader.number(),
-            let raw: UInt32 = reader.number(), raw < 16
+            let raw: UInt32 = reader.number(), raw < 32
         else { return nil }
         let flags = Flags(rawValue: raw)
         let log = GroupLog(group: group)
@@ -144,6 +150,11 @@ struct Checkpoint {
                 let configuration = reader.payloads.configuration(field)
             else { return nil }
             base = Placed(value: LogBase(position: position, configuration: configuration), location: location)
+        }
+        if flags.contains(.loss) {
+            guard let location = reader.location(), let field = reader.field(), let loss = RecordPayload.damage(field)
+            else { return nil }
+            log.loss = Placed(value: loss, location: location)
         }
         guard let runs = reader.list({ $0.position() }),
             let configurations = reader.list({ reader -> PlacedConfiguration? in
@@ -371,7 +382,7 @@ extension WriteAheadLog {
     /// Writes what is known of all groups to a file, so that the next start reads only what is written from now on. The
     /// writer goes on meanwhile: nobody else is held up for longer than a slice of the groups takes. Any one thread, but
     /// the writer. Returns false, with nothing done, while there is nothing to write, or damage that is not settled and
-    /// must be found again.
+    /// must be found again; ``reclaim()`` writes down what nobody can settle.
     ///
     /// Throws ``StorageError/disk(_:)``; the last checkpoint stands then.
     @discardableResult
@@ -390,9 +401,9 @@ extension WriteAheadLog {
 
     private func beginCheckpoint() -> (segment: UInt64, groups: Int)? {
         lock.withLock {
-            guard case .idle(let old) = checkpointState, damages.ofAll == nil, damages.ofGroups.isEmpty,
-                let newest = segments.keys.max()
+            guard case .idle(let old) = checkpointState, !damages.hasUnrecorded, let newest = segments.keys.max()
             else { return nil }
+            forgetDropped()
             checkpointBefore = old
             checkpointState = .writing(segment: newest)
             return (newest, groupList.count)
@@ -413,8 +424,10 @@ extension WriteAheadLog {
             var offset = 0
             Checkpoint.encodeHead(identity: identity, segment: segment, into: scratch)
             for start in stride(from: 0, to: groups, by: WriteAheadLog.checkpointSliceCount) {
-                Checkpoint.encodeBlock(
-                    parts(start..<min(start + WriteAheadLog.checkpointSliceCount, groups)), into: scratch)
+                let parts = parts(start..<min(start + WriteAheadLog.checkpointSliceCount, groups))
+                // a block without parts is the last
+                guard !parts.isEmpty else { continue }
+                Checkpoint.encodeBlock(parts, into: scratch)
                 try file.write([scratch.bytes], at: offset)
                 offset += scratch.count
                 scratch.removeAll()
@@ -433,7 +446,7 @@ extension WriteAheadLog {
     /// Copies of some groups, as of the last batch.
     private func parts(_ range: Range<Int>) -> [Checkpoint.Part] {
         lock.withLock {
-            groupList[range].map { Checkpoint.Part(sequence: rememberedSequence, log: $0.copy()) }
+            groupList[range].filter(\.isListed).map { Checkpoint.Part(sequence: rememberedSequence, log: $0.copy()) }
         }
     }
 

@@ -20,6 +20,7 @@ extension RecordKinds {
     /// leaves a debt, which harms nobody.
     static let promises: RecordKinds = [
         RecordKind.hardState.inSummary, RecordKind.note.inSummary, RecordKind.debt.inSummary,
+        RecordKind.promisesLost.inSummary,
     ]
 }
 
@@ -28,7 +29,8 @@ extension RecordKinds {
 /// The entries read since the loss begin anywhere: they are the end of the true log, and may turn out to be all that was
 /// still alive of it. Until that is known, what was held before the loss is kept beside them.
 ///
-/// 1. A record of its kind makes the hard state, the note or the debt known again.
+/// 1. A record of its kind makes the hard state, the note or the debt known again. A record that says the promises are
+///    lost says it of all of them.
 /// 2. A reset makes the entries known again: the log begins there.
 /// 3. A compaction does so if nothing is missing behind it.
 /// 4. A truncation does so if the last entry that stays is one that is kept: same term and index, same log (§5.3).
@@ -66,7 +68,11 @@ struct Trouble {
 
     /// A record is about to be applied to `entries`.
     mutating func meet(_ record: Record, entries: inout EntryIndex) {
-        unknown.remove(record.kind == .debtPaid ? RecordKind.debt.inSummary : record.kind.inSummary)
+        switch record.kind {
+        case .debtPaid: unknown.remove(RecordKind.debt.inSummary)
+        case .promisesLost: unknown = []
+        default: unknown.remove(record.kind.inSummary)
+        }
         guard let kept else { return }
         switch record.kind {
         case .reset:
@@ -79,7 +85,7 @@ struct Trouble {
         case .data, .noOp, .configuration:
             tip = record.position
             furthest = max(furthest, tip)
-        case .hardState, .note, .compact, .debt, .debtPaid: break
+        case .hardState, .note, .compact, .debt, .debtPaid, .promisesLost, .dropped: break
         }
     }
 
@@ -106,6 +112,8 @@ struct Damages {
     struct OfGroup {
         var damage: Damage
         var cost: GroupDamage
+        /// Whether a record says so that can itself be carried forward: then what is broken may go.
+        var isRecorded = false
     }
 
     var ofGroups: [LogGroup: OfGroup] = [:]
@@ -120,18 +128,39 @@ struct Damages {
         ofAll.map { .promises(reason: $0.text) } ?? ofGroups[group]?.cost
     }
 
+    /// Whether something is broken that must be found again.
+    var hasUnrecorded: Bool { ofAll != nil || ofGroups.values.contains { !$0.isRecorded } }
+
+    /// A write that was allowed is durable.
+    mutating func settle(_ write: LogWrite) {
+        if write.loss != nil { ofGroups[write.group]?.isRecorded = true } else { ofGroups[write.group] = nil }
+    }
+
+    /// What to write down of groups that have lost their promises, by group.
+    var unrecordedLosses: [LogWrite] {
+        guard ofAll == nil else { return [] }
+        let lost = ofGroups.filter { if case .promises = $0.value.cost { !$0.value.isRecorded } else { false } }
+        return lost.sorted { $0.key < $1.key }.map { group, found in
+            var write = LogWrite(group: group)
+            write.loss = found.damage
+            return write
+        }
+    }
+
     /// Whether the group may be written to by `write`: it is whole, or this says anew whatever may be lost.
     func allow(_ write: LogWrite) -> Bool {
+        if write.drops || write.loss != nil { return ofAll == nil }
         let resets = if case .reset = write.start { true } else { false }
         return switch cost(of: write.group) {
         case nil: true
         case .entries: resets || write.debt != nil
-        case .promises:
-            ofAll == nil && resets && write.debt != nil && write.hardState != nil && write.note != nil
+        case .promises: ofAll == nil && write.makesAllPromises
         }
     }
 
     /// The first segment in which something is broken that is not settled: it must stay, to be found again. Zero if
     /// that is in no segment: then only the checkpoint knows of it, and everything must stay.
-    var oldestSegment: UInt64? { ofGroups.values.map { LogFormat.segmentNumber(of: $0.damage.file) ?? 0 }.min() }
+    var oldestSegment: UInt64? {
+        ofGroups.values.filter { !$0.isRecorded }.map { LogFormat.segmentNumber(of: $0.damage.file) ?? 0 }.min()
+    }
 }

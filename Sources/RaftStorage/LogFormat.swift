@@ -2,7 +2,7 @@
 /// grammar; `GoldenBytesTests` pins it.
 enum LogFormat {
     /// The newest format this program writes and reads.
-    static let version = 1
+    static let version = 2
     static let manifestName = "MANIFEST"
     /// What ``WriteAheadLog/pulse()`` overwrites.
     static let pulseName = "PULSE"

@@ -225,6 +225,8 @@ extension RecordKind {
         case .reset: "reset"
         case .debt: "debt"
         case .debtPaid: "debt-paid"
+        case .promisesLost: "promises-lost"
+        case .dropped: "dropped"
         }
     }
 }

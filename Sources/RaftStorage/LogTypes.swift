@@ -45,7 +45,7 @@ public enum LogStart: Equatable, Sendable {
     case reset(LogBase)
 }
 
-/// What one group adds to a batch; several of one group stand in order.
+/// What one group adds to a batch; several of one group stand in order. Behind one that drops it there is none.
 public struct LogWrite: Sendable {
     /// Whose.
     public var group: LogGroup
@@ -61,6 +61,10 @@ public struct LogWrite: Sendable {
     public var entries: [LogEntry]
     /// An opaque record that replaces the previous one of this group (the node's own state, a tombstone).
     public var note: Bytes?
+    /// The group goes, with everything it holds; nothing else is said. Its number is not used again.
+    public private(set) var drops = false
+    /// Nobody knows any more what the group promised: says so to every later start.
+    var loss: Damage?
     /// A write.
     public init(
         group: LogGroup, hardState: HardState? = nil, debt: LogPosition? = nil, start: LogStart? = nil,
@@ -74,6 +78,18 @@ public struct LogWrite: Sendable {
         self.entries = entries
         self.note = note
     }
+
+    /// Removes a group, whole or damaged.
+    public init(dropping group: LogGroup) {
+        self.init(group: group)
+        drops = true
+    }
+
+    /// Whether it says everything anew that a group may have promised.
+    var makesAllPromises: Bool {
+        guard case .reset = start else { return false }
+        return hardState != nil && debt != nil && note != nil
+    }
 }
 
 /// What rot has cost a group; the file and offset in `reason` are for an operator.
@@ -82,8 +98,8 @@ public enum GroupDamage: Equatable, Sendable {
     /// last entry the group ever held, as far as the log tells. The group's next write must carry a debt or reset the
     /// log; when it is durable the damage is settled for later starts too.
     case entries(debt: LogPosition, reason: String)
-    /// The hard state, the note or the debt was lost, or nobody can tell what: the group may not be served. Only a write
-    /// that says everything anew (hard state, debt, reset, note) is taken, which buries a group that will not come back.
+    /// The hard state, the note or the debt was lost, or nobody can tell what: the group may not be served, now or after
+    /// any restart. Only a write that drops it is taken, or one that says everything anew (hard state, debt, reset, note).
     case promises(reason: String)
 
     /// What is damaged, where.

@@ -12,7 +12,8 @@ extension Manifest {
             throw .disk(error)
         }
         let segments = names.filter { LogFormat.segmentNumber(of: $0) != nil }
-        if let manifest = try load(from: disk) {
+        if var manifest = try load(from: disk) {
+            try manifest.upgrade(on: disk)
             return (manifest, try manifest.removeUnlisted(segments, on: disk, log: log))
         }
         // the first manifest is older than the first segment
@@ -26,6 +27,13 @@ extension Manifest {
             throw .disk(error)
         }
         return (manifest, [])
+    }
+
+    /// From now on batches may hold what an older program does not know: it must refuse the log.
+    private mutating func upgrade(on disk: any Disk) throws(StorageError) {
+        guard version < LogFormat.version else { return }
+        version = LogFormat.version
+        do throws(DiskError) { try store(on: disk) } catch { throw .disk(error) }
     }
 
     private func removeUnlisted(

@@ -18,6 +18,8 @@ struct Manifest: Equatable {
     private static let fixedByteCount = 32
     private static let entryByteCount = 32
 
+    /// Of the format, when it was stored.
+    var version = LogFormat.version
     /// Drawn when the log was created.
     var identity: UInt64
     /// By number, ascending.
@@ -63,7 +65,7 @@ struct Manifest: Equatable {
 
     func encode(into scratch: Scratch) {
         scratch.append(LogFormat.manifestMagic)
-        scratch.append(UInt32(LogFormat.version))
+        scratch.append(UInt32(version))
         scratch.append(UInt32(0))
         scratch.append(identity)
         scratch.append(UInt64(segments.count))
@@ -87,7 +89,7 @@ struct Manifest: Equatable {
             count == (bytes.count - fixedByteCount) / entryByteCount,
             bytes.count == fixedByteCount + count * entryByteCount
         else { return .unreadable }
-        var manifest = Manifest(identity: bytes.little(at: 16))
+        var manifest = Manifest(version: Int(version), identity: bytes.little(at: 16))
         for position in 0..<count {
             guard let entry = Entry(bytes, at: fixedByteCount + position * entryByteCount),
                 manifest.segments.last.map({ $0.number < entry.number }) ?? true

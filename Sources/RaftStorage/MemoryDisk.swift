@@ -46,6 +46,8 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     private var unsyncedNames: [DirectoryChange] = []
     fileprivate private(set) var crashes = 0
     private var full = false
+    private var copying = false
+    private var free = 1 << 40
     /// Nil: they never fail.
     private var syncsUntilFailure: Int?
     private var syncs = 0
@@ -69,6 +71,18 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     public var isFull: Bool {
         get { lock.withLock { full } }
         set { lock.withLock { full = newValue } }
+    }
+
+    /// While set, a full disk has no room either for bytes that replace others, as a file system that copies on write.
+    public var copiesOnWrite: Bool {
+        get { lock.withLock { copying } }
+        set { lock.withLock { copying = newValue } }
+    }
+
+    /// What the disk says is free while it is not full; nothing that is written changes it.
+    public var claimedFreeBytes: Int {
+        get { lock.withLock { free } }
+        set { lock.withLock { free = newValue } }
     }
 
     /// While set, every sync fails with EIO, and what it should have made durable stays unsynced.
@@ -369,8 +383,8 @@ extension MemoryDisk {
         }
     }
 
-    /// None while the disk is full, otherwise plenty.
-    public func freeBytes() throws(DiskError) -> Int { isFull ? 0 : 1 << 40 }
+    /// None while the disk is full, otherwise ``claimedFreeBytes``.
+    public func freeBytes() throws(DiskError) -> Int { lock.withLock { full ? 0 : free } }
 
     private func medium(_ name: String, call: String) throws(DiskError) -> Medium {
         guard let medium = names[name] else { throw .system(call: call, path: name, errno: ENOENT) }
@@ -384,7 +398,7 @@ extension MemoryDisk {
 
     /// A change of a file; one that makes it grow needs space.
     fileprivate func change(_ medium: Medium, _ change: Change, upTo end: Int) throws(DiskError) {
-        guard !full || end <= medium.contents.count else { throw .full(path: path) }
+        guard !full || (end <= medium.contents.count && !copying) else { throw .full(path: path) }
         try spendPower(call: "pwritev")
         MemoryDisk.apply(change, to: &medium.contents)
         medium.unsynced.append(change)

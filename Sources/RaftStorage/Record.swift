@@ -12,6 +12,8 @@ enum RecordKind: UInt8 {
     case reset = 8
     case debt = 9
     case debtPaid = 10
+    case promisesLost = 11
+    case dropped = 12
 
     init(_ kind: EntryKind) {
         switch kind {
@@ -27,7 +29,7 @@ enum RecordKind: UInt8 {
         case .data: .data
         case .noOp: .noOp
         case .configuration: .configuration
-        case .hardState, .truncate, .note, .compact, .reset, .debt, .debtPaid: nil
+        case .hardState, .truncate, .note, .compact, .reset, .debt, .debtPaid, .promisesLost, .dropped: nil
         }
     }
 
@@ -54,20 +56,31 @@ struct Record {
         return counted.contains(position.term.rawValue) && counted.contains(position.index.rawValue)
     }
 
-    /// Appends the head to `scratch`, checksum included; the payload goes wherever the caller puts it.
+    /// Appends the record to `scratch`, checksum included.
+    func encode(into scratch: Scratch) {
+        let bytes = scratch.extend(by: byteCount)
+        storeHead(in: bytes)
+        UnsafeMutableRawBufferPointer(rebasing: bytes[Record.headByteCount...]).copyMemory(from: payload)
+        bytes.store(Checksum.of(UnsafeRawBufferPointer(rebasing: bytes[4...])), at: 0)
+    }
+
+    /// Appends the head alone, checksum included; the payload goes wherever the caller puts it.
     func encodeHead(into scratch: Scratch) {
-        let start = scratch.count
-        scratch.append(UInt32(0))
-        scratch.append(UInt32(payload.count))
-        scratch.append(group)
-        scratch.append(position.term.rawValue)
-        scratch.append(position.index.rawValue)
-        scratch.append(kind.rawValue)
-        scratch.append(zeros: Record.headByteCount - (scratch.count - start))
+        let bytes = scratch.extend(by: Record.headByteCount)
+        storeHead(in: bytes)
         var checksum = Checksum()
-        checksum.update(scratch[start + 4..<scratch.count])
+        checksum.update(UnsafeRawBufferPointer(rebasing: bytes[4...]))
         checksum.update(payload)
-        scratch.store(checksum.value, at: start)
+        bytes.store(checksum.value, at: 0)
+    }
+
+    /// All of the head but the checksum.
+    private func storeHead(in bytes: UnsafeMutableRawBufferPointer) {
+        bytes.store(UInt32(payload.count), at: 4)
+        bytes.store(group, at: 8)
+        bytes.store(position.term.rawValue, at: 16)
+        bytes.store(position.index.rawValue, at: 24)
+        bytes.store(UInt32(kind.rawValue), at: 32)
     }
 
     /// The record at the start of `bytes`; nil if there is none that fits in or its kind is unknown. The checksum
@@ -107,6 +120,30 @@ enum RecordPayload {
                 scratch.append(text: text)
             }
         }
+    }
+
+    /// Where the damage is, and what: the offset, then two texts, each behind its length.
+    static func append(_ damage: Damage, to scratch: Scratch) {
+        scratch.append(UInt64(damage.offset))
+        for text in [damage.file, damage.reason] {
+            scratch.append(UInt32(text.utf8.count))
+            scratch.append(text: text)
+        }
+    }
+
+    /// The damage in `bytes`; nil if they are none.
+    static func damage(_ bytes: UnsafeRawBufferPointer) -> Damage? {
+        guard bytes.count >= 8, let place = Int(exactly: bytes.little(UInt64.self, at: 0)) else { return nil }
+        var offset = 8
+        func text() -> String? {
+            guard bytes.count - offset >= 4 else { return nil }
+            let length = Int(bytes.little(UInt32.self, at: offset))
+            guard length <= bytes.count - offset - 4 else { return nil }
+            defer { offset += 4 + length }
+            return String(decoding: bytes.part(offset + 4..<offset + 4 + length), as: UTF8.self)
+        }
+        guard let file = text(), let reason = text(), offset == bytes.count else { return nil }
+        return Damage(file: file, offset: place, reason: reason)
     }
 
     /// The configuration in `bytes`; nil if they are none.

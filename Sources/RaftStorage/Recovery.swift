@@ -21,7 +21,7 @@ struct Recovery {
         /// Number of the first batch that is missing or broken.
         var sequence: UInt64
         /// What that batch's own header says of its groups, if it can be read.
-        var groups: [GroupSummary]?
+        var groups: ContiguousArray<GroupSummary>?
         /// That batch's header, if it can be read, and where its records are.
         var batch: (header: BatchHeader, image: SegmentImage)?
         /// Where that batch ends, if that is known.
@@ -36,7 +36,7 @@ struct Recovery {
     private var wound: Wound?
     private var image: SegmentImage?
     /// Of the last batch that was read or whose groups are known.
-    private(set) var lastSummaries: [GroupSummary] = []
+    private(set) var lastSummaries: ContiguousArray<GroupSummary> = []
     /// The last batch, if it is whole.
     private(set) var lastBatch: BatchHeader?
     private(set) var segments: [Segment] = []
@@ -228,6 +228,10 @@ extension Recovery {
 
     /// Adds a record to its group; false if it does not fit there.
     private mutating func apply(_ record: Record, at place: LogPlace) -> Bool {
+        if record.kind == .dropped {
+            drop(record.group)
+            return true
+        }
         let log = log(of: record.group)
         guard record.hasCountedPosition else { return false }
         if !troubles.isEmpty, var trouble = troubles[record.group] {
@@ -246,10 +250,21 @@ extension Recovery {
             log.debt = Placed(value: record.position, location: location)
         case .debtPaid:
             log.debt = nil
+        case .promisesLost where record.payload.isEmpty:
+            log.loss = nil
+        case .promisesLost:
+            guard let loss = RecordPayload.damage(record.payload) else { return false }
+            log.loss = Placed(value: loss, location: location)
+        case .dropped: break
         case .truncate, .compact, .reset, .data, .noOp, .configuration:
             return log.entries.apply(record, at: location, payloads)
         }
         return true
+    }
+
+    private mutating func drop(_ group: LogGroup) {
+        groups[group] = nil
+        troubles[group] = nil
     }
 
     private mutating func log(of group: LogGroup) -> GroupLog {
@@ -260,8 +275,8 @@ extension Recovery {
     }
 
     /// What the header should have said of an intact batch.
-    private func summarized(_ records: [(offset: Int, record: Record)]) -> [GroupSummary] {
-        var summaries: [GroupSummary] = []
+    private func summarized(_ records: [(offset: Int, record: Record)]) -> ContiguousArray<GroupSummary> {
+        var summaries: ContiguousArray<GroupSummary> = []
         for (_, record) in records {
             if let slot = summaries.firstIndex(where: { $0.group == record.group }) {
                 summaries[slot].kinds.insert(record.kind.inSummary)
@@ -279,7 +294,7 @@ extension Recovery {
 extension Recovery {
     /// Notes a wound at `place`, or where the log ends so far, unless an earlier one is open.
     private mutating func injure(
-        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: [GroupSummary]? = nil,
+        _ reason: String, sequence: UInt64, at place: LogPlace? = nil, groups: ContiguousArray<GroupSummary>? = nil,
         batch: (header: BatchHeader, image: SegmentImage)? = nil
     ) {
         guard wound == nil else { return }
@@ -290,7 +305,7 @@ extension Recovery {
 
     /// The batches up to number `sequence` were durable: charges what is missing of them. `previous` is what the
     /// batch numbered `sequence` repeats of the one before it.
-    private mutating func settle(before sequence: UInt64, previous: [GroupSummary]?) {
+    private mutating func settle(before sequence: UInt64, previous: ContiguousArray<GroupSummary>?) {
         if wound == nil, sequence > nextSequence { injure("batches are missing", sequence: nextSequence) }
         guard let wound else { return }
         self.wound = nil
@@ -324,6 +339,8 @@ extension Recovery {
 
     /// A group has lost records of a batch that is damaged.
     private mutating func charge(_ lost: GroupSummary, _ damage: Damage) {
+        // nothing follows in a batch that drops a group: whatever was lost, it is gone
+        if lost.kinds.contains(RecordKind.dropped.inSummary) { return drop(lost.group) }
         let log = log(of: lost.group)
         var kinds = lost.kinds
         // what stood in front of the broken record was all there was
@@ -364,6 +381,9 @@ extension Recovery {
                 found = Damages.OfGroup(damage: trouble.damage, cost: cost)
             }
             found = settleUnlisted(log, found) ?? found ?? settleGap(log)
+            if let loss = log.loss?.value {
+                found = Damages.OfGroup(damage: loss, cost: .promises(reason: loss.text), isRecorded: found == nil)
+            }
             if let found { hurt(group, found) }
         }
         troubles = [:]

@@ -7,6 +7,12 @@ final class Scratch {
         memory = .allocate(byteCount: capacity, alignment: 16)
     }
 
+    /// With `number` bytes that are zero.
+    convenience init(zeros number: Int) {
+        self.init(capacity: number)
+        append(zeros: number)
+    }
+
     deinit { memory.deallocate() }
 
     /// What has been appended; valid until the next append.
@@ -23,6 +29,13 @@ final class Scratch {
         count += MemoryLayout<T>.size
     }
 
+    /// Appends `more` bytes and hands them out; the caller writes each of them, before the next append.
+    func extend(by more: Int) -> UnsafeMutableRawBufferPointer {
+        reserve(more)
+        defer { count += more }
+        return UnsafeMutableRawBufferPointer(rebasing: memory[count..<count + more])
+    }
+
     func append(_ source: UnsafeRawBufferPointer) {
         reserve(source.count)
         UnsafeMutableRawBufferPointer(rebasing: memory[count...]).copyMemory(from: source)
@@ -35,7 +48,7 @@ final class Scratch {
     }
 
     func append(zeros number: Int) {
-        for _ in 0..<number { append(UInt8(0)) }
+        extend(by: number).initializeMemory(as: UInt8.self, repeating: 0)
     }
 
     /// Overwrites bytes that have been appended.
@@ -51,6 +64,14 @@ final class Scratch {
         larger.copyMemory(from: bytes)
         memory.deallocate()
         memory = larger
+    }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    /// Writes the little-endian form of `value` at `offset`; it must lie inside.
+    func store<T: FixedWidthInteger>(_ value: T, at offset: Int) {
+        precondition(offset >= 0 && offset + MemoryLayout<T>.size <= count)
+        storeBytes(of: value.littleEndian, toByteOffset: offset, as: T.self)
     }
 }
 

@@ -6,6 +6,11 @@ final class Segment: Sendable {
     let file: (any DiskFile)?
 
     var number: UInt64 { entry.number }
+    /// Of a segment that is written or read: its file is there.
+    var openFile: any DiskFile {
+        guard let file else { preconditionFailure("\(name) is not open") }
+        return file
+    }
     var name: String { LogFormat.segmentName(entry.number) }
 
     init(entry: Manifest.Entry, file: (any DiskFile)?) {
@@ -22,7 +27,8 @@ final class Segment: Sendable {
     /// Creates a segment that holds its header and its opening seal, all durable. It is not listed yet. After
     /// ``DiskError/full(path:)`` nothing is left of it.
     static func create(
-        number: UInt64, size: Int, seal: BatchHeader, repeating previous: [GroupSummary], on disk: any Disk
+        number: UInt64, size: Int, seal: BatchHeader, repeating previous: ContiguousArray<GroupSummary>,
+        on disk: any Disk
     ) throws(DiskError) -> Segment {
         let name = LogFormat.segmentName(number)
         if disk.exists(name) { try disk.remove(name) }

@@ -79,11 +79,10 @@ extension WriteAheadLog {
     }
 
     private func read(_ segment: Segment, _ range: Range<Int>) throws(StorageError) -> Bytes {
-        guard let file = segment.file else { preconditionFailure("\(segment.name) is not open") }
         let slab = Slab(capacity: range.count)
         let count: Int
         do throws(DiskError) {
-            count = try file.read(
+            count = try segment.openFile.read(
                 into: UnsafeMutableRawBufferPointer(start: slab.base, count: range.count), at: range.lowerBound)
         } catch {
             throw .disk(error)

@@ -89,14 +89,14 @@ extension WriteAheadLog {
 
     private func isTight(_ total: Int) -> Bool { total + 3 * settings.segmentBytes > settings.spaceBytes }
 
-    /// The groups that have something in a segment, and nothing in an older one, ascending.
+    /// The groups that have something in a segment, and nothing in an older one that is listed, ascending.
     private func pins(of segment: UInt64) -> [LogUsage.Pin] {
-        let count = lock.withLock { groupList.count }
         var pins: [LogUsage.Pin] = []
-        for start in stride(from: 0, to: count, by: WriteAheadLog.sliceCount) {
+        // the list may lose groups that have been dropped meanwhile
+        for start in stride(from: 0, to: lock.withLock { groupList.count }, by: WriteAheadLog.sliceCount) {
             lock.withLock {
-                for log in groupList[start..<min(start + WriteAheadLog.sliceCount, count)]
-                where log.oldestSegment == segment {
+                for log in groupList.dropFirst(start).prefix(WriteAheadLog.sliceCount)
+                where log.oldestSegment ?? .max <= segment {
                     pins.append(LogUsage.Pin(group: log.group, liveBytes: log.liveBytes))
                 }
             }
@@ -114,13 +114,17 @@ extension WriteAheadLog {
         guard let current else { return result }
         for entry in manifest.segments where entry.number < current.number && live[entry.number] > 0 {
             var writes: [LogWrite] = []
-            for pin in pins(of: entry.number) where damage(of: pin.group) == nil {
-                let canBeCompacted = firstIndex(of: pin.group) != nil
-                guard pin.liveBytes <= WriteAheadLog.imageBytesMax || !canBeCompacted else { continue }
+            for pin in pins(of: entry.number) {
+                guard let log = groupLog(of: pin.group), log.loss != nil || damage(of: pin.group) == nil else {
+                    continue
+                }
+                let hasEntries = log.entries.runs.firstIndex != nil
+                let canBeCompacted = hasEntries && log.loss == nil
+                guard !hasEntries || pin.liveBytes <= imageBytesMax(of: log) else { continue }
                 let isFirst = result.bytes == 0 && !canBeCompacted
                 guard result.bytes + pin.liveBytes <= maxBytes || isFirst else { break }
                 do throws(StorageError) {
-                    writes.append(try image(of: pin.group))
+                    writes.append(try image(of: log))
                 } catch .damaged {
                     result.damaged.append(pin.group)
                     continue
@@ -129,26 +133,48 @@ extension WriteAheadLog {
                 }
                 result.bytes += pin.liveBytes
             }
-            if !writes.isEmpty { try write(writes, upTo: settings.spaceBytes) }
+            if !writes.isEmpty { try write(writes, mayUseReserve: true) }
             // the next segments are of no use as long as this one is
             if live[entry.number] > 0 { break }
         }
         return result
     }
 
-    /// Everything a group holds, as one write that needs nothing written before.
-    private func image(of group: LogGroup) throws(StorageError) -> LogWrite {
-        guard let log = groupLog(of: group) else { preconditionFailure("no group \(group)") }
+    /// A group with entries and more than this alive is not carried forward. One that has lost its promises is out of
+    /// service, so nobody compacts it.
+    private func imageBytesMax(of log: GroupLog) -> Int {
+        log.loss == nil ? WriteAheadLog.imageBytesMax : settings.segmentBytes
+    }
+
+    /// Everything a group holds, as one write that needs nothing written before. Of a group that has lost its promises
+    /// only what can be read is left.
+    private func image(of log: GroupLog) throws(StorageError) -> LogWrite {
         let runs = log.entries.runs
         var write = LogWrite(
-            group: group, hardState: log.hardState?.value, debt: log.debt?.value ?? .zero,
+            group: log.group, hardState: log.hardState?.value, debt: log.debt?.value ?? .zero,
             start: .reset(log.entries.base?.value ?? LogBase(position: .zero, configuration: .empty)),
             note: log.note?.value)
         if let first = runs.firstIndex {
-            let count = first.distance(to: runs.last.index) + 1
-            write.entries = try entries(of: group, from: first, count: count, maxBytes: .max)
+            var count = first.distance(to: runs.last.index) + 1
+            if log.loss != nil, let damaged = try firstDamagedIndex(of: log.group) {
+                count = first.distance(to: damaged)
+            }
+            write.entries = count == 0 ? [] : try entries(of: log.group, from: first, count: count, maxBytes: .max)
         }
+        write.loss = log.loss?.value
         return write
+    }
+
+    /// Writes down, behind everything, which groups have lost their promises: what they lost them by may go then.
+    private func recordLosses() throws(StorageError) {
+        let writes = damages.unrecordedLosses
+        guard !writes.isEmpty else { return }
+        do throws(StorageError) {
+            try write(writes, mayUseReserve: true)
+        } catch {
+            // without room it is found again at the next start
+            guard case .disk(.full) = error else { throw error }
+        }
     }
 
     /// Takes the oldest segments in which nothing is alive out of the list, durably; their files are removed by
@@ -159,6 +185,7 @@ extension WriteAheadLog {
     @discardableResult
     public func reclaim() throws(StorageError) -> Int {
         if let failure { throw .failed(failure) }
+        try recordLosses()
         guard let current else { return 0 }
         let broken = damages.oldestSegment ?? .max
         let dead = manifest.segments.prefix { entry in

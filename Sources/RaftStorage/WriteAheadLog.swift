@@ -7,7 +7,9 @@ import RaftCore
 /// ``usage()``, ``isTight`` and ``totalBytes`` may be called from any thread meanwhile.
 ///
 /// 1. When ``write(_:)`` returns, everything in it is durable; until then nobody can read it.
-/// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated.
+/// 2. A write that throws ``DiskError/full(path:)`` has changed nothing and may be repeated. What it may have left
+///    behind in the segment, on a file system that copies on write, is overwritten with zeros, durably, before anything
+///    else is written: a crash at any moment finds a torn tail there, or nothing.
 /// 3. After any other failure of the disk the log is closed for writing: what a failed sync left behind is unknown,
 ///    and a second sync would not tell. The process must stop and recover.
 /// 4. A segment is listed in the manifest, durably, before it holds anything. It opens with a seal, which proves
@@ -20,7 +22,9 @@ public final class WriteAheadLog: @unchecked Sendable {
     public struct Settings: Sendable {
         /// Size of a segment in bytes.
         public var segmentBytes: Int
-        /// Writes are refused with ``DiskError/full(path:)`` while fewer bytes are free on the device.
+        /// Bytes of the device that entries leave free: a batch with entries that needs a new segment is refused with
+        /// ``DiskError/full(path:)`` if fewer would be left. Batches without entries (a vote, a compaction) may use them
+        /// up, and whatever fits into a segment that is there needs no more room.
         public var reserveBytes: Int
         /// Bound of all segments together. When the next segment would come closer to it than two segments, writes with
         /// entries are refused with ``DiskError/full(path:)``; those without may go on, so that space can be reclaimed.
@@ -54,13 +58,17 @@ public final class WriteAheadLog: @unchecked Sendable {
     private(set) var current: Segment?
     private var endOffset: Int
     private var nextSequence: UInt64
-    private var previousSummaries: [GroupSummary]
+    private var previousSummaries: ContiguousArray<GroupSummary>
     private var endsWithSeal: Bool
+    /// How far a batch that found no room may have been written behind the last one; nil: there is none.
+    private var remainsEnd: Int?
+    /// How far the current segment has been written, be it with zeros.
+    private var writtenEnd = 0
     private(set) var failure: String?
     /// Nil until the first pulse.
     private var pulseFile: (any DiskFile)?
     private var pulses: UInt64 = 0
-    private let batch = BatchBuilder()
+    private var batch = BatchBuilder()
     private let header = Scratch()
     private var buffers: [UnsafeRawBufferPointer] = []
 
@@ -101,7 +109,10 @@ public final class WriteAheadLog: @unchecked Sendable {
         // with every group damaged nothing will be written
         current = recovery.damages.ofAll == nil ? recovery.segments.last : nil
         endOffset = recovery.end.offset
-        for log in groupList { log.forEachLocation { live.add($0, to: log) } }
+        for log in groupList {
+            log.isListed = true
+            log.forEachLocation { live.add($0, to: log) }
+        }
     }
 
     /// Whether `disk` has a log, whatever its state.
@@ -141,34 +152,30 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// only entries were lost and its first write carries a debt or resets the log;
     /// ``StorageError/failed(_:)`` if the disk failed, now or before.
     public func write(_ writes: [LogWrite]) throws(StorageError) {
-        let hasEntries = writes.contains { !$0.entries.isEmpty }
-        try write(writes, upTo: settings.spaceBytes - (hasEntries ? 2 * settings.segmentBytes : 0))
+        try write(writes, mayUseReserve: !writes.contains { !$0.entries.isEmpty })
     }
 
-    /// Writes a batch, as long as the log does not grow beyond `spaceBytes`.
-    func write(_ writes: [LogWrite], upTo spaceBytes: Int) throws(StorageError) {
+    /// Writes a batch. What `mayUseReserve` may take the last segments of the log's bound, and the last room of the device.
+    func write(_ writes: [LogWrite], mayUseReserve: Bool) throws(StorageError) {
         if let failure { throw .failed(failure) }
-        let settled = try checkDamages(writes)
-        try checkReserve()
-        batch.gather(writes) { groups[$0]?.entries.runs ?? TermRuns() }
+        let settles = try checkDamages(writes)
+        batch.gather(writes) { groups[$0] }
         guard batch.recordCount > 0 else { return }
-        let place = try appendBatch(upTo: spaceBytes)
+        let place = try appendBatch(mayUseReserve: mayUseReserve)
         remember(writes, bodyAt: place)
-        if !settled.isEmpty {
-            lock.withLock { for group in settled { damages.ofGroups[group] = nil } }
-        }
+        if settles { lock.withLock { for write in writes { damages.settle(write) } } }
     }
 
-    /// The damaged groups that `writes` will settle; throws if one is not to be written.
-    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> [LogGroup] {
+    /// Whether `writes` will settle the damage of a group; throws if one is not to be written.
+    private func checkDamages(_ writes: [LogWrite]) throws(StorageError) -> Bool {
         var settled: [LogGroup] = []
-        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return settled }
+        guard damages.ofAll != nil || !damages.ofGroups.isEmpty else { return false }
         for write in writes where !settled.contains(write.group) {
             guard let damage = damages.of(write.group) else { continue }
             guard damages.allow(write) else { throw damage.error }
             settled.append(write.group)
         }
-        return settled
+        return !settled.isEmpty
     }
 
     /// What is wrong with a group; nil if it is whole. Any thread.
@@ -179,9 +186,9 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// nothing; if the disk fails, the next ``write(_:)`` says so.
     public func sealIfIdle() {
         guard failure == nil, current != nil, !endsWithSeal else { return }
-        batch.gather([]) { _ in TermRuns() }
+        batch.gather([]) { _ in nil }
         do throws(StorageError) {
-            _ = try appendBatch(upTo: settings.spaceBytes)
+            _ = try appendBatch(mayUseReserve: true)
         } catch {
             // full: the next idle moment tries again; anything else the next write will say
             if case .disk(.full) = error { return }
@@ -253,18 +260,10 @@ public final class WriteAheadLog: @unchecked Sendable {
 // MARK: - Writing
 
 extension WriteAheadLog {
-    private func checkReserve() throws(StorageError) {
-        guard settings.reserveBytes > 0 else { return }
-        do throws(DiskError) {
-            if try disk.freeBytes() < settings.reserveBytes { throw .full(path: disk.path) }
-        } catch {
-            throw .disk(error)
-        }
-    }
-
     /// Makes the gathered batch durable behind the last one. Returns where its body is.
-    private func appendBatch(upTo spaceBytes: Int) throws(StorageError) -> LogPlace {
-        let segment = try segmentWithRoom(upTo: spaceBytes)
+    private func appendBatch(mayUseReserve: Bool) throws(StorageError) -> LogPlace {
+        try clearRemains()
+        let segment = try segmentWithRoom(mayUseReserve: mayUseReserve)
         let batchHeader = BatchHeader(
             identity: identity, sequence: nextSequence,
             place: LogPlace(segment: segment.number, offset: endOffset),
@@ -278,31 +277,67 @@ extension WriteAheadLog {
         buffers.append(header.bytes)
         batch.appendBuffers(to: &buffers)
         do throws(DiskError) {
-            guard let file = segment.file else { preconditionFailure("\(segment.name) is not open") }
-            try file.write(buffers, at: endOffset)
-            if !planted("log-does-not-sync") { try file.sync() }
+            try segment.openFile.write(buffers, at: endOffset)
+            try writeZeros(behind: batchHeader, in: segment)
         } catch {
-            // Even if the device is full: the segment was preallocated, so this is no ordinary shortage of space,
-            // and it is unknown how much has been written.
-            throw fail(error)
+            guard case .full = error else { throw fail(error) }
+            remainsEnd = batchHeader.end
+            throw .disk(error)
         }
+        if !planted("log-does-not-sync") { try sync(segment) }
         endOffset = batchHeader.end
         nextSequence += 1
-        previousSummaries = batch.summaries
+        batch.exchangeSummaries(for: &previousSummaries)
         endsWithSeal = batchHeader.isSeal
         return LogPlace(segment: segment.number, offset: batchHeader.bodyOffset)
     }
 
-    private func segmentWithRoom(upTo spaceBytes: Int) throws(StorageError) -> Segment {
+    /// Blocks of a file that have been written before, if only with zeros, are synced without a change of the file
+    /// system's own books. So a small batch that enters new ones writes a stretch of them for those that follow.
+    private func writeZeros(behind batch: BatchHeader, in segment: Segment) throws(DiskError) {
+        guard batch.end > writtenEnd else { return }
+        writtenEnd = batch.end
+        let end = min(batch.end + WriteAheadLog.zeros.count, segment.entry.size)
+        guard batch.end - batch.place.offset <= WriteAheadLog.zeros.count / 4, end > batch.end else { return }
+        try WriteAheadLog.zeros.slice(from: 0, count: end - batch.end).withUnsafeBytes { (bytes) throws(DiskError) in
+            try segment.openFile.write([bytes], at: batch.end)
+        }
+        writtenEnd = end
+    }
+
+    private static let zeros = Bytes(count: 256 << 10) { $0.initializeMemory(as: UInt8.self, repeating: 0) }
+
+    /// Overwrites what a batch without room has left behind. Synced before the next batch is written: whatever stands
+    /// behind a batch that a crash has torn would be taken for damage.
+    private func clearRemains() throws(StorageError) {
+        guard let end = remainsEnd, let current else { return }
+        let zeros = Scratch(zeros: end - endOffset)
+        do throws(DiskError) {
+            try current.openFile.write([zeros.bytes], at: endOffset)
+        } catch {
+            guard case .full = error else { throw fail(error) }
+            throw .disk(error)
+        }
+        try sync(current)
+        remainsEnd = nil
+    }
+
+    /// Even a shortage of space is final here: nobody knows then what has been written.
+    private func sync(_ segment: Segment) throws(StorageError) {
+        do throws(DiskError) { try segment.openFile.sync() } catch { throw fail(error) }
+    }
+
+    private func segmentWithRoom(mayUseReserve: Bool) throws(StorageError) -> Segment {
         let body = batch.bodyByteCount
         let own = batch.summaries.count
         let needed = BatchHeader.batchByteCount(body: body, summaries: own + previousSummaries.count)
         if let current, endOffset + needed <= current.entry.size { return current }
-        return try startSegment(roomFor: BatchHeader.batchByteCount(body: body, summaries: own), upTo: spaceBytes)
+        return try startSegment(
+            roomFor: BatchHeader.batchByteCount(body: body, summaries: own), mayUseReserve: mayUseReserve)
     }
 
     /// Creates the next segment with `room` behind its opening seal, lists it, and goes on there.
-    private func startSegment(roomFor room: Int, upTo spaceBytes: Int) throws(StorageError) -> Segment {
+    private func startSegment(roomFor room: Int, mayUseReserve: Bool) throws(StorageError) -> Segment {
         let number = (manifest.segments.last?.number ?? 0) + 1
         let proven = current.map { LogPlace(segment: $0.number, offset: endOffset) } ?? .start
         let seal = BatchHeader.seal(
@@ -312,9 +347,7 @@ extension WriteAheadLog {
         var size = settings.segmentBytes
         if seal.end + room > size { size = (seal.end + room + 4095) / 4096 * 4096 }
         precondition(size <= Int(UInt32.max), "a batch of \(room) bytes")
-        guard totalBytes + size <= spaceBytes else {
-            throw .disk(.full(path: "\(disk.path), where the log may take \(settings.spaceBytes) bytes"))
-        }
+        try checkRoom(for: size, mayUseReserve: mayUseReserve)
         var listed = manifest
         let segment: Segment
         do throws(DiskError) {
@@ -329,6 +362,7 @@ extension WriteAheadLog {
         manifest = listed
         current = segment
         endOffset = segment.entry.firstOffset
+        writtenEnd = endOffset
         nextSequence += 1
         previousSummaries = []
         endsWithSeal = true
@@ -336,65 +370,46 @@ extension WriteAheadLog {
         return segment
     }
 
-    /// Adds a durable batch to what can be read, record by record in the order in which they were gathered.
-    private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
-        lock.withLock {
-            rememberedSequence = nextSequence - 1
-            var next = 0
-            func nextLocation() -> RecordLocation {
-                defer { next += 1 }
-                let range = batch.records[next]
-                return RecordLocation(
-                    segment: place.segment, offset: place.offset + range.lowerBound, byteCount: range.count)
-            }
-            for write in writes {
-                let log = log(of: write.group)
-                if let state = write.hardState {
-                    let placed = Placed(value: state, location: nextLocation())
-                    live.replace(log.hardState?.location, by: placed.location, in: log)
-                    log.hardState = placed
-                }
-                if let debt = write.debt {
-                    let placed = Placed(value: debt, location: nextLocation())
-                    live.replace(log.debt?.location, by: debt == .zero ? nil : placed.location, in: log)
-                    log.debt = debt == .zero ? nil : placed
-                    _ = nextLocation()
-                }
-                if let start = write.start, log.entries.runs.moves(to: start) {
-                    let location = nextLocation()
-                    live.add(location, to: log)
-                    switch start {
-                    case .compact(let base):
-                        live.remove(log.entries.compact(to: Placed(value: base, location: location)), from: log)
-                    case .reset(let base):
-                        live.remove(log.entries.reset(to: Placed(value: base, location: location)), from: log)
-                    }
-                }
-                if let index = write.truncateFrom {
-                    live.remove(log.entries.truncate(behind: index.previous), from: log)
-                    _ = nextLocation()
-                }
-                for entry in write.entries {
-                    let configuration = entry.kind == .configuration ? entry.configuration : nil
-                    let location = nextLocation()
-                    live.add(location, to: log)
-                    log.entries.append(entry.position, configuration: configuration, at: location)
-                }
-                if let note = write.note {
-                    let placed = Placed(value: note.compacted, location: nextLocation())
-                    live.replace(log.note?.location, by: placed.location, in: log)
-                    log.note = placed
-                }
-            }
+    /// Throws ``DiskError/full(path:)`` unless a segment of `size` bytes leaves what must be left.
+    private func checkRoom(for size: Int, mayUseReserve: Bool) throws(StorageError) {
+        let bound = settings.spaceBytes - (mayUseReserve ? 0 : 2 * settings.segmentBytes)
+        guard totalBytes + size <= bound else {
+            throw .disk(.full(path: "\(disk.path), where the log may take \(settings.spaceBytes) bytes"))
+        }
+        guard !mayUseReserve, settings.reserveBytes > 0 else { return }
+        do throws(DiskError) {
+            guard try disk.freeBytes() - size >= settings.reserveBytes else { throw .full(path: disk.path) }
+        } catch {
+            throw .disk(error)
         }
     }
 
-    private func log(of group: LogGroup) -> GroupLog {
-        if let log = groups[group] { return log }
-        let log = GroupLog(group: group)
-        groups[group] = log
+    /// Adds a durable batch to what can be read.
+    private func remember(_ writes: [LogWrite], bodyAt place: LogPlace) {
+        lock.withLock {
+            rememberedSequence = nextSequence - 1
+            var records = RecordPlaces(batch.records, bodyAt: place)
+            for log in batch.logs where !log.isListed { list(log) }
+            remember(writes, of: batch.logs, &records, &live)
+            // in the list they stay until a checkpoint begins: one may be under way
+            for log in batch.logs where !log.isListed { groups[log.group] = nil }
+        }
+    }
+
+    private func remember(
+        _ writes: [LogWrite], of logs: ContiguousArray<GroupLog>, _ records: inout RecordPlaces,
+        _ live: inout LiveBytes
+    ) {
+        for position in writes.indices { logs[position].remember(writes[position], records: &records, live: &live) }
+    }
+
+    /// Takes groups that have been dropped out of the list, while nobody goes through it.
+    func forgetDropped() { groupList.removeAll { !$0.isListed } }
+
+    private func list(_ log: GroupLog) {
+        log.isListed = true
+        groups[log.group] = log
         groupList.append(log)
-        return log
     }
 
     /// Closes the log for writing.

@@ -118,6 +118,8 @@ extension Simulation {
         case .readError: disk.failReads(1 + fault.amount % 3)
         case .fsyncError: if node.isRunning { node.failSyncs(after: fault.amount % 5) }
         case .diskFull:
+            // at once, or when the log needs its next segment
+            disk.copiesOnWrite = fault.amount % 2 == 0
             disk.isFull = true
             later(fault.milliseconds) { disk.isFull = false }
         case .slowDisk:

@@ -23,15 +23,20 @@ struct DiskTroubleTests {
 
     private func command(_ tag: UInt64, bytes: Int = 100) -> Bytes { Command.payload(tag: tag, byteCount: bytes) }
 
-    @Test("While the disk is full proposals are refused; what was accepted before waits, and is done with room")
-    func fullDisk() throws {
+    @Test(
+        "While the disk is full proposals are refused; what was accepted before waits, and is done with room",
+        arguments: [false, true])
+    func fullDisk(copiesOnWrite: Bool) throws {
         let cluster = try cluster(seed: 1, size: 1)
         let node = cluster.nodes[0]
+        node.logDisk.copiesOnWrite = copiesOnWrite
+        // else the segment that is there has room for less than this
+        let bytes = copiesOnWrite ? 100 : 1 << 16
         #expect(cluster.propose(command(1), on: node)?.position != nil)
         node.logDisk.isFull = true
         var outcomes = [ProposalOutcome?](repeating: nil, count: 7)
         for tag in 2...6 {
-            node.lane.post { node.host.propose(command(UInt64(tag)), to: "g0") { outcomes[tag] = $0 } }
+            node.lane.post { node.host.propose(command(UInt64(tag), bytes: bytes), to: "g0") { outcomes[tag] = $0 } }
             cluster.run(.milliseconds(700))
         }
         #expect(node.host.refusesWrites)
@@ -52,7 +57,7 @@ struct DiskTroubleTests {
         let leader = try #require(cluster.leader(of: 0))
         let others = cluster.nodes.filter { $0 !== leader }
         leader.logDisk.isFull = true
-        leader.lane.post { leader.host.propose(command(1), to: "g0") { _ in } }
+        leader.lane.post { leader.host.propose(command(1, bytes: 1 << 16), to: "g0") { _ in } }
         #expect(cluster.run(limit: 2000) { others.contains { $0.leads(0) } })
         let successor = try #require(others.first { $0.leads(0) })
         #expect(cluster.propose(command(2), on: successor)?.position != nil)
@@ -63,6 +68,31 @@ struct DiskTroubleTests {
                 leader.machines[0].appliedPosition.index == cluster.histories[0].lastIndex
             })
         #expect(leader.failure == nil && cluster.allViolations == [])
+    }
+
+    @Test("While entries of one group wait for room, another group's votes are written") func votesPassEntries() throws
+    {
+        let cluster = try cluster(seed: 1, groups: ["large", "small"])
+        let leader = try #require(cluster.leader(of: 1))
+        let source = try #require(cluster.leader(of: 0))
+        let full = try #require(cluster.nodes.first { $0 !== leader && $0 !== source })
+        cluster.run(.milliseconds(500))
+        full.logDisk.isFull = true
+        source.lane.post { source.host.propose(command(1, bytes: 1 << 16), to: "large") { _ in } }
+        #expect(cluster.run(limit: 5000) { full.host.isLogFull })
+        leader.crash()
+        // of the two that are left both must vote
+        #expect(cluster.run(limit: 20_000) { cluster.nodes.contains { $0 !== leader && $0.leads(1) } })
+        #expect(full.host.isLogFull)
+        full.logDisk.isFull = false
+        try leader.start()
+        #expect(
+            cluster.run(limit: 20_000) {
+                cluster.nodes.allSatisfy { node in
+                    [0, 1].allSatisfy { node.machines[$0].appliedPosition.index == cluster.histories[$0].lastIndex }
+                }
+            })
+        #expect(full.failure == nil && cluster.allViolations == [])
     }
 
     @Test("Too little room refuses proposals until there is enough, whatever the log still manages to write")

@@ -254,6 +254,7 @@ struct AnswererTests {
 
     @Test("The run of who answered is durable before anything is sent to it") func durable() throws {
         try stranger.answer { .init(run: 3, nonce: 30) }
+        node.logDisk.copiesOnWrite = true
         node.logDisk.isFull = true
         #expect(!opens())
         node.logDisk.isFull = false

@@ -156,6 +156,7 @@ struct WorkloadTests {
         let leader = try #require(cluster.leader(of: 0))
         let late = try #require(cluster.nodes.first { $0 !== leader })
         cluster.run(.milliseconds(500))
+        late.logDisk.copiesOnWrite = true
         late.logDisk.isFull = true
         var most = 0
         for round in 0..<40 as Range<UInt64> {
@@ -177,6 +178,7 @@ struct WorkloadTests {
         let old = try #require(cluster.leader(of: 0))
         let late = try #require(cluster.nodes.first { $0 !== old })
         let next = try #require(cluster.nodes.first { $0 !== old && $0 !== late })
+        late.logDisk.copiesOnWrite = true
         late.logDisk.isFull = true
         old.lane.post { old.host.transferLeadership(of: "g0", to: next.peer) }
         #expect(cluster.run(limit: 5000) { next.leads(0) })

@@ -105,11 +105,11 @@ import Testing
         other.setContents("CHECKPOINT", Array(scratch.bytes))
         #expect(try Opened(other).holds(model))
         var bytes = try #require(disk.contents("CHECKPOINT"))
-        bytes[8] = 2
+        bytes[8] = 3
         let checksum = bytes.withUnsafeBytes { sealedChecksum(of: $0.part(0..<32)) }
         for byte in 0..<4 { bytes[12 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(byte))) }
         disk.setContents("CHECKPOINT", bytes)
-        #expect(throws: StorageError.newerFormat(file: "CHECKPOINT", found: 2, known: 1)) { try Opened(disk) }
+        #expect(throws: StorageError.newerFormat(file: "CHECKPOINT", found: 3, known: 2)) { try Opened(disk) }
     }
 
     @Test func thereIsNoneWhileDamageIsNotSettled() throws {

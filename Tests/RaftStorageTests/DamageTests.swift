@@ -294,17 +294,33 @@ import Testing
         #expect(opened.groups.keys.sorted() == [0] && opened.damaged.isEmpty)
     }
 
+    /// Sets the version in the head of a file.
+    private func setVersion(_ version: UInt8, of name: String, on disk: MemoryDisk) throws {
+        var bytes = try #require(disk.contents(name))
+        let sealed = name == "MANIFEST" ? bytes.count : SegmentHeader.byteCount
+        bytes[8] = version
+        let checksum = bytes.withUnsafeBytes { sealedChecksum(of: $0.part(0..<sealed)) }
+        for byte in 0..<4 { bytes[12 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(byte))) }
+        disk.setContents(name, bytes)
+    }
+
     @Test func newerFormatsAreRefused() throws {
         for name in ["MANIFEST", segmentName(1)] {
             let sample = try SampleLog(sealed: true)
-            var bytes = try #require(sample.disk.contents(name))
-            let sealed = name == "MANIFEST" ? bytes.count : SegmentHeader.byteCount
-            bytes[8] = 2
-            let checksum = bytes.withUnsafeBytes { sealedChecksum(of: $0.part(0..<sealed)) }
-            for byte in 0..<4 { bytes[12 + byte] = UInt8(truncatingIfNeeded: checksum >> (8 * UInt32(byte))) }
-            sample.disk.setContents(name, bytes)
-            #expect(throws: StorageError.newerFormat(file: name, found: 2, known: 1)) { try Opened(sample.disk) }
+            try setVersion(3, of: name, on: sample.disk)
+            #expect(throws: StorageError.newerFormat(file: name, found: 3, known: 2)) { try Opened(sample.disk) }
         }
+    }
+
+    @Test func olderFormatsAreReadAndGoneOnWith() throws {
+        let sample = try SampleLog(sealed: true)
+        for name in try sample.disk.list() { try setVersion(1, of: name, on: sample.disk) }
+        let opened = try Opened(sample.disk)
+        #expect(try opened.holds(sample.model) && opened.findings == [])
+        #expect(sample.disk.contents("MANIFEST")?[8] == 2, "an older program refuses it from now on")
+        let batch = [LogWrite(group: 9, entries: [data(1, String(repeating: "x", count: 900))]), LogWrite(dropping: 1)]
+        try opened.log.write(batch)
+        #expect(try Opened(sample.disk).holds(sample.model.applying(batch)))
     }
 
     @Test func lostManifestIsNoNewLog() throws {

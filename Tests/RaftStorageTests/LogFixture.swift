@@ -45,7 +45,13 @@ struct Model: Equatable {
     var groups: [LogGroup: ModelGroup] = [:]
 
     mutating func apply(_ writes: [LogWrite]) {
-        for write in writes { groups[write.group, default: ModelGroup()].apply(write) }
+        for write in writes {
+            if write.drops {
+                groups[write.group] = nil
+            } else {
+                groups[write.group, default: ModelGroup()].apply(write)
+            }
+        }
     }
     func applying(_ writes: [LogWrite]) -> Model {
         var model = self
@@ -105,6 +111,14 @@ struct Opened {
         }
         return true
     }
+
+    /// Whether no group holds anything but those of `model`.
+    func holdsNothingBut(_ model: Model) throws -> Bool {
+        try groups.keys.allSatisfy { try model.groups[$0] != nil || contents(of: $0) == ModelGroup() }
+    }
+
+    /// Whether `model` is all there is, and whole.
+    func isExactly(_ model: Model) throws -> Bool { try Set(groups.keys) == Set(model.groups.keys) && holds(model) }
 
     /// The groups that say they are damaged, ascending.
     var damaged: [LogGroup] { groups.filter { $0.value.damage != nil }.keys.sorted() }
