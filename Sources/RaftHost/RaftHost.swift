@@ -70,7 +70,11 @@ public final class RaftHost: @unchecked Sendable {
         public var lookBytes = 32 << 20
         /// How long the log is kept for a member that was sent a snapshot and gets no further.
         public var pinPatience = Interval.milliseconds(60_000)
-        /// Bytes of snapshots that this node sends in a second, to all others together.
+        /// Bytes of payload applied to a volatile state machine after which its state is saved, at the latest.
+        public var saveBytes = 64 << 20
+        /// Entries applied to a volatile state machine after which its state is saved, at the latest.
+        public var saveEntries = 100_000
+        /// Bytes of snapshots that this node sends to others and saves for itself in a second, all together.
         public var snapshotBytesPerSecond = 64 << 20
         /// Bytes of a snapshot in one answer at most.
         public var snapshotChunkBytes = 256 << 10
@@ -198,8 +202,11 @@ public final class RaftHost: @unchecked Sendable {
     var statesDue: Instant?
     var repairs: [LogRepair] = []
     var repairsDue: Instant?
+    var snapshotBudget: SnapshotBudget
     var sending: SnapshotSending
     var receiving = SnapshotReceiving()
+    var saving = StateSaving()
+    var savingDue: Instant?
 
     /// Groups led here that have applied something since their replicas were compared.
     var toCompare: [Replica] = []
@@ -272,9 +279,8 @@ public final class RaftHost: @unchecked Sendable {
             }
         }
         firstFreshNumber = nodeState.nextNumber
-        sending = SnapshotSending(
-            random: SeededRandom(seed: settings.seed ^ nonce),
-            budget: SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond))
+        sending = SnapshotSending(random: SeededRandom(seed: settings.seed ^ nonce))
+        snapshotBudget = SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond)
         var livenessSettings = settings.liveness
         livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none
