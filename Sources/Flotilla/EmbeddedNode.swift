@@ -122,7 +122,7 @@ public final class EmbeddedNode: @unchecked Sendable {
             guard case .volatile? = groups[record.group] else { return nil }
             return try states.open(record.store, group: record.group, birth: record.birth)
         }
-        host.onStateMachine = { [unowned self] record, machine in machines[record.group] = machine }
+        host.onStateMachine = { [weak self] record, machine in self?.machines[record.group] = machine }
         do throws(StateMachineError) { try startReplicas(members, position) } catch {
             throw .start(error.description)
         }

@@ -70,7 +70,9 @@ extension RaftHost {
 
     private func freeze(_ replica: Replica) {
         let current = SaveUnderWay(replica)
-        guard let machine = replica.stateMachine as? SnapshottedStateMachine, isOfUse(current) else {
+        guard let machine = replica.stateMachine as? SnapshottedStateMachine, let saves = replica.saves,
+            saves.saved < replica.applied, isOfUse(current)
+        else {
             replica.isSaving = false
             return lane.requestTurn()
         }
