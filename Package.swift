@@ -113,7 +113,9 @@ let package = Package(
                 "ShardKV", "RocksEngine", "NodeRuntime", "raftd", "raftctl",
             ],
             exclude: ["Scripts"]),
-        suite("FlotillaTests", ["FlotillaTestSupport", "RaftCore", "Flotilla", "CounterExample"]),
+        suite(
+            "FlotillaTests",
+            ["ClusterProcesses", "FlotillaTestSupport", "RaftCore", "RaftHost", "Flotilla", "CounterExample"]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]

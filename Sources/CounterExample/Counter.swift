@@ -4,12 +4,9 @@ import RaftCore
 
 /// braft's counter: one number, replicated. A command is the number to add, as decimal text; the reply is the number
 /// before it.
-final class Counter: StateMachine, @unchecked Sendable {
+final class Counter: VolatileStateMachine, @unchecked Sendable {
     // only ever touched by the host's worker
     private var value: Int64 = 0
-
-    /// Nothing is kept on disk: the log tells the whole story at every start.
-    let appliedPosition = LogPosition.zero
 
     func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
         entries.map { entry in
@@ -22,7 +19,14 @@ final class Counter: StateMachine, @unchecked Sendable {
 
     func read(_ query: Bytes) throws(StateMachineError) -> Bytes { Bytes("\(value)") }
 
-    func flush() throws(StateMachineError) {}
+    func frozen() -> any StatePieces { EncodedPieces(CollectionOfOne(value)) { Bytes("\($0)") } }
+
+    func restore(from pieces: inout any StatePieces) throws(StateMachineError) {
+        guard let piece = try pieces.next(), let saved = Int64(piece.text) else {
+            throw StateMachineError("a counter is saved as a number")
+        }
+        value = saved
+    }
 }
 
 /// `CounterExample ADDRESS PEER,PEER,… DIR`: runs one of the nodes; a line on standard input is added, an empty line
@@ -38,7 +42,7 @@ final class Counter: StateMachine, @unchecked Sendable {
         do throws(EmbeddedError) {
             let node = try EmbeddedNode(
                 address: address, peers: peers, dataDirectory: arguments[3], cluster: "counter",
-                groups: ["counter": Counter()])
+                groups: ["counter": .volatile { Counter() }])
             while let line = readLine() {
                 do throws(EmbeddedError) {
                     let reply =

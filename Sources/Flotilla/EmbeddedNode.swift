@@ -45,7 +45,11 @@ public final class EmbeddedNode: @unchecked Sendable {
     private let loop: EventLoop
     private let workers: [ThreadWorker]
     private var thread = pthread_t()
-    private let machines: [String: any StateMachine]
+    private let groups: [String: EmbeddedStateMachine]
+    /// Where the volatile ones are kept.
+    private let states: SavedStates
+    /// Those in force; lane-confined.
+    private var machines: [String: any StateMachine] = [:]
 
     /// Starts a node.
     ///
@@ -54,11 +58,13 @@ public final class EmbeddedNode: @unchecked Sendable {
     ///   - peers: all nodes; the same list on each, and the same at every start.
     ///   - dataDirectory: its identity and its log; created if missing.
     ///   - cluster: a name that keeps clusters apart which meet by mistake.
-    ///   - groups: what is replicated, by group. A state machine that keeps nothing on disk says so by an applied
-    ///     position of zero; it gets its whole log again.
+    ///   - groups: what is replicated, by group.
+    ///   - logger: gets what an operator would want to read.
+    ///   - settings: limits and paces; of volatile state machines how often they are saved.
     public convenience init(
         address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
-        groups: [String: any StateMachine], logger: Logger = .silent, settings: RaftHost.Settings = RaftHost.Settings()
+        groups: [String: EmbeddedStateMachine], logger: Logger = .silent,
+        settings: RaftHost.Settings = RaftHost.Settings()
     ) throws(EmbeddedError) {
         let loop: EventLoop
         do throws(TransportError) { loop = try EventLoop() } catch { throw .start(error.description) }
@@ -70,10 +76,10 @@ public final class EmbeddedNode: @unchecked Sendable {
 
     private init(
         loop: EventLoop, address: NodeAddress, peers: [NodeAddress], dataDirectory: String, cluster: String,
-        groups: [String: any StateMachine], logger: Logger, settings: RaftHost.Settings
+        groups: [String: EmbeddedStateMachine], logger: Logger, settings: RaftHost.Settings
     ) throws(EmbeddedError) {
         self.loop = loop
-        self.machines = groups
+        self.groups = groups
         let members = Array(Set(peers)).sorted()
         guard let position = members.firstIndex(of: address) else { throw .start("\(address) is not one of the peers") }
         let clusterID = EmbeddedNode.clusterID(of: cluster)
@@ -91,6 +97,7 @@ public final class EmbeddedNode: @unchecked Sendable {
         } catch {
             throw .start(error.description)
         }
+        states = try EmbeddedNode.openStates(of: groups, in: data, logger)
         workers = ["log", "reader", "apply", "maintenance"].map(loop.makeWorker)
         host = RaftHost(
             settings: settings, identity: data.node.identity, nonce: generator.next(), lane: loop, network: network,
@@ -110,20 +117,69 @@ public final class EmbeddedNode: @unchecked Sendable {
         let host = self.host
         host.onFatal = { [loop] _ in loop.stop() }
         loop.setTurn { now in host.turn(now: now) }
-        startReplicas(members, position)
+        host.store = states
+        host.remakeStateMachine = { [groups, states] record throws(StateMachineError) in
+            guard case .volatile? = groups[record.group] else { return nil }
+            return try states.open(record.store, group: record.group, birth: record.birth)
+        }
+        host.onStateMachine = { [weak self] record, machine in self?.machines[record.group] = machine }
+        do throws(StateMachineError) { try startReplicas(members, position) } catch {
+            throw .start(error.description)
+        }
     }
 
-    private func startReplicas(_ members: [NodeAddress], _ position: Int) {
+    private static func openStates(
+        of groups: [String: EmbeddedStateMachine], in data: DataDirectory, _ logger: Logger
+    ) throws(EmbeddedError) -> SavedStates {
+        let makers = groups.compactMapValues { group -> VolatileStateMachineMaker? in
+            if case .volatile(let make) = group { make } else { nil }
+        }
+        let disk: any Disk
+        do throws(DiskError) {
+            disk = try data.disk.folder("states")
+            try data.disk.syncDirectory()
+        } catch {
+            throw .start(error.description)
+        }
+        do throws(StateMachineError) {
+            return try SavedStates(disk: disk, makers: makers) { logger.log(.error, $0) }
+        } catch {
+            throw .start(error.description)
+        }
+    }
+
+    private func startReplicas(_ members: [NodeAddress], _ position: Int) throws(StateMachineError) {
         let known = Set(host.records.map(\.group))
         for record in host.records {
-            if let machine = machines[record.group] { host.open(record, stateMachine: machine) }
+            guard let machine = try machine(of: record.group, number: record.store, birth: record.birth) else {
+                continue
+            }
+            host.open(record, stateMachine: machine)
         }
         let birth = Configuration(peers: members.map { PeerID(address: $0) })
-        for (group, machine) in machines.sorted(by: { $0.key < $1.key }) where !known.contains(group) {
+        for group in groups.keys.sorted() where !known.contains(group) {
             host.create(
                 group: group, peer: PeerID(address: members[position]), birth: birth, kind: "embedded",
-                makeStateMachine: { (_) throws(StateMachineError) in machine }, completion: { _ in })
+                makeStateMachine: { [unowned self] number throws(StateMachineError) in
+                    guard let machine = try machine(of: group, number: number, birth: birth) else {
+                        preconditionFailure("\(group) is one of the groups")
+                    }
+                    return machine
+                }, completion: { _ in })
         }
+        host.removeUnknownStates()
+    }
+
+    /// The state machine of `group` as it is on disk under `number`; nil if the program has no such group.
+    private func machine(
+        of group: String, number: UInt64, birth: Configuration
+    ) throws(StateMachineError) -> (any StateMachine)? {
+        switch groups[group] {
+        case .volatile?: machines[group] = try states.open(number, group: group, birth: birth)
+        case .selfKept(let machine)?: machines[group] = machine
+        case nil: return nil
+        }
+        return machines[group]
     }
 
     private func runInThread() {
@@ -166,17 +222,16 @@ public final class EmbeddedNode: @unchecked Sendable {
 
     /// Asks the state machine of `group`, linearizably: it has everything that was answered before the call.
     public func read(_ query: Bytes, from group: String) async throws(EmbeddedError) -> Bytes {
-        guard let machine = machines[group] else { throw .refused(.noSuchGroup) }
-        if let reply = try await read(query, from: group, of: machine, lease: true) { return reply }
+        if let reply = try await read(query, from: group, lease: true) { return reply }
         // the lease had lapsed by the time it was evaluated: a majority is asked
-        guard let reply = try await read(query, from: group, of: machine, lease: false) else {
+        guard let reply = try await read(query, from: group, lease: false) else {
             preconditionFailure("a read that asked a majority relies on no lease")
         }
         return reply
     }
 
     private func read(
-        _ query: Bytes, from group: String, of machine: any StateMachine, lease: Bool
+        _ query: Bytes, from group: String, lease: Bool
     ) async throws(EmbeddedError) -> Bytes? {
         let outcome = await ask(ReadOutcome.refused(.stopping)) { host, answer in
             host.read(group, lease: lease) { answer.give($0) }
@@ -188,7 +243,8 @@ public final class EmbeddedNode: @unchecked Sendable {
         case .refused(let reason): throw .refused(reason)
         }
         let unanswered = Result<Bytes, StateMachineError>??.none
-        let reply = await ask(unanswered) { host, answer in
+        let reply = await ask(unanswered) { [self] host, answer in
+            guard let machine = machines[group] else { preconditionFailure("\(group) has a replica") }
             host.evaluate(at: moment) { () -> Result<Bytes, StateMachineError> in
                 do throws(StateMachineError) {
                     return .success(try machine.read(query))

@@ -11,6 +11,8 @@ public protocol SnapshotFolder: AnyObject, Sendable {
     func append(_ bytes: Bytes, to name: String) throws(StateMachineError)
     /// Everything in a file.
     func contents(of name: String) throws(StateMachineError) -> Bytes
+    /// Up to `count` bytes of a file from `offset` on; fewer only at its end.
+    func read(_ name: String, at offset: Int, count: Int) throws(StateMachineError) -> Bytes
 }
 
 /// A state as it was at one entry, held for as long as the object lives while the state machine goes on.

@@ -42,6 +42,8 @@ private struct AppliedByReplica: Sendable {
     var generation: Int
     var from: LogIndex
     var replies: [Bytes]
+    /// Of the entries' payloads.
+    var bytes = 0
     var problem: String?
     /// The problem is the log's, not the state machine's.
     var isLogProblem = false
@@ -153,7 +155,8 @@ extension RaftHost {
             precondition(replies.count == entries.count, "a state machine answered another number of entries")
             observer?.applied(order.group, entries, replies)
             return AppliedByReplica(
-                slot: order.slot, generation: order.generation, from: order.from, replies: replies, problem: nil)
+                slot: order.slot, generation: order.generation, from: order.from, replies: replies,
+                bytes: entries.reduce(0) { $0 + $1.payload.count }, problem: nil)
         } catch {
             return AppliedByReplica(
                 slot: order.slot, generation: order.generation, from: order.from, replies: [],
@@ -188,6 +191,7 @@ extension RaftHost {
         releaseReads(of: replica)
         trimTail(of: replica)
         noteForComparison(replica)
+        noteApplied(result.bytes, by: replica)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
     }
 
@@ -270,10 +274,16 @@ extension RaftHost {
                 noteFailure(of: replica)
             case .success(.some(let machine)):
                 onStateMachine(record, machine)
-                replica.stateMachine = machine
+                replica.adopt(machine, settings)
                 replica.applyRetry = nil
                 replica.applied = machine.appliedPosition.index
                 replica.applyOrdered = replica.applied
+                let base = replica.raft.base.index
+                guard replica.applied >= base else {
+                    wantState(of: replica, "the state ends at \(replica.applied), the log begins behind \(base)")
+                    (replica.applied, replica.applyOrdered) = (base, base)
+                    break
+                }
                 if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
             }
             lane.requestTurn()

@@ -68,6 +68,12 @@ extension RaftHost {
             replica.growth.bytes >= replica.compactionBytes
                 || replica.raft.base.index.distance(to: replica.raft.lastIndex) >= replica.compactionEntries
         else { return }
+        proposeForCompaction(replica)
+    }
+
+    /// Has the replica looked at in the next round.
+    func proposeForCompaction(_ replica: Replica) {
+        guard !replica.isCompactionCandidate, isCompactable(replica) else { return }
         replica.isCompactionCandidate = true
         compactionCandidates.append(replica)
         lane.requestTurn()
@@ -110,11 +116,9 @@ extension RaftHost {
                 isPressed || usage.isMostlyDead(segmentBytes: usage.totalBytes / max(usage.segments, 1))
             if isPressed {
                 for pin in usage.pins {
-                    guard let replica = replicas.first(where: { $0.record.number == pin.group }),
-                        !replica.isCompactionCandidate, isCompactable(replica)
-                    else { continue }
-                    replica.isCompactionCandidate = true
-                    compactionCandidates.append(replica)
+                    guard let replica = replicas.first(where: { $0.record.number == pin.group }) else { continue }
+                    proposeForCompaction(replica)
+                    requestSave(of: replica)
                 }
             }
             findDurable()

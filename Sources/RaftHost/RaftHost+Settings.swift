@@ -52,7 +52,11 @@ extension RaftHost {
         public var lookBytes = 32 << 20
         /// How long the log is kept for a member that was sent a snapshot and gets no further.
         public var pinPatience = Interval.milliseconds(60_000)
-        /// Bytes of snapshots that this node writes and sends in a second, for all others together.
+        /// Bytes of payload applied to a volatile state machine after which its state is saved, at the latest.
+        public var saveBytes = 64 << 20
+        /// Entries applied to a volatile state machine after which its state is saved, at the latest.
+        public var saveEntries = 100_000
+        /// Bytes of snapshots that this node sends to others and saves for itself in a second, all together.
         public var snapshotBytesPerSecond = 64 << 20
         /// Bytes of a snapshot in one answer at most, and about as many in one step of writing it.
         public var snapshotChunkBytes = 256 << 10

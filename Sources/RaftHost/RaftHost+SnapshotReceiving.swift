@@ -391,7 +391,8 @@ extension RaftHost {
         let record = snapshot.replica.record
         let (number, meta) = (snapshot.store, snapshot.meta)
         let result = Box<Result<any SnapshotStateMachine, StateMachineError>?>(nil)
-        workers.apply.submit {
+        // a state that lives in memory takes its time, and nobody else's
+        workers.maintenance.submit {
             do throws(StateMachineError) {
                 result.value = .success(
                     try store.install(folder, as: number, group: record.group, kind: record.kind, expecting: meta))
@@ -456,7 +457,7 @@ extension RaftHost {
         }
         replica.record.fence = nil
         replica.fence = nil
-        replica.stateMachine = machine
+        replica.adopt(machine, settings)
         replica.generation += 1
         dropOutgoing(of: replica)
         replica.isSwitching = false

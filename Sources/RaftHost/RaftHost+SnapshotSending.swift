@@ -47,7 +47,6 @@ final class OutgoingSnapshot: @unchecked Sendable {
 /// What a host sends of snapshots.
 struct SnapshotSending {
     var random: SeededRandom
-    var budget: SnapshotBudget
     /// All of them; looked up by id only.
     var snapshots: [UInt64: OutgoingSnapshot] = [:]
     /// In the order they were made.
@@ -320,7 +319,7 @@ extension RaftHost {
         let count = min(Int(asked.count), settings.snapshotChunkBytes, file.byteCount - Int(asked.offset))
         sending.reads.append(
             SnapshotRead(
-                due: sending.budget.take(count, now: now), snapshot: snapshot, file: file.name,
+                due: snapshotBudget.take(count, now: now), snapshot: snapshot, file: file.name,
                 offset: Int(asked.offset), count: count, responder: request.responder))
     }
 

@@ -27,6 +27,7 @@ extension RaftHost {
                 pursueRemovals()
                 compactionDue = pursueCompaction()
                 comparisonDue = pursueComparing()
+                savingDue = pursueSaving()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
             guard !deferred.isEmpty else { break }
@@ -165,7 +166,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook, compactionDue, snapshotsDue, repairsDue, statesDue, comparisonDue,
+            nextLook, compactionDue, snapshotsDue, savingDue, repairsDue, statesDue, comparisonDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

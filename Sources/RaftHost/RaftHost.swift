@@ -120,8 +120,11 @@ public final class RaftHost: @unchecked Sendable {
     var statesDue: Instant?
     var repairs: [LogRepair] = []
     var repairsDue: Instant?
+    var snapshotBudget: SnapshotBudget
     var sending: SnapshotSending
     var receiving = SnapshotReceiving()
+    var saving = StateSaving()
+    var savingDue: Instant?
 
     /// Groups led here that have applied something since their replicas were compared.
     var toCompare: [Replica] = []
@@ -199,9 +202,8 @@ public final class RaftHost: @unchecked Sendable {
             }
         }
         firstFreshNumber = nodeState.nextNumber
-        sending = SnapshotSending(
-            random: SeededRandom(seed: settings.seed ^ nonce),
-            budget: SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond))
+        sending = SnapshotSending(random: SeededRandom(seed: settings.seed ^ nonce))
+        snapshotBudget = SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond)
         var livenessSettings = settings.liveness
         livenessSettings.earlierPromise = identity.longestPromise
         // nothing was ever promised in an earlier life if there was none

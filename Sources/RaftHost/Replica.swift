@@ -187,6 +187,10 @@ final class Replica: @unchecked Sendable {
     /// Set while a snapshot's state is about to take the place of the present one, to which nothing is applied any
     /// more.
     var isSwitching = false
+    /// When its state is saved, if it has a volatile one.
+    var saves: SaveSchedule?
+    /// Its state is being saved, or waits for that.
+    var isSaving = false
     /// How often the state machine failed since it last went on.
     var failures = 0
     /// Its state is lost: it waits for a snapshot.
@@ -211,6 +215,14 @@ final class Replica: @unchecked Sendable {
         self.applyOrdered = applied
         self.applicable = applied
         self.tail = LogTail(after: raft.lastIndex)
+        adopt(stateMachine, settings)
+    }
+
+    /// Has `machine`, to which nothing has been applied yet, take the place of the one there was.
+    func adopt(_ machine: any StateMachine, _ settings: RaftHost.Settings) {
+        stateMachine = machine
+        guard machine is SnapshottedStateMachine else { return saves = nil }
+        saves = SaveSchedule(settings, group: group, peer: id, saved: machine.appliedPosition.index)
     }
 
     var group: String { record.group }

@@ -21,7 +21,7 @@ enum LogFormat {
     static let batchMagic = magic("FLOTBTCH")
     static let checkpointMagic = magic("FLOTCKPT")
 
-    private static func magic(_ text: StaticString) -> UInt64 {
+    static func magic(_ text: StaticString) -> UInt64 {
         precondition(text.utf8CodeUnitCount == 8)
         return UnsafeRawBufferPointer(start: text.utf8Start, count: 8).little(at: 0)
     }

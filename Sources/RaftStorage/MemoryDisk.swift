@@ -270,11 +270,16 @@ extension MemoryDisk {
         switch change {
         case .resize(let count):
             if count < bytes.count { bytes.removeLast(bytes.count - count) }
-            bytes.append(contentsOf: repeatElement(0, count: count - bytes.count))
+            // an array is copied as a whole, a repetition byte by byte
+            bytes.append(contentsOf: [UInt8](repeating: 0, count: count - bytes.count))
         case .write(let offset, let written):
             guard !written.isEmpty else { return }
+            guard offset < bytes.count else {
+                bytes.append(contentsOf: [UInt8](repeating: 0, count: offset - bytes.count))
+                return bytes.append(contentsOf: written)
+            }
             let missing = offset + written.count - bytes.count
-            if missing > 0 { bytes.append(contentsOf: repeatElement(0, count: missing)) }
+            if missing > 0 { bytes.append(contentsOf: [UInt8](repeating: 0, count: missing)) }
             bytes.replaceSubrange(offset..<offset + written.count, with: written)
         }
     }

@@ -18,7 +18,7 @@ private final class Counters {
     func start(_ number: Int) throws {
         nodes[number] = try EmbeddedNode(
             address: addresses[number], peers: addresses, dataDirectory: "\(directory.path)/node\(number)",
-            cluster: "counters", groups: ["counter": Counter()])
+            cluster: "counters", groups: ["counter": .volatile { Counter() }])
     }
 
     /// The directory is free when this returns.
@@ -143,7 +143,7 @@ private final class Counters {
         func start(_ cluster: String) throws(EmbeddedError) -> EmbeddedNode {
             try EmbeddedNode(
                 address: addresses[0], peers: addresses, dataDirectory: directory.path, cluster: cluster,
-                groups: ["counter": Counter()])
+                groups: ["counter": .volatile { Counter() }])
         }
         var node: EmbeddedNode? = try start("a")
         let locked = #expect(throws: EmbeddedError.self) { try start("a") }

@@ -90,5 +90,6 @@ final class LockedLines: Sendable {
     private let lines = Mutex<[String]>([])
 
     func append(_ line: String) { lines.withLock { $0.append(line) } }
+    func containing(_ text: String) -> [String] { lines.withLock { $0.filter { $0.contains(text) } } }
     func count(containing text: String) -> Int { lines.withLock { $0.count { $0.contains(text) } } }
 }

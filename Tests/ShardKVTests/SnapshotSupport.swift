@@ -19,6 +19,11 @@ final class MemoryFolder: SnapshotFolder, @unchecked Sendable {
         guard let file = files[name] else { throw StateMachineError("there is no file \(name)") }
         return Bytes(file)
     }
+
+    func read(_ name: String, at offset: Int, count: Int) throws(StateMachineError) -> Bytes {
+        let all = try contents(of: name)
+        return all.slice(from: min(offset, all.count), count: max(0, min(count, all.count - offset)))
+    }
 }
 
 /// A folder on disk.
@@ -47,6 +52,11 @@ final class DiskFolder: SnapshotFolder {
             throw StateMachineError("there is no file \(name)")
         }
         return Bytes([UInt8](data))
+    }
+
+    func read(_ name: String, at offset: Int, count: Int) throws(StateMachineError) -> Bytes {
+        let all = try contents(of: name)
+        return all.slice(from: min(offset, all.count), count: max(0, min(count, all.count - offset)))
     }
 }
 

@@ -1,0 +1,157 @@
+public import RaftCore
+
+/// Makes a state machine that can be frozen, saved and compacted of one that lives in memory. ``SavedStates`` makes it.
+///
+/// Threads: ``durableMeta()`` any; the rest as `StateMachine` says.
+public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sendable {
+    private let machine: any VolatileStateMachine
+    private let group: String
+    private let number: UInt64
+    private let states: SavedStates
+    /// The last applied entry, and the membership in force there.
+    private var meta: SnapshotMeta
+    /// Its state is that of no entry any more.
+    private var hasFailed = false
+
+    init(
+        _ machine: any VolatileStateMachine, group: String, number: UInt64, states: SavedStates, meta: SnapshotMeta
+    ) {
+        self.machine = machine
+        self.group = group
+        self.number = number
+        self.states = states
+        self.meta = meta
+    }
+
+    /// The last entry whose effects the state holds.
+    public var appliedPosition: LogPosition { meta.last }
+
+    /// Applies committed entries in order.
+    public func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+        let replies: [Bytes]
+        do throws(StateMachineError) { replies = try machine.apply(entries) } catch {
+            hasFailed = true
+            throw error
+        }
+        for entry in entries {
+            if let configuration = entry.configuration { meta.configuration = configuration }
+            meta.last = entry.position
+        }
+        return replies
+    }
+
+    /// Answers a read.
+    public func read(_ query: Bytes) throws(StateMachineError) -> Bytes { try machine.read(query) }
+
+    /// Does nothing: what is not saved is in the log.
+    public func flush() {}
+
+    /// What the state saved last stands for.
+    public func durableMeta() -> SnapshotMeta? { states.durableMeta(of: number) }
+
+    /// Freezes the state as applied, for another node.
+    public func freeze() throws(StateMachineError) -> any FrozenState {
+        VolatilePicture(meta: meta, group: group, pieces: try frozenPieces())
+    }
+
+    /// Freezes the state as applied, to be saved on this one. Called between two calls of ``apply(_:)``.
+    public func beginSave() throws(StateMachineError) -> StateSave {
+        StateSave(of: group, try frozenPieces(), meta, as: number, in: states)
+    }
+
+    private func frozenPieces() throws(StateMachineError) -> any StatePieces {
+        guard !hasFailed else { throw StateMachineError("the state machine has failed") }
+        guard meta.last.index > .zero, !meta.configuration.isEmpty else {
+            throw StateMachineError("there is no state yet: entry \(meta.last) is applied")
+        }
+        return try machine.frozen()
+    }
+}
+
+/// A volatile state as it was at one entry, for another node.
+private final class VolatilePicture: FrozenState {
+    let meta: SnapshotMeta
+    private let group: String
+    private let pieces: any StatePieces
+
+    init(meta: SnapshotMeta, group: String, pieces: any StatePieces) {
+        self.meta = meta
+        self.group = group
+        self.pieces = pieces
+    }
+
+    /// The file is the same whatever the number.
+    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
+        var encoder = StateFileEncoder(meta, group: group, pieces: pieces)
+        while !encoder.isAtEnd {
+            try encoder.fill()
+            try folder.append(Bytes(copying: encoder.block.bytes), to: StateFile.name)
+            encoder.block.removeAll()
+        }
+    }
+}
+
+/// A frozen state on its way to the disk. It ends with ``write(atLeast:)`` returning true, or with ``abandon()``.
+///
+/// One thread at a time, which waits for the disk.
+public final class StateSave: @unchecked Sendable {
+    /// What is saved.
+    public let meta: SnapshotMeta
+    /// Bytes written so far.
+    public private(set) var byteCount = 0
+    private var encoder: StateFileEncoder
+    private let number: UInt64
+    private let states: SavedStates
+    private var file: (any DiskFile)?
+
+    init(of group: String, _ pieces: any StatePieces, _ meta: SnapshotMeta, as number: UInt64, in states: SavedStates) {
+        self.meta = meta
+        self.number = number
+        self.states = states
+        encoder = StateFileEncoder(meta, group: group, pieces: pieces)
+    }
+
+    deinit { file?.close() }
+
+    /// Writes `count` bytes more, or a little more than that; true when the whole state is durable and the one that
+    /// counts. A save that throws must be abandoned.
+    public func write(atLeast count: Int) throws(StateMachineError) -> Bool {
+        let end = byteCount + count
+        repeat {
+            try encoder.fill()
+            do throws(DiskError) { try writeBlock() } catch { throw StateMachineError(error.description) }
+        } while byteCount < end && !encoder.isAtEnd
+        guard encoder.isAtEnd else { return false }
+        try states.publish(number, meta)
+        return true
+    }
+
+    /// Writes all that is left.
+    func finish() throws(StateMachineError) {
+        while try !write(atLeast: StateFile.blockBytes) {}
+    }
+
+    /// The last block makes the file durable.
+    private func writeBlock() throws(DiskError) {
+        if file == nil {
+            let name = states.draftName(of: number)
+            // one that was given up and could not be removed
+            if states.disk.exists(name) { try states.disk.remove(name) }
+            file = try states.disk.create(name)
+        }
+        try file?.write([encoder.block.bytes], at: byteCount)
+        byteCount += encoder.block.count
+        encoder.block.removeAll()
+        guard encoder.isAtEnd else { return }
+        try file?.sync()
+        file?.close()
+        file = nil
+    }
+
+    /// Gives it up; what counted before goes on counting.
+    public func abandon() {
+        file?.close()
+        file = nil
+        states.remove(states.draftName(of: number))
+    }
+}
