@@ -267,27 +267,29 @@ extension RaftHost {
             else { return }
             switch result.value {
             case .success(nil): return
-            case .failure(let error):
-                replica.applyProblem = error.description
-                replica.applyRetry = now + settings.applyRetryInterval
-                stalled.append(replica)
-                noteFailure(of: replica)
+            case .failure(let error): retryLater(replica, error.description)
+            case .success(.some(let machine)) where machine.appliedPosition.index < replica.raft.base.index:
+                // it may have been read in a bad moment; there is no going on from there with the log
+                retryLater(
+                    replica,
+                    "the state ends at \(machine.appliedPosition), the log begins behind \(replica.raft.base)")
             case .success(.some(let machine)):
                 onStateMachine(record, machine)
                 replica.adopt(machine, settings)
                 replica.applyRetry = nil
                 replica.applied = machine.appliedPosition.index
                 replica.applyOrdered = replica.applied
-                let base = replica.raft.base.index
-                guard replica.applied >= base else {
-                    wantState(of: replica, "the state ends at \(replica.applied), the log begins behind \(base)")
-                    (replica.applied, replica.applyOrdered) = (base, base)
-                    break
-                }
                 if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }
             }
             lane.requestTurn()
         }
+    }
+
+    private func retryLater(_ replica: Replica, _ problem: String) {
+        replica.applyProblem = problem
+        replica.applyRetry = now + settings.applyRetryInterval
+        stalled.append(replica)
+        noteFailure(of: replica)
     }
 
     func servesAgain(_ replica: Replica) {

@@ -85,7 +85,7 @@ extension RaftHost {
 
     /// When `bytes` of state may leave this node for another one: together with snapshots they keep to the node's
     /// budget. A moment that has come may be used at once.
-    public func payForTransfer(_ bytes: Int) -> Instant { sending.budget.take(bytes, now: lane.clock.now) }
+    public func payForTransfer(_ bytes: Int) -> Instant { snapshotBudget.take(bytes, now: lane.clock.now) }
 
     /// Runs `body`, which may take long, on a worker that nobody's answers depend on; the completion comes on the lane.
     public func runAside<R: Sendable>(_ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void) {

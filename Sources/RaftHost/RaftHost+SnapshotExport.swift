@@ -72,7 +72,7 @@ extension RaftHost {
     /// What a step has written is paid for before the next one, out of the budget for sending: a device that serves others
     /// is read from and written to no faster than snapshots may leave.
     private func schedule(_ export: SnapshotExport, of snapshot: OutgoingSnapshot, after bytes: Int) {
-        let due = sending.budget.take(bytes, now: now)
+        let due = snapshotBudget.take(bytes, now: now)
         sending.exports.append(SnapshotExportStep(due: due, snapshot: snapshot, export: export))
         lane.requestTurn()
     }

@@ -81,13 +81,30 @@ private final class VolatilePicture: FrozenState {
     }
 
     /// The file is the same whatever the number.
-    func write(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {
-        var encoder = StateFileEncoder(meta, group: group, pieces: pieces)
-        while !encoder.isAtEnd {
+    func writer(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) -> any SnapshotWriter {
+        VolatilePictureWriter(StateFileEncoder(meta, group: group, pieces: pieces), folder)
+    }
+}
+
+/// Writes the picture's one file.
+private final class VolatilePictureWriter: SnapshotWriter, @unchecked Sendable {
+    private var encoder: StateFileEncoder
+    private let folder: any SnapshotFolder
+
+    init(_ encoder: StateFileEncoder, _ folder: any SnapshotFolder) {
+        self.encoder = encoder
+        self.folder = folder
+    }
+
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep {
+        var written = 0
+        repeat {
             try encoder.fill()
             try folder.append(Bytes(copying: encoder.block.bytes), to: StateFile.name)
+            written += encoder.block.count
             encoder.block.removeAll()
-        }
+        } while written < bytes && !encoder.isAtEnd
+        return SnapshotStep(bytes: written, isLast: encoder.isAtEnd)
     }
 }
 

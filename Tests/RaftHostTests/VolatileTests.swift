@@ -127,6 +127,23 @@ struct VolatileTests {
         #expect(node.volatile.lines.count(containing: "the state machine goes on") == 1)
     }
 
+    @Test("A state that cannot be read for a moment is no reason to go without it") func unreadable() throws {
+        let cluster = try VolatileCluster(seed: 11, size: 1) { ($0.keptEntries, $0.keptBytes) = (0, 0) }
+        let node = cluster.nodes[0]
+        cluster.write(150)
+        #expect(cluster.run(limit: 5000) { node.base() == node.saved() && node.base() > LogIndex(100) })
+        node.list()?.failsAt = 160
+        // the file before does not reach to where the log begins
+        node.volatile.disk.failReads(1)
+        cluster.write(15)
+        cluster.run(limit: 10_000)
+        cluster.awaitLeaders()
+        cluster.write(5)
+        cluster.awaitAgreement()
+        #expect(node.volatile.lines.count(containing: "cannot be used") == 1)
+        #expect(node.list()?.tags.contains(160) == true)
+    }
+
     @Test("No room to save: nothing is lost, nothing is compacted, and it is tried again until there is room")
     func noRoom() throws {
         let cluster = try VolatileCluster(seed: 7)
