@@ -162,7 +162,7 @@ extension Cluster {
         }
         var last = Failure.failed("\(action): nobody leads it; see raftctl group show \(group)")
         for _ in 0..<20 {
-            guard let view = try await state(needsMap: true).groups.first(where: { $0.id == group }) else {
+            guard let view = try await state(needsGroups: true).groups.first(where: { $0.id == group }) else {
                 throw .failed("there is no group '\(group)'; raftctl group list shows them")
             }
             guard let leader = view.leader?.address else {

@@ -264,7 +264,7 @@ struct SavedStatesTests {
     private func sent(_ machine: SnapshottedStateMachine) throws -> (folder: StoredFolder, meta: SnapshotMeta) {
         let frozen = try machine.freeze()
         let folder = try SnapshotStore(disk: MemoryDisk(seed: 2)).makeFolder("in")
-        try frozen.write(to: folder, as: 8)
+        try frozen.writer(to: folder, as: 8).writeAll()
         return (folder, frozen.meta)
     }
 

@@ -82,7 +82,7 @@ final class MovingGroup {
     func install(on member: Int) throws {
         guard member != leader, lastIndex > 0 else { return }
         let folder = MemoryFolder()
-        try machine.freeze().write(to: folder, as: MovingGroup.number)
+        try machine.freeze().writer(to: folder, as: MovingGroup.number).writeAll()
         members[member].engine = MemoryEngine()
         try members[member].engine.ingest(folder, as: MovingGroup.number)
         members[member].machine = try MovingGroup.machine(on: members[member].engine, limits)
@@ -106,6 +106,7 @@ final class MovingGroup {
                     reader.number().map { id in shards.contains { $0.id == id } } ?? false
                 case .staging, .parts, .changes: false
                 case .meta, .map, .expiry, .fences: true
+                case .operations, .counters, .deletedGroups, .removedNodes, .history: false
                 }
             if !isRight { throw ModelFailure("\(name): \(StateDigest.name(of: key)) was left behind") }
         }
