@@ -106,7 +106,8 @@ extension WriteAheadLog {
 
     /// Writes again, at the end, what the groups hold that keep the oldest segments from being reclaimed: at most
     /// `maxBytes`, each group as a whole in one batch, and no group that holds a lot. Since a group without entries cannot
-    /// be compacted, it is carried however much it holds, one of more than `maxBytes` alone. Writer only.
+    /// be compacted, it is carried however much it holds, one of more than `maxBytes` alone; so is one that has lost its
+    /// promises, with what can be read of it, up to the size of a segment. Writer only.
     ///
     /// Throws what ``write(_:)`` throws.
     public func carryForward(maxBytes: Int) throws(StorageError) -> CarriedForward {
@@ -179,7 +180,8 @@ extension WriteAheadLog {
 
     /// Takes the oldest segments in which nothing is alive out of the list, durably; their files are removed by
     /// ``deleteRetired()``. Returns how many. Writer only. A checkpoint from which a restart would read on in one of them
-    /// is given up; so it is better to write one first.
+    /// is given up; so it is better to write one first. Before that, writes down which groups have lost their promises, so
+    /// that the damage itself may go.
     ///
     /// A full disk leaves everything as it is. Throws ``StorageError/failed(_:)`` if the disk failed, now or before.
     @discardableResult
