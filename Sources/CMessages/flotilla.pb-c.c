@@ -2752,6 +2752,51 @@ void   flotilla__change_peers_request__free_unpacked
   assert(message->base.descriptor == &flotilla__change_peers_request__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__change_peers_reply__init
+                     (Flotilla__ChangePeersReply         *message)
+{
+  static const Flotilla__ChangePeersReply init_value = FLOTILLA__CHANGE_PEERS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__change_peers_reply__get_packed_size
+                     (const Flotilla__ChangePeersReply *message)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__change_peers_reply__pack
+                     (const Flotilla__ChangePeersReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__change_peers_reply__pack_to_buffer
+                     (const Flotilla__ChangePeersReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ChangePeersReply *
+       flotilla__change_peers_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ChangePeersReply *)
+     protobuf_c_message_unpack (&flotilla__change_peers_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__change_peers_reply__free_unpacked
+                     (Flotilla__ChangePeersReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__change_peers_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__transfer_request__init
                      (Flotilla__TransferRequest         *message)
 {
@@ -8431,6 +8476,96 @@ const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
   flotilla__change_peers_request__field_indices_by_name,
   1,  flotilla__change_peers_request__number_ranges,
   (ProtobufCMessageInit) flotilla__change_peers_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descriptors[5] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ChangePeersReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ChangePeersReply, n_peers),
+    offsetof(Flotilla__ChangePeersReply, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "done",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ChangePeersReply, has_done),
+    offsetof(Flotilla__ChangePeersReply, done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__change_peers_reply__field_indices_by_name[] = {
+  4,   /* field[4] = done */
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  3,   /* field[3] = peers */
+};
+static const ProtobufCIntRange flotilla__change_peers_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ChangePeersReply",
+  "ChangePeersReply",
+  "Flotilla__ChangePeersReply",
+  "flotilla",
+  sizeof(Flotilla__ChangePeersReply),
+  5,
+  flotilla__change_peers_reply__field_descriptors,
+  flotilla__change_peers_reply__field_indices_by_name,
+  1,  flotilla__change_peers_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__change_peers_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__transfer_request__field_descriptors[2] =

@@ -115,7 +115,7 @@ extension ShardServer {
             lane.requestTurn()
             switch result {
             case .failed(let error): judge(.failed(error.text))
-            case .reply(let reply): judge(unpacked(reply.body))
+            case .reply(let reply): judge(unpacked(reply.body, question))
             }
         }
     }
@@ -176,8 +176,14 @@ extension ShardServer {
         }
     }
 
-    private func unpacked(_ body: Bytes) -> GroupAnswer {
+    private func unpacked(_ body: Bytes, _ question: GroupQuestion) -> GroupAnswer {
         arena.scope { arena in
+            if case .changePeers = question {
+                guard let reply = arena.unpack(flotilla__change_peers_reply__init, body)?.pointee else {
+                    return .failed("malformed reply")
+                }
+                return failure(reply.error, reply.message, reply.leader) ?? (reply.done != 0 ? .done : .underWay)
+            }
             guard let reply = arena.unpack(flotilla__leader_reply__init, body)?.pointee else {
                 return .failed("malformed reply")
             }
@@ -228,20 +234,6 @@ extension ShardServer {
             return request.responder.fail(RpcCode.badRequest, "malformed request")
         }
         answer(.moveStatus(operation: operation, frozen: frozen), of: group) { [self] in reply($0, to: request) }
-    }
-
-    func answerChangePeers(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> (String, UInt64, [PeerID], [PeerID])? in
-            guard let message = arena.unpack(flotilla__change_peers_request__init, request.body)?.pointee,
-                let from = PeerID.decoded(message.from, count: message.n_from),
-                let to = PeerID.decoded(message.to, count: message.n_to)
-            else { return nil }
-            return (String(field: message.group), message.operation, from, to)
-        }
-        guard let (group, operation, from, to) = parsed else {
-            return request.responder.fail(RpcCode.badRequest, "malformed request")
-        }
-        answer(.changePeers(operation: operation, from: from, to: to), of: group) { [self] in reply($0, to: request) }
     }
 
     private func reply(_ answer: GroupAnswer, to request: RpcRequest) {

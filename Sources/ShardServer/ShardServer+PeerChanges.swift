@@ -140,6 +140,32 @@ extension ShardServer {
         return next
     }
 
+    func answerChangePeers(_ request: RpcRequest) {
+        let parsed = arena.scope { arena -> (group: String, operation: UInt64, from: [PeerID], to: [PeerID])? in
+            guard let message = arena.unpack(flotilla__change_peers_request__init, request.body)?.pointee,
+                let from = PeerID.decoded(message.from, count: message.n_from),
+                let to = PeerID.decoded(message.to, count: message.n_to)
+            else { return nil }
+            return (String(field: message.group), message.operation, from, to)
+        }
+        guard let parsed else { return request.responder.fail(RpcCode.badRequest, "malformed order") }
+        changePeers(
+            of: parsed.group, operation: parsed.operation, from: parsed.from, to: parsed.to
+        ) { [self] answer in
+            arena.scope { arena in
+                let reply = arena.make(flotilla__change_peers_reply__init)
+                reply.pointee.error = answer.error?.rawValue ?? 0
+                if let text = answer.message ?? answer.error?.sentence { reply.pointee.message = arena.string(text) }
+                if let leader = answer.leader { reply.pointee.leader = arena.string(leader.address.description) }
+                reply.pointee.n_peers = answer.peers.count
+                reply.pointee.peers = arena.strings(answer.peers.map(\.description))
+                reply.pointee.has_done = 1
+                reply.pointee.done = answer.isDone ? 1 : 0
+                request.responder.reply(reply)
+            }
+        }
+    }
+
     // MARK: leadership
 
     /// Hands `group`, which this node leads, over to `peer`, or to whoever can take it. The answer comes when another

@@ -76,6 +76,7 @@ typedef struct Flotilla__ListOperationsReply Flotilla__ListOperationsReply;
 typedef struct Flotilla__OperationProgress Flotilla__OperationProgress;
 typedef struct Flotilla__MoveStatusRequest Flotilla__MoveStatusRequest;
 typedef struct Flotilla__ChangePeersRequest Flotilla__ChangePeersRequest;
+typedef struct Flotilla__ChangePeersReply Flotilla__ChangePeersReply;
 typedef struct Flotilla__TransferRequest Flotilla__TransferRequest;
 typedef struct Flotilla__TransferReply Flotilla__TransferReply;
 typedef struct Flotilla__VerifyGroupRequest Flotilla__VerifyGroupRequest;
@@ -1098,7 +1099,7 @@ struct  Flotilla__OrderRequest
 
 
 /*
- * What a group's leader answers to the controller's orders and questions.
+ * The answer to an order and to a question about a move.
  */
 struct  Flotilla__LeaderReply
 {
@@ -1270,6 +1271,28 @@ struct  Flotilla__ChangePeersRequest
 #define FLOTILLA__CHANGE_PEERS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_request__descriptor) \
     , NULL, 0, 0,NULL, 0,NULL }
+
+
+struct  Flotilla__ChangePeersReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  char *leader;
+  /*
+   * the members at the moment
+   */
+  size_t n_peers;
+  char **peers;
+  /*
+   * they are those wanted, and that is committed
+   */
+  protobuf_c_boolean has_done;
+  protobuf_c_boolean done;
+};
+#define FLOTILLA__CHANGE_PEERS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_reply__descriptor) \
+    , 0, NULL, NULL, 0,NULL, 0, 0 }
 
 
 /*
@@ -3142,6 +3165,25 @@ Flotilla__ChangePeersRequest *
 void   flotilla__change_peers_request__free_unpacked
                      (Flotilla__ChangePeersRequest *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__ChangePeersReply methods */
+void   flotilla__change_peers_reply__init
+                     (Flotilla__ChangePeersReply         *message);
+size_t flotilla__change_peers_reply__get_packed_size
+                     (const Flotilla__ChangePeersReply   *message);
+size_t flotilla__change_peers_reply__pack
+                     (const Flotilla__ChangePeersReply   *message,
+                      uint8_t             *out);
+size_t flotilla__change_peers_reply__pack_to_buffer
+                     (const Flotilla__ChangePeersReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ChangePeersReply *
+       flotilla__change_peers_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__change_peers_reply__free_unpacked
+                     (Flotilla__ChangePeersReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__TransferRequest methods */
 void   flotilla__transfer_request__init
                      (Flotilla__TransferRequest         *message);
@@ -3897,6 +3939,9 @@ typedef void (*Flotilla__MoveStatusRequest_Closure)
 typedef void (*Flotilla__ChangePeersRequest_Closure)
                  (const Flotilla__ChangePeersRequest *message,
                   void *closure_data);
+typedef void (*Flotilla__ChangePeersReply_Closure)
+                 (const Flotilla__ChangePeersReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__TransferRequest_Closure)
                  (const Flotilla__TransferRequest *message,
                   void *closure_data);
@@ -4058,6 +4103,7 @@ extern const ProtobufCMessageDescriptor flotilla__list_operations_reply__descrip
 extern const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor;
