@@ -2,7 +2,7 @@ import CMessages
 import RaftCore
 import WireMessages
 
-/// The node's own record in the log (group 0): the runs of the peers it heard, the replicas it holds, and those it held.
+/// The node's own record in the log (group 0): the runs of the peers it heard, the replicas it holds and has held.
 struct NodeState: Equatable {
     static let format: UInt32 = 1
 

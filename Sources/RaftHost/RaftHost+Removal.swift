@@ -74,7 +74,7 @@ extension RaftHost {
         unknownStates.removeAll { $0 == record.number }
         nodeState.bury(record)
         let completion = Box(completion)
-        batch.append(LogWrite(burying: record.number))
+        batch.append(LogWrite(dropping: record.number))
         writeNodeState { [self] in
             logger.log(.info, "replica removed", [("group", record.group), ("peer", record.peer.description)])
             wantsCompaction = true
@@ -118,14 +118,5 @@ extension RaftHost {
         }
         replica.questions = [:]
         deferred.append { replica.dismiss(.noSuchGroup) }
-    }
-}
-
-extension LogWrite {
-    /// Leaves nothing in the log of what `group` holds there, however damaged.
-    fileprivate init(burying group: LogGroup) {
-        self.init(
-            group: group, hardState: .initial, debt: .zero,
-            start: .reset(LogBase(position: .zero, configuration: .empty)), note: Bytes())
     }
 }

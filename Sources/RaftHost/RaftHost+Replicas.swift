@@ -78,9 +78,9 @@ extension RaftHost {
         return opened
     }
 
-    /// Creates a replica, at its group's birth or, with an empty `birth`, for a change of membership: remembered durably,
-    /// then started. The completion gets nil, also if the replica is there already, or why there is none: the node holds
-    /// another replica of the group, or once held one with this idx or a higher one.
+    /// Creates a replica, at its group's birth or, with an empty `birth`, for a change of membership: remembered
+    /// durably, then started. The completion gets nil, also if the replica is there already, or why there is none: the
+    /// node holds another replica of the group, or once held one with this idx or a higher one.
     ///
     /// `mapVersion` is the version of the map that wants the replica; one that is there already remembers the highest.
     public func create(

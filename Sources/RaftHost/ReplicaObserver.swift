@@ -26,7 +26,7 @@ public protocol ReplicaObserver: AnyObject, Sendable {
     /// service.
     func fenced(_ group: String, at index: LogIndex)
 
-    /// On the lane: the replica takes part in nothing any more; its log and its state go. If another one of the group is
-    /// created here, it begins with neither.
+    /// On the lane: the replica takes part in nothing any more; its log and its state go. If another one of the group
+    /// is created here, it begins with neither.
     func removed(_ group: String)
 }

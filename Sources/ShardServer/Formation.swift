@@ -118,8 +118,8 @@ extension ShardServer {
         }
     }
 
-    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its members
-    /// in turn: whoever announces itself does so until it is taken in.
+    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its
+    /// members in turn: whoever announces itself does so until it is taken in.
     private func passAnnouncementOn(_ request: RpcRequest) {
         let nodes = controllerNodes.filter { $0 != address }
         guard !host.isKnownPeer(request.connection), !nodes.isEmpty else {

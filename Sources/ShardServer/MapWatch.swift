@@ -84,8 +84,8 @@ extension ShardServer {
         for waiting in told { waiting.responder.reply(body: body) }
     }
 
-    /// Called once a turn: answers those who have waited long enough, or all while the node stops; returns when it is to
-    /// be called next at the latest.
+    /// Called once a turn: answers those who have waited long enough, or all while the node stops; returns when it is
+    /// to be called next at the latest.
     func mapWatchTurn(_ now: Instant) -> Instant? {
         if isStopping || mapWatch.nextEnd <= now {
             let over = mapWatch.waiting.filter { isStopping || $0.until <= now }
@@ -143,8 +143,8 @@ extension ShardServer {
         if map?.version ?? 0 > before { mapPolling.next = lane.clock.now } else { mapPolling.turns += 1 }
     }
 
-    /// Nodes to be asked for the map: the members of the controller group, and the seeds as long as none is known or all
-    /// of them fail.
+    /// Nodes to be asked for the map: the members of the controller group, and the seeds as long as none is known or
+    /// all of them fail.
     private var nodesWithMap: [NodeAddress] {
         let members = controllerNodes.filter { $0 != address }
         guard members.isEmpty || mapPolling.failures >= members.count else { return members }

@@ -22,8 +22,8 @@ extension ShardServer {
     // MARK: creating
 
     /// The controller's order, carried out here: a replica of `group` that begins with `peers` at the group's birth, or
-    /// without any with nothing, until a leader tells it of its members. `done` gets nil once it is durable, or was there
-    /// already, or why there is none.
+    /// without any with nothing, until a leader tells it of its members. `done` gets nil once it is durable, or was
+    /// there already, or why there is none.
     func createReplica(
         _ group: String, _ peer: PeerID, _ peers: [PeerID], mapVersion: UInt64, _ done: @escaping (String?) -> Void
     ) {
@@ -53,8 +53,8 @@ extension ShardServer {
 
     /// Creates an empty replica of `group`, a group of the map, for a change of membership that is about to make this
     /// node a member, and that the map does not learn of: so no map speaks against the replica. It knows nobody, and
-    /// neither votes nor campaigns until a leader has told it of its members. On the lane; `done` gets nil once the replica
-    /// is durable, or was there already, or why there is none.
+    /// neither votes nor campaigns until a leader has told it of its members. On the lane; `done` gets nil once the
+    /// replica is durable, or was there already, or why there is none.
     public func createNewcomer(of group: String, _ done: @escaping (String?) -> Void) {
         guard map?.groups.contains(where: { $0.id == group && $0.isBorn }) == true else {
             return done("the map known here has no group \(group) that is born")

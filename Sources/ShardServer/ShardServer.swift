@@ -230,6 +230,8 @@ public final class ShardServer {
 
     private func leadershipChanged(_ group: String, _ isLeader: Bool) {
         groupClocks[group] = nil
+        // what an earlier leader of the group failed in says nothing of a later one
+        if peersChanges[group]?.problem != nil { peersChanges[group] = nil }
         if isLeader, machines[group] != nil {
             groupClocks[group] = GroupClock()
             startingClocks.append(group)

@@ -15,20 +15,22 @@ extension Clusters {
             let ledger = Ledger()
             for round in 0..<3 {
                 let client = try cluster.makeClient(settings)
+                let before = ledger.acknowledged
                 let written = try await withThrowingTaskGroup(of: Int.self) { group in
                     let isOver = Flag()
                     defer { isOver.set() }
                     for writer in 0..<6 {
                         group.addTask { await ledger.write(through: client, as: writer, round, until: isOver) }
                     }
+                    // in the middle of it, however slow the machine is
                     try await Task.sleep(for: .milliseconds(1000))
-                    // in the middle of it
+                    try await cluster.probe.wait(for: "a hundred writes") { ledger.acknowledged - before > 100 }
                     try await cluster.kill(0, 1, 2)
                     isOver.set()
                     return try await group.reduce(0, +)
                 }
                 client.close()
-                #expect(written > 60, "too little happened")
+                #expect(written > 100, "too little happened")
 
                 for node in 0..<3 { try cluster.start(node) }
                 try await cluster.probe.waitUntilLed()
@@ -87,6 +89,10 @@ private final class Ledger: Sendable {
     }
 
     private let entries = Mutex<[Bytes: Entry]>([:])
+    private let count = Mutex(0)
+
+    /// Writes that were acknowledged.
+    var acknowledged: Int { count.withLock { $0 } }
 
     /// Writes ever new values under keys that no other writer uses, all over the groups. Returns how many were
     /// acknowledged.
@@ -100,6 +106,7 @@ private final class Ledger: Sendable {
             do throws(ClientError) {
                 try await client.put(key, Bytes(value))
                 entries.withLock { $0[key] = Entry(acknowledged: value) }
+                count.withLock { $0 += 1 }
                 acknowledged += 1
             } catch {
                 guard error.error.outcome == .unknown else { continue }
