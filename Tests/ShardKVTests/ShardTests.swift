@@ -32,11 +32,21 @@ struct ShardTests {
         #expect(try replica.apply(ShardTests.write(.set("b", "1"), .set("ezz", "1"))).error == nil)
     }
 
+    @Test("Who knows the epoch is told the range that was missed") func route() throws {
+        let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
+        let outside = try replica.apply(ShardTests.write(.set("f", "1")))
+        #expect(outside.error == .wrongShard && outside.route == ShardTests.shard(1, "b", "f"))
+        let late = try replica.apply(ShardTests.write(epoch: 2, .set("f", "1")))
+        #expect(late.error == .wrongShard && late.route == nil)
+    }
+
     @Test func foreignReads() throws {
         let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
         let wrong = KeyValueStateMachine.ReadOutcome.reply(ExecuteReply(error: .wrongShard))
-        #expect(try replica.read(.get("f")) == wrong)
-        #expect(try replica.read(.get("a")) == wrong)
+        let route = ShardTests.shard(1, "b", "f")
+        let outside = KeyValueStateMachine.ReadOutcome.reply(ExecuteReply(error: .wrongShard, route: route))
+        #expect(try replica.read(.get("f")) == outside, "the epoch is right: the range is told")
+        #expect(try replica.read(.get("a")) == outside)
         #expect(try replica.read(.get("b"), epoch: 2) == wrong)
         #expect(try replica.result(.get("b")) == KeyResult())
     }
