@@ -35,6 +35,8 @@ public struct NodeConfiguration: Sendable {
     public var dataDirectory: String
     /// Seeds of the cluster; the first one creates the bootstrap record.
     public var controllers: [NodeAddress]
+    /// As ``ShardServer/ShardServer/Settings/zone``.
+    public var zone: String?
     /// Where the state of the groups is kept.
     public var engine = Engine.rocksdb
     /// Of the host.
@@ -117,6 +119,7 @@ public final class ServerNode: @unchecked Sendable {
                     + "start it with an empty --data-dir and let it join anew")
         }
         var settings = ShardServer.Settings(controllers: configuration.controllers)
+        settings.zone = configuration.zone
         settings.version = configuration.version
         do throws(StateMachineError) {
             server = try ShardServer(

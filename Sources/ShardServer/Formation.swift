@@ -21,16 +21,26 @@ extension ShardServer {
     func formationTurn(_ now: Instant) -> Instant? {
         let belongs = directory.identity.clusterID != 0
         let spreads = belongs && isFirstController && (bootstrap.map { confirmed.count < $0.nodes.count } ?? false)
-        guard !belongs || spreads else { return nil }
+        guard !belongs || spreads || isElsewhere else { return nil }
         guard now >= nextFormation else { return nextFormation }
         nextFormation = now + settings.pace
         if spreads { spreadBootstrap(now) } else { announce(now) }
         return nextFormation
     }
 
+    /// Whether the map has this node in another zone than it was started in.
+    private var isElsewhere: Bool {
+        guard let zone = settings.zone, let node = map?.node(at: address) else { return false }
+        return node.zone != zone
+    }
+
     /// Starts what the record asks of this node; called at the start too, for a crash may have come in between.
     func startControllerReplica() {
         guard let bootstrap, let peer = bootstrap.controllerPeers.first(where: { $0.address == address }),
+            // a directory that came later knows nothing of what the first one under this address has promised
+            bootstrap.nodes.contains(where: {
+                $0.address == address && $0.incarnation == directory.identity.incarnation
+            }),
             host.status(of: ClusterMap.controllerGroup) == nil,
             // the record says who was there first; the map, who is
             host.removedReplica(of: ClusterMap.controllerGroup) == nil
@@ -48,7 +58,8 @@ extension ShardServer {
     // MARK: announcing and joining
 
     private func announce(_ now: Instant) {
-        let seeds = settings.controllers.filter { $0 != address }
+        var seeds = settings.controllers.filter { $0 != address }
+        if seeds.isEmpty, belongsToCluster { seeds = [address] }
         if isFirstController { heard(address, directory.identity.incarnation) }
         guard !seeds.isEmpty else { return }
         // the first one forms the cluster; the others can take us in once there is one
@@ -58,6 +69,7 @@ extension ShardServer {
             let message = arena.make(flotilla__announce_request__init)
             message.pointee.address = arena.string(address.description)
             message.pointee.incarnation = directory.identity.incarnation
+            if let zone = settings.zone { message.pointee.zone = arena.string(zone) }
             return arena.pack(message)
         }
         strangerChannel(to: target).call(
@@ -92,24 +104,26 @@ extension ShardServer {
 
     /// Answers an announcement: remembers it, or has the controller take the node in.
     func answerAnnounce(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> (NodeAddress, UInt64)? in
+        let parsed = arena.scope { arena -> (NodeAddress, UInt64, String?)? in
             arena.unpack(flotilla__announce_request__init, request.body).flatMap { message in
-                NodeAddress(String(field: message.pointee.address)).map { ($0, message.pointee.incarnation) }
+                let zone = message.pointee.zone.map { String(cString: $0) }
+                return NodeAddress(String(field: message.pointee.address)).map { ($0, message.pointee.incarnation, zone) }
             }
         }
-        guard let (node, incarnation) = parsed else {
+        guard let (node, incarnation, zone) = parsed else {
             return request.responder.fail(RpcCode.badRequest, "malformed announcement")
         }
         guard let bootstrap else {
             heard(node, incarnation)
             return replyToAnnounce(request, .notInitialized, nil)
         }
-        if let member = bootstrap.nodes.first(where: { $0.address == node }) {
-            return member.incarnation == incarnation
-                ? replyToAnnounce(request, nil, member.id) : replyToAnnounce(request, .wrongIdentity, nil)
+        // the record says who was there first; the map, who is
+        let known = map?.node(at: node) ?? bootstrap.nodes.first { map == nil && $0.address == node }
+        if let known, known.incarnation == incarnation, zone == nil || known.zone == zone {
+            return replyToAnnounce(request, nil, known.id)
         }
         guard host.leads(ClusterMap.controllerGroup) else { return passAnnouncementOn(request) }
-        let command = ControllerCommand.join(address: node, incarnation: incarnation).encoded(arena)
+        let command = ControllerCommand.join(address: node, incarnation: incarnation, zone: zone).encoded(arena)
         host.propose(command, to: ClusterMap.controllerGroup) { [self] outcome in
             guard case .applied(let packed, _) = outcome, let reply = ControllerReply(packed, arena) else {
                 return replyToAnnounce(request, .noLeader, nil)

@@ -20,6 +20,8 @@ public final class ShardServer {
     public struct Settings: Sendable {
         /// Addresses to find the cluster by; the first one creates the bootstrap record.
         public var controllers: [NodeAddress]
+        /// Where the node stands: replicas of a group are kept in different zones. Nil: wherever the map has it.
+        public var zone: String?
         /// How often a node looks for what is not there yet: its cluster, an unborn group, a newer map.
         public var pace = Interval.milliseconds(200)
         /// How long a node waits for a newer map before it asks another node.

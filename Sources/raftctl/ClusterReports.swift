@@ -6,11 +6,13 @@ import ShardMap
 extension ClusterState {
     var nodeTable: String {
         var table = Table(
-            ["NODE", "ADDRESS", "STATE", "LEADS", "REPLICAS", "LOG", "UP", "VERSION"], numeric: [3, 4, 5, 6])
+            ["NODE", "ADDRESS", "ZONE", "STATE", "LEADS", "REPLICAS", "LOG", "UP", "VERSION"],
+            numeric: [4, 5, 6, 7])
         for node in nodes {
             let status = node.status
             table.add([
-                node.id.map { String($0) } ?? "-", node.address.description, node.state,
+                node.id.map { String($0) } ?? "-", node.address.description, node.zone.isEmpty ? "-" : node.zone,
+                node.isDraining ? "\(node.state), draining" : node.state,
                 status == nil ? "-" : String(node.groupsLed), status.map { String($0.replicas.count) } ?? "-",
                 status?.logUse ?? "-",
                 status?.uptimeMilliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-", status?.version ?? "-",
@@ -37,7 +39,8 @@ extension ClusterState {
             nodes.map { node in
                 var members: [(String, JSON)] = [
                     ("id", node.id.map { .unsigned($0) } ?? .null), ("address", .string(node.address.description)),
-                    ("state", .string(node.state)),
+                    ("state", .string(node.state)), ("zone", .string(node.zone)),
+                    ("draining", .bool(node.isDraining)),
                 ]
                 if let status = node.status {
                     members += [

@@ -9,6 +9,10 @@ struct ClusterState: Equatable, Sendable {
         var address: NodeAddress
         /// Nil: it does not answer.
         var status: NodeStatus?
+        /// Where the map has it; empty: nowhere.
+        var zone = ""
+        /// Whether its replicas and leaderships are to go elsewhere.
+        var isDraining = false
 
         var state: String { status?.state ?? "down" }
         var groupsLed: Int { status?.replicas.count { $0.state == "leader" } ?? 0 }
@@ -67,7 +71,9 @@ struct ClusterState: Equatable, Sendable {
     init(map: ClusterMap, answers: [NodeStatus?]) {
         precondition(answers.count == map.nodes.count, "one answer for each node")
         self.map = map
-        let nodes = zip(map.nodes, answers).map { NodeView(id: $0.id, address: $0.address, status: $1) }
+        let nodes = zip(map.nodes, answers).map { 
+            NodeView(id: $0.id, address: $0.address, status: $1, zone: $0.zone, isDraining: $0.isDraining)
+        }
         self.nodes = nodes
         groups = map.groups.map { ClusterState.view(of: $0.id, peers: $0.peers, nodes) }
     }

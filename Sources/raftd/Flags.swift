@@ -18,6 +18,7 @@ struct Options: Sendable {
     var advertise: NodeAddress?
     var dataDirectory: String?
     var controllers: [NodeAddress] = []
+    var zone: String?
     var logLevel = LogLevel.info
     var engine = NodeConfiguration.Engine.rocksdb
     var segmentMegabytes = 64
@@ -60,6 +61,14 @@ struct Options: Sendable {
             guard !addresses.isEmpty, addresses.allSatisfy({ $0 != nil }) else { return false }
             $1.controllers = addresses.compactMap { $0 }
             return Set($1.controllers).count == $1.controllers.count
+        },
+        Flag(name: "zone", value: "NAME", help: "where the node stands: a group's replicas are kept in different zones") {
+            $1.zone = $0
+            let isPart = { (scalar: Unicode.Scalar) in
+                scalar == "-" || scalar == "_" || ("a"..."z").contains(scalar) || ("A"..."Z").contains(scalar)
+                    || ("0"..."9").contains(scalar)
+            }
+            return $0.utf8.count <= 64 && $0.unicodeScalars.allSatisfy(isPart)
         },
         Flag(name: "log-level", value: "LEVEL", help: "debug, info, warning or error (default info)") {
             guard let level = LogLevel($0) else { return false }
@@ -201,6 +210,7 @@ extension Options {
         guard let dataDirectory else { throw UsageError(text: "--data-dir is required") }
         var configuration = NodeConfiguration(listen: listen, dataDirectory: dataDirectory, controllers: controllers)
         configuration.advertise = advertise ?? listen
+        configuration.zone = zone
         guard configuration.advertise.ip != 0 else {
             throw UsageError(text: "--advertise is required when --listen is 0.0.0.0")
         }
