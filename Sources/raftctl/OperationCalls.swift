@@ -39,7 +39,7 @@ extension Cluster {
             guard let reply = arena.unpack(flotilla__operate_reply__init, answer)?.pointee else {
                 throw Failure(.badRequest, "an answer that does not parse", while: action)
             }
-            if reply.error != 0 { return .refused(reply.error, reply.message, reply.leader) }
+            if let refusal = ControllerRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
             let operation = reply.operation.flatMap { ClusterOperation($0.pointee) }
             return .answer(
                 OperateAnswer(operation: operation, version: reply.has_version != 0 ? reply.version : nil))
@@ -60,7 +60,7 @@ extension Cluster {
             guard let reply = arena.unpack(flotilla__list_operations_reply__init, answer)?.pointee else {
                 throw Failure(.badRequest, "an answer that does not parse", while: action)
             }
-            if reply.error != 0 { return .refused(reply.error, reply.message, reply.leader) }
+            if let refusal = ControllerRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
             let reports = (0..<reply.n_operations).compactMap { position -> OperationReport? in
                 guard let progress = reply.operations[position]?.pointee,
                     let operation = progress.operation.flatMap({ ClusterOperation($0.pointee) })
@@ -77,7 +77,7 @@ extension Cluster {
 
     private enum ControllerAnswer<Value> {
         case answer(Value)
-        case refused(UInt32, UnsafeMutablePointer<CChar>?, UnsafeMutablePointer<CChar>?)
+        case refused(ControllerRefusal)
     }
 
     /// Asks whoever leads the controller: first the one who led last, then the others in turn.
@@ -104,15 +104,30 @@ extension Cluster {
             }
             switch try read(answer) {
             case .answer(let value): return value
-            case .refused(let number, let message, let leader):
-                let error = NamedError(rawValue: number) ?? .internalError
-                last = Failure(error, message.map { String(cString: $0) }, while: action)
-                guard error == .notLeader || error == .noLeader || error == .stopping else { throw last }
-                if let leader = leader.flatMap({ NodeAddress(String(cString: $0)) }), leader != node {
+            case .refused(let refusal):
+                last = Failure(refusal.error, refusal.message, while: action)
+                guard [.notLeader, .noLeader, .stopping].contains(refusal.error) else { throw last }
+                if let leader = refusal.leader, leader != node {
                     candidates = [leader] + candidates.filter { $0 != leader }
                 }
             }
         }
         throw last
+    }
+}
+
+/// Why the one who was asked did not do it.
+private struct ControllerRefusal {
+    var error: NamedError
+    var message: String?
+    /// Who leads the controller, as far as that one knows.
+    var leader: NodeAddress?
+
+    /// The error of a reply, which is gone with its memory; nil if there is none.
+    init?(_ error: UInt32, _ message: UnsafeMutablePointer<CChar>?, _ leader: UnsafeMutablePointer<CChar>?) {
+        guard error != 0 else { return nil }
+        self.error = NamedError(rawValue: error) ?? .internalError
+        self.message = message.map { String(cString: $0) }
+        self.leader = leader.flatMap { NodeAddress(String(cString: $0)) }
     }
 }
