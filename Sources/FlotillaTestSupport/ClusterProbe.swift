@@ -48,6 +48,7 @@ public struct ClusterProbe: Sendable {
     /// What the node says; nil if it does not answer.
     public func status(of node: NodeAddress) async -> NodeStatus? {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         let body = arena.pack(arena.make(flotilla__status_request__init))
         return await call(node, "status", body).flatMap { NodeStatus($0) }
     }
@@ -89,6 +90,7 @@ public struct ClusterProbe: Sendable {
 
     private func initialize(_ groups: Int, _ replicas: Int, _ boundaries: [Bytes]) async -> Formation {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         let request = arena.make(flotilla__init_request__init)
         request.pointee.groups = UInt32(groups)
         request.pointee.replicas = UInt32(replicas)

@@ -43,6 +43,7 @@ public struct NodeStatus: Sendable {
     /// Reads an answer; nil if it is malformed.
     init?(_ body: Bytes) {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         guard let reply = arena.unpack(flotilla__status_reply__init, body)?.pointee else { return nil }
         id = reply.node_id
         runNumber = reply.run_number

@@ -4,6 +4,8 @@ public import RaftCore
 /// Memory for protobuf-c messages while they are built or read: allocation moves a pointer, freeing is forgetting.
 ///
 /// Use one arena per thread and keep it; ``scope(_:)`` forgets everything allocated inside it.
+/// A message that was read points into it, so one that is made for a single message must be kept alive, by a scope or
+/// otherwise, until everything of the message has been copied.
 public final class Arena {
     private var blocks: [(base: UnsafeMutableRawPointer, capacity: Int)] = []
     private var block = 0

@@ -56,6 +56,7 @@ struct Cluster: Sendable {
 
     private func map(at node: NodeAddress) async -> MapAnswer {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         let body = arena.pack(arena.make(flotilla__get_map_request__init))
         guard let answer = await call(node, "get_map", body) else { return .silent }
         let action = "the map at \(node)"
@@ -76,6 +77,7 @@ struct Cluster: Sendable {
     /// What the node at `address` says of itself; nil if it does not answer.
     func status(of address: NodeAddress) async -> NodeStatus? {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         let body = arena.pack(arena.make(flotilla__status_request__init))
         guard let answer = await call(address, "status", body) else { return nil }
         return NodeStatus(answer, arena)
@@ -94,6 +96,7 @@ struct Cluster: Sendable {
     /// Asks one node to form the cluster. Repeating the same request is harmless.
     func initialize(at node: NodeAddress, _ plan: InitPlan) async -> InitAnswer {
         let arena = Arena()
+        defer { withExtendedLifetime(arena) {} }
         let request = arena.make(flotilla__init_request__init)
         request.pointee.groups = UInt32(plan.groups)
         request.pointee.replicas = UInt32(plan.replicas)

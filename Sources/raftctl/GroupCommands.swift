@@ -171,6 +171,7 @@ extension Cluster {
             }
             if leader == peer?.address { return leader }
             let arena = Arena()
+            defer { withExtendedLifetime(arena) {} }
             guard let answer = await call(leader, "transfer", body, patience: .milliseconds(10_000)),
                 let reply = arena.unpack(flotilla__transfer_reply__init, answer)?.pointee
             else { throw .failed("\(action): \(leader) gave no answer; see its log") }

@@ -36,6 +36,7 @@ extension Cluster {
         }
         return try await askController("operate", body, action) { (answer) throws(Failure) in
             let arena = Arena()
+            defer { withExtendedLifetime(arena) {} }
             guard let reply = arena.unpack(flotilla__operate_reply__init, answer)?.pointee else {
                 throw Failure(.badRequest, "an answer that does not parse", while: action)
             }
@@ -57,6 +58,7 @@ extension Cluster {
         }
         return try await askController("list_operations", body, action) { (answer) throws(Failure) in
             let arena = Arena()
+            defer { withExtendedLifetime(arena) {} }
             guard let reply = arena.unpack(flotilla__list_operations_reply__init, answer)?.pointee else {
                 throw Failure(.badRequest, "an answer that does not parse", while: action)
             }

@@ -151,6 +151,7 @@ extension Cluster {
             }
             if let leader = view.leader?.address {
                 let arena = Arena()
+                defer { withExtendedLifetime(arena) {} }
                 let request = arena.make(flotilla__verify_group_request__init)
                 request.pointee.group = arena.string(group)
                 guard
