@@ -79,13 +79,17 @@ extension RaftHost {
     ) {
         let result = Box<R?>(nil)
         evaluations.append(
-            Evaluation(job: { result.value = body() }, completion: { if let value = result.value { completion(value) } }))
+            Evaluation(
+                job: { result.value = body() }, completion: { if let value = result.value { completion(value) } }))
         lane.requestTurn()
     }
 
     /// When `bytes` of state may leave this node for another one: together with snapshots they keep to the node's
     /// budget. A moment that has come may be used at once.
     public func payForTransfer(_ bytes: Int) -> Instant { snapshotBudget.take(bytes, now: lane.clock.now) }
+
+    /// How far the node's budget is spent ahead.
+    public var transferBacklog: Interval { snapshotBudget.backlog(lane.clock.now) }
 
     /// Runs `body`, which may take long, on a worker that nobody's answers depend on; the completion comes on the lane.
     public func runAside<R: Sendable>(_ body: @escaping @Sendable () -> R, completion: @escaping (R) -> Void) {

@@ -53,6 +53,13 @@ struct LogBatch {
         return taken
     }
 
+    /// Takes out what waits for everything.
+    mutating func takeCalls() -> [Duty] {
+        let calls = duties.filter { $0.group == nil }
+        duties.removeAll { $0.group == nil }
+        return calls
+    }
+
     /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
     /// one in its place.
     ///
@@ -146,8 +153,12 @@ extension RaftHost {
         guard !blocked.isEmpty else { return }
         var passing = waiting.take(except: blocked)
         blocked.formUnion(batch.groupsWithEntries)
+        // a replica's end is one batch: its log goes with the node's word that it is gone
+        if batch.writes.contains(where: { $0.drops && blocked.contains($0.group) }) { blocked.insert(0) }
         passing.append(batch.take(except: blocked))
         guard !passing.isEmpty else { return }
+        // who waits for everything waits for what overtakes, too
+        batch.duties = waiting.takeCalls() + batch.duties
         batchUnderWay = waiting
         self.passing = passing
         let log = self.log

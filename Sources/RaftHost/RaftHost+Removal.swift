@@ -111,6 +111,7 @@ extension RaftHost {
         toCompare.removeAll { $0 === replica }
         compactionCandidates.removeAll { $0 === replica }
         repairs.removeAll { $0.replica === replica }
+        saving.waiting.removeAll { $0 === replica }
         for link in links { link.forget(replica) }
         observer?.removed(replica.group)
         for sequence in replica.questions.keys.sorted() {

@@ -27,6 +27,8 @@ final class SaveUnderWay: @unchecked Sendable {
     /// Nil until it is frozen.
     var save: StateSave?
     var isAtWorker = true
+    /// When the next part may be written.
+    var due = Instant.distantPast
 
     init(_ replica: Replica) {
         self.replica = replica
@@ -62,8 +64,7 @@ extension RaftHost {
             return nil
         }
         guard !current.isAtWorker, let save = current.save else { return nil }
-        let due = snapshotBudget.take(0, now: now)
-        guard due <= now else { return due }
+        guard current.due <= now else { return current.due }
         write(save, current)
         return nil
     }
@@ -111,7 +112,7 @@ extension RaftHost {
         } completion: { [self] in
             now = lane.clock.now
             current.isAtWorker = false
-            _ = snapshotBudget.take(save.byteCount - before, now: now)
+            current.due = snapshotBudget.take(save.byteCount - before, now: now)
             switch result.value {
             case .success(false)?: break
             case .success(true)?: finish(current, save)

@@ -97,7 +97,7 @@ extension RaftHost {
             replica.freezing.removeAll { $0 == peer }
             switch result.value {
             case .success(let frozen)?
-            where replica.generation == generation && replica.problem == nil
+            where replica.generation == generation && replica.problem == nil && replica.raft.isLeader
                 && frozen.meta.last.index >= replica.raft.base.index:
                 let snapshot = OutgoingSnapshot(
                     id: sending.random.next(), replica: replica, peer: peer, frozen: frozen, now: now)

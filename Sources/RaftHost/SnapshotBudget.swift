@@ -14,6 +14,9 @@ struct SnapshotBudget {
         self.bytesPerSecond = bytesPerSecond
     }
 
+    /// How long it takes until everything taken is paid for.
+    func backlog(_ now: Instant) -> Interval { max(paidAt, now) - now }
+
     /// When `bytes` may be used that are asked for at `now`; never before those asked for earlier.
     mutating func take(_ bytes: Int, now: Instant) -> Instant {
         let start = max(paidAt, Instant(nanoseconds: now.nanoseconds - SnapshotBudget.burst.nanoseconds))

@@ -41,7 +41,11 @@ public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sen
     }
 
     /// Answers a read.
-    public func read(_ query: Bytes) throws(StateMachineError) -> Bytes { try machine.read(query) }
+    public func read(_ query: Bytes) throws(StateMachineError) -> Bytes {
+        // it may have stopped in the middle of an entry
+        guard !hasFailed else { throw StateMachineError("the state machine has failed") }
+        return try machine.read(query)
+    }
 
     /// Does nothing: what is not saved is in the log.
     public func flush() {}

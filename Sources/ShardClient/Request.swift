@@ -126,7 +126,7 @@ final class Request {
 
     /// The map says something new: whatever it waits for, another place may have it.
     func goOn() {
-        guard state == .backingOff || state == .watchingMap else { return }
+        guard state == .backingOff || state == .watchingMap || state == .awaitingSession else { return }
         failures = 0
         wait(.idle)
     }

@@ -15,6 +15,8 @@ extension KeyValueStateMachine {
     private static let changedKeysMax = 16_384
     /// Entries that are counted for the estimate of what is left.
     private static let countedChangesMax = 4096
+    /// Nobody freezes a shard with so much left.
+    private static let countedBytesMax = 1 << 20
 
     /// Says what of a moving shard comes next. Call on the worker, on any replica of the source; it works for a time that
     /// the bytes asked for bound.
@@ -107,7 +109,9 @@ extension KeyValueStateMachine {
                 let stored = try self.store.get(ReplicaKeys.key(of: self.store.layout.replicaNumber, keys[position]))
                 keysLeft -= 1
                 switch keysLeft < 0 ? .none : page.add(keys[position], stored, from: sent) {
-                case .whole: sentKeys.insert(keys[position])
+                case .whole:
+                    // what was only taken back is still to be sent, at the change that made it another
+                    if stored == nil || page.pairs.last?.value != nil { sentKeys.insert(keys[position]) }
                 case .none: next = MoveCursor(.changes(entry, position: position))
                 case .part(let part): next = MoveCursor(.changes(entry, position: position), sent: part)
                 }
@@ -135,7 +139,7 @@ extension KeyValueStateMachine {
             guard let size = reader.number() else { throw StoreFormat.damaged(.changes) }
             bytes += size
             records += 1
-            return records < KeyValueStateMachine.countedChangesMax
+            return records < KeyValueStateMachine.countedChangesMax && bytes < KeyValueStateMachine.countedBytesMax
         }
         return bytes
     }

@@ -107,7 +107,9 @@ extension ShardServer {
         let parsed = arena.scope { arena -> (NodeAddress, UInt64, String?)? in
             arena.unpack(flotilla__announce_request__init, request.body).flatMap { message in
                 let zone = message.pointee.zone.map { String(cString: $0) }
-                return NodeAddress(String(field: message.pointee.address)).map { ($0, message.pointee.incarnation, zone) }
+                return NodeAddress(String(field: message.pointee.address)).map {
+                    ($0, message.pointee.incarnation, zone)
+                }
             }
         }
         guard let (node, incarnation, zone) = parsed else {

@@ -76,8 +76,8 @@ struct OperationRun {
     let orders: [OperationOrder]
     /// Orders carried out.
     private(set) var position = 0
-    /// Whether the answer to an order is awaited.
-    private(set) var isUnderWay = false
+    /// Number of the order whose answer is awaited: answers to earlier ones say nothing any more.
+    private(set) var ticket: UInt64?
     /// When the next order may be given.
     private(set) var due = Instant.distantPast
     private var failures = 0
@@ -92,15 +92,24 @@ struct OperationRun {
         orders = operation.orders(map)
     }
 
+    /// Whether the answer to an order is awaited.
+    var isUnderWay: Bool { ticket != nil }
+
     /// The order at hand; nil while an answer is awaited, or if all are carried out.
     var next: OperationOrder? { isUnderWay || position == orders.count ? nil : orders[position] }
 
-    /// The order at hand is given.
-    mutating func give() { isUnderWay = true }
+    /// Whether it is a move that has begun to copy and has not come to its switch.
+    var isCopying: Bool { position > 0 && isCopy }
+
+    /// Whether it is the first part of a move.
+    var isCopy: Bool { if case .move = operation.kind { operation.state == .begun } else { false } }
+
+    /// The order at hand is given, under this number.
+    mutating func give(_ ticket: UInt64) { self.ticket = ticket }
 
     /// It is carried out.
     mutating func carriedOut() {
-        isUnderWay = false
+        ticket = nil
         position += 1
         failures = 0
         problem = nil
@@ -108,7 +117,7 @@ struct OperationRun {
 
     /// It is not carried out yet, and nothing is wrong: ask again then.
     mutating func waits(until due: Instant) {
-        isUnderWay = false
+        ticket = nil
         failures = 0
         problem = nil
         self.due = due
@@ -116,7 +125,7 @@ struct OperationRun {
 
     /// It could not be carried out: try again after a pause that doubles up to two seconds.
     mutating func failed(_ problem: String, now: Instant) {
-        isUnderWay = false
+        ticket = nil
         self.problem = problem
         due = now + .milliseconds(min(2000, 50 << Int64(min(failures, 6))))
         failures += 1

@@ -45,6 +45,8 @@ struct MoveStatus: Equatable {
 }
 
 extension GroupAnswer {
+    var isDone: Bool { if case .done = self { true } else { false } }
+
     init(_ answer: PeersAnswer) {
         switch answer.error {
         case nil: self = answer.isDone ? .done : .underWay
@@ -149,7 +151,8 @@ extension ShardServer {
 
     // MARK: on the wire
 
-    private func packed(_ question: GroupQuestion, _ group: String) -> (method: String, body: Bytes, attachment: Bytes) {
+    private func packed(_ question: GroupQuestion, _ group: String) -> (method: String, body: Bytes, attachment: Bytes)
+    {
         arena.scope { arena in
             switch question {
             case .step(let step):

@@ -85,11 +85,14 @@ extension ShardServer {
 
     /// Called with every newer map.
     func findUnwantedReplicas(_ map: ClusterMap) {
+        // for look-up only
+        let groups = Dictionary(map.groups.map { ($0.id, $0) }) { first, _ in first }
         unwanted.waiting = host.records.filter { record in
             guard [ReplicaKind.controller, ReplicaKind.keyValue].contains(record.kind),
                 record.mapVersion ?? 0 <= map.version
             else { return false }
-            return !map.wants(record.peer, in: record.group)
+            guard let group = groups[record.group] else { return true }
+            return !group.wants(record.peer)
         }
     }
 
@@ -106,7 +109,7 @@ extension ShardServer {
                         [("group", record.group), ("peer", record.peer.description), ("problem", problem)])
                 }
                 // another one may have come to be meanwhile
-                guard host.status(of: record.group) == nil else { return }
+                guard !host.records.contains(where: { $0.group == record.group }) else { return }
                 machines[record.group] = nil
                 if record.kind == ReplicaKind.controller { controller = nil }
             }
@@ -117,6 +120,11 @@ extension ShardServer {
 extension ClusterMap {
     /// Whether `peer` is a member of `group`, or about to become one.
     fileprivate func wants(_ peer: PeerID, in group: String) -> Bool {
-        self.group(group).map { $0.peers.contains(peer) || $0.joining.contains(peer) } ?? false
+        self.group(group)?.wants(peer) ?? false
     }
+}
+
+extension Group {
+    /// Whether `peer` is a member, or about to become one.
+    fileprivate func wants(_ peer: PeerID) -> Bool { peers.contains(peer) || joining.contains(peer) }
 }

@@ -13,8 +13,17 @@ import WireMessages
 struct OperationRuns {
     /// Ascending by operation.
     var runs: [OperationRun] = []
-    /// Operations carried out at a time; the others wait for their turn.
-    static let activeMax = 64
+    /// Of the last order; goes on from one leadership to the next, for answers come late.
+    private var tickets: UInt64 = 0
+    /// Moves that copy at a time; the others wait for their turn.
+    static let copiesMax = 64
+
+    /// The order at hand of the run at `position` is given; its number.
+    mutating func give(at position: Int) -> UInt64 {
+        tickets += 1
+        runs[position].give(tickets)
+        return tickets
+    }
 
     /// Takes over what is recorded; what has not changed goes on.
     mutating func adopt(_ recorded: [ClusterOperation], _ map: ClusterMap) {
@@ -66,7 +75,8 @@ extension ShardServer {
             return nil
         }
         var next: Instant?
-        for position in operations.runs.indices.prefix(OperationRuns.activeMax) {
+        var copies = operations.runs.count { $0.isCopying }
+        for position in operations.runs.indices {
             // an answer that came from within a call may have changed the list
             guard position < operations.runs.count, let order = operations.runs[position].next else { continue }
             let run = operations.runs[position]
@@ -74,32 +84,30 @@ extension ShardServer {
                 next = next.map { min($0, run.due) } ?? run.due
                 continue
             }
-            operations.runs[position].give()
-            carryOut(order, run.operation)
+            if run.isCopy, !run.isCopying {
+                guard copies < OperationRuns.copiesMax else { continue }
+                copies += 1
+            }
+            carryOut(order, run.operation, operations.give(at: position))
         }
         return next
     }
 
-    private func carryOut(_ order: OperationOrder, _ operation: ClusterOperation) {
+    private func carryOut(_ order: OperationOrder, _ operation: ClusterOperation, _ ticket: UInt64) {
+        let take: (GroupAnswer) -> Void = { [self] in self.take($0, order, operation, ticket) }
         switch order {
-        case .step(let step, let group):
-            ask(.step(step), of: group) { [self] in take($0, operation) }
+        case .step(let step, let group): ask(.step(step), of: group, completion: take)
         case .awaitCatchUp(let group):
-            ask(.moveStatus(operation: operation.id, frozen: false), of: group) { [self] in take($0, operation) }
+            ask(.moveStatus(operation: operation.id, frozen: false), of: group, completion: take)
         case .awaitComplete(let group):
-            ask(.moveStatus(operation: operation.id, frozen: true), of: group) { [self] in
-                take($0, operation, awaitsCompletion: true)
-            }
+            ask(.moveStatus(operation: operation.id, frozen: true), of: group, completion: take)
         case .create(let peer, let group):
-            orderNewcomer(of: group, peer) { [self] problem in
-                take(problem.map { .failed($0) } ?? .done, operation)
-            }
+            orderNewcomer(of: group, peer) { take($0.map { GroupAnswer.failed($0) } ?? GroupAnswer.done) }
         case .change(let group, let from, let to):
-            ask(.changePeers(operation: operation.id, from: from, to: to), of: group) { [self] in take($0, operation) }
+            ask(.changePeers(operation: operation.id, from: from, to: to), of: group, completion: take)
         case .awaitBirth(let group):
-            let isBorn = controller?.map?.group(group)?.isBorn == true
-            take(isBorn ? .done : .underWay, operation)
-        case .record(let state): record(state, operation)
+            take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay)
+        case .record(let state): record(state, operation, take)
         }
     }
 
@@ -108,7 +116,9 @@ extension ShardServer {
         orderReplica(CreateReplicaOrder(group: group, peer: peer, peers: [], mapVersion: map?.version ?? 0), done)
     }
 
-    private func record(_ state: ClusterOperation.State, _ operation: ClusterOperation) {
+    private func record(
+        _ state: ClusterOperation.State, _ operation: ClusterOperation, _ take: @escaping (GroupAnswer) -> Void
+    ) {
         let command = ControllerCommand.step(
             operation: operation.id, to: state, reason: nil, wallClock: lane.clock.wallClockMilliseconds)
         host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
@@ -116,32 +126,38 @@ extension ShardServer {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else { return }
                 // refused: the record has gone another way, and so will this run
-                take(reply.error.map { .refused($0, reply.message) } ?? .done, operation)
+                take(reply.error.map { GroupAnswer.refused($0, reply.message) } ?? GroupAnswer.done)
                 operationsChanged()
-            case .notLeader, .refused, .unknown:
-                take(.failed("the controller could not record it"), operation)
+            case .notLeader, .refused, .unknown: take(.failed("the controller could not record it"))
             }
         }
     }
 
-    private func take(_ answer: GroupAnswer, _ operation: ClusterOperation, awaitsCompletion: Bool = false) {
+    private func take(
+        _ answer: GroupAnswer, _ order: OperationOrder, _ operation: ClusterOperation, _ ticket: UInt64
+    ) {
         lane.requestTurn()
-        guard let position = operations.position(of: operation) else { return }
+        guard let position = operations.position(of: operation), operations.runs[position].ticket == ticket else {
+            return
+        }
         let now = lane.clock.now
-        switch answer {
-        case .done: operations.runs[position].carriedOut()
-        case .underWay: operations.runs[position].waits(until: now + ShardServer.birthPace)
-        case .moveStatus(let status):
+        switch (answer, order) {
+        case (.moveStatus(let status), .awaitCatchUp), (.moveStatus(let status), .awaitComplete):
             operations.runs[position].bytesDone = status.bytesDone
             operations.runs[position].bytesLeft = status.bytesLeft
-            if awaitsCompletion ? status.isComplete : status.isCaughtUp || status.isComplete {
+            let awaitsAll = if case .awaitComplete = order { true } else { false }
+            if awaitsAll ? status.isComplete : status.isCaughtUp || status.isComplete {
                 operations.runs[position].carriedOut()
             } else {
-                operations.runs[position].waits(until: awaitsCompletion ? now : now + ShardServer.copyPace)
+                operations.runs[position].waits(until: awaitsAll ? now : now + ShardServer.copyPace)
             }
-        case .notLeader: operations.runs[position].failed("its leader is not known", now: now)
-        case .failed(let problem): operations.runs[position].failed(problem, now: now)
-        case .refused(let error, let text):
+        case (_, .awaitCatchUp) where answer.isDone, (_, .awaitComplete) where answer.isDone, (.moveStatus, _):
+            operations.runs[position].failed("the answer does not fit the question", now: now)
+        case (.done, _): operations.runs[position].carriedOut()
+        case (.underWay, _): operations.runs[position].waits(until: now + ShardServer.birthPace)
+        case (.notLeader, _): operations.runs[position].failed("its leader is not known", now: now)
+        case (.failed(let problem), _): operations.runs[position].failed(problem, now: now)
+        case (.refused(let error, let text), _):
             let problem = text ?? error.sentence
             operations.runs[position].failed(problem, now: now)
             complain(

@@ -200,7 +200,7 @@ extension ShardServer {
             let leads = raft?.isLeader ?? false
             let isTransferring = raft?.isTransferring ?? false
             if !leads, raft?.leader != nil || transfer.until <= now {
-                transfer.done(TransferAnswer(leader: raft?.leader))
+                transfer.done(TransferAnswer(error: raft?.leader == nil ? .noLeader : nil, leader: raft?.leader))
             } else if leads, transfer.until <= now || (transfer.hasBegun && !isTransferring) {
                 let problem =
                     transfer.hasBegun

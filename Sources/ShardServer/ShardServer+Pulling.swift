@@ -20,8 +20,10 @@ final class ShardPull {
     /// Which of the source's replicas is asked.
     var turn = 0
     var failures = 0
-    /// Left at the source, as it said last; nil as long as the scan goes on.
+    /// Left at the source, as its leader said last; nil as long as the scan goes on.
     var bytesLeft: UInt64?
+    /// Pieces behind the scan.
+    var changePieces = 0
     /// Who waits for the staging to be complete, and until when.
     var waiters: [(until: Instant, completion: (GroupAnswer) -> Void)] = []
 
@@ -47,6 +49,11 @@ extension ShardServer {
     private static let frozenPace = Interval.milliseconds(2)
     private static let readTimeout = Interval.milliseconds(5000)
     private static let completionPatience = Interval.milliseconds(1000)
+    /// As much as a source may owe its budget and go on reading.
+    private static let backlogMax = Interval.milliseconds(1000)
+    /// So many pieces behind the scan double what may be left: a shard that is written faster than copied has to freeze
+    /// some time.
+    private static let patientPieces = 16
 
     /// Goes on with what is due; returns when to come back.
     func pullTurn(_ now: Instant) -> Instant? {
@@ -104,8 +111,9 @@ extension ShardServer {
 
     private func status(of pull: ShardPull) -> MoveStatus {
         let staging = staging(of: pull)
+        let tailMax = ShardServer.tailBytes << UInt64(min(pull.changePieces / ShardServer.patientPieces, 10))
         return MoveStatus(
-            isCaughtUp: (pull.bytesLeft ?? .max) <= ShardServer.tailBytes, isComplete: staging?.isComplete ?? false,
+            isCaughtUp: (pull.bytesLeft ?? .max) <= tailMax, isComplete: staging?.isComplete ?? false,
             bytesDone: staging?.bytesStaged ?? 0, bytesLeft: pull.bytesLeft ?? 0)
     }
 
@@ -143,7 +151,13 @@ extension ShardServer {
 
     private func take(_ reply: ReadMoveReply, _ pull: ShardPull, after staging: ShardMove.Staging) {
         pull.bytesLeft = reply.bytesLeft
-        let hasNews = !reply.pairs.isEmpty || reply.isComplete || reply.cursor != staging.cursor
+        if reply.tail > .zero {
+            pull.changePieces += 1
+            // it does not lead: somebody else may know more
+            if reply.bytesLeft == nil { pull.turn += 1 }
+        }
+        let hasNews =
+            !reply.pairs.isEmpty || reply.isComplete || reply.cursor != staging.cursor
             || (staging.tail == .zero && reply.tail > .zero)
         guard hasNews else {
             pull.failures = 0
@@ -228,8 +242,14 @@ extension ShardServer {
     private func readMoveHere(
         _ question: ReadMoveRequest, _ completion: @escaping (Result<ReadMoveReply, ReadMoveFailure>) -> Void
     ) {
-        guard let machine = machines[question.group] else {
-            return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence)))
+        // one whose state is doubtful may vote, but must not be copied
+        guard let machine = machines[question.group], host.raft(of: question.group) != nil,
+            host.status(of: question.group)?.problem == nil
+        else { return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence))) }
+        let isFrozen = machine.moves.contains { $0.operation == question.operation && $0.phase == .frozen }
+        // whoever asks would have given up before the answer may leave
+        guard isFrozen || host.transferBacklog < ShardServer.backlogMax else {
+            return completion(.failure(ReadMoveFailure(text: "the node sends as much as it may; ask again")))
         }
         host.evaluateAsApplied { () -> Result<ReadMoveReply, ReadMoveFailure> in
             do throws(StateMachineError) {
@@ -242,12 +262,17 @@ extension ShardServer {
                 return .failure(ReadMoveFailure(text: error.description))
             }
         } completion: { [self] result in
-            guard case .success(let reply) = result else { return completion(result) }
+            guard case .success(var reply) = result else { return completion(result) }
+            // of one that was removed meanwhile the state may have gone while it was read
+            guard machines[question.group] === machine, host.raft(of: question.group) != nil else {
+                return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence)))
+            }
+            // what is left a leader knows; another may stand still
+            if !host.leads(question.group) { reply.bytesLeft = nil }
             let due = host.payForTransfer(reply.pairs.reduce(0) { $0 + $1.key.count + ($1.value?.count ?? 0) })
             // while the shard is frozen its clients wait
-            let isFrozen = machine.moves.contains { $0.operation == question.operation && $0.phase == .frozen }
-            guard due > lane.clock.now, !isFrozen else { return completion(result) }
-            pulling.answers.append((due, { completion(result) }))
+            guard due > lane.clock.now, !isFrozen else { return completion(.success(reply)) }
+            pulling.answers.append((due, { completion(.success(reply)) }))
             lane.requestTurn()
         }
     }

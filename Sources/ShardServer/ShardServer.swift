@@ -226,6 +226,7 @@ public final class ShardServer {
         let now = lane.clock.now
         let key = "\(message): \(thing)"
         if let last = complaints[key], now < last + .milliseconds(10_000) { return }
+        if complaints.count >= 256 { complaints = complaints.filter { now < $0.value + .milliseconds(10_000) } }
         complaints[key] = now
         logger.log(.warning, message, fields)
     }

@@ -71,7 +71,7 @@ struct ClusterState: Equatable, Sendable {
     init(map: ClusterMap, answers: [NodeStatus?]) {
         precondition(answers.count == map.nodes.count, "one answer for each node")
         self.map = map
-        let nodes = zip(map.nodes, answers).map { 
+        let nodes = zip(map.nodes, answers).map {
             NodeView(id: $0.id, address: $0.address, status: $1, zone: $0.zone, isDraining: $0.isDraining)
         }
         self.nodes = nodes

@@ -39,13 +39,14 @@ struct Command: Sendable {
     var synopsis: String { (path + (arguments.isEmpty ? [] : [arguments])).joined(separator: " ") }
 
     /// Every command, in the order of the help.
-    static let all: [Command] = [
-        .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .groupList, .groupShow, .groupVerify,
-        .groupCreate, .groupDelete, .groupTransfer,
-        .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
-        .operationList, .operationShow, .operationWait, .operationCancel,
-        .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
-    ] + memberCommands
+    static let all: [Command] =
+        [
+            .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .groupList, .groupShow, .groupVerify,
+            .groupCreate, .groupDelete, .groupTransfer,
+            .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
+            .operationList, .operationShow, .operationWait, .operationCancel,
+            .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
+        ] + memberCommands
 }
 
 /// How results are written.

@@ -99,7 +99,8 @@ extension Cluster {
             guard !candidates.isEmpty else { throw last }
             let node = candidates.removeFirst()
             guard let answer = await call(node, method, body, patience: .milliseconds(5000)) else {
-                last = .failed("\(action): \(node) gave no answer, so it may be done or not; see raftctl operation list")
+                last = .failed(
+                    "\(action): \(node) gave no answer, so it may be done or not; see raftctl operation list")
                 // what was sent may have been done: asking again would do it twice
                 if method == "operate", await status(of: node) != nil { throw last }
                 continue

@@ -45,7 +45,8 @@ extension Command {
             let cluster = try Cluster(invocation)
             let id = try invocation.identifier(0)
             _ = try await cluster.operate(
-                .step(operation: id, to: .aborted, reason: "cancelled by an operator", wallClock: 0), "the cancellation")
+                .step(operation: id, to: .aborted, reason: "cancelled by an operator", wallClock: 0), "the cancellation"
+            )
             guard !invocation.isSet("no-wait") else { return try Output.print("operation \(id) is being cancelled") }
             let end = try await cluster.end(of: id, showsProgress: invocation.format == .table)
             try Output.print(invocation.format == .json ? end.json.text : "operation \(id): \(end.operation.state)")
@@ -148,7 +149,8 @@ extension Cluster {
         let report = try await end(of: id, showsProgress: invocation.format == .table)
         let operation = report.operation
         try Output.print(
-            invocation.format == .json ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
+            invocation.format == .json
+                ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
         if operation.state == .cancelled {
             throw .failed("operation \(id) was cancelled: \(operation.reason ?? "no reason was given")")
         }

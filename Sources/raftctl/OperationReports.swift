@@ -98,7 +98,8 @@ final class OperationProgressLine {
         if let bytes = report.bytesDone, first == nil { first = (now, bytes) }
         guard isShown, shownAt.duration(to: now) >= .milliseconds(isBar ? 200 : 2000) else { return }
         shownAt = now
-        let line = "operation \(id): \(report.step ?? "\(report.operation.state)")" + amounts(report, now)
+        let line =
+            "operation \(id): \(report.step ?? "\(report.operation.state)")" + amounts(report, now)
             + (report.problem.map { ": \($0)" } ?? "")
         if isBar {
             hasBar = true

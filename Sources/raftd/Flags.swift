@@ -62,7 +62,8 @@ struct Options: Sendable {
             $1.controllers = addresses.compactMap { $0 }
             return Set($1.controllers).count == $1.controllers.count
         },
-        Flag(name: "zone", value: "NAME", help: "where the node stands: a group's replicas are kept in different zones") {
+        Flag(name: "zone", value: "NAME", help: "where the node stands: a group's replicas are kept in different zones")
+        {
             $1.zone = $0
             let isPart = { (scalar: Unicode.Scalar) in
                 scalar == "-" || scalar == "_" || ("a"..."z").contains(scalar) || ("A"..."Z").contains(scalar)
