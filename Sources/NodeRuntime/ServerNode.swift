@@ -209,6 +209,7 @@ public final class ServerNode: @unchecked Sendable {
     /// Nobody who waits for the workers, the host or the router keeps them alive any longer.
     private func end() {
         for worker in workers { worker.finish() }
+        server.close()
         router.close()
         remote.close()
         host.dismiss()

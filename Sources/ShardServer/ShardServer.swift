@@ -172,11 +172,16 @@ public final class ShardServer {
         return next
     }
 
-    /// Closes the server's own connections to other nodes, so that nobody who waits for an answer keeps it alive. No
-    /// other call may follow.
+    /// Closes the server's own connections to other nodes, and forgets those who wait for its answers, so that nobody
+    /// keeps it alive. No other call may follow.
     public func close() {
         for node in channelOrder { channels[node]?.close() }
         for node in strangerOrder { strangers[node]?.close() }
+        mapWatch.waiting = []
+        peersChanges = [:]
+        transfers = []
+        pulling = Pulling()
+        digestRetries = []
     }
 
     func makeStateMachine(
