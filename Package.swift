@@ -100,6 +100,7 @@ let package = Package(
         suite("ShardKVTests", ["RaftCore", "ShardMap", "ShardKV", "RocksEngine", "WireMessages", "CMessages"]),
         suite(
             "ShardClientTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "WireMessages", "CMessages"]),
+        suite("ShardServerTests", ["RaftCore", "ShardMap", "ShardServer"]),
         suite(
             "RaftHostTests",
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
