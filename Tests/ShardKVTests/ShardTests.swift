@@ -27,7 +27,8 @@ struct ShardTests {
         ])
     func foreignWrites(_ command: GroupCommand) throws {
         let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
-        #expect(try replica.apply(command).error == .wrongShard)
+        let refusal = try replica.apply(command)
+        #expect(refusal.error == .wrongShard && refusal.route == ShardTests.shard(1, "b", "f"))
         #expect(try replica.result(.count) == .integer(0))
         #expect(try replica.apply(ShardTests.write(.set("b", "1"), .set("ezz", "1"))).error == nil)
     }
@@ -35,8 +36,10 @@ struct ShardTests {
     @Test func foreignReads() throws {
         let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
         let wrong = KeyValueStateMachine.ReadOutcome.reply(ExecuteReply(error: .wrongShard))
-        #expect(try replica.read(.get("f")) == wrong)
-        #expect(try replica.read(.get("a")) == wrong)
+        let route = ShardTests.shard(1, "b", "f")
+        let outside = KeyValueStateMachine.ReadOutcome.reply(ExecuteReply(error: .wrongShard, route: route))
+        #expect(try replica.read(.get("f")) == outside, "the epoch is right: the range is told")
+        #expect(try replica.read(.get("a")) == outside)
         #expect(try replica.read(.get("b"), epoch: 2) == wrong)
         #expect(try replica.result(.get("b")) == KeyResult())
     }
