@@ -86,18 +86,18 @@ extension Cluster {
         _ read: (Bytes) throws(Failure) -> ControllerAnswer<Value>
     ) async throws(Failure) -> Value {
         let start = ContinuousClock.now
-        let members = try await map().group(ClusterMap.controllerGroup)?.peers.map(\.address) ?? []
-        var candidates = members
+        var candidates = try await map().controllers
         var last = Failure.failed("\(action): the controller has no leader; see raftctl group show controller")
         while start.duration(to: .now) < Cluster.controllerPatience {
             if candidates.isEmpty {
                 await pause(milliseconds: 200)
-                candidates = members
+                candidates = try await newestMap().controllers
             }
             guard !candidates.isEmpty else { throw last }
             let node = candidates.removeFirst()
             guard let answer = await call(node, method, body, patience: .milliseconds(5000)) else {
-                last = .failed("\(action): \(node) gave no answer, so it may be done or not; see raftctl operation list")
+                last = .failed(
+                    "\(action): \(node) gave no answer, so it may be done or not; see raftctl operation list")
                 // what was sent may have been done: asking again would do it twice
                 if method == "operate", await status(of: node) != nil { throw last }
                 continue

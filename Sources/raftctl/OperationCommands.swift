@@ -45,7 +45,8 @@ extension Command {
             let cluster = try Cluster(invocation)
             let id = try invocation.identifier(0)
             _ = try await cluster.operate(
-                .step(operation: id, to: .aborted, reason: "cancelled by an operator", wallClock: 0), "the cancellation")
+                .step(operation: id, to: .aborted, reason: "cancelled by an operator", wallClock: 0), "the cancellation"
+            )
             guard !invocation.isSet("no-wait") else { return try Output.print("operation \(id) is being cancelled") }
             let end = try await cluster.end(of: id, showsProgress: invocation.format == .table)
             try Output.print(invocation.format == .json ? end.json.text : "operation \(id): \(end.operation.state)")
@@ -59,7 +60,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let cluster = try Cluster(invocation)
             let id = try invocation.identifier(0)
-            guard let shard = try await cluster.map().shards.first(where: { $0.id == id }) else {
+            guard let shard = try await cluster.newestMap().shards.first(where: { $0.id == id }) else {
                 throw .failed("there is no shard \(id); raftctl shard list shows them")
             }
             let reports = try await cluster.operations().filter { $0.operation.kind.shards.contains(id) }
@@ -77,7 +78,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let key = try invocation.key(0)
             let cluster = try Cluster(invocation)
-            guard let shard = try await cluster.map().shard(owning: key) else {
+            guard let shard = try await cluster.newestMap().shard(owning: key) else {
                 throw .failed("no shard owns the key; the cluster is not formed completely, see raftctl status")
             }
             let split = SplitOperation(shard: shard.id, epoch: 0, key: key, newShard: 0, group: "")
@@ -90,7 +91,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let (first, second) = (try invocation.identifier(0), try invocation.identifier(1))
             let cluster = try Cluster(invocation)
-            let map = try await cluster.map()
+            let map = try await cluster.newestMap()
             // whichever is named first; what is wrong with them the controller says
             let isReversed =
                 map.shards.firstIndex { $0.id == first } ?? 0 > map.shards.firstIndex { $0.id == second } ?? .max
@@ -148,7 +149,8 @@ extension Cluster {
         let report = try await end(of: id, showsProgress: invocation.format == .table)
         let operation = report.operation
         try Output.print(
-            invocation.format == .json ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
+            invocation.format == .json
+                ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
         if operation.state == .cancelled {
             throw .failed("operation \(id) was cancelled: \(operation.reason ?? "no reason was given")")
         }
