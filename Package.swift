@@ -87,7 +87,12 @@ let package = Package(
             ],
             swiftSettings: strict),
         .executableTarget(
-            name: "raftbench", dependencies: ["RaftCore", "RaftStorage", "CAllocations"], swiftSettings: strict),
+            name: "raftbench",
+            dependencies: [
+                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "ClusterProcesses", "FlotillaTestSupport",
+                "CAllocations",
+            ],
+            swiftSettings: strict),
         module("ClusterProcesses", ["FlotillaTestSupport", "RaftCore", "ShardClient"]),
         .executableTarget(
             name: "crashtest",

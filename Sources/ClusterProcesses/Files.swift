@@ -23,6 +23,19 @@ public enum Files {
         guard count == content.count else { throw Failed("\(path) cannot be written (errno \(errno))") }
     }
 
+    /// The path of the file `name` in the directory of the program that runs.
+    public static func besideThisProgram(_ name: String) -> String {
+        var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
+        let count = buffer.withUnsafeMutableBytes { memory in
+            memory.withMemoryRebound(to: CChar.self) { text in
+                text.baseAddress.map { readlink("/proc/self/exe", $0, text.count) } ?? 0
+            }
+        }
+        let path = String(decoding: buffer[0..<max(count, 0)], as: UTF8.self)
+        guard let slash = path.lastIndex(of: "/") else { return name }
+        return "\(path[..<slash])/\(name)"
+    }
+
     /// Replaces bytes in the middle of a file.
     public static func overwrite(_ path: String, at offset: Int, with bytes: [UInt8]) throws {
         let descriptor = open(path, O_WRONLY)

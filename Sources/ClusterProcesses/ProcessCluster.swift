@@ -11,20 +11,22 @@ public final class ProcessCluster: Sendable {
     /// A view of the cluster from outside.
     public let probe: ClusterProbe
     private let executable: String
+    private let founders: Int
     private let flags: [String]
     private let directory = TemporaryDirectory()
     private let processes: Mutex<[ChildProcess?]>
 
     /// Starts the nodes, forms the cluster, and returns when every group is led. `flags` go to each node besides what
-    /// it needs.
+    /// it needs. Nodes that are `joining` have addresses, but are not started.
     public init(
-        _ raftd: String, nodes: Int = 3, groups: Int = 4, replicas: Int = 3, flags: [String] = []
+        _ raftd: String, nodes: Int = 3, joining: Int = 0, groups: Int = 4, replicas: Int = 3, flags: [String] = []
     ) async throws {
         executable = raftd
+        founders = nodes
         self.flags = flags
-        addresses = LoopbackPorts.take(nodes)
+        addresses = LoopbackPorts.take(nodes + joining)
         probe = try ClusterProbe(nodes: addresses)
-        processes = Mutex([ChildProcess?](repeating: nil, count: nodes))
+        processes = Mutex([ChildProcess?](repeating: nil, count: nodes + joining))
         for node in 0..<nodes { try start(node) }
         try await probe.form(groups: groups, replicas: replicas)
     }
@@ -41,7 +43,7 @@ public final class ProcessCluster: Sendable {
     public func arguments(_ node: Int) -> [String] {
         [
             "--listen", addresses[node].description, "--data-dir", dataDirectory(node),
-            "--controllers", addresses.map(\.description).joined(separator: ","), "--segment-mb", "4",
+            "--controllers", addresses[..<founders].map(\.description).joined(separator: ","), "--segment-mb", "4",
         ] + flags
     }
 

@@ -47,7 +47,8 @@ extension ShardServer {
             }
         }
         guard let (known, wait) = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        guard let map, map.version <= known, wait > .milliseconds(0), mapWatch.waiting.count < MapWatch.waitingMax
+        guard let map, map.version <= known, wait > .milliseconds(0), !isBehindTheMap,
+            mapWatch.waiting.count < MapWatch.waitingMax
         else {
             return request.responder.reply(body: packedMapReply(known))
         }
@@ -84,12 +85,20 @@ extension ShardServer {
         for waiting in told { waiting.responder.reply(body: body) }
     }
 
-    /// Called once a turn: answers those who have waited long enough, or all while the node stops; returns when it is
-    /// to be called next at the latest.
+    /// Whether the map calls this node a member of the controller, and it is none any more, or not yet. Nobody waits
+    /// here then: members that are removed together would wait for each other.
+    private var isBehindTheMap: Bool {
+        controllerNodes.contains(address) && host.status(of: ClusterMap.controllerGroup) == nil
+    }
+
+    /// Called once a turn: answers those who have waited long enough, or all while the node stops or is behind; returns
+    /// when it is to be called next at the latest.
     func mapWatchTurn(_ now: Instant) -> Instant? {
-        if isStopping || mapWatch.nextEnd <= now {
-            let over = mapWatch.waiting.filter { isStopping || $0.until <= now }
-            mapWatch.waiting.removeAll { isStopping || $0.until <= now }
+        guard !mapWatch.waiting.isEmpty else { return nil }
+        let endsAll = isStopping || isBehindTheMap
+        if endsAll || mapWatch.nextEnd <= now {
+            let over = mapWatch.waiting.filter { endsAll || $0.until <= now }
+            mapWatch.waiting.removeAll { endsAll || $0.until <= now }
             mapWatch.nextEnd = mapWatch.waiting.map(\.until).min() ?? .distantFuture
             for waiting in over { waiting.responder.reply(body: packedMapReply(waiting.knownVersion)) }
         }

@@ -37,7 +37,7 @@ struct Main {
             default: fail("there is no option '\(word)'\n\(help)", status: 2)
             }
         }
-        options.raftd = besideThisProgram("raftd")
+        options.raftd = Files.besideThisProgram("raftd")
         guard access(options.raftd, X_OK) == 0 else { fail("\(options.raftd) is not built", status: 2) }
         var test = CrashTest(options)
         do {
@@ -52,17 +52,5 @@ struct Main {
     private static func fail(_ text: String, status: Int32) -> Never {
         say("crashtest: \(text)", on: STDERR_FILENO)
         exit(status)
-    }
-
-    private static func besideThisProgram(_ name: String) -> String {
-        var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
-        let count = buffer.withUnsafeMutableBytes { memory in
-            memory.withMemoryRebound(to: CChar.self) { text in
-                text.baseAddress.map { readlink("/proc/self/exe", $0, text.count) } ?? 0
-            }
-        }
-        let path = String(decoding: buffer[0..<max(count, 0)], as: UTF8.self)
-        guard let slash = path.lastIndex(of: "/") else { return name }
-        return "\(path[..<slash])/\(name)"
     }
 }

@@ -5,10 +5,10 @@ struct Command: Sendable {
     /// What it measures, in one line.
     var summary: String
     var options: [CommandOption]
-    var run: @Sendable (Arguments) throws(UsageError) -> Report
+    var run: @Sendable (Arguments) async throws(UsageError) -> Report
 
     /// Everything that can be measured, in the order of the help.
-    static let all = [coreCommand, logCommand]
+    static let all = [coreCommand, logCommand, moveCommand]
 }
 
 /// What was measured.
@@ -19,12 +19,15 @@ struct Report {
     var complaint: String?
 }
 
-/// An option `--name VALUE` of a command.
+/// An option `--name VALUE` of a command, `-o VALUE` if its name is a letter.
 struct CommandOption: Sendable {
     var name: String
     /// What its value stands for.
     var value: String
     var help: String
+
+    /// As it is written on a command line.
+    var spelling: String { name.count == 1 ? "-\(name)" : "--\(name)" }
 }
 
 /// What is wrong with a command line.
@@ -41,11 +44,11 @@ struct Arguments {
         var rest = words[...]
         while let word = rest.popFirst() {
             let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            guard let option = command.options.first(where: { "--" + $0.name == parts[0] }) else {
+            guard let option = command.options.first(where: { $0.spelling == parts[0] }) else {
                 throw UsageError(text: "raftbench \(command.name) has no option '\(parts[0])'")
             }
             guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
-                throw UsageError(text: "--\(option.name) needs \(option.value)")
+                throw UsageError(text: "\(option.spelling) needs \(option.value)")
             }
             values[option.name] = value
         }

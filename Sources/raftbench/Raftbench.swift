@@ -4,7 +4,7 @@ import Glibc
 /// bound that was given; 2: usage.
 @main
 struct Raftbench {
-    static func main() {
+    static func main() async {
         do throws(UsageError) {
             let words = Array(CommandLine.arguments.dropFirst())
             if words.contains("--help") || words.contains("-h") || words.first == "help" {
@@ -12,7 +12,7 @@ struct Raftbench {
                 exit(0)
             }
             let (command, arguments) = try parse(words)
-            let report = try command.run(arguments)
+            let report = try await command.run(arguments)
             put(report.text, on: STDOUT_FILENO)
             if let complaint = report.complaint {
                 put("raftbench: \(complaint)\n", on: STDERR_FILENO)
@@ -38,7 +38,7 @@ struct Raftbench {
         for command in Command.all {
             text += "\n\(command.name): \(command.summary)\n"
             for option in command.options {
-                let name = "--\(option.name) \(option.value)"
+                let name = "\(option.spelling) \(option.value)"
                 text += "  \(name)\(String(repeating: " ", count: max(1, 24 - name.count)))\(option.help)\n"
             }
         }

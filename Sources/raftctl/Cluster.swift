@@ -48,6 +48,24 @@ struct Cluster: Sendable {
         throw refusal ?? nobody
     }
 
+    /// The newest map that the controller's members have, its leader's among them: what an order is made from. The map
+    /// that comes first may be that of a node which has not heard of the order before.
+    func newestMap() async throws(Failure) -> ClusterMap {
+        var newest = try await map()
+        var asked: [NodeAddress] = []
+        // members that are new in a newer map may have a newer one still
+        while true {
+            let unasked = newest.controllers.filter { !asked.contains($0) }
+            guard !unasked.isEmpty else { return newest }
+            asked += unasked
+            let answers = await withTaskGroup(of: MapAnswer.self) { group in
+                for member in unasked { group.addTask { await map(at: member) } }
+                return await group.reduce(into: []) { $0.append($1) }
+            }
+            for case .map(let map) in answers where map.version > newest.version { newest = map }
+        }
+    }
+
     private enum MapAnswer {
         case map(ClusterMap)
         case refused(Failure)
@@ -128,4 +146,9 @@ struct Cluster: Sendable {
             return nil
         }
     }
+}
+
+extension ClusterMap {
+    /// Where the controller's members are.
+    var controllers: [NodeAddress] { group(ClusterMap.controllerGroup)?.peers.map(\.address) ?? [] }
 }

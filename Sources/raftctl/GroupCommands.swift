@@ -74,7 +74,7 @@ extension Command {
             run: { invocation throws(Failure) in
                 let id = isController ? ClusterMap.controllerGroup : invocation.positionals[0]
                 let cluster = try Cluster(invocation)
-                guard let group = try await cluster.map().group(id) else {
+                guard let group = try await cluster.newestMap().group(id) else {
                     throw .failed("there is no group '\(id)'; raftctl group list shows them")
                 }
                 let wanted = try target(group.peers, invocation.positionals[count - 1])
@@ -144,7 +144,7 @@ extension Invocation {
 extension Cluster {
     /// The node with this number or address.
     func node(_ name: String) async throws(Failure) -> Node {
-        let nodes = try await map().nodes
+        let nodes = try await newestMap().nodes
         guard let node = nodes.first(where: { "\($0.id)" == name || $0.address.description == name }) else {
             throw .failed("there is no node '\(name)'; raftctl node list shows them")
         }

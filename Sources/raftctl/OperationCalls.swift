@@ -88,13 +88,12 @@ extension Cluster {
         _ read: (Bytes) throws(Failure) -> ControllerAnswer<Value>
     ) async throws(Failure) -> Value {
         let start = ContinuousClock.now
-        let members = try await map().group(ClusterMap.controllerGroup)?.peers.map(\.address) ?? []
-        var candidates = members
+        var candidates = try await map().controllers
         var last = Failure.failed("\(action): the controller has no leader; see raftctl group show controller")
         while start.duration(to: .now) < Cluster.controllerPatience {
             if candidates.isEmpty {
                 await pause(milliseconds: 200)
-                candidates = members
+                candidates = try await newestMap().controllers
             }
             guard !candidates.isEmpty else { throw last }
             let node = candidates.removeFirst()

@@ -60,7 +60,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let cluster = try Cluster(invocation)
             let id = try invocation.identifier(0)
-            guard let shard = try await cluster.map().shards.first(where: { $0.id == id }) else {
+            guard let shard = try await cluster.newestMap().shards.first(where: { $0.id == id }) else {
                 throw .failed("there is no shard \(id); raftctl shard list shows them")
             }
             let reports = try await cluster.operations().filter { $0.operation.kind.shards.contains(id) }
@@ -78,7 +78,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let key = try invocation.key(0)
             let cluster = try Cluster(invocation)
-            guard let shard = try await cluster.map().shard(owning: key) else {
+            guard let shard = try await cluster.newestMap().shard(owning: key) else {
                 throw .failed("no shard owns the key; the cluster is not formed completely, see raftctl status")
             }
             let split = SplitOperation(shard: shard.id, epoch: 0, key: key, newShard: 0, group: "")
@@ -91,7 +91,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let (first, second) = (try invocation.identifier(0), try invocation.identifier(1))
             let cluster = try Cluster(invocation)
-            let map = try await cluster.map()
+            let map = try await cluster.newestMap()
             // whichever is named first; what is wrong with them the controller says
             let isReversed =
                 map.shards.firstIndex { $0.id == first } ?? 0 > map.shards.firstIndex { $0.id == second } ?? .max

@@ -103,9 +103,9 @@ import Testing
     }
 
     @Test("a number outside its range is refused", arguments: ["0", "x", "1,,2", "99999999999999999999"])
-    func ranges(text: String) throws {
+    func ranges(text: String) async throws {
         let (command, arguments) = try Raftbench.parse(["core", "--clients", text])
-        let error = #expect(throws: UsageError.self) { _ = try command.run(arguments) }
+        let error = await #expect(throws: UsageError.self) { _ = try await command.run(arguments) }
         #expect(error?.text == "--clients is 1 to 100000")
     }
 }

@@ -1,0 +1,110 @@
+import ClusterProcesses
+
+let moveCommand = Command(
+    name: "move",
+    summary: "what writers notice of a shard that moves: three processes on this machine, and a steady load",
+    options: [
+        CommandOption(name: "sizes", value: "N,…", help: "MiB in the shard that moves (1,100)"),
+        CommandOption(name: "full", value: "yes|no", help: "1 GiB as well (no)"),
+        CommandOption(name: "moves", value: "N", help: "moves of each size, forth and back (6)"),
+        CommandOption(name: "rate", value: "N", help: "writes a second to each of three shards (200)"),
+        CommandOption(name: "seconds", value: "S", help: "load without moves, to compare with (5)"),
+        CommandOption(
+            name: "snapshot-rate", value: "N", help: "MiB that a node sends of moving shards in a second (64)"),
+        CommandOption(name: "o", value: "FORMAT", help: "table or json (table)"),
+    ],
+    run: { (arguments) async throws(UsageError) in
+        var sizes = try arguments.numbers("sizes", in: 1...64 << 10, default: [1, 100])
+        if try arguments.word("full", of: ["no", "yes"]) == "yes", !sizes.contains(1024) { sizes.append(1024) }
+        let settings = MoveBench.Settings(
+            moves: try arguments.number("moves", in: 1...1000, default: 6),
+            writesPerSecond: try arguments.number("rate", in: 1...10_000, default: 200),
+            normalSeconds: try arguments.seconds("seconds", default: 5),
+            megabytesPerSecond: try arguments.number("snapshot-rate", in: 1...1 << 20, default: 64))
+        let format = try arguments.word("o", of: ["table", "json"])
+        var results: [MoveResult] = []
+        do {
+            for size in sizes { results.append(try await MoveBench.run(size << 20, settings)) }
+        } catch {
+            throw UsageError(text: "cannot measure: \(error)")
+        }
+        let text = format == "json" ? MoveResult.json(results) : MoveResult.table(results)
+        return Report(text: text, complaint: nil)
+    })
+
+/// What moving a shard of one size cost.
+struct MoveResult: Equatable, Sendable {
+    /// Writes to one shard, in one situation.
+    struct Writes: Equatable, Sendable {
+        /// `moved`; `destination`: another shard of the group it moves to and from; `unaffected`: one of a third group.
+        var shard: String
+        /// Whether a move was under way during the write.
+        var isMoving: Bool
+        /// Seconds from the moment a write was due to its acknowledgement.
+        var latencies: [Double] = []
+        var failed = 0
+    }
+
+    /// What was put into the shard.
+    var bytes: Int
+    /// Seconds from the record of each move to its end, in order.
+    var moves: [Double] = []
+    var writes: [Writes] = []
+
+    private static let columns = [
+        "shard bytes", "moves", "p50 s", "max s", "writes to   ", "when  ", "writes", "failed", "p50 ms", "p99 ms",
+        "p99.9 ms", "  max ms",
+    ]
+
+    static func table(_ results: [MoveResult]) -> String {
+        var lines = [
+            "latency from the moment a write is due; moving: a move was under way during the write",
+            columns.joined(separator: "  "),
+        ]
+        for result in results {
+            for writes in result.writes where !writes.latencies.isEmpty {
+                let figures = [
+                    "\(result.bytes)", "\(result.moves.count)", decimal(result.moves.quantile(0.5)),
+                    decimal(result.moves.max() ?? 0), writes.shard, writes.isMoving ? "moving" : "normal",
+                    "\(writes.latencies.count)", "\(writes.failed)",
+                ]
+                lines.append(tableLine(figures + writes.milliseconds, under: columns))
+            }
+        }
+        return lines.map { $0 + "\n" }.joined()
+    }
+
+    static func json(_ results: [MoveResult]) -> String {
+        let objects = results.map { result in
+            let writes = result.writes.filter { !$0.latencies.isEmpty }.map { writes in
+                let figures = zip(["p50_ms", "p99_ms", "p999_ms", "max_ms"], writes.milliseconds)
+                return
+                    "{\"shard\":\"\(writes.shard)\",\"moving\":\(writes.isMoving),\"writes\":\(writes.latencies.count)"
+                    + ",\"failed\":\(writes.failed)" + figures.map { ",\"\($0)\":\($1)" }.joined() + "}"
+            }
+            let moves = result.moves.map { decimal($0) }.joined(separator: ",")
+            return "{\"shard_bytes\":\(result.bytes),\"move_seconds\":[\(moves)],\"writes\":["
+                + writes.joined(separator: ",") + "]}"
+        }
+        return "{\"sizes\":[\(objects.joined(separator: ","))]}\n"
+    }
+}
+
+extension MoveResult.Writes {
+    /// Half, 99 %, 99.9 % and all of the writes took no longer.
+    fileprivate var milliseconds: [String] {
+        [latencies.quantile(0.5), latencies.quantile(0.99), latencies.quantile(0.999), latencies.max() ?? 0]
+            .map { decimal($0 * 1000) }
+    }
+}
+
+extension Arguments {
+    /// One of `words`, the first if none was given.
+    fileprivate func word(_ name: String, of words: [String]) throws(UsageError) -> String {
+        let word = text(name) ?? words[0]
+        guard words.contains(word) else {
+            throw UsageError(text: "\(name.count == 1 ? "-" : "--")\(name) is \(words.joined(separator: " or "))")
+        }
+        return word
+    }
+}
