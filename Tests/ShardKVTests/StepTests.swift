@@ -81,6 +81,34 @@ struct StepTests {
         #expect(try StepTests.rawPairs(other, .staging, .parts).isEmpty)
     }
 
+    @Test("Rule 5: a value that changes while it is on its way arrives as it is in the end") func changedOnItsWay() throws
+    {
+        let (source, other) = (try Replica(), try Replica(shards: []))
+        #expect(try source.step(3, .open) == nil)
+        #expect(try other.step(3, .receive(StepTests.moved)) == nil)
+        _ = try source.copy(3, to: other)
+        _ = try source.write(1, .set("large", String(repeating: "1", count: 5000)))
+        // a part of it goes
+        var part = ReadMoveReply()
+        for _ in 0..<10 where part.pairs.last?.continues != true {
+            let staging = try #require(other.machine.moves.first?.staging)
+            part = try source.machine.readMove(
+                ReadMoveRequest(
+                    group: "g1", operation: 3, shard: 1, epoch: 1, cursor: staging.cursor, tail: staging.tail,
+                    bytes: 3000))
+            #expect(try other.step(3, .stage(part.chunk(staging.nextChunk))) == nil)
+        }
+        #expect(part.pairs.last?.continues == true)
+        let last = String(repeating: "2", count: 5000)
+        _ = try source.write(2, .set("large", last))
+        #expect(try source.step(3, .freeze) == nil)
+        // both changes lie in one page
+        #expect(try source.copy(3, to: other, bytes: 100_000).isComplete)
+        #expect(try other.step(3, .adopt) == nil)
+        let reply = ExecuteReply(results: [KeyResult(value: Bytes(last))])
+        #expect(try other.read(.get("large"), epoch: 2) == .reply(reply))
+    }
+
     @Test("Rule 6: a frozen shard answers nothing") func frozen() throws {
         let replica = try Replica()
         let first = try replica.write(1, .set("a", "1"))
