@@ -8401,7 +8401,7 @@ const ProtobufCMessageDescriptor flotilla__move_status_request__descriptor =
   (ProtobufCMessageInit) flotilla__move_status_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__change_peers_request__field_descriptors[4] =
+static const ProtobufCFieldDescriptor flotilla__change_peers_request__field_descriptors[5] =
 {
   {
     "group",
@@ -8451,17 +8451,30 @@ static const ProtobufCFieldDescriptor flotilla__change_peers_request__field_desc
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "map_version",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ChangePeersRequest, has_map_version),
+    offsetof(Flotilla__ChangePeersRequest, map_version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__change_peers_request__field_indices_by_name[] = {
   2,   /* field[2] = from */
   0,   /* field[0] = group */
+  4,   /* field[4] = map_version */
   1,   /* field[1] = operation */
   3,   /* field[3] = to */
 };
 static const ProtobufCIntRange flotilla__change_peers_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
 {
@@ -8471,7 +8484,7 @@ const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
   "Flotilla__ChangePeersRequest",
   "flotilla",
   sizeof(Flotilla__ChangePeersRequest),
-  4,
+  5,
   flotilla__change_peers_request__field_descriptors,
   flotilla__change_peers_request__field_indices_by_name,
   1,  flotilla__change_peers_request__number_ranges,

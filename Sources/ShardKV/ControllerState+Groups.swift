@@ -153,12 +153,36 @@ extension ControllerState {
         changes.deletedGroups.append(deletion.group)
     }
 
-    mutating func finish(_ change: ChangePeersOperation) {
+    /// A group that is given up before its birth goes at once; nothing has been in it.
+    mutating func enter(
+        _ state: ClusterOperation.State, _ creation: CreateGroupOperation, _ operation: ClusterOperation
+    ) throws(ControllerRefusal) {
+        let isBorn = map?.group(creation.group)?.isBorn == true
+        switch state {
+        case .done where !isBorn:
+            throw ControllerRefusal(
+                .conflict, "group \(creation.group) is not born yet; wait until its members have taken it over",
+                operation: operation)
+        case .aborted where isBorn:
+            throw ControllerRefusal(
+                .conflict, "group \(creation.group) is born; to be rid of it: raftctl group delete \(creation.group)",
+                operation: operation)
+        case .aborted: finish(DeleteGroupOperation(group: creation.group))
+        default: break
+        }
+    }
+
+    /// While a change is taken back its newcomers stay in the map, for they may be members already; then they are
+    /// former ones.
+    mutating func enter(_ state: ClusterOperation.State, _ change: ChangePeersOperation) {
+        guard state != .aborted else { return }
+        let isDone = state == .done
         update(change.group) { group in
-            let leavers = group.peers.filter { !change.to.contains($0) }
+            let present = isDone ? change.to : group.peers
+            let leavers = (group.peers + group.joining).filter { !present.contains($0) }
             let former = group.retired.filter { old in !leavers.contains { $0.address == old.address } }
             group.retired = (former + leavers).sorted()
-            group.peers = change.to
+            group.peers = present
             group.joining = []
         }
     }

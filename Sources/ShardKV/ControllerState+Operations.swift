@@ -87,14 +87,9 @@ extension ControllerState {
         case .split(let split): finish(split)
         case .merge(let merge): finish(merge)
         case .move(let move): enter(state, move)
-        case .createGroup(let creation):
-            guard map?.group(creation.group)?.isBorn == true else {
-                throw ControllerRefusal(
-                    .conflict, "group \(creation.group) is not born yet; wait until its members have taken it over",
-                    operation: operation)
-            }
+        case .createGroup(let creation): try enter(state, creation, operation)
         case .deleteGroup(let deletion): finish(deletion)
-        case .changePeers(let change): finish(change)
+        case .changePeers(let change): enter(state, change)
         }
     }
 
@@ -117,7 +112,8 @@ extension ClusterOperation {
         switch (kind, state) {
         case (.move, .begun): [.switched, .aborted]
         case (.move, .switched): [.done]
-        case (.move, .aborted): [.cancelled]
+        case (.createGroup, .begun), (.changePeers, .begun): [.done, .aborted]
+        case (_, .aborted): [.cancelled]
         case (_, .begun): [.done]
         default: []
         }
@@ -128,7 +124,7 @@ extension ControllerRefusal {
     /// Refused because `operation` has `what`.
     init(_ operation: ClusterOperation, has what: String) {
         var wayOut = "wait for it: raftctl operation wait \(operation.id)"
-        if case .move = operation.kind, operation.state == .begun {
+        if operation.next.contains(.aborted) {
             wayOut += ", or cancel it: raftctl operation cancel \(operation.id)"
         }
         self.init(.conflict, "\(what) is in \(operation), which is under way; \(wayOut)", operation: operation)

@@ -60,6 +60,9 @@ extension ClusterOperation {
                 step(move.shard, move.epoch, .discard, move.destination),
                 .record(.cancelled),
             ]
+        case (.createGroup, .aborted): return [.record(.cancelled)]
+        case (.changePeers(let change), .aborted):
+            return [.change(group: change.group, from: change.to, to: change.from), .record(.cancelled)]
         case (.createGroup(let creation), _): return [.awaitBirth(group: creation.group), .record(.done)]
         case (.deleteGroup, _): return [.record(.done)]
         case (.changePeers(let change), _):

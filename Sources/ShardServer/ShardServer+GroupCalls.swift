@@ -16,7 +16,7 @@ enum GroupQuestion {
     /// How far is the staging of this operation?
     case moveStatus(operation: UInt64, frozen: Bool)
     /// Have these members.
-    case changePeers(operation: UInt64, from: [PeerID], to: [PeerID])
+    case changePeers(operation: UInt64, from: [PeerID], to: [PeerID], mapVersion: UInt64)
 }
 
 /// What a group's leader answers.
@@ -127,7 +127,7 @@ extension ShardServer {
         switch question {
         case .step(let step): carryOut(step, at: group, completion)
         case .moveStatus(let operation, let frozen): moveStatus(group, operation, frozen: frozen, completion)
-        case .changePeers(let operation, let from, let to):
+        case .changePeers(let operation, let from, let to, _):
             changePeers(of: group, operation: operation, from: from, to: to) { completion(GroupAnswer($0)) }
         }
     }
@@ -166,7 +166,7 @@ extension ShardServer {
                 message.pointee.has_frozen = 1
                 message.pointee.frozen = frozen ? 1 : 0
                 return ("move_status", arena.pack(message), Bytes())
-            case .changePeers(let operation, let from, let to):
+            case .changePeers(let operation, let from, let to, let mapVersion):
                 let message = arena.make(flotilla__change_peers_request__init)
                 message.pointee.group = arena.string(group)
                 message.pointee.operation = operation
@@ -174,6 +174,8 @@ extension ShardServer {
                 message.pointee.from = arena.strings(from.map(\.description))
                 message.pointee.n_to = to.count
                 message.pointee.to = arena.strings(to.map(\.description))
+                message.pointee.has_map_version = 1
+                message.pointee.map_version = mapVersion
                 return ("change_peers", arena.pack(message), Bytes())
             }
         }

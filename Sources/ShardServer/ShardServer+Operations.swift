@@ -104,7 +104,10 @@ extension ShardServer {
         case .create(let peer, let group):
             orderNewcomer(of: group, peer) { take($0.map { GroupAnswer.failed($0) } ?? GroupAnswer.done) }
         case .change(let group, let from, let to):
-            ask(.changePeers(operation: operation.id, from: from, to: to), of: group, completion: take)
+            let version = controller?.map?.version ?? 0
+            ask(
+                .changePeers(operation: operation.id, from: from, to: to, mapVersion: version), of: group,
+                completion: take)
         case .awaitBirth(let group):
             take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay)
         case .record(let state): record(state, operation, take)

@@ -141,28 +141,38 @@ extension ShardServer {
     }
 
     func answerChangePeers(_ request: RpcRequest) {
+        let newest = map?.version ?? 0
+        var version = newest
         let parsed = arena.scope { arena -> (group: String, operation: UInt64, from: [PeerID], to: [PeerID])? in
             guard let message = arena.unpack(flotilla__change_peers_request__init, request.body)?.pointee,
                 let from = PeerID.decoded(message.from, count: message.n_from),
                 let to = PeerID.decoded(message.to, count: message.n_to)
             else { return nil }
+            if message.has_map_version != 0 { version = message.map_version }
             return (String(field: message.group), message.operation, from, to)
         }
         guard let parsed else { return request.responder.fail(RpcCode.badRequest, "malformed order") }
+        // whoever led the controller before may order what has been ordered back since
+        guard version >= newest else {
+            let text = "the order was made from version \(version) of the map, this node has \(newest)"
+            return reply(PeersAnswer(error: .busy, message: text), to: request)
+        }
         changePeers(
             of: parsed.group, operation: parsed.operation, from: parsed.from, to: parsed.to
-        ) { [self] answer in
-            arena.scope { arena in
-                let reply = arena.make(flotilla__change_peers_reply__init)
-                reply.pointee.error = answer.error?.rawValue ?? 0
-                if let text = answer.message ?? answer.error?.sentence { reply.pointee.message = arena.string(text) }
-                if let leader = answer.leader { reply.pointee.leader = arena.string(leader.address.description) }
-                reply.pointee.n_peers = answer.peers.count
-                reply.pointee.peers = arena.strings(answer.peers.map(\.description))
-                reply.pointee.has_done = 1
-                reply.pointee.done = answer.isDone ? 1 : 0
-                request.responder.reply(reply)
-            }
+        ) { [self] in reply($0, to: request) }
+    }
+
+    private func reply(_ answer: PeersAnswer, to request: RpcRequest) {
+        arena.scope { arena in
+            let reply = arena.make(flotilla__change_peers_reply__init)
+            reply.pointee.error = answer.error?.rawValue ?? 0
+            if let text = answer.message ?? answer.error?.sentence { reply.pointee.message = arena.string(text) }
+            if let leader = answer.leader { reply.pointee.leader = arena.string(leader.address.description) }
+            reply.pointee.n_peers = answer.peers.count
+            reply.pointee.peers = arena.strings(answer.peers.map(\.description))
+            reply.pointee.has_done = 1
+            reply.pointee.done = answer.isDone ? 1 : 0
+            request.responder.reply(reply)
         }
     }
 

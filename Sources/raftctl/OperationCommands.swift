@@ -36,10 +36,10 @@ extension Command {
 
     static let operationCancel = Command(
         path: ["operation", "cancel"], arguments: "ID", positionals: 1...1, options: [.noWait],
-        summary: "take a move back that has not been switched yet",
+        summary: "take back a move before its switch, a change of members, or a group that is not born yet",
         details: """
-            The shard stays where it was, under a new epoch, and what was copied is deleted. Splits, merges and changes
-            of members go on to their end: undo them by another operation.
+            A shard stays where it was, under a new epoch, and what was copied is deleted. A group gets its former members
+            back. Splits and merges go on to their end: undo them by another operation.
             """,
         run: { invocation throws(Failure) in
             let cluster = try Cluster(invocation)

@@ -165,7 +165,7 @@ struct ControllerRefusalTests {
         }
         node(NodeChange(node: 9, isDraining: true), .noSuchNode, "9", "raftctl node list")
         node(NodeChange(node: 1, zone: "a b"), .refused, "zone")
-        node(NodeChange(node: 1, isRemoved: true), .refused, "controller, g1, g3", "raftctl node drain 1")
+        node(NodeChange(node: 1, isRemoved: true), .refused, "controller, g1, g3", "raftctl group change-peers")
         #expect(world.state.apply(.node(NodeChange(node: 1, isDraining: true))).error == nil)
         node(
             NodeChange(node: 2, isDraining: true), .refused, "3 members", "2 nodes would be left", "start another node")
@@ -246,10 +246,16 @@ struct ControllerRefusalTests {
             (
                 .changePeers(
                     ChangePeersOperation(group: "g1", from: try world.group("g1").peers, to: [World.peer(1)])), [],
-                [.done]
+                [.done, .aborted]
+            ),
+            (
+                .changePeers(
+                    ChangePeersOperation(group: "g1", from: try world.group("g1").peers, to: [World.peer(1)])),
+                [.aborted], [.cancelled]
             ),
             // not born yet
-            (.createGroup(CreateGroupOperation(group: "new", peers: [World.peer(1)])), [], []),
+            (.createGroup(CreateGroupOperation(group: "new", peers: [World.peer(1)])), [], [.aborted]),
+            (.createGroup(CreateGroupOperation(group: "new", peers: [World.peer(1)])), [.aborted], [.cancelled]),
         ]
         for (kind, path, next) in paths {
             var world = world

@@ -1267,10 +1267,15 @@ struct  Flotilla__ChangePeersRequest
   char **from;
   size_t n_to;
   char **to;
+  /*
+   * of the map the order was made from: an older one than the leader's is refused
+   */
+  protobuf_c_boolean has_map_version;
+  uint64_t map_version;
 };
 #define FLOTILLA__CHANGE_PEERS_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_request__descriptor) \
-    , NULL, 0, 0,NULL, 0,NULL }
+    , NULL, 0, 0,NULL, 0,NULL, 0, 0 }
 
 
 struct  Flotilla__ChangePeersReply
