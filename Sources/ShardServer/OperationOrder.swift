@@ -72,7 +72,9 @@ extension ClusterOperation {
 
 /// How far the controller's leader has come with an operation, since it began to lead or the recorded state changed.
 struct OperationRun {
-    var operation: ClusterOperation
+    /// No other run has it, not even another one of the same operation.
+    let number: UInt64
+    let operation: ClusterOperation
     let orders: [OperationOrder]
     /// Orders carried out.
     private(set) var position = 0
@@ -87,7 +89,8 @@ struct OperationRun {
     var bytesDone: UInt64?
     var bytesLeft: UInt64?
 
-    init(_ operation: ClusterOperation, _ map: ClusterMap) {
+    init(_ operation: ClusterOperation, _ map: ClusterMap, number: UInt64) {
+        self.number = number
         self.operation = operation
         orders = operation.orders(map)
     }

@@ -13,6 +13,8 @@ import WireMessages
 struct OperationRuns {
     /// Ascending by operation.
     var runs: [OperationRun] = []
+    /// Runs begun in the life of the process.
+    private var begun: UInt64 = 0
     /// Operations carried out at a time; the others wait for their turn.
     static let activeMax = 64
 
@@ -24,14 +26,14 @@ struct OperationRuns {
             if let run = former.first, run.operation.id == operation.id, run.operation.state == operation.state {
                 return run
             }
-            return OperationRun(operation, map)
+            begun += 1
+            return OperationRun(operation, map, number: begun)
         }
     }
 
-    /// Position of a run that is still at the same state.
-    func position(of operation: ClusterOperation) -> Int? {
-        runs.firstIndex { $0.operation.id == operation.id && $0.operation.state == operation.state }
-    }
+    /// Position of the run with this number; nil if its time is over. An answer to an order of an earlier run of the
+    /// same operation says nothing of the order that is at hand now.
+    func position(of run: UInt64) -> Int? { runs.firstIndex { $0.number == run } }
 }
 
 extension ShardServer {
@@ -75,31 +77,32 @@ extension ShardServer {
                 continue
             }
             operations.runs[position].give()
-            carryOut(order, run.operation)
+            carryOut(order, run)
         }
         return next
     }
 
-    private func carryOut(_ order: OperationOrder, _ operation: ClusterOperation) {
+    private func carryOut(_ order: OperationOrder, _ run: OperationRun) {
+        let operation = run.operation
         switch order {
         case .step(let step, let group):
-            ask(.step(step), of: group) { [self] in take($0, operation) }
+            ask(.step(step), of: group) { [self] in take($0, run.number) }
         case .awaitCatchUp(let group):
-            ask(.moveStatus(operation: operation.id, frozen: false), of: group) { [self] in take($0, operation) }
+            ask(.moveStatus(operation: operation.id, frozen: false), of: group) { [self] in take($0, run.number) }
         case .awaitComplete(let group):
             ask(.moveStatus(operation: operation.id, frozen: true), of: group) { [self] in
-                take($0, operation, awaitsCompletion: true)
+                take($0, run.number, awaitsCompletion: true)
             }
         case .create(let peer, let group):
             orderNewcomer(of: group, peer) { [self] problem in
-                take(problem.map { .failed($0) } ?? .done, operation)
+                take(problem.map { .failed($0) } ?? .done, run.number)
             }
         case .change(let group, let from, let to):
-            ask(.changePeers(operation: operation.id, from: from, to: to), of: group) { [self] in take($0, operation) }
+            ask(.changePeers(operation: operation.id, from: from, to: to), of: group) { [self] in take($0, run.number) }
         case .awaitBirth(let group):
             let isBorn = controller?.map?.group(group)?.isBorn == true
-            take(isBorn ? .done : .underWay, operation)
-        case .record(let state): record(state, operation)
+            take(isBorn ? .done : .underWay, run.number)
+        case .record(let state): record(state, run)
         }
     }
 
@@ -108,25 +111,25 @@ extension ShardServer {
         orderReplica(CreateReplicaOrder(group: group, peer: peer, peers: [], mapVersion: map?.version ?? 0), done)
     }
 
-    private func record(_ state: ClusterOperation.State, _ operation: ClusterOperation) {
+    private func record(_ state: ClusterOperation.State, _ run: OperationRun) {
         let command = ControllerCommand.step(
-            operation: operation.id, to: state, reason: nil, wallClock: lane.clock.wallClockMilliseconds)
+            operation: run.operation.id, to: state, reason: nil, wallClock: lane.clock.wallClockMilliseconds)
         host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else { return }
                 // refused: the record has gone another way, and so will this run
-                take(reply.error.map { .refused($0, reply.message) } ?? .done, operation)
+                take(reply.error.map { .refused($0, reply.message) } ?? .done, run.number)
                 operationsChanged()
             case .notLeader, .refused, .unknown:
-                take(.failed("the controller could not record it"), operation)
+                take(.failed("the controller could not record it"), run.number)
             }
         }
     }
 
-    private func take(_ answer: GroupAnswer, _ operation: ClusterOperation, awaitsCompletion: Bool = false) {
+    private func take(_ answer: GroupAnswer, _ run: UInt64, awaitsCompletion: Bool = false) {
         lane.requestTurn()
-        guard let position = operations.position(of: operation) else { return }
+        guard let position = operations.position(of: run) else { return }
         let now = lane.clock.now
         switch answer {
         case .done: operations.runs[position].carriedOut()
@@ -143,10 +146,11 @@ extension ShardServer {
         case .failed(let problem): operations.runs[position].failed(problem, now: now)
         case .refused(let error, let text):
             let problem = text ?? error.sentence
+            let operation = operations.runs[position].operation.id
             operations.runs[position].failed(problem, now: now)
             complain(
-                "an operation does not get on", about: "\(operation.id)",
-                [("operation", "\(operation.id)"), ("problem", problem)])
+                "an operation does not get on", about: "\(operation)",
+                [("operation", "\(operation)"), ("problem", problem)])
         }
     }
 
@@ -249,7 +253,7 @@ extension ShardServer {
     ) -> UnsafeMutablePointer<Flotilla__OperationProgress>? {
         let message = arena.make(flotilla__operation_progress__init)
         message.pointee.operation = operation.encoded(arena)
-        guard let run = operations.position(of: operation).map({ operations.runs[$0] }) else { return message }
+        guard let run = operations.runs.first(where: { $0.operation == operation }) else { return message }
         if run.position < run.orders.count {
             message.pointee.step = arena.string(run.orders[run.position].words)
         }
