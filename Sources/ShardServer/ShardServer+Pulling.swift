@@ -123,7 +123,7 @@ extension ShardServer {
         pull.isUnderWay = true
         let question = ReadMoveRequest(
             group: source.id, operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
-            cursor: staging.cursor, tail: staging.tail, bytes: StagedChunk.bytesWanted)
+            cursor: staging.cursor, tail: staging.tail, bytes: settings.moveChunkBytes)
         let node = source.peers[pull.turn % source.peers.count].address
         readMove(question, at: node) { [self] result in
             switch result {
@@ -146,6 +146,8 @@ extension ShardServer {
         let hasNews = !reply.pairs.isEmpty || reply.isComplete || reply.cursor != staging.cursor
             || (staging.tail == .zero && reply.tail > .zero)
         guard hasNews else {
+            // a replica that applies nothing any more never has news, and hears of no freeze
+            pull.turn += 1
             pull.failures = 0
             pull.isUnderWay = false
             pull.due = lane.clock.now + (pull.waiters.isEmpty ? ShardServer.idlePace : ShardServer.frozenPace)
