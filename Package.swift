@@ -109,7 +109,7 @@ let package = Package(
         suite(
             "RaftHostTests",
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
-        suite("SimulatorTests", ["RaftCore", "Simulator", "raftsim"]),
+        suite("SimulatorTests", ["RaftCore", "ShardMap", "Simulator", "raftsim"]),
         suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "WireMessages", "CMessages", "raftctl"]),
         suite(

@@ -49,7 +49,7 @@ extension KeyValueStateMachine {
             }
             reply.replicatedTime = keyspace.replicatedTime
             if fence.phase == .frozen, reply.cursor == nil, reply.tail > .zero {
-                reply.isComplete = reply.bytesLeft == 0 || planted("a-move-forgets-its-tail")
+                reply.isComplete = reply.bytesLeft == 0
             }
             return reply
         }

@@ -37,8 +37,8 @@ extension KeyValueStateMachine {
         var staged = staging[position]
         let hash = chunk.hash
         let isRepeated = chunk.number < staged.nextChunk && chunk.number + 1 == staged.nextChunk
-        if isRepeated && hash == staged.lastHash && !planted("chunks-are-staged-twice") { return nil }
-        guard chunk.number == staged.nextChunk || (isRepeated && planted("chunks-are-staged-twice")) else {
+        if isRepeated && hash == staged.lastHash { return nil }
+        guard chunk.number == staged.nextChunk else {
             return StepRefusal(
                 chunk.number < staged.nextChunk ? .staleOperation : .refused,
                 "chunk \(chunk.number) is not the next one, \(staged.nextChunk)")
@@ -75,7 +75,7 @@ extension KeyValueStateMachine {
         store.delete(store.layout.key(.staging, step.shard))
         staging.removeAll { $0.shard.id == step.shard }
         own(OwnedShard(shard: staged.shard, sessions: sessions))
-        if !planted("adopted-without-its-time") { keyspace.catchUp(to: staged.replicatedTime) }
+        keyspace.catchUp(to: staged.replicatedTime)
         fence(step.shard, step, .adopted, epoch: staged.shard.epoch)
         return nil
     }

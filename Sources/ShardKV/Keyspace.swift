@@ -107,9 +107,7 @@ struct Keyspace {
         replicatedTime = max(replicatedTime, time)
         guard expiringKeys > 0, earliestExpiry <= replicatedTime else { return }
         for (expiry, key) in try dueKeys(limit) {
-            if try stored(key)?.expiry == expiry || planted("orphans-remove-keys") {
-                store.delete(store.layout.key(.data, rest: key))
-            }
+            if try stored(key)?.expiry == expiry { store.delete(store.layout.key(.data, rest: key)) }
             try unindex(key, expiry)
         }
     }

@@ -54,7 +54,6 @@ extension ShardStep {
     /// The rules of ``ShardFence``: who comes when.
     func verdict(after fence: ShardFence?) -> StepVerdict {
         guard let fence, fence.operation >= operation else { return firstVerdict(after: fence) }
-        if fence.operation > operation, planted("stale-steps-are-accepted") { return firstVerdict(after: nil) }
         guard fence.operation == operation else {
             return .refuse(
                 StepRefusal(.staleOperation, "operation \(operation) is older than \(fence.operation)"))

@@ -131,7 +131,7 @@ extension ShardServer {
         pull.isUnderWay = true
         let question = ReadMoveRequest(
             group: source.id, operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
-            cursor: staging.cursor, tail: staging.tail, bytes: StagedChunk.bytesWanted)
+            cursor: staging.cursor, tail: staging.tail, bytes: settings.moveChunkBytes)
         let node = source.peers[pull.turn % source.peers.count].address
         readMove(question, at: node) { [self] result in
             switch result {
@@ -153,7 +153,7 @@ extension ShardServer {
         pull.bytesLeft = reply.bytesLeft
         if reply.tail > .zero {
             pull.changePieces += 1
-            // it does not lead: somebody else may know more
+            // it does not lead: one that applies nothing any more never has news, and hears of no freeze
             if reply.bytesLeft == nil { pull.turn += 1 }
         }
         let hasNews =

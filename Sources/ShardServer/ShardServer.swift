@@ -28,6 +28,8 @@ public final class ShardServer {
         public var mapWait = Interval.milliseconds(5000)
         /// How often it asks at most as long as it gets no answer, or none that is new.
         public var mapPace = Interval.milliseconds(1000)
+        /// Bytes of keys and values that the destination of a move asks for at a time.
+        public var moveChunkBytes = StagedChunk.bytesWanted
         /// Version printed in status.
         public var version = "0.1.0"
 

@@ -46,7 +46,7 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case transfer
     /// A node is stopped in order and started again.
     case stop
-    /// An operator has a shard split, merged or moved, or takes a move back; see ``Simulation/operate(_:)``.
+    /// An operator asks the controller for something; see ``OperatorDraw``.
     case operate
 }
 

@@ -64,6 +64,8 @@ final class Judge {
     /// Logs cut at their beginning, and snapshots put in force.
     private(set) var compactions = 0
     private(set) var installs = 0
+    /// Replicas that are no more, as long as no other one has begun in their place.
+    private var gone: Set<ReplicaName> = []
     /// By group, what is known to be committed.
     private var committedLogs: [String: LogChain] = [:]
 
@@ -219,6 +221,7 @@ extension Judge {
     }
 
     private func restart(_ replica: inout Followed, _ name: ReplicaName, _ raft: Raft) {
+        gone.remove(name)
         let found = HardState(term: raft.term, vote: raft.vote)
         note(hardStateNeverGoesBack.restarted(name, with: found))
         func explains(_ log: LogChain) -> Bool {
@@ -354,7 +357,8 @@ extension Judge {
     }
 
     fileprivate func applied(_ name: ReplicaName, _ entries: [CommittedEntry], _ replies: [Bytes]) {
-        guard violation == nil else { return }
+        // what was handed to the state machine's worker before the end may be done after it
+        guard violation == nil, !gone.contains(name) else { return }
         if let last = entries.last, let replica = followed[name] {
             note(durableBeforeAcknowledged.applies(name, last.position, durable: replica.durable))
         }
@@ -373,6 +377,7 @@ extension Judge {
     /// Another one under this name is another replica.
     fileprivate func removed(_ name: ReplicaName) {
         followed[name] = nil
+        gone.insert(name)
         hardStateNeverGoesBack.removed(name)
         appliedSequencesEqual.removed(name)
     }

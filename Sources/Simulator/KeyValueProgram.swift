@@ -6,15 +6,17 @@ import Transport
 
 /// The key-value service of a node, composed as `raftd` does, over an engine that forgets.
 final class KeyValueProgram: NodeProgram {
-    private let controllers: [NodeAddress]
+    private let settings: ShardServer.Settings
     private let engine: ForgetfulEngine
     /// The service of this life; nil while there is no process.
     private(set) var server: ShardServer?
     /// Reads in the turns, if set before a start.
     var reader: InProcessReader?
 
-    init(controllers: [NodeAddress], seed: UInt64) {
-        self.controllers = controllers
+    init(controllers: [NodeAddress], moveChunkBytes: Int, seed: UInt64) {
+        var settings = ShardServer.Settings(controllers: controllers)
+        settings.moveChunkBytes = moveChunkBytes
+        self.settings = settings
         engine = ForgetfulEngine(seed: seed)
     }
 
@@ -22,7 +24,7 @@ final class KeyValueProgram: NodeProgram {
 
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
         let server = try ShardServer(
-            settings: ShardServer.Settings(controllers: controllers), host: process.host,
+            settings: settings, host: process.host,
             directory: process.directory, engine: engine, lane: process.lane, logger: .silent, seed: process.seed)
         server.register(on: process.rpc)
         self.server = server

@@ -52,7 +52,7 @@
         /// All of them, by what they break.
         public static let table =
             elections + loyalty + replication + disks + memberships + snapshots + reads + leases + promises + logs
-            + services
+            + services + moves
 
         private static let elections = [
             Mutant("vote-not-persisted", "the vote is not in the hard state", .cores(.everything)),
@@ -206,6 +206,18 @@
             Mutant(
                 "unknown-outcomes-are-called-refused", "a leader that falls calls its proposals refused",
                 .nodes([.transfer, .partition])),
+        ]
+
+        private static let moves = [
+            Mutant(
+                "changes-are-not-remembered", "what changes while a shard is copied stays behind", .nodes([.operate])),
+            Mutant(
+                "sessions-stay-behind", "a shard moves without its sessions", .nodes([.operate, .loss, .partition])),
+            Mutant(
+                "frozen-shards-are-read", "a source reads what its new owner may have changed",
+                .nodes([.operate, .partition])),
+            Mutant("frozen-shards-take-writes", "a source writes to what it has given away", .nodes([.operate])),
+            Mutant("an-abort-leaves-the-epoch", "a shard that stays goes on under its old epoch", .nodes([.operate])),
         ]
     }
 #endif

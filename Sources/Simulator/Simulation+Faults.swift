@@ -163,7 +163,9 @@ extension Simulation {
         let group = groupNames[fault.amount % groupNames.count]
         guard let leader = nodes.first(where: { $0.leads(group) }), let host = leader.host else { return }
         let target = nodes[fault.other - 1]
-        leader.lane.post { host.transferLeadership(of: group, to: target === leader ? nil : target.peer) }
+        let member = host.raft(of: group)?.configuration.members.first { $0.address == target.address }
+        let peer = target === leader ? nil : member ?? target.peer
+        leader.lane.post { host.transferLeadership(of: group, to: peer) }
         guard fault.amount & 8 != 0 else { return }
         later((fault.amount >> 4) % 6) { [self] in
             let links = nodes.filter { $0 !== leader }.map { (leader, $0) }

@@ -13,7 +13,14 @@ extension Simulation {
     /// way.
     func members(of group: String) -> [SimulatedNode]? {
         guard let raft = leader(of: group)?.host.raft(of: group), !raft.isChangingMembership else { return nil }
-        return nodes.filter { raft.configuration.contains($0.peer) }
+        let addresses = raft.configuration.listed.map(\.address)
+        return nodes.filter { addresses.contains($0.address) }
+    }
+
+    /// The nodes that will not lose data for good.
+    var soundNodes: [SimulatedNode] {
+        let rotting = plan.schedule.faults.filter { $0.kind == .bitRot }.map(\.node)
+        return nodes.filter { !rotting.contains($0.number) }
     }
 
     /// The leader of a group of keys is asked for other members, once the newcomers have replicas. If one of them cannot
@@ -23,10 +30,7 @@ extension Simulation {
         guard let leader = leader(of: group), let raft = leader.host.raft(of: group),
             let inMap = server(of: leader)?.map?.groups.first(where: { $0.id == group })?.peers
         else { return }
-        let rotting = plan.schedule.faults.filter { $0.kind == .bitRot }.map(\.node)
-        let draw = MembershipDraw(
-            everybody: nodes.map(\.peer), sound: nodes.filter { !rotting.contains($0.number) }.map(\.peer),
-            inMap: inMap)
+        let draw = MembershipDraw(everybody: nodes.map(\.peer), sound: soundNodes.map(\.peer), inMap: inMap)
         // of its own, so that a fault does the same without the faults before it
         var random = SeededRandom(seed: UInt64(fault.amount))
         guard let target = draw.next(after: raft.configuration, leader: leader.peer, &random) else { return }
@@ -58,6 +62,4 @@ extension Simulation {
             }
         }
     }
-
-    private func server(of node: SimulatedNode) -> ShardServer? { (node.program as? KeyValueProgram)?.server }
 }

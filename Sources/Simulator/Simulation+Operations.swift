@@ -16,10 +16,11 @@ extension Simulation {
         else { return }
         // of its own, so that a fault does the same without the faults before it
         var random = SeededRandom(seed: UInt64(fault.amount))
-        guard let command = OperatorDraw(map: map, operations: server.recordedOperations).command(&random) else {
-            return
-        }
-        tell("operator: \(command)")
+        let draw = OperatorDraw(
+            map: map, operations: server.recordedOperations, replicas: plan.replicas, sound: soundNodes.map(\.address),
+            changesGroups: !plan.schedule.faults.contains { $0.kind == .churn })
+        guard let command = draw.command(&random) else { return }
+        tell("operator: \(command.inWords)")
         let client = clients[fault.amount % clients.count]
         client.lane.post { [self] in
             let body = Arena().scope { arena in
@@ -54,7 +55,10 @@ extension Simulation {
         guard let leader = leader(of: ClusterMap.controllerGroup), let server = server(of: leader) else {
             return "nobody leads the controller"
         }
-        return server.operationsInWords.joined(separator: "; ")
+        let groups = server.map?.groups.map { group in
+            "\(group.id) of " + group.peers.map(\.description).joined(separator: ",")
+        }
+        return (server.operationsInWords + (groups ?? [])).joined(separator: "; ")
     }
 
     /// What the map says must be what the groups do.
@@ -65,39 +69,34 @@ extension Simulation {
         judge.note(Violation("OneOwner", "the map has \(map.shards), the groups have \(held)"))
     }
 
-    private func server(of node: SimulatedNode) -> ShardServer? { (node.program as? KeyValueProgram)?.server }
+    /// Replicas that the map does not want, or does not want any more; a node hears of newer maps after a while.
+    func unwantedReplicas() -> [String] {
+        // by churn the groups have members that the map does not know
+        guard !plan.schedule.faults.contains(where: { $0.kind == .churn }),
+            let leader = leader(of: ClusterMap.controllerGroup), let map = server(of: leader)?.map
+        else { return [] }
+        return nodes.filter(\.isRunning).flatMap { node in
+            node.host.records.filter { record in
+                map.group(record.group)?.peers.contains(record.peer) != true
+            }.map { "\($0.group) on node \(node.number)" }
+        }
+    }
+
+    /// The groups of the newest map that a node has.
+    var groupNames: [String] {
+        let maps = nodes.compactMap { $0.isRunning ? server(of: $0)?.map : nil }
+        let newest = maps.max { $0.version < $1.version }?.groups.map(\.id) ?? []
+        return newest.isEmpty ? firstGroupNames : newest
+    }
+
+    func server(of node: SimulatedNode) -> ShardServer? { (node.program as? KeyValueProgram)?.server }
 }
 
-/// What an operator may ask for.
-struct OperatorDraw {
-    let map: ClusterMap
-    let operations: [ClusterOperation]
-
-    /// Something that the map makes possible, whether the controller likes it or not; nil if there is nothing.
-    func command(_ random: inout SeededRandom) -> ControllerCommand? {
-        func pick<Item>(_ items: [Item]) -> Item? {
-            items.isEmpty ? nil : items[Int(random.number(in: 0..<Int64(items.count)))]
-        }
-        let groups = map.groups.map(\.id).filter { $0 != ClusterMap.controllerGroup }
-        let kind: ClusterOperation.Kind?
-        switch random.number(in: 0..<10) {
-        case 0..<5:
-            guard let shard = pick(map.shards), let group = pick(groups) else { return nil }
-            kind = .move(MoveOperation(shard: shard.id, epoch: 0, source: "", destination: group))
-        case 5..<7:
-            let key = Bytes([UInt8(random.number(in: 0x21..<0x7f)), UInt8(random.number(in: 0x21..<0x7f))])
-            guard map.shards.count < 40, let shard = map.shard(owning: key) else { return nil }
-            kind = .split(SplitOperation(shard: shard.id, epoch: 0, key: key, newShard: 0, group: ""))
-        case 7..<9:
-            let pairs = zip(map.shards, map.shards.dropFirst()).filter { $0.group == $1.group }
-            guard let (left, right) = pick(pairs) else { return nil }
-            kind = .merge(
-                MergeOperation(left: left.id, leftEpoch: 0, right: right.id, rightEpoch: 0, group: ""))
-        default:
-            let open = operations.filter { $0.state == .begun }
-            guard let operation = pick(open) else { return nil }
-            return .step(operation: operation.id, to: .aborted, reason: "an operator's wish", wallClock: 0)
-        }
-        return kind.map { .begin($0, expectedVersion: nil, wallClock: 0) }
+extension ControllerCommand {
+    /// What stands in a timeline.
+    fileprivate var inWords: String {
+        guard case .begin(let kind, _, _) = self else { return "\(self)" }
+        guard case .changePeers(let change) = kind else { return "\(kind)" }
+        return "\(kind) to " + change.to.map(\.description).joined(separator: ",")
     }
 }

@@ -111,7 +111,9 @@ public final class Simulation {
         nodes = addresses.indices.map { position in
             SimulatedNode(
                 number: position + 1, world: world, settings: settings,
-                program: KeyValueProgram(controllers: controllers, seed: random.next()), seed: random.next())
+                program: KeyValueProgram(
+                    controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan), seed: random.next()),
+                seed: random.next())
         }
         let keys = KeyTable(count: 4 + 3 * plan.groups)
         clients = (1...plan.clients).map {
@@ -138,6 +140,12 @@ public final class Simulation {
         settings.host.snapshotsReceived = Int(random.number(in: 1..<3))
     }
 
+    /// What there is to move is little: in most runs it goes in several pieces, and values are cut.
+    private static func moveChunkBytes(_ plan: Plan) -> Int {
+        var random = SeededRandom(seed: plan.seed ^ 0xcafe)
+        return Int(random.number(in: 0..<4) == 0 ? 256 << 10 : random.number(in: 1..<400))
+    }
+
     private func connect() {
         let addresses = nodes.map(\.address)
         judge = Judge(
@@ -150,7 +158,7 @@ public final class Simulation {
                 tell: { [unowned self] in tell($0()) }))
         for node in nodes {
             node.observer = judge.observer(of: node.number)
-            let reader = InProcessReader(node: node.number, groups: groupNames, judge: judge, seed: random.next())
+            let reader = InProcessReader(node: node.number, groups: firstGroupNames, judge: judge, seed: random.next())
             (node.program as? KeyValueProgram)?.reader = reader
             readers.append(reader)
         }
@@ -238,7 +246,8 @@ public final class Simulation {
         return false
     }
 
-    var groupNames: [String] { [ClusterMap.controllerGroup] + (1...plan.groups).map { "g\($0)" } }
+    /// Those that the cluster is formed with.
+    var firstGroupNames: [String] { [ClusterMap.controllerGroup] + (1...plan.groups).map { "g\($0)" } }
 }
 
 // MARK: forming
@@ -311,13 +320,24 @@ extension Simulation {
             return judge.note(Violation("Heals", "a client's call has no end"))
         }
         guard run(limit: .milliseconds(60_000), until: { isLed() && hasRoom() }) else {
-            return judge.note(Violation("Heals", "not every group is led, or a node has no room: " + summary()))
+            return judge.note(
+                Violation(
+                    "Heals", "not every group is led, or a node has no room: " + summary() + "; " + operationsSummary())
+            )
         }
         guard run(limit: .milliseconds(120_000), until: operationsHaveEnded) else {
             return judge.note(Violation("Heals", "an operation has no end: " + operationsSummary()))
         }
+        // which may have given groups other members, and made new ones
+        guard run(limit: .milliseconds(60_000), until: isLed) else {
+            return judge.note(Violation("Heals", "not every group is led when all operations have ended: " + summary()))
+        }
         serveEverybody()
         guard judge.violation == nil else { return }
+        guard run(limit: .milliseconds(60_000), until: { unwantedReplicas().isEmpty }) else {
+            let left = unwantedReplicas().joined(separator: ", ")
+            return judge.note(Violation("Heals", "replicas stay that the map does not want: " + left))
+        }
         guard run(limit: .milliseconds(60_000), until: isApplied) else {
             return judge.note(Violation("Heals", "not everybody has applied the same: " + summary()))
         }
@@ -329,22 +349,35 @@ extension Simulation {
     private func expectRest() {
         // the last batch is sealed, and calls that nobody waits for any more have ended
         _ = run(limit: .milliseconds(10_000)) { false }
+        // a node without replicas asks one node after the other for the map, and who meets it for the first time notes it
+        var last: String?
+        for _ in nodes {
+            last = unrest()
+            guard last != nil, judge.violation == nil else { return }
+        }
+        judge.note(last.map { Violation("Rests", $0) })
+    }
+
+    /// What happens in five seconds that should not; nil if all rest.
+    private func unrest() -> String? {
         let before = (state: summary(of: .members), logs: loggedBytes(), syncs: nodes.map(\.logDisk.syncCount))
         _ = run(limit: .milliseconds(5_000)) { false }
-        guard judge.violation == nil else { return }
         // a node's clock may run a little fast
         let pulses = 5_000 / NodeLiveness.Settings().interval.milliseconds + 2
         let isCalm = zip(nodes, before.syncs).allSatisfy { $0.logDisk.syncCount - $1 <= pulses }
-        let after = summary(of: .members)
-        guard after != before.state || loggedBytes() != before.logs || !isCalm else { return }
+        let (state, logs) = (summary(of: .members), loggedBytes())
+        guard state != before.state || logs != before.logs || !isCalm else { return nil }
         let syncs = zip(nodes, before.syncs).map { "\($0.logDisk.syncCount - $1) syncs" }.joined(separator: ", ")
-        judge.note(Violation("Rests", "in five seconds \(syncs); before: \(before.state); now: \(after)"))
+        let writers = nodes.indices.filter { logs[$0] != before.logs[$0] }.map { "node \($0 + 1)" }
+        return "in five seconds \(syncs), written by \(writers); before: \(before.state); now: \(state)"
     }
 
     /// What the logs hold on the disks.
-    private func loggedBytes() -> [[UInt8]?] {
-        nodes.flatMap { node in
-            ((try? node.logDisk.list()) ?? []).filter { $0.hasSuffix(".log") }.map { node.logDisk.contents($0) }
+    private func loggedBytes() -> [[UInt8]] {
+        nodes.map { node in
+            ((try? node.logDisk.list()) ?? []).filter { $0.hasSuffix(".log") }.flatMap {
+                node.logDisk.contents($0) ?? []
+            }
         }
     }
 
@@ -381,7 +414,7 @@ extension Simulation {
     private func isLed() -> Bool {
         groupNames.allSatisfy { group in
             guard let leader = leader(of: group), let members = members(of: group) else { return false }
-            return members.allSatisfy { isLost($0, group) || $0.status(of: group)?.leader == leader.peer }
+            return members.allSatisfy { isLost($0, group) || $0.status(of: group)?.leader?.address == leader.address }
         }
     }
 
@@ -410,7 +443,8 @@ extension Simulation {
     func summary(of audience: Audience = .everybody) -> String {
         groupNames.map { group in
             let shown = audience == .members ? members(of: group) ?? [] : nodes
-            return group + ": "
+            let configuration = leader(of: group)?.host.raft(of: group)?.configuration
+            return group + (configuration.map { " of \($0)" } ?? "") + ": "
                 + shown.compactMap { node in
                     guard node.isRunning else { return "\(node.number) down" }
                     guard let status = node.status(of: group) else { return nil }

@@ -263,6 +263,21 @@ struct StepTests {
         #expect(!replica.machine.mayHoldExpiringKeys)
     }
 
+    @Test("Rule 5: a frozen source is copied only when its last changes are, too") func tail() throws {
+        let replica = try Replica()
+        _ = try replica.step(3, .open)
+        _ = try replica.write(1, .set("a", "1"))
+        _ = try replica.step(3, .freeze)
+        func read(tail: LogIndex = .zero) throws -> ReadMoveReply {
+            try replica.machine.readMove(
+                ReadMoveRequest(group: "g1", operation: 3, shard: 1, epoch: 1, tail: tail))
+        }
+        let scanned = try read()
+        #expect(scanned.cursor == nil && scanned.tail > .zero && scanned.bytesLeft != 0 && !scanned.isComplete)
+        let rest = try read(tail: scanned.tail)
+        #expect(rest.bytesLeft == 0 && rest.isComplete && !rest.pairs.isEmpty)
+    }
+
     @Test func onlyWhoHasOpenedAnswers() throws {
         let replica = try Replica()
         func read(_ operation: UInt64, cursor: Bytes? = nil, tail: Int64 = 0) throws -> ReadMoveReply {

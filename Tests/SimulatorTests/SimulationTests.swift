@@ -22,13 +22,14 @@ struct SimulationTests {
     @Test("Every kind of fault happens, and does no harm", arguments: FaultKind.allCases) func kinds(kind: FaultKind) {
         // a fault in a hundred steps or so
         var random = SeededRandom(seed: 1)
-        let nodes = kind == .churn ? 5 : 3
+        let nodes = kind == .churn || kind == .operate ? 5 : 3
         let schedule = FaultSchedule.random(
             kinds: [kind], nodes: nodes, replicas: 3, steps: 4000, stepsPerFault: 400, &random)
         let outcome = Simulation(Plan(seed: 1, groups: 2, nodes: nodes, steps: 4000, schedule: schedule)).run()
         #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
         #expect(outcome.faults[kind] ?? 0 > 0)
         #expect(outcome.changes > 0 || kind != .churn)
+        #expect(outcome.moves > 0 || kind != .operate)
     }
 
     @Test("The same seed gives the same run, another seed another one") func determinism() {
@@ -43,6 +44,34 @@ struct SimulationTests {
         let schedule = try #require(
             FaultSchedule("11965:hanging-disk:3:2:1646:499043,12936:fsync-error:3:2:772:734486"))
         let outcome = Simulation(Plan(seed: 6, groups: 2, nodes: 3, schedule: schedule)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+    }
+
+    /// A controller that leads again gives the orders of an operation again: two answers to the first of them once
+    /// counted for the first two, and members were recorded that the group did not have.
+    @Test("An answer to an order of an earlier leadership says nothing of the order at hand") func lateAnswer() throws {
+        let schedule = try #require(
+            FaultSchedule(
+                """
+                869:partition:6:4:188:371998,908:crash:5:1:49:1042329,6199:partition:5:3:521:492695
+                7002:operate:4:5:524:467247,7471:transfer:6:1:612:111608
+                """))
+        let outcome = Simulation(Plan(seed: 23, groups: 1, nodes: 6, schedule: schedule)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+    }
+
+    /// The destination once asked the same replica of the source as long as that answered, and this one had lost its
+    /// log: it never heard of the freeze.
+    @Test("A move ends though a replica of its source applies nothing any more") func stuckReplica() throws {
+        let schedule = try #require(
+            FaultSchedule(
+                """
+                1481:transfer:2:3:1912:475324,1529:fsync-error:2:5:311:314670,1821:operate:1:2:21:276893
+                2337:duplicate:2:4:524:292664,3190:duplicate:5:3:2793:469010,5157:loss:1:2:666:232705
+                5396:duplicate:5:1:394:827716,5853:bit-rot:5:4:418:248789,9272:transfer:2:5:609:164639
+                11030:operate:1:5:678:1014340,15073:torn-write:5:4:188:1016082,16227:bit-rot:5:2:690:321407
+                """))
+        let outcome = Simulation(Plan(seed: 1168, groups: 4, nodes: 5, schedule: schedule)).run()
         #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
     }
 

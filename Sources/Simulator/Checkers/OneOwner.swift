@@ -69,6 +69,7 @@ public struct OneOwner: Sendable {
         switch step.action {
         case .split(let key, let newShard):
             guard isOwn, holding.shard.range.contains(key) else { return violation("there is nothing to split") }
+            guard holdings[newShard] == nil else { return violation("there is a shard \(newShard) already") }
             var right = holding.shard
             right.id = newShard
             right.range.start = key
@@ -99,8 +100,8 @@ public struct OneOwner: Sendable {
             guard step.epoch + 1 > holding.shard.epoch else { return violation("the epoch does not rise") }
             holding.shard.group = group
             holding.shard.epoch = step.epoch + 1
-            if let overlap = overlap(holding.shard, in: group) { return overlap }
-            holdings[step.shard] = Holding(shard: holding.shard, serves: true)
+            holding.serves = true
+            holdings[step.shard] = holding
             moves += 1
         case .release:
             if isOwn, !holding.serves { return violation("it is deleted where it still belongs") }
