@@ -155,7 +155,8 @@ extension WriteAheadLog {
             group: log.group, hardState: log.hardState?.value, debt: log.debt?.value ?? .zero,
             start: .reset(log.entries.base?.value ?? LogBase(position: .zero, configuration: .empty)),
             note: log.note?.value)
-        if let first = runs.firstIndex {
+        // what was lost with the promises may have left a gap behind the base; nothing can follow that
+        if let first = runs.firstIndex, runs.isContiguous {
             var count = first.distance(to: runs.last.index) + 1
             if log.loss != nil, let damaged = try firstDamagedIndex(of: log.group) {
                 count = first.distance(to: damaged)

@@ -81,8 +81,8 @@ struct StepTests {
         #expect(try StepTests.rawPairs(other, .staging, .parts).isEmpty)
     }
 
-    @Test("Rule 5: a value that changes while it is on its way arrives as it is in the end") func changedOnItsWay() throws
-    {
+    @Test("Rule 5: a value that changes while it is on its way arrives as it is in the end")
+    func changedOnItsWay() throws {
         let (source, other) = (try Replica(), try Replica(shards: []))
         #expect(try source.step(3, .open) == nil)
         #expect(try other.step(3, .receive(StepTests.moved)) == nil)

@@ -75,6 +75,13 @@ struct SimulationTests {
         #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
     }
 
+    /// What was left of such a log once had a gap, and was to be written again as if it had none.
+    @Test("A replica that lost its vote and the beginning of its log keeps nothing from being reclaimed")
+    func gapBehindTheBase() {
+        let outcome = Simulation(Plan(seed: 33)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+    }
+
     @Test("A cluster that cannot heal is reported") func unhealed() {
         // more rot than a majority survives
         let schedule = FaultSchedule(
