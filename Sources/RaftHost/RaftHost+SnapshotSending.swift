@@ -125,7 +125,9 @@ extension RaftHost {
     private func offerBase(to peer: PeerID, of replica: Replica) {
         guard let membership = replica.memberships.first else { return }
         let meta = SnapshotMeta(last: replica.raft.base, configuration: membership.configuration)
-        offer(meta, uri: "", to: peer, of: replica) { _ in }
+        offer(meta, uri: "", to: peer, of: replica) { [self] result in
+            if case .failed(let error) = result, error.code == RaftHost.superseded { isUnanswered(peer, replica) }
+        }
     }
 
     private func offer(_ snapshot: OutgoingSnapshot) {
@@ -147,13 +149,21 @@ extension RaftHost {
             // the peer has it, or wants none
             case .reply: drop(snapshot)
             // the peer has begun with it, perhaps without having asked for its files yet
-            case .failed(let error) where error.code == RaftHost.superseded: break
+            case .failed(let error) where error.code == RaftHost.superseded:
+                // what came twice has taken its own place, and nobody hears the other answer
+                if snapshot.offersUnderWay == 0 { isUnanswered(snapshot.peer, replica) }
             // what it has of it is kept, and so is what it does not have
             case .failed(let error) where RaftHost.isInterruption(error.code) && !snapshot.isFrozen: break
             case .failed(let error) where error.code == RaftHost.busy && !snapshot.isFrozen: break
             case .failed: drop(snapshot)
             }
         }
+    }
+
+    /// Nothing will be heard of what was offered: the core tries again after a while.
+    private func isUnanswered(_ peer: PeerID, _ replica: Replica) {
+        inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
+        lane.requestTurn()
     }
 
     static let busy: Int32 = 16

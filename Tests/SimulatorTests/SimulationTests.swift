@@ -82,6 +82,21 @@ struct SimulationTests {
         #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
     }
 
+    /// An offer that came twice took its own place: the answer to the first said so, and nobody heard the other.
+    @Test("A snapshot's offer that is delivered twice is made again") func offerTwice() throws {
+        let schedule = try #require(
+            FaultSchedule(
+                """
+                1445:disk-full:1:2:3547:525592,1706:unsynced-lost:1:2:227:441992,3881:partition:2:1:20:900289
+                5766:bit-rot:2:1:80:529902,5982:reorder:3:1:2271:182779,6208:hanging-disk:1:3:639:356919
+                6667:delay:2:3:381:477615,8460:loss:3:2:742:386003,8689:stall:3:2:2459:894577
+                9069:pause:2:3:3839:831851,9928:drift:1:2:491:44052,10154:stop:1:2:795:981186
+                10764:hanging-disk:3:1:707:730658,14227:duplicate:1:2:646:65855,16470:disk-full:2:1:1179:770902
+                """))
+        let outcome = Simulation(Plan(seed: 188, groups: 3, nodes: 3, steps: 20_000, schedule: schedule)).run()
+        #expect(outcome.violation == nil, "\(outcome.violation?.description ?? "")")
+    }
+
     @Test("A cluster that cannot heal is reported") func unhealed() {
         // more rot than a majority survives
         let schedule = FaultSchedule(
