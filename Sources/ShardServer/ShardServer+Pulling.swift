@@ -20,7 +20,7 @@ final class ShardPull {
     /// Which of the source's replicas is asked.
     var turn = 0
     var failures = 0
-    /// Left at the source, as its leader said last; nil as long as the scan goes on.
+    /// Left at the source, as one in touch with its leader said last; nil as long as the scan goes on.
     var bytesLeft: UInt64?
     /// Pieces behind the scan.
     var changePieces = 0
@@ -153,7 +153,7 @@ extension ShardServer {
         pull.bytesLeft = reply.bytesLeft
         if reply.tail > .zero {
             pull.changePieces += 1
-            // it does not lead: one that applies nothing any more never has news, and hears of no freeze
+            // it does not follow: one that applies nothing any more never has news, and hears of no freeze
             if reply.bytesLeft == nil { pull.turn += 1 }
         }
         let hasNews =
@@ -267,8 +267,9 @@ extension ShardServer {
             guard machines[question.group] === machine, host.raft(of: question.group) != nil else {
                 return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence)))
             }
-            // what is left a leader knows; another may stand still
-            if !host.leads(question.group) { reply.bytesLeft = nil }
+            // what is left is for those to say who are in touch with a leader; another may stand still
+            let status = host.status(of: question.group)
+            if status?.leader == nil || status?.appliedIndex != status?.commitIndex { reply.bytesLeft = nil }
             let due = host.payForTransfer(reply.pairs.reduce(0) { $0 + $1.key.count + ($1.value?.count ?? 0) })
             // while the shard is frozen its clients wait
             guard due > lane.clock.now, !isFrozen else { return completion(.success(reply)) }
