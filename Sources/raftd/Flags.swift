@@ -62,8 +62,9 @@ struct Options: Sendable {
             $1.controllers = addresses.compactMap { $0 }
             return Set($1.controllers).count == $1.controllers.count
         },
-        Flag(name: "zone", value: "NAME", help: "where the node stands: a group's replicas are kept in different zones")
-        {
+        Flag(
+            name: "zone", value: "NAME", help: "where the node stands, as the map shows it (default: as the map has it)"
+        ) {
             $1.zone = $0
             let isPart = { (scalar: Unicode.Scalar) in
                 scalar == "-" || scalar == "_" || ("a"..."z").contains(scalar) || ("A"..."Z").contains(scalar)

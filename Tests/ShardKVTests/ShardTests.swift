@@ -27,8 +27,7 @@ struct ShardTests {
         ])
     func foreignWrites(_ command: GroupCommand) throws {
         let replica = try Replica(shards: [ShardTests.shard(1, "b", "f")])
-        let refusal = try replica.apply(command)
-        #expect(refusal.error == .wrongShard && refusal.route == ShardTests.shard(1, "b", "f"))
+        #expect(try replica.apply(command).error == .wrongShard)
         #expect(try replica.result(.count) == .integer(0))
         #expect(try replica.apply(ShardTests.write(.set("b", "1"), .set("ezz", "1"))).error == nil)
     }
