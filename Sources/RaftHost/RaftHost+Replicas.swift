@@ -129,6 +129,9 @@ extension RaftHost {
         byGroup[group]?.status() ?? damaged.first { $0.group == group }
     }
 
+    /// Whether this node has a replica of `group`, in service or not.
+    public func holds(_ group: String) -> Bool { byGroup[group] != nil || damaged.contains { $0.group == group } }
+
     /// How all replicas are doing.
     public func status() -> [ReplicaStatus] { replicas.map { $0.status() } + damaged }
 

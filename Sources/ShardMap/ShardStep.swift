@@ -166,3 +166,21 @@ public struct ReadMoveReply: Equatable, Sendable {
             replicatedTime: replicatedTime)
     }
 }
+
+extension ShardStep.Action {
+    /// As the rules of migration call it.
+    public var name: String {
+        switch self {
+        case .split: "split"
+        case .merge: "merge"
+        case .open: "open"
+        case .freeze: "freeze"
+        case .release: "release"
+        case .resume: "resume"
+        case .receive: "receive"
+        case .stage: "stage"
+        case .adopt: "adopt"
+        case .discard: "discard"
+        }
+    }
+}

@@ -41,7 +41,7 @@ extension ShardServer {
             bootstrap.nodes.contains(where: {
                 $0.address == address && $0.incarnation == directory.identity.incarnation
             }),
-            host.status(of: ClusterMap.controllerGroup) == nil,
+            !host.holds(ClusterMap.controllerGroup),
             // the record says who was there first; the map, who is
             host.removedReplica(of: ClusterMap.controllerGroup) == nil
         else { return }

@@ -88,7 +88,7 @@ extension ShardServer {
     /// Whether the map calls this node a member of the controller, and it is none any more, or not yet. Nobody waits
     /// here then: members that are removed together would wait for each other.
     private var isBehindTheMap: Bool {
-        controllerNodes.contains(address) && host.status(of: ClusterMap.controllerGroup) == nil
+        !host.holds(ClusterMap.controllerGroup) && controllerNodes.contains(address)
     }
 
     /// Called once a turn: answers those who have waited long enough, or all while the node stops or is behind; returns
@@ -109,7 +109,7 @@ extension ShardServer {
 
     /// Called once a turn; returns when it is to be called next at the latest.
     func pollMap(_ now: Instant) -> Instant? {
-        guard belongsToCluster, !host.leads(ClusterMap.controllerGroup), !mapPolling.isUnderWay else { return nil }
+        guard belongsToCluster, !mapPolling.isUnderWay, !host.leads(ClusterMap.controllerGroup) else { return nil }
         guard now >= mapPolling.next else { return mapPolling.next }
         mapPolling.next = now + settings.mapPace
         let nodes = nodesWithMap

@@ -71,8 +71,6 @@ struct LeaderHints {
     }
 
     mutating func note(_ leader: NodeAddress?, of group: String) { leaders[group] = leader }
-
-    mutating func forget() { self = LeaderHints() }
 }
 
 extension ShardServer {

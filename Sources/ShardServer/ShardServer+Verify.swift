@@ -21,7 +21,7 @@ extension ShardServer {
             arena.unpack(flotilla__verify_group_request__init, request.body).map { String(field: $0.pointee.group) }
         }
         guard let group = name else { return request.responder.fail(RpcCode.badRequest, "malformed request") }
-        guard host.status(of: group) != nil else { return refuse(request.responder, .noSuchGroup, group) }
+        guard host.holds(group) else { return refuse(request.responder, .noSuchGroup, group) }
         guard host.leads(group) else { return refuse(request.responder, .notLeader, nil) }
         // the states held for one make room for those of the next
         guard verifying.insert(group).inserted else {

@@ -58,7 +58,7 @@ public struct OneOwner: Sendable {
 
     /// A step of an operation was carried out in `group`.
     public mutating func stepped(_ step: ShardStep, in group: String) -> Violation? {
-        let name = OneOwner.name(of: step.action)
+        let name = step.action.name
         if case .stage = step.action { return nil }
         guard taken.insert(Taken(group: group, operation: step.operation, name: name)).inserted else { return nil }
         func violation(_ text: String) -> Violation {
@@ -118,21 +118,6 @@ public struct OneOwner: Sendable {
         }
         return other.map {
             Violation("OneOwner", group: group, "shards \(shard.id) and \($0.shard.id) have keys in common")
-        }
-    }
-
-    private static func name(of action: ShardStep.Action) -> String {
-        switch action {
-        case .split: "split"
-        case .merge: "merge"
-        case .open: "open"
-        case .freeze: "freeze"
-        case .release: "release"
-        case .resume: "resume"
-        case .receive: "receive"
-        case .stage: "stage"
-        case .adopt: "adopt"
-        case .discard: "discard"
         }
     }
 }
