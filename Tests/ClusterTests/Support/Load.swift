@@ -14,6 +14,8 @@ final class Load: Sendable {
 
     private let counters: [Guarded<Count>]
     private let registers = Recorder()
+    /// Looks over all keys.
+    private let scans = Guarded(0)
     private let isOver = Flag()
 
     private struct Count {
@@ -39,6 +41,7 @@ final class Load: Sendable {
                 group.addTask { await self.write(at: place, through: client) }
                 group.addTask { await self.read(at: place, through: clients[(place + 1) % clients.count]) }
             }
+            group.addTask { await self.scan(through: clients[0]) }
             try await body()
             isOver.set()
             try await group.waitForAll()
@@ -55,6 +58,7 @@ final class Load: Sendable {
                 (count.acknowledged...count.acknowledged + count.possible).contains(value),
                 "\(value) is not \(count)")
         }
+        #expect(scans.value > 5, "too few looks over all keys")
         for (key, history) in registers.all {
             #expect(history.operations.count > 50, "too little happened at \(key)")
             #expect(history.contradiction() == nil, "\(key)")
@@ -104,6 +108,30 @@ final class Load: Sendable {
             } catch {
                 // a read that fails says nothing
             }
+        }
+    }
+
+    /// A look over all keys, through however many shards, shows each key that lies still once and in order.
+    private func scan(through client: Client) async {
+        let expected = (0..<Load.stillKeys).map { (Load.stillKey($0), Load.stillValue($0)) }.sorted { $0.0 < $1.0 }
+        while !isOver.isSet {
+            var seen: [(Bytes, Bytes)] = []
+            var start = Bytes()
+            do throws(ClientError) {
+                while true {
+                    let page = try await client.scan(from: start, limit: 100)
+                    seen += page.pairs.filter { $0.key.suffix(from: 1).text.hasPrefix("still") }.map {
+                        ($0.key, $0.value)
+                    }
+                    guard let next = page.next else { break }
+                    start = next
+                }
+            } catch {
+                // a look that is given up says nothing
+                continue
+            }
+            scans.change { $0 += 1 }
+            #expect(seen.elementsEqual(expected, by: ==), "\(seen.count) of \(expected.count) keys, or others")
         }
     }
 
