@@ -215,7 +215,7 @@ extension ShardServer {
         case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
         // everything else about an operation follows from its participants
         case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node: command
+        case .node, .rebalance: command
         case .initialize, .join, .groupBorn, .verify, .step: nil
         }
     }
