@@ -35,8 +35,10 @@ extension Clusters {
             try await load.run(through: clients) {
                 let drained = try await operators.order("node", "drain", address.description, timeout: .seconds(120))
                 #expect(drained.contains("is empty") && drained.contains("raftctl node remove"), "\(drained)")
-                let map = try await clients[0].clusterMap()
-                #expect(!map.groups.contains { $0.peers.contains { $0.address == address } })
+                try await Wait.until("everybody knows") {
+                    let groups = try await clients[0].clusterMap().groups
+                    return !groups.contains { $0.peers.contains { $0.address == address } }
+                }
                 try await Wait.until("the replicas are deleted") {
                     await cluster.probe.status(of: address)?.replicas.isEmpty == true
                 }
@@ -46,7 +48,7 @@ extension Clusters {
                 let acknowledged = load.acknowledged
                 try await Wait.until("writes go on") { load.acknowledged > acknowledged + 100 }
             }
-            #expect(try await clients[0].clusterMap().nodes.count == 3)
+            try await Wait.until("the node is gone") { try await clients[0].clusterMap().nodes.count == 3 }
             try await load.check(through: clients[1])
             try await operators.verifyEveryGroup(try await clients[0].clusterMap())
         }
@@ -112,8 +114,10 @@ extension Clusters {
                 }
                 let report = try await operators.order("rebalance")
                 #expect(report.contains("split: shard 1 has"), "\(report)")
-                let hot = try await operators.order("shard", "list", "--hot").split(separator: "\n")
-                #expect(hot.count > 2 && hot[0].contains("OPS/S") && hot[0].contains("BYTES"), "\(hot)")
+                try await Wait.until("both are listed with their load") {
+                    let lines = try await operators.order("shard", "list", "--hot").split(separator: "\n")
+                    return lines.count > 2 && lines[0].contains("OPS/S") && lines[0].contains("BYTES")
+                }
             }
             try await operators.order("rebalance", "off")
             try await operators.waitForOperations()
