@@ -55,6 +55,11 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
     /// The operations under way, and those that have ended as far as they are remembered, ascending by id.
     public var operations: [ClusterOperation] { published.withLock { $0.operations } }
 
+    /// The map with the operations behind the same entry.
+    public var mapAndOperations: (map: ClusterMap, operations: [ClusterOperation])? {
+        published.withLock { published in published.map.map { ($0, published.operations) } }
+    }
+
     /// Whether the cluster is to be kept spread.
     public var rebalancing: Rebalancing { published.withLock { $0.rebalancing } }
 

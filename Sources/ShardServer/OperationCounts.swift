@@ -4,12 +4,14 @@ import ShardMap
 /// How often each shard is asked on this node, and for which keys.
 ///
 /// Counted for every request: a few instructions, and nothing is allocated but for one request in ``sampling``, whose
-/// first key is remembered.
+/// first key is remembered. Only admitted shards are counted: whoever asks can name what it likes.
 struct OperationCounts {
     private struct Slot {
         /// Zero: free.
         var shard: UInt64 = 0
         var operations: UInt64 = 0
+        /// The window in which it was admitted last.
+        var window: UInt64 = 0
     }
 
     /// One request in so many gives a key.
@@ -20,8 +22,6 @@ struct OperationCounts {
     private static let sampleBytes = 256
     /// Below that many keys of a shard nothing is said about its middle.
     private static let samplesMin = 32
-    /// More shards are not counted: whoever asks can name what it likes.
-    private static let shardsMax = 1 << 16
     /// Rates are those of at least so long a time.
     private static let windowMin = Interval.milliseconds(1000)
 
@@ -32,44 +32,50 @@ struct OperationCounts {
     private var samples: [(shard: UInt64, key: Bytes)] = []
     private var nextSample = 0
     private var windowBegan: Instant
+    private var window: UInt64 = 0
     private var rates: [UInt64: Double] = [:]
 
     init(now: Instant) { windowBegan = now }
 
     /// Counts a request for `shard`; whether its key is wanted for ``remember(_:of:)``.
     mutating func count(_ operations: Int, of shard: UInt64) -> Bool {
-        guard let place = place(of: shard) else { return false }
+        let place = place(of: shard)
+        guard slots[place].shard == shard, shard != 0 else { return false }
         slots[place].operations &+= UInt64(operations)
         requests &+= 1
         return requests % OperationCounts.sampling == 0
     }
 
-    private mutating func place(of shard: UInt64) -> Int? {
-        guard shard != 0 else { return nil }
+    /// Where `shard` is, or belongs.
+    private func place(of shard: UInt64) -> Int {
         let mask = slots.count - 1
         // Fibonacci hashing: the high bits are the well-mixed ones
         var place = Int(truncatingIfNeeded: (shard &* 0x9e37_79b9_7f4a_7c15) >> 32) & mask
-        while slots[place].shard != shard {
-            if slots[place].shard == 0 { return add(shard, at: place) }
-            place = (place + 1) & mask
-        }
+        while slots[place].shard != shard, slots[place].shard != 0 { place = (place + 1) & mask }
         return place
     }
 
-    private mutating func add(_ shard: UInt64, at place: Int) -> Int? {
-        guard used < OperationCounts.shardsMax else { return nil }
-        if 2 * (used + 1) > slots.count {
-            let former = slots
-            slots = [Slot](repeating: Slot(), count: 2 * former.count)
-            used = 0
-            for slot in former where slot.shard != 0 {
-                if let place = self.place(of: slot.shard) { slots[place].operations = slot.operations }
-            }
-            return self.place(of: shard)
+    /// Counts `shard` from here on, until it was not admitted for a whole window.
+    mutating func admit(_ shard: UInt64) {
+        guard shard != 0 else { return }
+        var place = place(of: shard)
+        if slots[place].shard == 0 {
+            if 2 * (used + 1) > slots.count { rebuild(2 * slots.count) { _ in true } }
+            place = self.place(of: shard)
+            slots[place].shard = shard
+            used += 1
         }
-        slots[place].shard = shard
-        used += 1
-        return place
+        slots[place].window = window
+    }
+
+    private mutating func rebuild(_ count: Int, keeping isKept: (Slot) -> Bool) {
+        let former = slots
+        slots = [Slot](repeating: Slot(), count: count)
+        used = 0
+        for slot in former where slot.shard != 0 && isKept(slot) {
+            slots[place(of: slot.shard)] = slot
+            used += 1
+        }
     }
 
     /// Remembers a key that was asked for.
@@ -91,9 +97,15 @@ struct OperationCounts {
         windowBegan = now
         rates.removeAll(keepingCapacity: true)
         let seconds = Double(passed.nanoseconds) / 1e9
-        for slot in slots where slot.operations > 0 { rates[slot.shard] = Double(slot.operations) / seconds }
-        slots = [Slot](repeating: Slot(), count: 64)
-        used = 0
+        var hasStale = false
+        for place in slots.indices where slots[place].shard != 0 {
+            if slots[place].operations > 0 { rates[slots[place].shard] = Double(slots[place].operations) / seconds }
+            slots[place].operations = 0
+            hasStale = hasStale || slots[place].window < window
+        }
+        let ended = window
+        if hasStale { rebuild(slots.count) { $0.window == ended } }
+        window += 1
         return rates
     }
 

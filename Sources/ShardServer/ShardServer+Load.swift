@@ -10,7 +10,9 @@ import WireMessages
 // hand: operations are counted as they come, and sizes are estimated apart from the lane and come with the next answer.
 
 /// A group's load, as its leader tells it.
-struct ReportedGroup {
+struct ReportedGroup: Sendable {
+    fileprivate static let bytesMax: UInt64 = 1 << 56
+
     var group: String
     var term: Term
     var leader: PeerID
@@ -20,7 +22,7 @@ struct ReportedGroup {
     var shards: [ReportedShard] = []
 
     /// A shard's load.
-    struct ReportedShard {
+    struct ReportedShard: Sendable {
         var shard: UInt64
         var bytes: UInt64
         var operations: Double
@@ -74,6 +76,8 @@ extension ShardServer {
     private static let pageBytes = 256 << 10
     /// A group that goes on changing is estimated anew after so long.
     private static let sizesAge = Interval.milliseconds(10_000)
+    /// Groups looked at for changes at a time.
+    private static let groupsAtOnce = 1000
     /// Groups estimated at a time.
     private static let sizesAtOnce = 512
     /// Middles looked for at a time.
@@ -106,9 +110,10 @@ extension ShardServer {
         let now = lane.clock.now
         if name == nil { refreshSizes(now) }
         let first = name.map { name in firstLed { $0 > name } } ?? 0
-        let rates = counts.rates(now: now)
+        if name == nil { rates = counts.rates(now: now) }
         var ranges: [UInt64: KeyRange] = [:]
         for group in ledGroups[first...].prefix(ShardServer.pageGroups) {
+            for shard in machines[group]?.ownedShards ?? [] { counts.admit(shard.id) }
             for size in sizes.entries[group]?.shards ?? [] { ranges[size.shard.id] = size.shard.range }
         }
         let busyKeys = counts.busyKeys(of: ranges)
@@ -151,8 +156,10 @@ extension ShardServer {
         guard !sizes.isUnderWay else { return }
         let start = firstLed { $0 > sizes.cursor }
         var due: [(group: String, machine: KeyValueStateMachine, applied: LogIndex, former: GroupSizes.Entry?)] = []
-        for group in ledGroups[start...] + ledGroups[..<start] {
+        // in turn: no pass is long, however many there are
+        for group in (ledGroups[start...] + ledGroups[..<start]).prefix(ShardServer.groupsAtOnce) {
             guard due.count < ShardServer.sizesAtOnce else { break }
+            sizes.cursor = group
             guard let machine = machines[group] else { continue }
             let applied = machine.appliedPosition.index
             let entry = sizes.entries[group]
@@ -163,7 +170,6 @@ extension ShardServer {
                 continue
             }
             due.append((group, machine, applied, entry))
-            sizes.cursor = group
         }
         guard !due.isEmpty else { return }
         sizes.isUnderWay = true
@@ -267,14 +273,14 @@ extension ReportedGroup {
         guard let leader = PeerID(String(field: message.leader)),
             let caughtUp = PeerID.decoded(message.caught_up, count: message.n_caught_up)
         else { return nil }
+        // whatever a node tells can be counted with
         self.init(
             group: String(field: message.group), term: Term(message.term), leader: leader, caughtUp: caughtUp,
-            bytes: message.bytes)
+            bytes: min(message.bytes, ReportedGroup.bytesMax))
         shards = (0..<message.n_shards).compactMap { position in
             guard let shard = message.shards[position]?.pointee else { return nil }
             return ReportedShard(
-                // whatever a node tells can be counted with
-                shard: shard.shard, bytes: shard.bytes,
+                shard: shard.shard, bytes: min(shard.bytes, ReportedGroup.bytesMax),
                 operations: shard.operations.isFinite ? min(max(shard.operations, 0), 1e15) : 0,
                 busyKey: shard.has_busy_key != 0 ? Bytes(shard.busy_key) : nil,
                 middleKey: shard.has_middle_key != 0 ? Bytes(shard.middle_key) : nil)

@@ -51,10 +51,10 @@ extension ShardServer {
 
     /// The controller's state machine here has applied something.
     func operationsChanged() {
-        guard let controller, let map = controller.map, host.leads(ClusterMap.controllerGroup) else {
+        guard let recorded = controller?.mapAndOperations, host.leads(ClusterMap.controllerGroup) else {
             return operations.runs.removeAll()
         }
-        operations.adopt(controller.operations, map)
+        operations.adopt(recorded.operations, recorded.map)
         lane.requestTurn()
     }
 

@@ -20,6 +20,28 @@ struct Scheduling {
         var problem: String?
     }
 
+    /// What the scheduler is asked.
+    struct Question: Sendable {
+        /// Number of the leadership.
+        var leadership: UInt64
+        var scheduler: Scheduler
+        var map: ClusterMap
+        var pending: [ClusterOperation]
+        var at: Instant
+
+        func answer(_ load: ClusterLoad) -> Answer {
+            var decided = scheduler
+            let decisions = decided.decide(map, pending: pending, load: load, now: at)
+            return Answer(scheduler: decided, decisions: decisions)
+        }
+    }
+
+    /// What it decided, and how it is afterwards.
+    struct Answer: Sendable {
+        var scheduler: Scheduler
+        var decisions: [Scheduler.Decision]
+    }
+
     /// Decisions remembered.
     private static let recordsMax = 100
 
@@ -55,27 +77,34 @@ struct Scheduling {
 }
 
 extension ShardServer {
-    /// Asks the scheduler, on the load of the round that is over.
-    func decide(_ now: Instant) {
-        guard host.leads(ClusterMap.controllerGroup), !scheduling.isDeciding, let controller, let map = controller.map
-        else { return }
+    /// Answers older than that are not acted upon.
+    private static let decisionAge = Interval.milliseconds(10_000)
+
+    /// What the scheduler is asked on the round of loads that is over; nil if what it decided last is being ordered.
+    func nextQuestion(
+        _ map: ClusterMap, _ operations: [ClusterOperation], _ now: Instant
+    ) -> Scheduling.Question? {
+        guard host.leads(ClusterMap.controllerGroup), !scheduling.isDeciding, let controller else { return nil }
         var scheduler = scheduling.scheduler ?? Scheduler(settings: settings.scheduler)
         scheduler.rebalancing = controller.rebalancing
-        let pending = controller.operations.filter { !$0.state.isOver }
         scheduling.isDeciding = true
         scheduling.began = scheduling.began ?? now
-        let number = scheduling.number
-        host.runAside { [scheduler, load = collection.load] in
-            var decided = scheduler
-            let decisions = decided.decide(map, pending: pending, load: load, now: now)
-            return (decided, decisions)
-        } completion: { [self, scheduler] decided, decisions in
-            guard scheduling.number == number, host.leads(ClusterMap.controllerGroup) else { return }
-            complainOfNew(decided.blocked, since: scheduling.scheduler?.blocked ?? [])
-            scheduling.scheduler = decided
-            if scheduler.rebalancing == .once, decided.rebalancing == .off { endRebalancing() }
-            give(decisions[...], on: map.version, number, former: scheduler)
+        return Scheduling.Question(
+            leadership: scheduling.number, scheduler: scheduler, map: map,
+            pending: operations.filter { !$0.state.isOver }, at: now)
+    }
+
+    func take(_ answer: Scheduling.Answer, to question: Scheduling.Question) {
+        guard scheduling.number == question.leadership, host.leads(ClusterMap.controllerGroup) else { return }
+        guard lane.clock.now - question.at < ShardServer.decisionAge else {
+            // much may have changed since
+            scheduling.isDeciding = false
+            return
         }
+        complainOfNew(answer.scheduler.blocked, since: scheduling.scheduler?.blocked ?? [])
+        scheduling.scheduler = answer.scheduler
+        if question.scheduler.rebalancing == .once, answer.scheduler.rebalancing == .off { endRebalancing() }
+        give(answer.decisions[...], on: question.map.version, after: [], question)
     }
 
     private func complainOfNew(_ blocked: [Scheduler.Blocked], since former: [Scheduler.Blocked]) {
@@ -98,10 +127,13 @@ extension ShardServer {
     // MARK: ordering
 
     /// Gives the orders one after the other. An operation is recorded only on the version of the map that was decided
-    /// on, or what the operations before it made of that; else the scheduler forgets what it decided, and decides again.
+    /// on, or what the operations before it made of that; else the scheduler forgets what is not `given`, and decides
+    /// again.
     private func give(
-        _ decisions: ArraySlice<Scheduler.Decision>, on version: UInt64, _ number: UInt64, former: Scheduler
+        _ decisions: ArraySlice<Scheduler.Decision>, on version: UInt64, after given: [Scheduler.Decision],
+        _ question: Scheduling.Question
     ) {
+        let number = question.leadership
         guard scheduling.number == number else { return }
         guard let decision = decisions.first else {
             scheduling.isDeciding = false
@@ -115,7 +147,7 @@ extension ShardServer {
                 guard scheduling.number == number, let problem = answer.problem else { return }
                 scheduling.update(record) { $0.problem = problem }
             }
-            give(rest, on: version, number, former: former)
+            give(rest, on: version, after: given + [decision], question)
         case .begin(let kind, let reason):
             let record = note("\(kind)", reason)
             let command = ControllerCommand.begin(
@@ -130,16 +162,18 @@ extension ShardServer {
                 operationsChanged()
                 guard let error = reply.error else {
                     scheduling.update(record) { $0.operation = reply.operation?.id }
-                    return give(rest, on: reply.version ?? version, number, former: former)
+                    return give(rest, on: reply.version ?? version, after: given + [decision], question)
                 }
                 scheduling.update(record) { $0.problem = reply.message ?? error.sentence }
                 guard reply.version == version else {
                     // the map has changed meanwhile
+                    var former = question.scheduler
+                    for decision in given { former.remember(decision, at: question.at) }
                     scheduling.scheduler = former
                     scheduling.isDeciding = false
                     return
                 }
-                give(rest, on: version, number, former: former)
+                give(rest, on: version, after: given, question)
             }
         }
     }

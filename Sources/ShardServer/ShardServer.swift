@@ -102,6 +102,8 @@ public final class ShardServer {
     var ledGroups: [String] = []
     /// Requests that came to this node.
     var counts: OperationCounts
+    /// Operations per second of each shard, as of the last first page.
+    var rates: [UInt64: Double] = [:]
     var sizes = GroupSizes()
     /// What the controller's leader knows of the load.
     var collection = LoadCollection()

@@ -18,6 +18,7 @@ struct OperationCountsTests {
     func rates() {
         var counts = OperationCounts(now: Self.at(0))
         for shard in 1...1000 as ClosedRange<UInt64> {
+            counts.admit(shard)
             for _ in 0..<shard { _ = counts.count(2, of: shard) }
         }
         let rates = counts.rates(now: Self.at(2000))
@@ -29,16 +30,29 @@ struct OperationCountsTests {
         #expect(counts.rates(now: Self.at(6000)) == [:])
     }
 
-    @Test("Whoever invents shards fills no memory") func invented() {
+    @Test("Whoever invents shards is not counted") func invented() {
         var counts = OperationCounts(now: Self.at(0))
+        counts.admit(7)
         for shard in 0..<200_000 as Range<UInt64> { _ = counts.count(1, of: shard) }
-        #expect(counts.rates(now: Self.at(1000)).count == 1 << 16)
+        #expect(counts.rates(now: Self.at(1000)) == [7: 1])
+    }
+
+    @Test("What is not admitted any more is forgotten") func forgotten() {
+        var counts = OperationCounts(now: Self.at(0))
+        for shard in 1...500 as ClosedRange<UInt64> { counts.admit(shard) }
+        for step in 1...3 {
+            for shard in 1...250 as ClosedRange<UInt64> { counts.admit(2 * shard) }
+            for shard in 1...500 as ClosedRange<UInt64> { _ = counts.count(1, of: shard) }
+            let rates = counts.rates(now: Self.at(1000 * step))
+            #expect(rates.count == (step == 1 ? 500 : 250), "in window \(step)")
+        }
     }
 
     @Test("The key that has half of the requests below it, of a sample")
     func middle() throws {
         var random = SeededRandom(seed: 1)
         var counts = OperationCounts(now: Self.at(0))
+        counts.admit(3)
         for _ in 0..<100_000 {
             // most of the keys are high, most of the requests are for low ones
             let number = random.chance(0.8) ? random.number(in: 100..<200) : random.number(in: 200..<999)

@@ -67,6 +67,9 @@ public struct Scheduler: Sendable {
         return round.decisions
     }
 
+    /// Notes what was ordered by one that is given up for this one, at that time.
+    public mutating func remember(_ decision: Decision, at now: Instant) { memory.note(decision, now) }
+
     private mutating func rebalance(_ round: inout Round) {
         separateZones(&round)
         spreadReplicas(&round)
