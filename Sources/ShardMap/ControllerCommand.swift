@@ -175,8 +175,9 @@ extension ControllerCommand {
             self = .node(NodeChange(change), expectedVersion: version)
         } else if message.has_rebalancing != 0 {
             let before = message.has_rebalancing_before != 0 ? message.rebalancing_before : message.rebalancing
+            // what a later version may mean by it
             guard let rebalancing = Rebalancing(number: message.rebalancing), let former = Rebalancing(number: before)
-            else { throw NamedErrorThrown(.badRequest) }
+            else { throw NamedErrorThrown(.unknownFormat) }
             self = .rebalance(rebalancing, before: message.has_rebalancing_before != 0 ? former : nil)
         } else {
             guard let group = message.group_born else { throw NamedErrorThrown(.badRequest) }
