@@ -25,7 +25,9 @@ struct OpenedDirectory {
             switch configuration.engine {
             case .memory: engine = MemoryEngine()
             case .rocksdb:
-                engine = try RocksEngine(directory: configuration.storeDirectory, settings: RocksEngine.Settings())
+                var settings = RocksEngine.Settings()
+                settings.backgroundBytesPerSecond = configuration.storeBytesPerSecond
+                engine = try RocksEngine(directory: configuration.storeDirectory, settings: settings)
             }
         } catch {
             throw NodeError(error, store: configuration.storeDirectory)

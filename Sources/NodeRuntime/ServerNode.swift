@@ -47,6 +47,8 @@ public struct NodeConfiguration: Sendable {
     public var logSpace = 16 << 30
     /// As ``ShardServer/ShardServer/Settings/scheduler``.
     public var scheduler = SchedulerSettings()
+    /// Bytes that the store on disk flushes and compacts in a second.
+    public var storeBytesPerSecond = 48 << 20
     /// Free bytes the log leaves on the device.
     public var reserveBytes = 64 << 20
     /// Accepted connections at most.

@@ -30,6 +30,9 @@ public final class RocksEngine: KeyValueEngine, @unchecked Sendable {
         public var bloomBitsPerKey = 10.0
         /// Threads' worth of flushes and compactions at a time.
         public var backgroundJobs = 2
+        /// Bytes that flushes and compactions write in a second, flushes first. Who writes more than that for long
+        /// waits for them in the end.
+        public var backgroundBytesPerSecond = 48 << 20
         /// How blocks are compressed.
         public var compression = Compression.lz4
         /// Bytes of an exported file after which the next one begins.
@@ -122,6 +125,10 @@ extension RocksEngine {
     private static let persistedTier: Int32 = 2
     /// `InfoLogLevel::FATAL_LEVEL`: in practice the file `LOG` stays empty.
     private static let fatalLevel: Int32 = 4
+    /// Small portions: what is let through at once is what a sync of the log may have to wait for.
+    private static let refillMicroseconds: Int64 = 20_000
+    /// One compaction in so many goes before flushes.
+    private static let fairness: Int32 = 10
 
     private static func makeOptions(_ settings: Settings) -> OpaquePointer {
         guard let options = rocksdb_options_create(), let table = rocksdb_block_based_options_create() else {
@@ -135,6 +142,11 @@ extension RocksEngine {
         rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
         rocksdb_options_set_compression(options, settings.compression.number)
         rocksdb_options_set_bytes_per_sync(options, 1 << 20)
+        // the log is on the same device, and its syncs wait behind whatever the store has sent there
+        let limiter = rocksdb_ratelimiter_create(Int64(settings.backgroundBytesPerSecond), refillMicroseconds, fairness)
+        rocksdb_options_set_ratelimiter(options, limiter)
+        rocksdb_ratelimiter_destroy(limiter)  // the options hold it from here on
+        lowerCompactions()
         // A full disk must not end the process: after a failed write of a line to its diary RocksDB aborts at the next
         // one if it was built with assertions, as Debian's is. Errors come to us anyway.
         rocksdb_options_set_info_log_level(options, RocksEngine.fatalLevel)
@@ -152,6 +164,13 @@ extension RocksEngine {
         rocksdb_options_set_block_based_table_factory(options, table)
         rocksdb_block_based_options_destroy(table)
         return options
+    }
+
+    /// Compactions get what processors have left: no client waits for one, and many threads for each write.
+    private static func lowerCompactions() {
+        let environment = rocksdb_create_default_env()  // the process has one
+        rocksdb_env_lower_thread_pool_cpu_priority(environment)
+        rocksdb_env_destroy(environment)
     }
 
     var opened: OpaquePointer {

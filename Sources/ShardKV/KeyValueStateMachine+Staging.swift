@@ -188,7 +188,8 @@ private struct ValueJoiner {
     /// Stores the parts of a value that is still open, or removes those of one that no longer is.
     func writeParts() {
         if let stored = staged.openValue, openValue.map({ $0.parts - UInt64(newParts.count) }) != stored.parts {
-            store.deleteRange(store.layout.keys(of: .parts, staged.shard.id))
+            // one by one: marks of ranges, one for each long value, would be in the way of every read of the store
+            for number in 0..<stored.parts { store.delete(store.layout.key(.parts, staged.shard.id, number)) }
         }
         guard let openValue else { return }
         for (offset, part) in newParts.enumerated() {

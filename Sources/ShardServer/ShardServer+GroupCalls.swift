@@ -153,6 +153,12 @@ extension ShardServer {
                 guard let reply = ExecuteReply(packed, arena) else { return completion(.failed("malformed reply")) }
                 if let error = reply.error { return completion(.refused(error, reply.message)) }
                 if case .receive = step.action { beginPulling(into: group) }
+                logger.log(
+                    .info, "shard step taken",
+                    [
+                        ("group", group), ("operation", "\(step.operation)"), ("shard", "\(step.shard)"),
+                        ("step", step.action.name),
+                    ])
                 completion(.done)
             case .notLeader(let leader): completion(.notLeader(leader?.address))
             case .refused(let refusal): completion(.failed(refusal.namedError.sentence))

@@ -22,8 +22,7 @@ final class ShardPull {
     var failures = 0
     /// Left at the source, as one in touch with its leader said last; nil as long as the scan goes on.
     var bytesLeft: UInt64?
-    /// Pieces behind the scan.
-    var changePieces = 0
+    var patience = TailPatience()
     /// Who waits for the staging to be complete, and until when.
     var waiters: [(until: Instant, completion: (GroupAnswer) -> Void)] = []
 
@@ -39,11 +38,10 @@ struct Pulling {
     var pulls: [ShardPull] = []
     /// Answers that wait for the node's budget, by the time they are due.
     var answers: [(due: Instant, send: () -> Void)] = []
+    var pace = CopyPace()
 }
 
 extension ShardServer {
-    /// So little may be left when the source freezes.
-    private static let tailBytes: UInt64 = 64 << 10
     /// Between questions while there is nothing new.
     private static let idlePace = Interval.milliseconds(20)
     private static let frozenPace = Interval.milliseconds(2)
@@ -51,9 +49,6 @@ extension ShardServer {
     private static let completionPatience = Interval.milliseconds(1000)
     /// As much as a source may owe its budget and go on reading.
     private static let backlogMax = Interval.milliseconds(1000)
-    /// So many pieces behind the scan double what may be left: a shard that is written faster than copied has to freeze
-    /// some time.
-    private static let patientPieces = 16
 
     /// Goes on with what is due; returns when to come back.
     func pullTurn(_ now: Instant) -> Instant? {
@@ -66,8 +61,9 @@ extension ShardServer {
             pull.waiters.removeAll { $0.until <= now }
             if let until = pull.waiters.map(\.until).min() { comesBack(until) }
             guard !pull.isUnderWay else { continue }
-            if pull.due <= now { goOn(pull, now) }
-            if !pull.isUnderWay { comesBack(pull.due) }
+            let due = isPaced(pull) ? max(pull.due, pulling.pace.next) : pull.due
+            if due <= now { goOn(pull, now) }
+            if !pull.isUnderWay { comesBack(max(due, pull.due)) }
         }
         pulling.pulls.removeAll { $0.due == .distantFuture && !$0.isUnderWay }
         return next
@@ -111,10 +107,15 @@ extension ShardServer {
 
     private func status(of pull: ShardPull) -> MoveStatus {
         let staging = staging(of: pull)
-        let tailMax = ShardServer.tailBytes << UInt64(min(pull.changePieces / ShardServer.patientPieces, 10))
+        let tailMax = pull.patience.tailBytes(ofPieces: staging?.nextChunk ?? 0)
         return MoveStatus(
             isCaughtUp: (pull.bytesLeft ?? .max) <= tailMax, isComplete: staging?.isComplete ?? false,
             bytesDone: staging?.bytesStaged ?? 0, bytesLeft: pull.bytesLeft ?? 0)
+    }
+
+    /// Clients of a frozen shard wait, and one that is written faster than it comes has to be copied faster.
+    private func isPaced(_ pull: ShardPull) -> Bool {
+        pull.waiters.isEmpty && pull.patience.excess(ofPieces: staging(of: pull)?.nextChunk ?? 0) == 0
     }
 
     private func staging(of pull: ShardPull) -> ShardMove.Staging? {
@@ -129,6 +130,7 @@ extension ShardServer {
             return pause(pull, "the map known here does not say who owns shard \(staging.shard.id)")
         }
         pull.isUnderWay = true
+        pulling.pace.begin(now)
         let question = ReadMoveRequest(
             group: source.id, operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
             cursor: staging.cursor, tail: staging.tail, bytes: settings.moveChunkBytes)
@@ -152,7 +154,7 @@ extension ShardServer {
     private func take(_ reply: ReadMoveReply, _ pull: ShardPull, after staging: ShardMove.Staging) {
         pull.bytesLeft = reply.bytesLeft
         if reply.tail > .zero {
-            pull.changePieces += 1
+            pull.patience.take(bytesLeft: reply.bytesLeft)
             // it does not follow: one that applies nothing any more never has news, and hears of no freeze
             if reply.bytesLeft == nil { pull.turn += 1 }
         }
@@ -168,6 +170,7 @@ extension ShardServer {
         let step = ShardStep(
             operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
             action: .stage(reply.chunk(staging.nextChunk)))
+        let proposed = lane.clock.now
         host.propose(GroupCommand.step(step).encoded(arena), to: pull.group) { [self] outcome in
             guard case .applied(let packed, _) = outcome else {
                 return pause(pull, "\(pull.group) could not take a part: \(outcome)")
@@ -175,6 +178,8 @@ extension ShardServer {
             if let answer = ExecuteReply(packed, arena), let error = answer.error {
                 return pause(pull, answer.message ?? error.sentence)
             }
+            let now = lane.clock.now
+            pulling.pace.applied(after: now - proposed, now)
             pull.failures = 0
             pull.isUnderWay = false
             pull.due = .distantPast

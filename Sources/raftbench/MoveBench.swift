@@ -23,6 +23,10 @@ enum MoveBench {
     ]
     private static let valueBytes = 4096
     private static let pause = Duration.milliseconds(500)
+    /// A move that takes longer than this, and than its bytes at the rate below, is given up, and the run with it.
+    private static let patience = Duration.seconds(60)
+    private static let leastBytesPerSecond = 4 << 20
+    private static let settledBytesPerSecond = 64 << 20
 
     /// Measures with `bytes` in the shard that moves.
     static func run(_ bytes: Int, _ settings: Settings) async throws -> MoveResult {
@@ -33,6 +37,8 @@ enum MoveBench {
         let client = try cluster.makeClient()
         defer { client.close() }
         try await fill(bytes, client)
+        // the stores still sort what they were given
+        try await Task.sleep(for: pause + .seconds(Double(bytes) / Double(settledBytesPerSecond)))
         let clients = try roles.map { _ in try cluster.makeClient() }
         defer { for client in clients { client.close() } }
         let writers = zip(roles, clients).map { role, client in
@@ -41,17 +47,27 @@ enum MoveBench {
         }
         let start = ContinuousClock.now + pause
         var windows: [Range<ContinuousClock.Instant>] = []
-        var result = MoveResult(bytes: bytes)
+        var moves: [Moved] = []
+        let timeout = patience + .seconds(bytes / leastBytesPerSecond)
         try await withThrowingTaskGroup(of: Void.self) { group in
             defer { for writer in writers { writer.stop() } }
             for writer in writers { group.addTask { await writer.run() } }
             try await Task.sleep(for: pause + .seconds(settings.normalSeconds))
             for number in 0..<settings.moves {
                 let began = ContinuousClock.now
-                result.moves.append(try await move(to: number % 2 == 0 ? "g2" : "g1", cluster, client))
+                moves.append(try await move(to: number % 2 == 0 ? "g2" : "g1", cluster, client, timeout))
                 windows.append(began..<ContinuousClock.now)
                 try await Task.sleep(for: pause)
             }
+        }
+        var freezes = Freezes()
+        for node in cluster.addresses.indices { freezes.add(try cluster.log(of: node)) }
+        var result = MoveResult(bytes: bytes)
+        for moved in moves {
+            guard let frozen = freezes.seconds(of: moved.operation) else {
+                throw Failed("no node has said when operation \(moved.operation) froze its shard and ended that")
+            }
+            result.moves.append(MoveResult.Move(seconds: moved.seconds, frozenSeconds: frozen))
         }
         for (role, writer) in zip(roles, writers) {
             result.writes += writer.writes(to: role.name, since: start, moving: windows)
@@ -63,7 +79,7 @@ enum MoveBench {
     private static func fill(_ bytes: Int, _ client: Client) async throws {
         let count = max(1, bytes / valueBytes)
         let batch = 32
-        let value = Bytes([UInt8](repeating: 0x76, count: valueBytes))
+        let values = NoiseValues(bytes: valueBytes)
         let fillers = 8
         try await withThrowingTaskGroup(of: Void.self) { group in
             for filler in 0..<fillers {
@@ -71,7 +87,9 @@ enum MoveBench {
                     for first in stride(from: filler * batch, to: count, by: fillers * batch) {
                         let keys = first..<min(first + batch, count)
                         let results = try await client.execute(
-                            keys.map { KeyOperation(.set, key: SteadyWriter.key(roles[0].place, $0), value: value) })
+                            keys.map {
+                                KeyOperation(.set, key: SteadyWriter.key(roles[0].place, $0), value: values[$0])
+                            })
                         for result in results {
                             if let error = result.error { throw Failed("the shard is not filled: \(error)") }
                         }
@@ -82,8 +100,16 @@ enum MoveBench {
         }
     }
 
-    /// Moves the shard; seconds from the record of the move to its end.
-    private static func move(to group: String, _ cluster: ProcessCluster, _ client: Client) async throws -> Double {
+    /// A move that has ended, and seconds from its record to its end.
+    private struct Moved {
+        var operation: Int
+        var seconds: Double
+    }
+
+    /// Moves the shard.
+    private static func move(
+        to group: String, _ cluster: ProcessCluster, _ client: Client, _ timeout: Duration
+    ) async throws -> Moved {
         guard let shard = try await client.clusterMap().shard(owning: Bytes(roles[0].place)) else {
             throw Failed("no shard owns \(roles[0].place)")
         }
@@ -93,12 +119,14 @@ enum MoveBench {
         let command = try ChildProcess(
             Files.besideThisProgram("raftctl"),
             ["--cluster", seeds, "-o", "json", "shard", "move", "\(shard.id)", "--to", group], output: output)
-        let status = try await command.waitForExit(timeout: .seconds(3600))
+        let status = try await command.waitForExit(timeout: timeout)
         let text = try Files.text(output)
-        guard status == 0, let began = number("begun_ms", in: text), let ended = number("ended_ms", in: text) else {
+        guard status == 0, let operation = number("id", in: text), let began = number("begun_ms", in: text),
+            let ended = number("ended_ms", in: text)
+        else {
             throw Failed("the shard is not moved: \(text)")
         }
-        return Double(ended - began) / 1000
+        return Moved(operation: Int(operation), seconds: Double(ended - began) / 1000)
     }
 
     /// The number that is called `name` in a JSON object.

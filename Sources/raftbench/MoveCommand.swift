@@ -45,27 +45,49 @@ struct MoveResult: Equatable, Sendable {
         var failed = 0
     }
 
+    struct Move: Equatable, Sendable {
+        /// From its record to its end.
+        var seconds: Double
+        /// How long nobody served the shard.
+        var frozenSeconds: Double
+    }
+
     /// What was put into the shard.
     var bytes: Int
-    /// Seconds from the record of each move to its end, in order.
-    var moves: [Double] = []
+    /// In order.
+    var moves: [Move] = []
     var writes: [Writes] = []
 
+    private static let moveColumns = [
+        "shard bytes", "moves", "p50 s", "max s", "  MiB/s", "frozen p50 ms", "frozen max ms",
+    ]
     private static let columns = [
-        "shard bytes", "moves", "p50 s", "max s", "writes to   ", "when  ", "writes", "failed", "p50 ms", "p99 ms",
-        "p99.9 ms", "  max ms",
+        "shard bytes", "writes to   ", "when  ", "writes", "failed", "p50 ms", "p99 ms", "p99.9 ms", "  max ms",
     ]
 
+    /// Of a move of half the moves' length.
+    private var megabytesPerSecond: Double {
+        Double(bytes) / Double(1 << 20) / max(moves.map(\.seconds).quantile(0.5), 0.001)
+    }
+
     static func table(_ results: [MoveResult]) -> String {
-        var lines = [
-            "latency from the moment a write is due; moving: a move was under way during the write",
+        var lines = ["frozen: nobody served the shard", moveColumns.joined(separator: "  ")]
+        for result in results where !result.moves.isEmpty {
+            let (seconds, frozen) = (result.moves.map(\.seconds), result.moves.map { $0.frozenSeconds * 1000 })
+            let figures = [
+                "\(result.bytes)", "\(result.moves.count)", decimal(seconds.quantile(0.5)), decimal(seconds.max() ?? 0),
+                decimal(result.megabytesPerSecond), whole(frozen.quantile(0.5)), whole(frozen.max() ?? 0),
+            ]
+            lines.append(tableLine(figures, under: moveColumns))
+        }
+        lines += [
+            "", "latency from the moment a write is due; moving: a move was under way during the write",
             columns.joined(separator: "  "),
         ]
         for result in results {
             for writes in result.writes where !writes.latencies.isEmpty {
                 let figures = [
-                    "\(result.bytes)", "\(result.moves.count)", decimal(result.moves.quantile(0.5)),
-                    decimal(result.moves.max() ?? 0), writes.shard, writes.isMoving ? "moving" : "normal",
+                    "\(result.bytes)", writes.shard, writes.isMoving ? "moving" : "normal",
                     "\(writes.latencies.count)", "\(writes.failed)",
                 ]
                 lines.append(tableLine(figures + writes.milliseconds, under: columns))
@@ -82,8 +104,11 @@ struct MoveResult: Equatable, Sendable {
                     "{\"shard\":\"\(writes.shard)\",\"moving\":\(writes.isMoving),\"writes\":\(writes.latencies.count)"
                     + ",\"failed\":\(writes.failed)" + figures.map { ",\"\($0)\":\($1)" }.joined() + "}"
             }
-            let moves = result.moves.map { decimal($0) }.joined(separator: ",")
-            return "{\"shard_bytes\":\(result.bytes),\"move_seconds\":[\(moves)],\"writes\":["
+            let moves = result.moves.map { decimal($0.seconds) }.joined(separator: ",")
+            let frozen = result.moves.map { whole($0.frozenSeconds * 1000) }.joined(separator: ",")
+            let rate = result.moves.isEmpty ? "null" : decimal(result.megabytesPerSecond)
+            return "{\"shard_bytes\":\(result.bytes),\"move_seconds\":[\(moves)],\"mib_per_second\":\(rate)"
+                + ",\"frozen_ms\":[\(frozen)],\"writes\":["
                 + writes.joined(separator: ",") + "]}"
         }
         return "{\"sizes\":[\(objects.joined(separator: ","))]}\n"

@@ -17,7 +17,7 @@ final class SteadyWriter: Sendable {
     private let client: Client
     private let place: String
     private let interval: Duration
-    private let value: Bytes
+    private let values: NoiseValues
     private let samples = Mutex<[Sample]>([])
     private let isOver = Atomic(false)
 
@@ -25,7 +25,7 @@ final class SteadyWriter: Sendable {
         self.client = client
         self.place = place
         interval = .seconds(1) / writesPerSecond
-        value = Bytes([UInt8](repeating: 0x77, count: valueBytes))
+        values = NoiseValues(bytes: valueBytes)
     }
 
     /// Goes on until it is stopped, and returns when each write is answered.
@@ -35,8 +35,8 @@ final class SteadyWriter: Sendable {
             var number = 0
             while !isOver.load(ordering: .acquiring) {
                 do { try await Task.sleep(until: due, tolerance: .zero) } catch { return }
-                let (moment, key) = (due, SteadyWriter.key(place, number % SteadyWriter.keys))
-                group.addTask { await self.write(key, due: moment) }
+                let (moment, turn) = (due, number)
+                group.addTask { await self.write(turn, due: moment) }
                 number += 1
                 due += interval
             }
@@ -45,8 +45,9 @@ final class SteadyWriter: Sendable {
 
     func stop() { isOver.store(true, ordering: .releasing) }
 
-    private func write(_ key: Bytes, due: ContinuousClock.Instant) async {
-        let isAcknowledged = (try? await client.put(key, value)) != nil
+    private func write(_ number: Int, due: ContinuousClock.Instant) async {
+        let key = SteadyWriter.key(place, number % SteadyWriter.keys)
+        let isAcknowledged = (try? await client.put(key, values[number])) != nil
         let sample = Sample(due: due, ended: .now, isAcknowledged: isAcknowledged)
         samples.withLock { $0.append(sample) }
     }

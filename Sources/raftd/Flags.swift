@@ -25,6 +25,7 @@ struct Options: Sendable {
     var reserveMegabytes = 256
     var logSpace = 16 << 30
     var snapshotRate = 64 << 20
+    var storeRate = 48 << 20
     var promiseMilliseconds = 1000
     var clockDriftPercent = 5
     var electionMilliseconds = 1000
@@ -108,6 +109,12 @@ struct Options: Sendable {
             help: "what this node writes and sends of snapshots in all (default 64 MiB/s)"
         ) {
             number($0, 64 << 10...1 << 40, &$1.snapshotRate)
+        },
+        Flag(
+            name: "store-rate", value: "BYTES_PER_SECOND",
+            help: "what the store flushes and compacts in a second; the log's syncs wait behind it (default 48 MiB/s)"
+        ) {
+            number($0, 1 << 20...1 << 40, &$1.storeRate)
         },
         Flag(
             name: "liveness-promise-ms", value: "MS",
@@ -258,6 +265,7 @@ extension Options {
         configuration.host.payloadBytes = min(configuration.host.payloadBytes, logSpace / 16)
         configuration.host.keptBytes = min(configuration.host.keptBytes, logSpace / 64)
         configuration.host.snapshotBytesPerSecond = snapshotRate
+        configuration.storeBytesPerSecond = storeRate
         configuration.host.minimumFreeBytes = reserveMegabytes << 20
         configuration.host.liveness.promise = .milliseconds(promiseMilliseconds)
         configuration.host.liveness.interval = .milliseconds(max(20, promiseMilliseconds / 5))

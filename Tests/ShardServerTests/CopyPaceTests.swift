@@ -1,0 +1,66 @@
+import RaftCore
+import Testing
+
+@testable import ShardServer
+
+@Suite("How fast a shard is copied, and when it may freeze") struct CopyPaceTests {
+    @Test("a node rests as long as a piece took") func rest() {
+        var pace = CopyPace()
+        var now = Instant(nanoseconds: 0)
+        for took in [4, 40, 3].map({ Interval.milliseconds($0) }) {
+            #expect(pace.next <= now)
+            pace.begin(now)
+            now = now + took
+            pace.applied(after: took, now)
+            #expect(pace.next == now + took)
+            now = pace.next
+        }
+    }
+
+    @Test("two groups' pieces come in turn, not at once") func turns() {
+        var pace = CopyPace()
+        pace.applied(after: .milliseconds(10), Instant(nanoseconds: 0))
+        let first = pace.next
+        pace.begin(first)
+        #expect(pace.next == first + .milliseconds(20))
+        // it takes longer than the last one
+        pace.applied(after: .milliseconds(15), first + .milliseconds(15))
+        #expect(pace.next == first + .milliseconds(30))
+    }
+
+    @Test("a piece that took as long as an election is no measure") func bound() {
+        var pace = CopyPace()
+        pace.applied(after: .milliseconds(20_000), Instant(nanoseconds: 0))
+        #expect(pace.next == Instant(nanoseconds: 0) + .milliseconds(1000))
+    }
+
+    @Test("what came up during a long scan is copied before the source freezes") func patience() {
+        var patience = TailPatience()
+        // a scan of 4000 pieces, and writes meanwhile of 400 more
+        for piece in 1...400 {
+            patience.take(bytesLeft: 1 << 20)
+            #expect(patience.tailBytes(ofPieces: 4000 + UInt64(piece)) == 64 << 10)
+            #expect(patience.excess(ofPieces: 4000 + UInt64(piece)) == 0)
+        }
+    }
+
+    @Test("a shard that is written faster than copied freezes some time") func impatience() {
+        var patience = TailPatience()
+        var pieces: UInt64 = 100
+        while patience.tailBytes(ofPieces: pieces) < 1 << 20, pieces < 10_000 {
+            patience.take(bytesLeft: 1 << 20)
+            pieces += 1
+        }
+        #expect(pieces < 1000)
+        patience.take(bytesLeft: 1000)
+        #expect(patience.tailBytes(ofPieces: pieces) == 64 << 10)
+    }
+
+    @Test("a small shard has some patience too") func small() {
+        var patience = TailPatience()
+        for _ in 0..<31 { patience.take(bytesLeft: nil) }
+        #expect(patience.tailBytes(ofPieces: 2) == 64 << 10)
+        patience.take(bytesLeft: nil)
+        #expect(patience.tailBytes(ofPieces: 2) == 128 << 10)
+    }
+}
