@@ -20,6 +20,8 @@ public struct CommandPeek: Equatable, Sendable {
     public var format: UInt64
     /// How many operations it carries.
     public var operationCount: Int
+    /// Whether this version knows what each of them does; otherwise it must never be proposed either.
+    public var isKnown: Bool
 
     /// Looks at `command`; nil if it is not a well-formed message.
     public init?(_ command: Bytes) {
@@ -34,6 +36,7 @@ public struct CommandPeek: Equatable, Sendable {
         kind = .other
         setsExpiry = false
         operationCount = 0
+        isKnown = true
         var formatFound: UInt64?
         var kinds = 0
         var cursor = start
@@ -44,8 +47,7 @@ public struct CommandPeek: Equatable, Sendable {
                 kind = .write
                 kinds += 1
                 guard let write = CommandPeek.look(atWrite: content) else { return nil }
-                setsExpiry = write.setsExpiry
-                operationCount = write.operationCount
+                (setsExpiry, operationCount, isKnown) = (write.setsExpiry, write.operationCount, write.isKnown)
             case (3, .some):
                 kind = .openSession
                 kinds += 1
@@ -59,15 +61,23 @@ public struct CommandPeek: Equatable, Sendable {
         format = formatFound
     }
 
-    private static func look(atWrite write: ProtobufCursor) -> (setsExpiry: Bool, operationCount: Int)? {
+    private static func look(
+        atWrite write: ProtobufCursor
+    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool)? {
         var cursor = write
-        var result = (setsExpiry: false, operationCount: 0)
+        var result = (setsExpiry: false, operationCount: 0, isKnown: true)
         while let field = cursor.nextField() {
             guard field.number == 6, var operation = field.content else { continue }
             result.operationCount += 1
             while let part = operation.nextField() {
                 switch part.number {
-                case 1 where part.low == KeyOperation.Code.expire.rawValue: result.setsExpiry = true
+                case 1:
+                    guard let code = KeyOperation.Code(rawValue: part.low) else {
+                        result.isKnown = false
+                        break
+                    }
+                    if code == .expire { result.setsExpiry = true }
+                case 4: if KeyOperation.Condition(rawValue: part.low) == nil { result.isKnown = false }
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }
