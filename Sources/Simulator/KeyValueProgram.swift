@@ -20,6 +20,16 @@ final class KeyValueProgram: NodeProgram {
         engine = ForgetfulEngine(seed: seed)
     }
 
+    /// Bytes of keys and values in the engine, of all replicas together.
+    var storedBytes: Int {
+        var bytes = 0
+        try? engine.scan(from: Bytes(), to: Bytes()) { key, value in
+            bytes += key.count + value.count
+            return true
+        }
+        return bytes
+    }
+
     func prepare(_ directory: NodeDirectory, _ number: Int) {}
 
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {

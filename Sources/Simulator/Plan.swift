@@ -12,6 +12,8 @@ public struct Plan: Equatable, Sendable {
     public var replicas: Int
     /// Clients.
     public var clients: Int
+    /// Keys that they share.
+    public var keys: Int
     /// How many events of the world the phase of faults lasts.
     public var steps: Int
     /// The faults.
@@ -43,6 +45,7 @@ public struct Plan: Equatable, Sendable {
         self.groups = groups ?? drawnGroups
         replicas = self.nodes >= 5 && wantsFive ? 5 : min(3, self.nodes)
         clients = 4
+        keys = 4 + 3 * self.groups
         self.steps = steps ?? Plan.usualSteps
         self.schedule =
             schedule

@@ -115,7 +115,7 @@ public final class Simulation {
                     controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan), seed: random.next()),
                 seed: random.next())
         }
-        let keys = KeyTable(count: 4 + 3 * plan.groups)
+        let keys = KeyTable(count: plan.keys)
         clients = (1...plan.clients).map {
             SimulatedClient(number: $0, world: world, seeds: addresses, keys: keys, seed: random.next())
         }
@@ -207,7 +207,7 @@ public final class Simulation {
     }
 
     /// Lets go of everything that holds another.
-    private func end() {
+    func end() {
         agenda = []
         for client in clients { client.close() }
         for node in nodes { node.crash() }
@@ -253,7 +253,7 @@ public final class Simulation {
 // MARK: forming
 
 extension Simulation {
-    private func form() {
+    func form() {
         for node in nodes {
             do { try node.start() } catch { judge.note(Violation("Forms", nodes: [node.number], "\(error)")) }
         }
@@ -311,7 +311,7 @@ extension Simulation {
         }
     }
 
-    private func heal() {
+    func heal() {
         tell("healing")
         for client in clients { client.rest() }
         for reader in readers { reader.isReading = false }
