@@ -3112,6 +3112,456 @@ void   flotilla__digest_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__digest_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__load_request__init
+                     (Flotilla__LoadRequest         *message)
+{
+  static const Flotilla__LoadRequest init_value = FLOTILLA__LOAD_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__load_request__get_packed_size
+                     (const Flotilla__LoadRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__load_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__load_request__pack
+                     (const Flotilla__LoadRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__load_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__load_request__pack_to_buffer
+                     (const Flotilla__LoadRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__load_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__LoadRequest *
+       flotilla__load_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__LoadRequest *)
+     protobuf_c_message_unpack (&flotilla__load_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__load_request__free_unpacked
+                     (Flotilla__LoadRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__load_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__load_reply__init
+                     (Flotilla__LoadReply         *message)
+{
+  static const Flotilla__LoadReply init_value = FLOTILLA__LOAD_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__load_reply__get_packed_size
+                     (const Flotilla__LoadReply *message)
+{
+  assert(message->base.descriptor == &flotilla__load_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__load_reply__pack
+                     (const Flotilla__LoadReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__load_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__load_reply__pack_to_buffer
+                     (const Flotilla__LoadReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__load_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__LoadReply *
+       flotilla__load_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__LoadReply *)
+     protobuf_c_message_unpack (&flotilla__load_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__load_reply__free_unpacked
+                     (Flotilla__LoadReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__load_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__group_load__init
+                     (Flotilla__GroupLoad         *message)
+{
+  static const Flotilla__GroupLoad init_value = FLOTILLA__GROUP_LOAD__INIT;
+  *message = init_value;
+}
+size_t flotilla__group_load__get_packed_size
+                     (const Flotilla__GroupLoad *message)
+{
+  assert(message->base.descriptor == &flotilla__group_load__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__group_load__pack
+                     (const Flotilla__GroupLoad *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__group_load__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__group_load__pack_to_buffer
+                     (const Flotilla__GroupLoad *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__group_load__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__GroupLoad *
+       flotilla__group_load__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__GroupLoad *)
+     protobuf_c_message_unpack (&flotilla__group_load__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__group_load__free_unpacked
+                     (Flotilla__GroupLoad *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__group_load__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__shard_load__init
+                     (Flotilla__ShardLoad         *message)
+{
+  static const Flotilla__ShardLoad init_value = FLOTILLA__SHARD_LOAD__INIT;
+  *message = init_value;
+}
+size_t flotilla__shard_load__get_packed_size
+                     (const Flotilla__ShardLoad *message)
+{
+  assert(message->base.descriptor == &flotilla__shard_load__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__shard_load__pack
+                     (const Flotilla__ShardLoad *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__shard_load__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__shard_load__pack_to_buffer
+                     (const Flotilla__ShardLoad *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__shard_load__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ShardLoad *
+       flotilla__shard_load__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ShardLoad *)
+     protobuf_c_message_unpack (&flotilla__shard_load__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__shard_load__free_unpacked
+                     (Flotilla__ShardLoad *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__shard_load__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__schedule_request__init
+                     (Flotilla__ScheduleRequest         *message)
+{
+  static const Flotilla__ScheduleRequest init_value = FLOTILLA__SCHEDULE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__schedule_request__get_packed_size
+                     (const Flotilla__ScheduleRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__schedule_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__schedule_request__pack
+                     (const Flotilla__ScheduleRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__schedule_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__schedule_request__pack_to_buffer
+                     (const Flotilla__ScheduleRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__schedule_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ScheduleRequest *
+       flotilla__schedule_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ScheduleRequest *)
+     protobuf_c_message_unpack (&flotilla__schedule_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__schedule_request__free_unpacked
+                     (Flotilla__ScheduleRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__schedule_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__schedule_reply__init
+                     (Flotilla__ScheduleReply         *message)
+{
+  static const Flotilla__ScheduleReply init_value = FLOTILLA__SCHEDULE_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__schedule_reply__get_packed_size
+                     (const Flotilla__ScheduleReply *message)
+{
+  assert(message->base.descriptor == &flotilla__schedule_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__schedule_reply__pack
+                     (const Flotilla__ScheduleReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__schedule_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__schedule_reply__pack_to_buffer
+                     (const Flotilla__ScheduleReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__schedule_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ScheduleReply *
+       flotilla__schedule_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ScheduleReply *)
+     protobuf_c_message_unpack (&flotilla__schedule_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__schedule_reply__free_unpacked
+                     (Flotilla__ScheduleReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__schedule_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__schedule_decision__init
+                     (Flotilla__ScheduleDecision         *message)
+{
+  static const Flotilla__ScheduleDecision init_value = FLOTILLA__SCHEDULE_DECISION__INIT;
+  *message = init_value;
+}
+size_t flotilla__schedule_decision__get_packed_size
+                     (const Flotilla__ScheduleDecision *message)
+{
+  assert(message->base.descriptor == &flotilla__schedule_decision__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__schedule_decision__pack
+                     (const Flotilla__ScheduleDecision *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__schedule_decision__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__schedule_decision__pack_to_buffer
+                     (const Flotilla__ScheduleDecision *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__schedule_decision__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ScheduleDecision *
+       flotilla__schedule_decision__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ScheduleDecision *)
+     protobuf_c_message_unpack (&flotilla__schedule_decision__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__schedule_decision__free_unpacked
+                     (Flotilla__ScheduleDecision *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__schedule_decision__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__schedule_block__init
+                     (Flotilla__ScheduleBlock         *message)
+{
+  static const Flotilla__ScheduleBlock init_value = FLOTILLA__SCHEDULE_BLOCK__INIT;
+  *message = init_value;
+}
+size_t flotilla__schedule_block__get_packed_size
+                     (const Flotilla__ScheduleBlock *message)
+{
+  assert(message->base.descriptor == &flotilla__schedule_block__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__schedule_block__pack
+                     (const Flotilla__ScheduleBlock *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__schedule_block__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__schedule_block__pack_to_buffer
+                     (const Flotilla__ScheduleBlock *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__schedule_block__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ScheduleBlock *
+       flotilla__schedule_block__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ScheduleBlock *)
+     protobuf_c_message_unpack (&flotilla__schedule_block__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__schedule_block__free_unpacked
+                     (Flotilla__ScheduleBlock *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__schedule_block__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__drain_state__init
+                     (Flotilla__DrainState         *message)
+{
+  static const Flotilla__DrainState init_value = FLOTILLA__DRAIN_STATE__INIT;
+  *message = init_value;
+}
+size_t flotilla__drain_state__get_packed_size
+                     (const Flotilla__DrainState *message)
+{
+  assert(message->base.descriptor == &flotilla__drain_state__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__drain_state__pack
+                     (const Flotilla__DrainState *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__drain_state__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__drain_state__pack_to_buffer
+                     (const Flotilla__DrainState *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__drain_state__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DrainState *
+       flotilla__drain_state__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DrainState *)
+     protobuf_c_message_unpack (&flotilla__drain_state__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__drain_state__free_unpacked
+                     (Flotilla__DrainState *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__drain_state__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__scheduled_shard__init
+                     (Flotilla__ScheduledShard         *message)
+{
+  static const Flotilla__ScheduledShard init_value = FLOTILLA__SCHEDULED_SHARD__INIT;
+  *message = init_value;
+}
+size_t flotilla__scheduled_shard__get_packed_size
+                     (const Flotilla__ScheduledShard *message)
+{
+  assert(message->base.descriptor == &flotilla__scheduled_shard__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__scheduled_shard__pack
+                     (const Flotilla__ScheduledShard *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__scheduled_shard__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__scheduled_shard__pack_to_buffer
+                     (const Flotilla__ScheduledShard *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__scheduled_shard__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ScheduledShard *
+       flotilla__scheduled_shard__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ScheduledShard *)
+     protobuf_c_message_unpack (&flotilla__scheduled_shard__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__scheduled_shard__free_unpacked
+                     (Flotilla__ScheduledShard *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__scheduled_shard__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__controller_command__init
                      (Flotilla__ControllerCommand         *message)
 {
@@ -9199,7 +9649,855 @@ const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor =
   (ProtobufCMessageInit) flotilla__digest_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[10] =
+static const ProtobufCFieldDescriptor flotilla__load_request__field_descriptors[1] =
+{
+  {
+    "after",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LoadRequest, after),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__load_request__field_indices_by_name[] = {
+  0,   /* field[0] = after */
+};
+static const ProtobufCIntRange flotilla__load_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__load_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.LoadRequest",
+  "LoadRequest",
+  "Flotilla__LoadRequest",
+  "flotilla",
+  sizeof(Flotilla__LoadRequest),
+  1,
+  flotilla__load_request__field_descriptors,
+  flotilla__load_request__field_indices_by_name,
+  1,  flotilla__load_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__load_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__load_reply__field_descriptors[4] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LoadReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LoadReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "groups",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__LoadReply, n_groups),
+    offsetof(Flotilla__LoadReply, groups),
+    &flotilla__group_load__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "more",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__LoadReply, has_more),
+    offsetof(Flotilla__LoadReply, more),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__load_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  2,   /* field[2] = groups */
+  1,   /* field[1] = message */
+  3,   /* field[3] = more */
+};
+static const ProtobufCIntRange flotilla__load_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__load_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.LoadReply",
+  "LoadReply",
+  "Flotilla__LoadReply",
+  "flotilla",
+  sizeof(Flotilla__LoadReply),
+  4,
+  flotilla__load_reply__field_descriptors,
+  flotilla__load_reply__field_indices_by_name,
+  1,  flotilla__load_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__load_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__group_load__field_descriptors[6] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupLoad, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "term",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupLoad, term),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupLoad, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "caught_up",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__GroupLoad, n_caught_up),
+    offsetof(Flotilla__GroupLoad, caught_up),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes",
+    5,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupLoad, bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shards",
+    6,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__GroupLoad, n_shards),
+    offsetof(Flotilla__GroupLoad, shards),
+    &flotilla__shard_load__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__group_load__field_indices_by_name[] = {
+  4,   /* field[4] = bytes */
+  3,   /* field[3] = caught_up */
+  0,   /* field[0] = group */
+  2,   /* field[2] = leader */
+  5,   /* field[5] = shards */
+  1,   /* field[1] = term */
+};
+static const ProtobufCIntRange flotilla__group_load__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 6 }
+};
+const ProtobufCMessageDescriptor flotilla__group_load__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.GroupLoad",
+  "GroupLoad",
+  "Flotilla__GroupLoad",
+  "flotilla",
+  sizeof(Flotilla__GroupLoad),
+  6,
+  flotilla__group_load__field_descriptors,
+  flotilla__group_load__field_indices_by_name,
+  1,  flotilla__group_load__number_ranges,
+  (ProtobufCMessageInit) flotilla__group_load__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__shard_load__field_descriptors[5] =
+{
+  {
+    "shard",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardLoad, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardLoad, bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operations",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_DOUBLE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ShardLoad, operations),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "busy_key",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ShardLoad, has_busy_key),
+    offsetof(Flotilla__ShardLoad, busy_key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "middle_key",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ShardLoad, has_middle_key),
+    offsetof(Flotilla__ShardLoad, middle_key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__shard_load__field_indices_by_name[] = {
+  3,   /* field[3] = busy_key */
+  1,   /* field[1] = bytes */
+  4,   /* field[4] = middle_key */
+  2,   /* field[2] = operations */
+  0,   /* field[0] = shard */
+};
+static const ProtobufCIntRange flotilla__shard_load__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__shard_load__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ShardLoad",
+  "ShardLoad",
+  "Flotilla__ShardLoad",
+  "flotilla",
+  sizeof(Flotilla__ShardLoad),
+  5,
+  flotilla__shard_load__field_descriptors,
+  flotilla__shard_load__field_indices_by_name,
+  1,  flotilla__shard_load__number_ranges,
+  (ProtobufCMessageInit) flotilla__shard_load__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__schedule_request__field_descriptors[4] =
+{
+  {
+    "fresh",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ScheduleRequest, has_fresh),
+    offsetof(Flotilla__ScheduleRequest, fresh),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "node",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ScheduleRequest, has_node),
+    offsetof(Flotilla__ScheduleRequest, node),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shards",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ScheduleRequest, has_shards),
+    offsetof(Flotilla__ScheduleRequest, shards),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shard",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ScheduleRequest, has_shard),
+    offsetof(Flotilla__ScheduleRequest, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__schedule_request__field_indices_by_name[] = {
+  0,   /* field[0] = fresh */
+  1,   /* field[1] = node */
+  3,   /* field[3] = shard */
+  2,   /* field[2] = shards */
+};
+static const ProtobufCIntRange flotilla__schedule_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__schedule_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ScheduleRequest",
+  "ScheduleRequest",
+  "Flotilla__ScheduleRequest",
+  "flotilla",
+  sizeof(Flotilla__ScheduleRequest),
+  4,
+  flotilla__schedule_request__field_descriptors,
+  flotilla__schedule_request__field_indices_by_name,
+  1,  flotilla__schedule_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__schedule_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__schedule_reply__field_descriptors[10] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "rebalancing",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ScheduleReply, has_rebalancing),
+    offsetof(Flotilla__ScheduleReply, rebalancing),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "rests_ms",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ScheduleReply, has_rests_ms),
+    offsetof(Flotilla__ScheduleReply, rests_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "decisions",
+    6,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ScheduleReply, n_decisions),
+    offsetof(Flotilla__ScheduleReply, decisions),
+    &flotilla__schedule_decision__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "blocked",
+    7,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ScheduleReply, n_blocked),
+    offsetof(Flotilla__ScheduleReply, blocked),
+    &flotilla__schedule_block__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "drain",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleReply, drain),
+    &flotilla__drain_state__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "not_to_stop",
+    9,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ScheduleReply, n_not_to_stop),
+    offsetof(Flotilla__ScheduleReply, not_to_stop),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "shards",
+    10,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ScheduleReply, n_shards),
+    offsetof(Flotilla__ScheduleReply, shards),
+    &flotilla__scheduled_shard__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__schedule_reply__field_indices_by_name[] = {
+  6,   /* field[6] = blocked */
+  5,   /* field[5] = decisions */
+  7,   /* field[7] = drain */
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  8,   /* field[8] = not_to_stop */
+  3,   /* field[3] = rebalancing */
+  4,   /* field[4] = rests_ms */
+  9,   /* field[9] = shards */
+};
+static const ProtobufCIntRange flotilla__schedule_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 10 }
+};
+const ProtobufCMessageDescriptor flotilla__schedule_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ScheduleReply",
+  "ScheduleReply",
+  "Flotilla__ScheduleReply",
+  "flotilla",
+  sizeof(Flotilla__ScheduleReply),
+  10,
+  flotilla__schedule_reply__field_descriptors,
+  flotilla__schedule_reply__field_indices_by_name,
+  1,  flotilla__schedule_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__schedule_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__schedule_decision__field_descriptors[5] =
+{
+  {
+    "at_ms",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleDecision, at_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "what",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleDecision, what),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "reason",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleDecision, reason),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ScheduleDecision, has_operation),
+    offsetof(Flotilla__ScheduleDecision, operation),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "problem",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleDecision, problem),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__schedule_decision__field_indices_by_name[] = {
+  0,   /* field[0] = at_ms */
+  3,   /* field[3] = operation */
+  4,   /* field[4] = problem */
+  2,   /* field[2] = reason */
+  1,   /* field[1] = what */
+};
+static const ProtobufCIntRange flotilla__schedule_decision__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__schedule_decision__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ScheduleDecision",
+  "ScheduleDecision",
+  "Flotilla__ScheduleDecision",
+  "flotilla",
+  sizeof(Flotilla__ScheduleDecision),
+  5,
+  flotilla__schedule_decision__field_descriptors,
+  flotilla__schedule_decision__field_indices_by_name,
+  1,  flotilla__schedule_decision__number_ranges,
+  (ProtobufCMessageInit) flotilla__schedule_decision__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__schedule_block__field_descriptors[3] =
+{
+  {
+    "node",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleBlock, node),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "group",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleBlock, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "reason",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduleBlock, reason),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__schedule_block__field_indices_by_name[] = {
+  1,   /* field[1] = group */
+  0,   /* field[0] = node */
+  2,   /* field[2] = reason */
+};
+static const ProtobufCIntRange flotilla__schedule_block__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__schedule_block__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ScheduleBlock",
+  "ScheduleBlock",
+  "Flotilla__ScheduleBlock",
+  "flotilla",
+  sizeof(Flotilla__ScheduleBlock),
+  3,
+  flotilla__schedule_block__field_descriptors,
+  flotilla__schedule_block__field_indices_by_name,
+  1,  flotilla__schedule_block__number_ranges,
+  (ProtobufCMessageInit) flotilla__schedule_block__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__drain_state__field_descriptors[4] =
+{
+  {
+    "done",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DrainState, done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "replicas",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__DrainState, n_replicas),
+    offsetof(Flotilla__DrainState, replicas),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leaderships",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__DrainState, n_leaderships),
+    offsetof(Flotilla__DrainState, leaderships),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operations",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__DrainState, n_operations),
+    offsetof(Flotilla__DrainState, operations),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__drain_state__field_indices_by_name[] = {
+  0,   /* field[0] = done */
+  2,   /* field[2] = leaderships */
+  3,   /* field[3] = operations */
+  1,   /* field[1] = replicas */
+};
+static const ProtobufCIntRange flotilla__drain_state__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__drain_state__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DrainState",
+  "DrainState",
+  "Flotilla__DrainState",
+  "flotilla",
+  sizeof(Flotilla__DrainState),
+  4,
+  flotilla__drain_state__field_descriptors,
+  flotilla__drain_state__field_indices_by_name,
+  1,  flotilla__drain_state__number_ranges,
+  (ProtobufCMessageInit) flotilla__drain_state__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__scheduled_shard__field_descriptors[4] =
+{
+  {
+    "shard",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduledShard, shard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduledShard, bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operations",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_DOUBLE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ScheduledShard, operations),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "split_key",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Flotilla__ScheduledShard, has_split_key),
+    offsetof(Flotilla__ScheduledShard, split_key),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__scheduled_shard__field_indices_by_name[] = {
+  1,   /* field[1] = bytes */
+  2,   /* field[2] = operations */
+  0,   /* field[0] = shard */
+  3,   /* field[3] = split_key */
+};
+static const ProtobufCIntRange flotilla__scheduled_shard__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__scheduled_shard__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ScheduledShard",
+  "ScheduledShard",
+  "Flotilla__ScheduledShard",
+  "flotilla",
+  sizeof(Flotilla__ScheduledShard),
+  4,
+  flotilla__scheduled_shard__field_descriptors,
+  flotilla__scheduled_shard__field_indices_by_name,
+  1,  flotilla__scheduled_shard__number_ranges,
+  (ProtobufCMessageInit) flotilla__scheduled_shard__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[12] =
 {
   {
     "format",
@@ -9321,6 +10619,30 @@ static const ProtobufCFieldDescriptor flotilla__controller_command__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "rebalancing",
+    20,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ControllerCommand, has_rebalancing),
+    offsetof(Flotilla__ControllerCommand, rebalancing),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "rebalancing_before",
+    21,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ControllerCommand, has_rebalancing_before),
+    offsetof(Flotilla__ControllerCommand, rebalancing_before),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   5,   /* field[5] = begin */
@@ -9330,14 +10652,17 @@ static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   1,   /* field[1] = initialize */
   2,   /* field[2] = join */
   7,   /* field[7] = node */
+  10,   /* field[10] = rebalancing */
+  11,   /* field[11] = rebalancing_before */
   6,   /* field[6] = step */
   4,   /* field[4] = verify */
   9,   /* field[9] = wall_clock_ms */
 };
-static const ProtobufCIntRange flotilla__controller_command__number_ranges[1 + 1] =
+static const ProtobufCIntRange flotilla__controller_command__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 10 }
+  { 20, 10 },
+  { 0, 12 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
 {
@@ -9347,10 +10672,10 @@ const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
   "Flotilla__ControllerCommand",
   "flotilla",
   sizeof(Flotilla__ControllerCommand),
-  10,
+  12,
   flotilla__controller_command__field_descriptors,
   flotilla__controller_command__field_indices_by_name,
-  1,  flotilla__controller_command__number_ranges,
+  2,  flotilla__controller_command__number_ranges,
   (ProtobufCMessageInit) flotilla__controller_command__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -6,7 +6,7 @@ import RocksEngine
 import ShardClient
 import ShardKV
 import ShardMap
-import ShardServer
+public import ShardServer
 public import Transport
 
 /// Why a node cannot start.
@@ -45,6 +45,8 @@ public struct NodeConfiguration: Sendable {
     public var segmentBytes = 64 << 20
     /// Bytes that the log may occupy.
     public var logSpace = 16 << 30
+    /// As ``ShardServer/ShardServer/Settings/scheduler``.
+    public var scheduler = SchedulerSettings()
     /// Free bytes the log leaves on the device.
     public var reserveBytes = 64 << 20
     /// Accepted connections at most.
@@ -121,6 +123,10 @@ public final class ServerNode: @unchecked Sendable {
         var settings = ShardServer.Settings(controllers: configuration.controllers)
         settings.zone = configuration.zone
         settings.version = configuration.version
+        settings.scheduler = configuration.scheduler
+        // what is decided by the second needs news by the second
+        let quarter = Interval.milliseconds(configuration.scheduler.cooldown.milliseconds / 4)
+        settings.loadPace = min(settings.loadPace, max(.milliseconds(500), quarter))
         do throws(StateMachineError) {
             server = try ShardServer(
                 settings: settings, host: host, directory: data.node, engine: opened.engine, lane: loop,

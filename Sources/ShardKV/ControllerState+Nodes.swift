@@ -70,7 +70,7 @@ extension ControllerState {
             throw ControllerRefusal(
                 .refused,
                 "node \(node.id) has replicas of \(listed(groups.map(\.id))); have them moved away first: "
-                    + "raftctl group change-peers")
+                    + "raftctl node drain \(node.id)")
         }
     }
 

@@ -18,6 +18,13 @@ extension ControllerState {
             try store.get(store.layout.key(.counters)).map { (value) throws(StateMachineError) in
                 try Counters(stored: value)
             } ?? Counters(after: map)
+        if let stored = try store.get(store.layout.key(.settings)) {
+            var body = try StoreFormat.open(stored, .settings)
+            guard let rebalancing = body.byte().flatMap({ Rebalancing(rawValue: $0) }) else {
+                throw StoreFormat.damaged(.settings)
+            }
+            self.rebalancing = rebalancing
+        }
         try store.scan(.operations) { (_, value) throws(StateMachineError) in
             let packed = try StoreFormat.open(value, .operations).rest
             guard let operation = ClusterOperation(packed, arena) else { throw StoreFormat.damaged(.operations) }
@@ -45,6 +52,9 @@ extension ControllerState {
         let layout = store.layout
         if let map { store.put(layout.key(.map), stored(map.packed(arena))) }
         store.put(layout.key(.counters), counters.stored)
+        if changes.hasNewRebalancing {
+            store.put(layout.key(.settings), Bytes([StoreFormat.current, rebalancing.rawValue]))
+        }
         for id in changes.operations {
             guard let operation = operation(id) else { continue }
             store.put(layout.key(.operations, id), stored(operation.packed(arena)))

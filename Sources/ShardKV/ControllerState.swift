@@ -12,6 +12,8 @@ public struct ControllerState: Equatable, Sendable {
     public internal(set) var pending: [ClusterOperation] = []
     /// Operations that are over, in the order in which they have ended: the last ``Limits/endedOperations`` of them.
     public internal(set) var ended: [ClusterOperation] = []
+    /// Whether the cluster is kept spread. On until somebody says otherwise.
+    public internal(set) var rebalancing = Rebalancing.on
     /// The numbers given out next.
     var counters = Counters()
     /// Groups there were; for lookup only.
@@ -78,6 +80,8 @@ public struct ControllerState: Equatable, Sendable {
         var deletedGroups: [String] = []
         var removedNodes: [RemovedNode] = []
         var forgottenNodes: [UInt64] = []
+        /// Whether ``ControllerState/rebalancing`` is another one.
+        var hasNewRebalancing = false
         /// How to undo the changes of the map, oldest first.
         var revisions: [MapRevision] = []
     }
@@ -110,6 +114,7 @@ public struct ControllerState: Equatable, Sendable {
         case .step(let operation, let state, let reason, let wallClock):
             try step(operation, to: state, reason, wallClock)
         case .node(let change, let version): try apply(change, version)
+        case .rebalance(let rebalancing, let before): try rebalance(rebalancing, before)
         }
     }
 
@@ -121,6 +126,18 @@ public struct ControllerState: Equatable, Sendable {
         let initial = record.initialMap
         map = initial
         counters = Counters(after: initial)
+        return ControllerReply()
+    }
+
+    private mutating func rebalance(
+        _ wanted: Rebalancing, _ before: Rebalancing?
+    ) throws(ControllerRefusal) -> ControllerReply {
+        _ = try initializedMap()
+        guard before ?? rebalancing == rebalancing else {
+            throw ControllerRefusal(.conflict, "rebalancing is \(rebalancing) by now; see raftctl rebalance")
+        }
+        if wanted != rebalancing { changes.hasNewRebalancing = true }
+        rebalancing = wanted
         return ControllerReply()
     }
 

@@ -15,6 +15,7 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         var log: AppliedLog
         var map: ClusterMap?
         var operations: [ClusterOperation]
+        var rebalancing: Rebalancing
         var onChange: (@Sendable (ClusterMap) -> Void)?
     }
 
@@ -38,7 +39,9 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
         state = try ControllerState(store, arena)
-        published = Mutex(Published(log: meta.log, map: state.map, operations: state.operations))
+        published = Mutex(
+            Published(
+                log: meta.log, map: state.map, operations: state.operations, rebalancing: state.rebalancing))
     }
 
     // MARK: what any thread may ask
@@ -51,6 +54,14 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
 
     /// The operations under way, and those that have ended as far as they are remembered, ascending by id.
     public var operations: [ClusterOperation] { published.withLock { $0.operations } }
+
+    /// The map with the operations behind the same entry.
+    public var mapAndOperations: (map: ClusterMap, operations: [ClusterOperation])? {
+        published.withLock { published in published.map.map { ($0, published.operations) } }
+    }
+
+    /// Whether the cluster is to be kept spread.
+    public var rebalancing: Rebalancing { published.withLock { $0.rebalancing } }
 
     /// Called on the worker after each batch that changed the map or an operation, with the map behind the batch.
     /// Whoever then asks for ``map`` or ``operations`` finds those behind it.
@@ -140,6 +151,7 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
             guard isChanged else { return nil as (@Sendable (ClusterMap) -> Void)? }
             published.map = state.map
             published.operations = state.operations
+            published.rebalancing = state.rebalancing
             return published.onChange
         }
         if let map = state.map { onChange?(map) }

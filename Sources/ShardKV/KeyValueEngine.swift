@@ -30,6 +30,9 @@ public protocol KeyValueEngine: AnyObject, Sendable {
     func flush() throws(StateMachineError)
     /// The value of `key` in what is durable already.
     func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes?
+    /// What each of `ranges` takes, `[start, end)` with `start` below `end`, about; what was written of late may be
+    /// missing. Costs a few searches for each, not a scan.
+    func approximateBytes(of ranges: [(start: Bytes, end: Bytes)]) throws(StateMachineError) -> [UInt64]
 
     /// Everything as it is now, held for as long as the view lives; quick.
     func freeze() throws(StateMachineError) -> any EngineView

@@ -52,6 +52,12 @@ public final class MemoryEngine: KeyValueEngine {
     /// Makes everything written durable.
     public func flush() throws(StateMachineError) { state.withLock { $0.durable = $0.live } }
 
+    /// Bytes of the keys and values of each of `ranges`.
+    public func approximateBytes(of ranges: [(start: Bytes, end: Bytes)]) throws(StateMachineError) -> [UInt64] {
+        let map = state.withLock { $0.live }
+        return ranges.map { UInt64(map.bytes(from: $0.start, to: $0.end)) }
+    }
+
     /// Everything as it is now; a copy that costs nothing until the engine changes.
     public func freeze() throws(StateMachineError) -> any EngineView { MemoryView(state.withLock { $0.live }) }
 

@@ -78,6 +78,17 @@ final class ReplicaStore {
 
     func flush() throws(StateMachineError) { try engine.flush() }
 
+    // MARK: what any thread may ask, of what is in the engine
+
+    func approximateBytes(of ranges: [(start: Bytes, end: Bytes)]) throws(StateMachineError) -> [UInt64] {
+        try engine.approximateBytes(of: ranges)
+    }
+
+    /// Visits the keys of `[start, end)` in order, until `visit` returns false.
+    func scanEngine(from start: Bytes, to end: Bytes, _ visit: (Bytes) -> Bool) throws(StateMachineError) {
+        try engine.scan(from: start, to: end) { key, _ in visit(key) }
+    }
+
     /// What the durable part of the engine says about the replica; nil if there is nothing yet.
     func durableMeta() throws(StateMachineError) -> MetaRecord? {
         try engine.durableGet(layout.key(.meta)).map { (value) throws(StateMachineError) in try MetaRecord(value) }

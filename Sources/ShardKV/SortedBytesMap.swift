@@ -9,6 +9,8 @@ struct SortedBytesMap: Sendable {
     private static let blockPairs = 256
     /// Never an empty block.
     private var blocks: [[Pair]] = []
+    /// Bytes of the keys and values of each block.
+    private var sizes: [Int] = []
     /// Number of pairs.
     private(set) var count = 0
 
@@ -45,6 +47,29 @@ struct SortedBytesMap: Sendable {
         }
     }
 
+    /// Bytes of the keys and values of `[start, end)`; an empty `end` is no bound. Costs a step for each block.
+    func bytes(from start: Bytes, to end: Bytes) -> Int {
+        guard end.isEmpty || start < end else { return 0 }
+        let first = place(of: start)
+        var total = 0
+        var offset = first.offset
+        for block in first.block..<max(blocks.count, first.block) {
+            let isWhole = offset == 0 && (end.isEmpty || block + 1 < blocks.count && blocks[block + 1][0].key <= end)
+            if isWhole {
+                total += sizes[block]
+            } else {
+                for pair in blocks[block][offset...] {
+                    guard end.isEmpty || pair.key < end else { return total }
+                    total += SortedBytesMap.size(of: pair)
+                }
+            }
+            offset = 0
+        }
+        return total
+    }
+
+    private static func size(of pair: Pair) -> Int { pair.key.count + pair.value.count }
+
     /// Where `key` is, or where it belongs: in the last block that begins at or before it.
     private func place(of key: Bytes) -> (block: Int, offset: Int, found: Bool) {
         guard !blocks.isEmpty else { return (0, 0, false) }
@@ -56,20 +81,27 @@ struct SortedBytesMap: Sendable {
     private mutating func put(_ key: Bytes, _ value: Bytes) {
         let place = place(of: key)
         if place.found {
+            sizes[place.block] += value.count - blocks[place.block][place.offset].value.count
             blocks[place.block][place.offset].value = value
             return
         }
         count += 1
+        let size = SortedBytesMap.size(of: (key, value))
         guard !blocks.isEmpty else {
             blocks.append([(key, value)])
+            sizes.append(size)
             return
         }
         blocks[place.block].insert((key, value), at: place.offset)
+        sizes[place.block] += size
         if blocks[place.block].count > SortedBytesMap.blockPairs {
             let half = SortedBytesMap.blockPairs / 2
             let upper = Array(blocks[place.block][half...])
             blocks[place.block].removeSubrange(half...)
             blocks.insert(upper, at: place.block + 1)
+            let moved = upper.reduce(0) { $0 + SortedBytesMap.size(of: $1) }
+            sizes[place.block] -= moved
+            sizes.insert(moved, at: place.block + 1)
         }
     }
 
@@ -77,8 +109,10 @@ struct SortedBytesMap: Sendable {
         let place = place(of: key)
         guard place.found else { return }
         count -= 1
-        blocks[place.block].remove(at: place.offset)
-        if blocks[place.block].isEmpty { blocks.remove(at: place.block) }
+        sizes[place.block] -= SortedBytesMap.size(of: blocks[place.block].remove(at: place.offset))
+        guard blocks[place.block].isEmpty else { return }
+        blocks.remove(at: place.block)
+        sizes.remove(at: place.block)
     }
 }
 

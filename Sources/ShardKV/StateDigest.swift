@@ -84,6 +84,7 @@ public enum StateDigest {
         case .counters: return "numbers given out next"
         case .deletedGroups: return "deleted group \(reader.rest)"
         case .removedNodes: return "removed node \(reader.numbersInWords)"
+        case .settings: return "settings"
         case .history: return "cluster map of version \(reader.numbersInWords)"
         case .expiry: return "expiry \(reader.number() ?? 0) of key \(reader.rest)"
         }

@@ -31,6 +31,7 @@ import ShardMap
 //     counters       -                              next operation (8) next node (8) next shard (8)
 //     deletedGroups  name                           -
 //     removedNodes   node (8)                       incarnation (8)
+//     settings       -                              rebalancing (1: 0 off, 1 once, 2 on); absent: on
 //     history        version of the map (8)         what leads back to it from the next version:
 //                                                   records (1: 1 nodes, 2 groups, 3 shards) position (4) count (4)
 //                                                   packed ClusterMap of the records that were there
@@ -57,6 +58,7 @@ enum KeyKind: UInt8 {
     case deletedGroups = 18
     case removedNodes = 19
     case history = 20
+    case settings = 21
 }
 
 /// The version written before every value; a newer one is refused, never guessed at.

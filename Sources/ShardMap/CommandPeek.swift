@@ -22,6 +22,8 @@ public struct CommandPeek: Equatable, Sendable {
     public var operationCount: Int
     /// Whether this version knows what each of them does; otherwise it must never be proposed either.
     public var isKnown: Bool
+    /// The shard that a write is for; 0 for anything else.
+    public var shard: UInt64
 
     /// Looks at `command`; nil if it is not a well-formed message.
     public init?(_ command: Bytes) {
@@ -32,22 +34,38 @@ public struct CommandPeek: Equatable, Sendable {
         self = peek
     }
 
+    /// The key of the first operation of a write, in memory of its own; nil if there is none.
+    public static func firstKey(of command: Bytes) -> Bytes? {
+        command.withUnsafeBytes { buffer in
+            var cursor = ProtobufCursor(buffer)
+            return cursor.first(2).flatMap { write in
+                var write = write
+                return write.first(6).flatMap { operation in
+                    var operation = operation
+                    return operation.first(2).map { Bytes(copying: $0.buffer) }
+                }
+            }
+        }
+    }
+
     private init?(reading start: ProtobufCursor) {
         kind = .other
         setsExpiry = false
         operationCount = 0
         isKnown = true
+        shard = 0
         var formatFound: UInt64?
         var kinds = 0
         var cursor = start
         while let field = cursor.nextField() {
             switch (field.number, field.content) {
-            case (1, nil): formatFound = UInt64(field.low)
+            case (1, nil): formatFound = UInt64(UInt32(truncatingIfNeeded: field.value))
             case (2, let content?):
                 kind = .write
                 kinds += 1
                 guard let write = CommandPeek.look(atWrite: content) else { return nil }
                 (setsExpiry, operationCount, isKnown) = (write.setsExpiry, write.operationCount, write.isKnown)
+                shard = write.shard
             case (3, .some):
                 kind = .openSession
                 kinds += 1
@@ -63,21 +81,24 @@ public struct CommandPeek: Equatable, Sendable {
 
     private static func look(
         atWrite write: ProtobufCursor
-    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool)? {
+    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool, shard: UInt64)? {
         var cursor = write
-        var result = (setsExpiry: false, operationCount: 0, isKnown: true)
+        var result = (setsExpiry: false, operationCount: 0, isKnown: true, shard: UInt64(0))
         while let field = cursor.nextField() {
+            if field.number == 1, field.content == nil { result.shard = field.value }
             guard field.number == 6, var operation = field.content else { continue }
             result.operationCount += 1
             while let part = operation.nextField() {
                 switch part.number {
                 case 1:
-                    guard let code = KeyOperation.Code(rawValue: part.low) else {
+                    guard let code = KeyOperation.Code(rawValue: UInt32(truncatingIfNeeded: part.value)) else {
                         result.isKnown = false
                         break
                     }
                     if code == .expire { result.setsExpiry = true }
-                case 4: if KeyOperation.Condition(rawValue: part.low) == nil { result.isKnown = false }
+                case 4:
+                    let condition = KeyOperation.Condition(rawValue: UInt32(truncatingIfNeeded: part.value))
+                    if condition == nil { result.isKnown = false }
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }
@@ -90,23 +111,31 @@ public struct CommandPeek: Equatable, Sendable {
 
 /// Walks the fields of a packed protobuf message.
 private struct ProtobufCursor {
-    private let buffer: UnsafeRawBufferPointer
+    let buffer: UnsafeRawBufferPointer
     private var position = 0
 
     init(_ buffer: UnsafeRawBufferPointer) { self.buffer = buffer }
 
     var isAtEnd: Bool { position == buffer.count }
 
-    /// The next field: its number, and its value if that is a number, of which protobuf reads the low 32 bits into such a
-    /// field whatever stands above them, or its bytes. Nil at the end, or where it is malformed.
-    mutating func nextField() -> (number: UInt64, low: UInt32, content: ProtobufCursor?)? {
+    /// The content of the first field of this number that has any.
+    mutating func first(_ number: UInt64) -> ProtobufCursor? {
+        while let field = nextField() {
+            if field.number == number, let content = field.content { return content }
+        }
+        return nil
+    }
+
+    /// The next field: its number, and its value if that is a number, of which protobuf reads the low 32 bits into a
+    /// field of so many whatever stands above them, or its bytes. Nil at the end, or where it is malformed.
+    mutating func nextField() -> (number: UInt64, value: UInt64, content: ProtobufCursor?)? {
         let start = position
         guard let tag = varint() else {
             position = start
             return nil
         }
         switch tag & 7 {
-        case 0: if let value = varint() { return (tag >> 3, UInt32(truncatingIfNeeded: value), nil) }
+        case 0: if let value = varint() { return (tag >> 3, value, nil) }
         case 1: if skip(8) { return (tag >> 3, 0, nil) }
         case 2:
             if let length = varint(), length <= UInt64(buffer.count - position) {

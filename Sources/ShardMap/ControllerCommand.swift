@@ -19,6 +19,20 @@ public enum ControllerCommand: Equatable, Sendable {
     case step(operation: UInt64, to: ClusterOperation.State, reason: String? = nil, wallClock: Int64)
     /// Changes or removes a node; the expected version is as that of `begin`.
     case node(NodeChange, expectedVersion: UInt64? = nil)
+    /// Says whether the cluster is kept spread; with `before` it is refused unless that is so now.
+    case rebalance(Rebalancing, before: Rebalancing? = nil)
+}
+
+/// Whether leaders, replicas and shards are spread; nodes are emptied and replicas repaired in any case.
+///
+/// The numbers are on the wire and in the controller's store.
+public enum Rebalancing: UInt8, Equatable, Sendable {
+    /// Not at all.
+    case off = 0
+    /// Until nothing is left to do, then ``off``.
+    case once = 1
+    /// Always.
+    case on = 2
 }
 
 /// What is to be different about a node of the map; what is nil stays as it is.
@@ -122,6 +136,13 @@ extension ControllerCommand {
         case .node(let change, let version):
             message.pointee.node = change.encoded(arena)
             expect(version)
+        case .rebalance(let rebalancing, let before):
+            message.pointee.has_rebalancing = 1
+            message.pointee.rebalancing = UInt32(rebalancing.rawValue)
+            if let before {
+                message.pointee.has_rebalancing_before = 1
+                message.pointee.rebalancing_before = UInt32(before.rawValue)
+            }
         }
         return message
     }
@@ -153,10 +174,24 @@ extension ControllerCommand {
                 wallClock: wallClock)
         } else if let change = message.node?.pointee {
             self = .node(NodeChange(change), expectedVersion: version)
+        } else if message.has_rebalancing != 0 {
+            let before = message.has_rebalancing_before != 0 ? message.rebalancing_before : message.rebalancing
+            // what a later version may mean by it
+            guard let rebalancing = Rebalancing(number: message.rebalancing), let former = Rebalancing(number: before)
+            else { throw NamedErrorThrown(.unknownFormat) }
+            self = .rebalance(rebalancing, before: message.has_rebalancing_before != 0 ? former : nil)
         } else {
             guard let group = message.group_born else { throw NamedErrorThrown(unread: message.base) }
             self = .groupBorn(String(field: group))
         }
+    }
+}
+
+extension Rebalancing {
+    /// Nil: a number that means nothing here.
+    public init?(number: UInt32) {
+        guard let rebalancing = UInt8(exactly: number).flatMap({ Rebalancing(rawValue: $0) }) else { return nil }
+        self = rebalancing
     }
 }
 

@@ -34,6 +34,9 @@ extension ShardServer {
             guard var clock = groupClocks[group], clock.isStarted else {
                 return fail(.noLeader, completion)
             }
+            if counts.count(peek.operationCount, of: peek.shard), let key = CommandPeek.firstKey(of: command) {
+                counts.remember(key, of: peek.shard)
+            }
             if peek.setsExpiry || machine.mayHoldExpiringKeys, let time = clock.timeToPropose(at: lane.clock.now) {
                 groupClocks[group] = clock
                 proposeTime(time, to: group) { _ in }
@@ -68,6 +71,9 @@ extension ShardServer {
             return fail(.badRequest, completion)
         }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
+        if counts.count(request.reads.count, of: request.shard), let key = request.reads.first?.key {
+            counts.remember(key, of: request.shard)
+        }
         let patience = Int(min(request.deadlineMilliseconds ?? ShardServer.patienceMilliseconds, 1 << 32))
         let deadline = lane.clock.now + .milliseconds(patience)
         read(request, until: deadline, lease: true, completion)

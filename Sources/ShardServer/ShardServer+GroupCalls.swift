@@ -17,6 +17,8 @@ enum GroupQuestion {
     case moveStatus(operation: UInt64, frozen: Bool)
     /// Have these members.
     case changePeers(operation: UInt64, from: [PeerID], to: [PeerID], mapVersion: UInt64)
+    /// Let this member lead.
+    case transfer(PeerID)
 }
 
 /// What a group's leader answers.
@@ -52,6 +54,17 @@ extension GroupAnswer {
         case nil: self = answer.isDone ? .done : .underWay
         case .notLeader, .noSuchGroup: self = .notLeader(answer.leader?.address)
         case .busy: self = .failed(answer.message ?? NamedError.busy.sentence)
+        case .some(let error): self = .refused(error, answer.message)
+        }
+    }
+}
+
+extension GroupAnswer {
+    init(_ answer: TransferAnswer) {
+        switch answer.error {
+        case nil: self = .done
+        case .notLeader, .noSuchGroup: self = .notLeader(answer.leader?.address)
+        case .busy, .noLeader: self = .failed(answer.message ?? answer.error?.sentence ?? "")
         case .some(let error): self = .refused(error, answer.message)
         }
     }
@@ -127,6 +140,7 @@ extension ShardServer {
         case .moveStatus(let operation, let frozen): moveStatus(group, operation, frozen: frozen, completion)
         case .changePeers(let operation, let from, let to, _):
             changePeers(of: group, operation: operation, from: from, to: to) { completion(GroupAnswer($0)) }
+        case .transfer(let peer): transferLeadership(of: group, to: peer) { completion(GroupAnswer($0)) }
         }
     }
 
@@ -175,6 +189,11 @@ extension ShardServer {
                 message.pointee.has_map_version = 1
                 message.pointee.map_version = mapVersion
                 return ("change_peers", arena.pack(message), Bytes())
+            case .transfer(let peer):
+                let message = arena.make(flotilla__transfer_request__init)
+                message.pointee.group = arena.string(group)
+                message.pointee.peer = arena.string(peer.description)
+                return ("transfer", arena.pack(message), Bytes())
             }
         }
     }
@@ -186,6 +205,12 @@ extension ShardServer {
                     return .failed("malformed reply")
                 }
                 return failure(reply.error, reply.message, reply.leader) ?? (reply.done != 0 ? .done : .underWay)
+            }
+            if case .transfer = question {
+                guard let reply = arena.unpack(flotilla__transfer_reply__init, body)?.pointee else {
+                    return .failed("malformed reply")
+                }
+                return failure(reply.error, reply.message, reply.leader) ?? .done
             }
             guard let reply = arena.unpack(flotilla__leader_reply__init, body)?.pointee else {
                 return .failed("malformed reply")

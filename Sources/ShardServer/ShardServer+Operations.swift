@@ -51,10 +51,10 @@ extension ShardServer {
 
     /// The controller's state machine here has applied something.
     func operationsChanged() {
-        guard let controller, let map = controller.map, host.leads(ClusterMap.controllerGroup) else {
+        guard let recorded = controller?.mapAndOperations, host.leads(ClusterMap.controllerGroup) else {
             return operations.runs.removeAll()
         }
-        operations.adopt(controller.operations, map)
+        operations.adopt(recorded.operations, recorded.map)
         lane.requestTurn()
     }
 
@@ -222,7 +222,7 @@ extension ShardServer {
         case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
         // everything else about an operation follows from its participants
         case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node: command
+        case .node, .rebalance: command
         case .initialize, .join, .groupBorn, .verify, .step: nil
         }
     }

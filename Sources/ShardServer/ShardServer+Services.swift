@@ -25,7 +25,9 @@ extension ShardServer {
             case "transfer": answerTransfer(request)
             case "operate": answerOperate(request)
             case "list_operations": answerListOperations(request)
-            case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers":
+            case "schedule": answerSchedule(request)
+            case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers",
+                "load":
                 // orders of the controller, and questions of a group's leader: from a node of this cluster only
                 guard host.isKnownPeer(request.connection) else {
                     request.responder.fail(1, "say hello first (flotilla.NodeService)")
@@ -38,6 +40,7 @@ extension ShardServer {
                 case "move_status": answerMoveStatus(request)
                 case "read_move": answerReadMove(request)
                 case "change_peers": answerChangePeers(request)
+                case "load": answerLoad(request)
                 default: answerDigest(request)
                 }
             default: return false

@@ -30,6 +30,10 @@ public final class ShardServer {
         public var mapPace = Interval.milliseconds(1000)
         /// Bytes of keys and values that the destination of a move asks for at a time.
         public var moveChunkBytes = StagedChunk.bytesWanted
+        /// What the controller's leader does by itself.
+        public var scheduler = SchedulerSettings()
+        /// How often the controller's leader asks the nodes for their load, and the scheduler what to do.
+        public var loadPace = Interval.milliseconds(3000)
         /// Version printed in status.
         public var version = "0.1.0"
 
@@ -94,6 +98,17 @@ public final class ShardServer {
     /// When something that is tried again and again was last complained about.
     private var complaints: [String: Instant] = [:]
     var unwanted = UnwantedReplicas()
+    /// Groups led here, ascending.
+    var ledGroups: [String] = []
+    /// Requests that came to this node.
+    var counts: OperationCounts
+    /// Operations per second of each shard, as of the last first page.
+    var rates: [UInt64: Double] = [:]
+    var sizes = GroupSizes()
+    /// What the controller's leader knows of the load.
+    var collection = LoadCollection()
+    /// What it does about it.
+    var scheduling = Scheduling()
     /// Changes of members begun here, by group.
     var peersChanges: [String: PeersChange] = [:]
     var transfers: [OrderedTransfer] = []
@@ -115,6 +130,7 @@ public final class ShardServer {
         self.logger = logger
         self.startedAt = lane.clock.now
         self.nextFormation = startedAt
+        self.counts = OperationCounts(now: startedAt)
         self.random = SeededRandom(seed: seed)
         self.mapPolling = MapPolling(next: startedAt, turns: Int(seed & 0xffff))
         if let packed = directory.identity.bootstrap {
@@ -162,7 +178,7 @@ public final class ShardServer {
         var next = formationTurn(now)
         let deadlines = [
             proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), nextWatch, pollMap(now),
-            held.turn(now), verifyTurn(now), peersChangesTurn(now), transfersTurn(now),
+            held.turn(now), verifyTurn(now), peersChangesTurn(now), transfersTurn(now), collectTurn(now),
         ]
         for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
@@ -182,6 +198,7 @@ public final class ShardServer {
         mapWatch.waiting = []
         peersChanges = [:]
         transfers = []
+        collection.waiting = []
         pulling = Pulling()
         digestRetries = []
     }
@@ -240,6 +257,7 @@ public final class ShardServer {
 
     private func leadershipChanged(_ group: String, _ isLeader: Bool) {
         groupClocks[group] = nil
+        leadershipOfGroupChanged(group, isLeader)
         // what an earlier leader of the group failed in says nothing of a later one
         if peersChanges[group]?.problem != nil { peersChanges[group] = nil }
         if isLeader, machines[group] != nil {
@@ -249,6 +267,8 @@ public final class ShardServer {
         }
         if group == ClusterMap.controllerGroup {
             driver = ControllerDriver()
+            scheduling = Scheduling(number: scheduling.number + 1)
+            restartCollecting()
             operationsChanged()
         }
         if isLeader { beginPulling(into: group) }

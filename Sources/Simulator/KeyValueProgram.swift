@@ -76,6 +76,10 @@ private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
 
     func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try memory.durableGet(key) }
 
+    func approximateBytes(of ranges: [(start: Bytes, end: Bytes)]) throws(StateMachineError) -> [UInt64] {
+        try memory.approximateBytes(of: ranges)
+    }
+
     func freeze() throws(StateMachineError) -> any EngineView { try memory.freeze() }
 
     func ingest(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) {

@@ -88,8 +88,15 @@ extension Command {
         })
 
     static let shardList = Command(
-        path: ["shard", "list"], summary: "the shards: key range, group and epoch",
+        path: ["shard", "list"],
+        options: [CommandOption("hot", nil, "with their load, those with the most operations first")],
+        summary: "the shards: key range, group and epoch",
+        details: """
+            With --hot, OPS/S are reads and writes of late, and BYTES what the store takes for keys and values, which may
+            leave out what was written in the last minutes. The nodes are asked for both.
+            """,
         run: { invocation throws(Failure) in
+            if invocation.isSet("hot") { return try await Cluster(invocation).printHotShards(invocation) }
             let shards = try await Cluster(invocation).map().shards
             let json = JSON.object([("shards", .array(shards.map(\.json)))])
             try Output.print(invocation.format == .json ? json.text : Shard.table(shards))

@@ -113,11 +113,18 @@ extension Shard {
     static func table(_ shards: [Shard]) -> String {
         var table = Table(["SHARD", "GROUP", "EPOCH", "FROM", "TO"], numeric: [0, 2])
         for shard in shards {
-            let start = shard.range.start.isEmpty ? "(first)" : Escapes.text(shard.range.start)
-            let end = shard.range.end.isEmpty ? "(last)" : Escapes.text(shard.range.end)
-            table.add([String(shard.id), shard.group, String(shard.epoch), start, end])
+            let words = shard.words
+            table.add([String(shard.id), shard.group, String(shard.epoch), words.start, words.end])
         }
         return table.text
+    }
+
+    /// Its bounds, for people.
+    var words: (start: String, end: String) {
+        (
+            range.start.isEmpty ? "(first)" : Escapes.text(range.start),
+            range.end.isEmpty ? "(last)" : Escapes.text(range.end)
+        )
     }
 }
 

@@ -41,7 +41,8 @@ struct Command: Sendable {
     /// Every command, in the order of the help.
     static let all: [Command] =
         [
-            .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .groupList, .groupShow, .groupVerify,
+            .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .nodeSafeToStop,
+            .rebalance, .groupList, .groupShow, .groupVerify,
             .groupCreate, .groupDelete, .groupTransfer,
             .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
             .operationList, .operationShow, .operationWait, .operationCancel,

@@ -98,9 +98,6 @@ extension Command {
 
     // MARK: nodes
 
-    static let nodeDrain = nodeCommand(
-        "drain", "give a node no new replicas until it is resumed", { $0.isDraining = true },
-        done: "gets no new replicas; move those it has with raftctl group change-peers")
     static let nodeResume = nodeCommand(
         "resume", "use a node again that was drained", { $0.isDraining = false }, done: "is used again")
     static let nodeRemove = nodeCommand(

@@ -77,13 +77,13 @@ extension Cluster {
         }
     }
 
-    private enum ControllerAnswer<Value> {
+    enum ControllerAnswer<Value> {
         case answer(Value)
         case refused(ControllerRefusal)
     }
 
     /// Asks whoever leads the controller: first the one who led last, then the others in turn.
-    private func askController<Value>(
+    func askController<Value>(
         _ method: String, _ body: Bytes, _ action: String,
         _ read: (Bytes) throws(Failure) -> ControllerAnswer<Value>
     ) async throws(Failure) -> Value {
@@ -119,7 +119,7 @@ extension Cluster {
 }
 
 /// Why the one who was asked did not do it.
-private struct ControllerRefusal {
+struct ControllerRefusal {
     var error: NamedError
     var message: String?
     /// Who leads the controller, as far as that one knows.

@@ -73,11 +73,22 @@ extension Command {
         })
 
     static let shardSplit = Command(
-        path: ["shard", "split"], arguments: "KEY", positionals: 1...1, options: [.escaped, .noWait],
+        path: ["shard", "split"], arguments: "[KEY]", positionals: 0...1,
+        options: [
+            CommandOption("shard", "SHARD", "instead of KEY: this one, where its halves have about as much to do"),
+            .escaped, .noWait,
+        ],
         summary: "cut the shard that owns KEY in two; KEY becomes the first key of the new one",
         run: { invocation throws(Failure) in
-            let key = try invocation.key(0)
             let cluster = try Cluster(invocation)
+            let key =
+                if let id = try invocation.integer("shard", in: 1...Int.max) {
+                    try await cluster.splitKey(of: UInt64(id), besides: invocation.positionals)
+                } else if invocation.positionals.isEmpty {
+                    throw Failure.usage("KEY or --shard SHARD is missing")
+                } else {
+                    try invocation.key(0)
+                }
             guard let shard = try await cluster.newestMap().shard(owning: key) else {
                 throw .failed("no shard owns the key; the cluster is not formed completely, see raftctl status")
             }

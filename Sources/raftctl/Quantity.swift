@@ -1,3 +1,5 @@
+import Glibc
+
 /// Numbers for people.
 enum Quantity {
     static func optional(_ number: Int64?) -> String { number.map { String($0) } ?? "-" }
@@ -18,6 +20,15 @@ enum Quantity {
     static func oneDecimal(_ value: Double) -> String {
         let tenths = Int64((value * 10).rounded())
         return "\(tenths / 10).\(tenths % 10)"
+    }
+
+    /// Of the day, in the local time zone.
+    static func time(milliseconds: Int64) -> String {
+        var seconds = time_t(milliseconds / 1000)
+        var parts = tm()
+        localtime_r(&seconds, &parts)
+        func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
+        return "\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))"
     }
 
     /// In the two largest units.

@@ -31,6 +31,10 @@ struct Options: Sendable {
     var leaseReads = true
     var requestMilliseconds = 10_000
     var connections = 10_000
+    var splitBytes = 1 << 30
+    var splitOperations = 20_000
+    var cooldownSeconds = 300
+    var repairSeconds = 1800
 
     /// Every flag, in the order of `--help`.
     static let flags: [Flag] = [
@@ -132,6 +136,30 @@ struct Options: Sendable {
             help: "how long a Redis command may take, retries included (default 10000)"
         ) {
             number($0, 100...600_000, &$1.requestMilliseconds)
+        },
+        Flag(
+            name: "split-bytes", value: "BYTES",
+            help: "a shard that takes more is split, while rebalancing is on (default 1 GiB)"
+        ) {
+            number($0, 64 << 10...1 << 50, &$1.splitBytes)
+        },
+        Flag(
+            name: "split-operations", value: "N",
+            help: "a shard with more reads and writes per second is split, while rebalancing is on (default 20000)"
+        ) {
+            number($0, 10...1_000_000_000, &$1.splitOperations)
+        },
+        Flag(
+            name: "scheduler-cooldown", value: "SECONDS",
+            help: "how long rebalancing leaves alone what was changed, and everything after a start (default 300)"
+        ) {
+            number($0, 1...86_400, &$1.cooldownSeconds)
+        },
+        Flag(
+            name: "repair-after", value: "SECONDS",
+            help: "the replicas of a node that is silent for longer are made anew elsewhere (default 1800)"
+        ) {
+            number($0, 10...1_000_000, &$1.repairSeconds)
         },
         Flag(name: "max-connections", value: "N", help: "connections accepted at most (default 10000)") {
             number($0, 16...1_000_000, &$1.connections)
@@ -238,6 +266,10 @@ extension Options {
         configuration.host.raft.leaseReads = leaseReads
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
+        configuration.scheduler.splitBytes = UInt64(splitBytes)
+        configuration.scheduler.splitOperations = Double(splitOperations)
+        configuration.scheduler.scale(toCooldown: .milliseconds(1000 * cooldownSeconds))
+        configuration.scheduler.repairAfter = .milliseconds(1000 * repairSeconds)
         return configuration
     }
 }

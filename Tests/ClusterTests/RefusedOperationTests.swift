@@ -44,7 +44,7 @@ extension Clusters {
                 (["controller", "remove-peer", all], ["at least one voting member"]),
                 (["node", "drain", nodes[0]], ["2 nodes would be left", "start another node"]),
                 (["node", "drain", "99"], ["there is no node '99'", "raftctl node list"]),
-                (["node", "remove", nodes[0]], ["has replicas of controller, g1, g2, g3", "group change-peers"]),
+                (["node", "remove", nodes[0]], ["has replicas of controller, g1, g2, g3", "raftctl node drain"]),
                 (["operation", "show", "99"], ["there is no operation 99", "raftctl operation list --all"]),
                 (["operation", "wait", "99"], ["there is no operation 99", "raftctl operation list --all"]),
                 (["operation", "cancel", "99"], ["there is no operation 99", "raftctl operation list --all"]),

@@ -17,9 +17,18 @@ struct CommandPeekTests {
     @Test func kindsAndCounts() throws {
         let plain = try #require(CommandPeek(write([KeyOperation(.set, key: Bytes("a"), value: Bytes("b"))])))
         #expect(plain.kind == .write && !plain.setsExpiry && plain.operationCount == 1)
-        #expect(plain.format == UInt64(MessageFormat.current))
+        #expect(plain.format == UInt64(MessageFormat.current) && plain.shard == 1)
+        let large = GroupCommand.write(
+            SessionWrite(
+                shard: .max - 1, epoch: 1, session: 7, sequence: 3, floor: 2,
+                operations: [KeyOperation(.get, key: Bytes("first")), KeyOperation(.get, key: Bytes("second"))])
+        ).encoded(arena)
+        #expect(CommandPeek(large)?.shard == UInt64.max - 1)
+        #expect(CommandPeek.firstKey(of: large) == Bytes("first"))
         let open = try #require(CommandPeek(GroupCommand.openSession(shard: 1, epoch: 1, nonce: 9).encoded(arena)))
-        #expect(open.kind == .openSession)
+        #expect(open.kind == .openSession && open.shard == 0)
+        #expect(CommandPeek.firstKey(of: GroupCommand.time(5).encoded(arena)) == nil)
+        #expect(CommandPeek.firstKey(of: Bytes([0x12, 0x7f])) == nil)
         // what clients may not send
         #expect(CommandPeek(GroupCommand.time(5).encoded(arena))?.kind == .other)
         #expect(CommandPeek(GroupCommand.install([]).encoded(arena))?.kind == .other)

@@ -20,7 +20,10 @@ struct ControllerModelTests {
             guard let map = state.map else { return .groupBorn("g1") }
             let wallClock = Int64(roll(1_000_000))
             let version = roll(10) == 0 ? map.version &- UInt64(roll(2)) : nil
-            switch roll(20) {
+            switch roll(21) {
+            case 20:
+                let modes = [Rebalancing.off, .once, .on]
+                return .rebalance(modes[roll(3)], before: roll(2) == 0 ? modes[roll(3)] : nil)
             case 0...7:
                 return .begin(kind(map), expectedVersion: version, wallClock: wallClock)
             case 8...15:

@@ -165,7 +165,7 @@ struct ControllerRefusalTests {
         }
         node(NodeChange(node: 9, isDraining: true), .noSuchNode, "9", "raftctl node list")
         node(NodeChange(node: 1, zone: "a b"), .refused, "zone")
-        node(NodeChange(node: 1, isRemoved: true), .refused, "controller, g1, g3", "raftctl group change-peers")
+        node(NodeChange(node: 1, isRemoved: true), .refused, "controller, g1, g3", "raftctl node drain 1")
         #expect(world.state.apply(.node(NodeChange(node: 1, isDraining: true))).error == nil)
         node(
             NodeChange(node: 2, isDraining: true), .refused, "3 members", "2 nodes would be left", "start another node")

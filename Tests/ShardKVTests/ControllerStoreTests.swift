@@ -136,19 +136,34 @@ struct ControllerStoreTests {
         #expect(reply.operation?.id == 1 && reply.operation?.kind.shards == [1, 5])
     }
 
-    @Test("What cannot be read is refused", arguments: [KeyKind.map, .operations, .counters, .removedNodes])
+    @Test("What cannot be read is refused", arguments: [KeyKind.map, .operations, .counters, .removedNodes, .settings])
     func formats(_ kind: KeyKind) throws {
         let engine = MemoryEngine()
         _ = try ControllerTests.apply(
             try ControllerStoreTests.machine(engine), .initialize(try ControllerTests.record()), .groupBorn("g1"),
             .join(address: NodeAddress(ip: 9, port: 9), incarnation: 9), .node(NodeChange(node: 4, isRemoved: true)),
-            .begin(.split(SplitOperation(shard: 1, key: Bytes("0"))), wallClock: 1))
+            .begin(.split(SplitOperation(shard: 1, key: Bytes("0"))), wallClock: 1), .rebalance(.off))
         let pair = try #require(try contents(engine).first { $0[0][8] == kind.rawValue })
         for version in 1...2 as ClosedRange<UInt8> {
             try engine.write([.put(pair[0], Bytes([version]))])
             let error = #expect(throws: StateMachineError.self) { try ControllerStoreTests.machine(engine) }
             #expect(error?.description.contains(version == 2 ? "upgrade" : "damaged") == true)
         }
+    }
+
+    @Test func rebalancingIsOnUntilSomebodySaysOtherwiseAndThatIsRemembered() throws {
+        let engine = MemoryEngine()
+        let machine = try ControllerStoreTests.machine(engine)
+        #expect(try ControllerTests.apply(machine, .rebalance(.off))[0].error == .notInitialized)
+        let replies = try ControllerTests.apply(
+            machine, .initialize(try ControllerTests.record()), .rebalance(.once), .rebalance(.off, before: .on))
+        #expect(replies.map(\.error) == [nil, nil, .conflict])
+        #expect(replies[2].message?.contains("rebalancing is once by now") == true)
+        #expect(machine.rebalancing == .once)
+        #expect(try ControllerStoreTests.machine(engine).rebalancing == .once)
+        _ = try ControllerTests.apply(machine, .rebalance(.off, before: .once))
+        #expect(try ControllerStoreTests.machine(engine).rebalancing == .off)
+        #expect(try ControllerStoreTests.machine(MemoryEngine()).rebalancing == .on)
     }
 
     @Test func aDamagedHistoryIsToldAndHarmsNothingElse() throws {

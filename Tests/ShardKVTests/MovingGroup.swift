@@ -106,7 +106,7 @@ final class MovingGroup {
                     reader.number().map { id in shards.contains { $0.id == id } } ?? false
                 case .staging, .parts, .changes: false
                 case .meta, .map, .expiry, .fences: true
-                case .operations, .counters, .deletedGroups, .removedNodes, .history: false
+                case .operations, .counters, .deletedGroups, .removedNodes, .history, .settings: false
                 }
             if !isRight { throw ModelFailure("\(name): \(StateDigest.name(of: key)) was left behind") }
         }

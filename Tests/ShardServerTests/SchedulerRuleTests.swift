@@ -89,6 +89,27 @@ struct SchedulerRuleTests {
         #expect(told.decisions(after: 1).map { Told.swap($0) } == ["controller [1]→[5]"])
     }
 
+    @Test("1: the replica goes as soon as another one leads, or after a while from under its leader")
+    func drainWithoutDelay() {
+        var told = Told(zones: ["a", "b", "c", "c", "a"], groups: [[1, 2, 3]])
+        told.map.nodes[0].isDraining = true
+        var scheduler = Scheduler()
+        guard case .transfer(_, let heir, _)? = told.decisions(after: 1, &scheduler).first else {
+            Issue.record("no transfer")
+            return
+        }
+        func swaps(_ seconds: Int, _ scheduler: inout Scheduler) -> [String?] {
+            let now = Instant(nanoseconds: 0) + .milliseconds(60_000 + 1000 * seconds)
+            return scheduler.decide(told.map, pending: [], load: told.load, now: now).map { Told.swap($0) }
+        }
+        #expect(swaps(3, &scheduler).isEmpty, "it is on its way")
+        var stuck = scheduler
+        #expect(swaps(29, &stuck).isEmpty)
+        #expect(swaps(31, &stuck) == ["controller [1]→[5]"])
+        told.load.groups[0].leader = heir
+        #expect(swaps(6, &scheduler) == ["controller [1]→[5]"])
+    }
+
     @Test("1: what cannot leave a draining node is told, with what is in the way")
     func blocked() {
         var told = Told(zones: ["", "", ""], groups: [[2, 3, 1]])

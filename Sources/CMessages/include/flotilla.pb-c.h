@@ -84,6 +84,16 @@ typedef struct Flotilla__VerifyGroupReply Flotilla__VerifyGroupReply;
 typedef struct Flotilla__ReplicaVerdict Flotilla__ReplicaVerdict;
 typedef struct Flotilla__DigestRequest Flotilla__DigestRequest;
 typedef struct Flotilla__DigestReply Flotilla__DigestReply;
+typedef struct Flotilla__LoadRequest Flotilla__LoadRequest;
+typedef struct Flotilla__LoadReply Flotilla__LoadReply;
+typedef struct Flotilla__GroupLoad Flotilla__GroupLoad;
+typedef struct Flotilla__ShardLoad Flotilla__ShardLoad;
+typedef struct Flotilla__ScheduleRequest Flotilla__ScheduleRequest;
+typedef struct Flotilla__ScheduleReply Flotilla__ScheduleReply;
+typedef struct Flotilla__ScheduleDecision Flotilla__ScheduleDecision;
+typedef struct Flotilla__ScheduleBlock Flotilla__ScheduleBlock;
+typedef struct Flotilla__DrainState Flotilla__DrainState;
+typedef struct Flotilla__ScheduledShard Flotilla__ScheduledShard;
 typedef struct Flotilla__ControllerCommand Flotilla__ControllerCommand;
 typedef struct Flotilla__OperationStep Flotilla__OperationStep;
 typedef struct Flotilla__NodeChange Flotilla__NodeChange;
@@ -1465,6 +1475,244 @@ struct  Flotilla__DigestReply
     , 0, NULL, 0,NULL, 0,NULL, 0,NULL, 0, 0 }
 
 
+/*
+ * The controller's leader to every node: what do the groups that you lead have to do?
+ */
+struct  Flotilla__LoadRequest
+{
+  ProtobufCMessage base;
+  /*
+   * those whose names are behind this one
+   */
+  char *after;
+};
+#define FLOTILLA__LOAD_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__load_request__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__LoadReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * ascending by name
+   */
+  size_t n_groups;
+  Flotilla__GroupLoad **groups;
+  /*
+   * there are others behind the last one
+   */
+  protobuf_c_boolean has_more;
+  protobuf_c_boolean more;
+};
+#define FLOTILLA__LOAD_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__load_reply__descriptor) \
+    , 0, NULL, 0,NULL, 0, 0 }
+
+
+struct  Flotilla__GroupLoad
+{
+  ProtobufCMessage base;
+  char *group;
+  int64_t term;
+  /*
+   * the replica that tells
+   */
+  char *leader;
+  /*
+   * the other members whose logs end where its own does, or nearly
+   */
+  size_t n_caught_up;
+  char **caught_up;
+  /*
+   * of all keys, about
+   */
+  uint64_t bytes;
+  /*
+   * those of which something is known
+   */
+  size_t n_shards;
+  Flotilla__ShardLoad **shards;
+};
+#define FLOTILLA__GROUP_LOAD__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_load__descriptor) \
+    , NULL, 0, NULL, 0,NULL, 0, 0,NULL }
+
+
+struct  Flotilla__ShardLoad
+{
+  ProtobufCMessage base;
+  uint64_t shard;
+  /*
+   * about
+   */
+  uint64_t bytes;
+  /*
+   * per second
+   */
+  double operations;
+  /*
+   * about as many operations are below it as from it on
+   */
+  protobuf_c_boolean has_busy_key;
+  ProtobufCBinaryData busy_key;
+  /*
+   * likewise, for bytes
+   */
+  protobuf_c_boolean has_middle_key;
+  ProtobufCBinaryData middle_key;
+};
+#define FLOTILLA__SHARD_LOAD__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__shard_load__descriptor) \
+    , 0, 0, 0, 0, {0,NULL}, 0, {0,NULL} }
+
+
+/*
+ * To the controller's leader: what does the scheduler see and do?
+ */
+struct  Flotilla__ScheduleRequest
+{
+  ProtobufCMessage base;
+  /*
+   * from what the nodes say from now on
+   */
+  protobuf_c_boolean has_fresh;
+  protobuf_c_boolean fresh;
+  /*
+   * also how its drain goes, and why it should not be stopped
+   */
+  protobuf_c_boolean has_node;
+  uint64_t node;
+  /*
+   * also the load of so many shards, those with the most operations
+   */
+  protobuf_c_boolean has_shards;
+  uint32_t shards;
+  /*
+   * also the load of this one
+   */
+  protobuf_c_boolean has_shard;
+  uint64_t shard;
+};
+#define FLOTILLA__SCHEDULE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__schedule_request__descriptor) \
+    , 0, 0, 0, 0, 0, 0, 0, 0 }
+
+
+struct  Flotilla__ScheduleReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * hint: address of the controller's leader
+   */
+  char *leader;
+  /*
+   * 0 off, 1 once, 2 on
+   */
+  protobuf_c_boolean has_rebalancing;
+  uint32_t rebalancing;
+  /*
+   * for so long nothing is rebalanced yet, after a change of the leader
+   */
+  protobuf_c_boolean has_rests_ms;
+  uint64_t rests_ms;
+  /*
+   * of late, the oldest first
+   */
+  size_t n_decisions;
+  Flotilla__ScheduleDecision **decisions;
+  size_t n_blocked;
+  Flotilla__ScheduleBlock **blocked;
+  Flotilla__DrainState *drain;
+  /*
+   * why the node should not be stopped; none: it can be
+   */
+  size_t n_not_to_stop;
+  char **not_to_stop;
+  size_t n_shards;
+  Flotilla__ScheduledShard **shards;
+};
+#define FLOTILLA__SCHEDULE_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__schedule_reply__descriptor) \
+    , 0, NULL, NULL, 0, 0, 0, 0, 0,NULL, 0,NULL, NULL, 0,NULL, 0,NULL }
+
+
+struct  Flotilla__ScheduleDecision
+{
+  ProtobufCMessage base;
+  /*
+   * wall clock
+   */
+  int64_t at_ms;
+  char *what;
+  char *reason;
+  /*
+   * that came of it
+   */
+  protobuf_c_boolean has_operation;
+  uint64_t operation;
+  /*
+   * why nothing did
+   */
+  char *problem;
+};
+#define FLOTILLA__SCHEDULE_DECISION__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__schedule_decision__descriptor) \
+    , 0, NULL, NULL, 0, 0, NULL }
+
+
+struct  Flotilla__ScheduleBlock
+{
+  ProtobufCMessage base;
+  uint64_t node;
+  char *group;
+  char *reason;
+};
+#define FLOTILLA__SCHEDULE_BLOCK__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__schedule_block__descriptor) \
+    , 0, NULL, NULL }
+
+
+struct  Flotilla__DrainState
+{
+  ProtobufCMessage base;
+  protobuf_c_boolean done;
+  /*
+   * groups that still have one there
+   */
+  size_t n_replicas;
+  char **replicas;
+  size_t n_leaderships;
+  char **leaderships;
+  /*
+   * that take one away
+   */
+  size_t n_operations;
+  uint64_t *operations;
+};
+#define FLOTILLA__DRAIN_STATE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__drain_state__descriptor) \
+    , 0, 0,NULL, 0,NULL, 0,NULL }
+
+
+struct  Flotilla__ScheduledShard
+{
+  ProtobufCMessage base;
+  uint64_t shard;
+  uint64_t bytes;
+  double operations;
+  protobuf_c_boolean has_split_key;
+  ProtobufCBinaryData split_key;
+};
+#define FLOTILLA__SCHEDULED_SHARD__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__scheduled_shard__descriptor) \
+    , 0, 0, 0, 0, {0,NULL} }
+
+
 struct  Flotilla__ControllerCommand
 {
   ProtobufCMessage base;
@@ -1493,10 +1741,20 @@ struct  Flotilla__ControllerCommand
    */
   protobuf_c_boolean has_wall_clock_ms;
   int64_t wall_clock_ms;
+  /*
+   * 0 off, 1 once, 2 on
+   */
+  protobuf_c_boolean has_rebalancing;
+  uint32_t rebalancing;
+  /*
+   * refused unless it is this
+   */
+  protobuf_c_boolean has_rebalancing_before;
+  uint32_t rebalancing_before;
 };
 #define FLOTILLA__CONTROLLER_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0 }
+    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*
@@ -3327,6 +3585,196 @@ Flotilla__DigestReply *
 void   flotilla__digest_reply__free_unpacked
                      (Flotilla__DigestReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__LoadRequest methods */
+void   flotilla__load_request__init
+                     (Flotilla__LoadRequest         *message);
+size_t flotilla__load_request__get_packed_size
+                     (const Flotilla__LoadRequest   *message);
+size_t flotilla__load_request__pack
+                     (const Flotilla__LoadRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__load_request__pack_to_buffer
+                     (const Flotilla__LoadRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__LoadRequest *
+       flotilla__load_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__load_request__free_unpacked
+                     (Flotilla__LoadRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__LoadReply methods */
+void   flotilla__load_reply__init
+                     (Flotilla__LoadReply         *message);
+size_t flotilla__load_reply__get_packed_size
+                     (const Flotilla__LoadReply   *message);
+size_t flotilla__load_reply__pack
+                     (const Flotilla__LoadReply   *message,
+                      uint8_t             *out);
+size_t flotilla__load_reply__pack_to_buffer
+                     (const Flotilla__LoadReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__LoadReply *
+       flotilla__load_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__load_reply__free_unpacked
+                     (Flotilla__LoadReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__GroupLoad methods */
+void   flotilla__group_load__init
+                     (Flotilla__GroupLoad         *message);
+size_t flotilla__group_load__get_packed_size
+                     (const Flotilla__GroupLoad   *message);
+size_t flotilla__group_load__pack
+                     (const Flotilla__GroupLoad   *message,
+                      uint8_t             *out);
+size_t flotilla__group_load__pack_to_buffer
+                     (const Flotilla__GroupLoad   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__GroupLoad *
+       flotilla__group_load__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__group_load__free_unpacked
+                     (Flotilla__GroupLoad *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ShardLoad methods */
+void   flotilla__shard_load__init
+                     (Flotilla__ShardLoad         *message);
+size_t flotilla__shard_load__get_packed_size
+                     (const Flotilla__ShardLoad   *message);
+size_t flotilla__shard_load__pack
+                     (const Flotilla__ShardLoad   *message,
+                      uint8_t             *out);
+size_t flotilla__shard_load__pack_to_buffer
+                     (const Flotilla__ShardLoad   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ShardLoad *
+       flotilla__shard_load__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__shard_load__free_unpacked
+                     (Flotilla__ShardLoad *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ScheduleRequest methods */
+void   flotilla__schedule_request__init
+                     (Flotilla__ScheduleRequest         *message);
+size_t flotilla__schedule_request__get_packed_size
+                     (const Flotilla__ScheduleRequest   *message);
+size_t flotilla__schedule_request__pack
+                     (const Flotilla__ScheduleRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__schedule_request__pack_to_buffer
+                     (const Flotilla__ScheduleRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ScheduleRequest *
+       flotilla__schedule_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__schedule_request__free_unpacked
+                     (Flotilla__ScheduleRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ScheduleReply methods */
+void   flotilla__schedule_reply__init
+                     (Flotilla__ScheduleReply         *message);
+size_t flotilla__schedule_reply__get_packed_size
+                     (const Flotilla__ScheduleReply   *message);
+size_t flotilla__schedule_reply__pack
+                     (const Flotilla__ScheduleReply   *message,
+                      uint8_t             *out);
+size_t flotilla__schedule_reply__pack_to_buffer
+                     (const Flotilla__ScheduleReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ScheduleReply *
+       flotilla__schedule_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__schedule_reply__free_unpacked
+                     (Flotilla__ScheduleReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ScheduleDecision methods */
+void   flotilla__schedule_decision__init
+                     (Flotilla__ScheduleDecision         *message);
+size_t flotilla__schedule_decision__get_packed_size
+                     (const Flotilla__ScheduleDecision   *message);
+size_t flotilla__schedule_decision__pack
+                     (const Flotilla__ScheduleDecision   *message,
+                      uint8_t             *out);
+size_t flotilla__schedule_decision__pack_to_buffer
+                     (const Flotilla__ScheduleDecision   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ScheduleDecision *
+       flotilla__schedule_decision__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__schedule_decision__free_unpacked
+                     (Flotilla__ScheduleDecision *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ScheduleBlock methods */
+void   flotilla__schedule_block__init
+                     (Flotilla__ScheduleBlock         *message);
+size_t flotilla__schedule_block__get_packed_size
+                     (const Flotilla__ScheduleBlock   *message);
+size_t flotilla__schedule_block__pack
+                     (const Flotilla__ScheduleBlock   *message,
+                      uint8_t             *out);
+size_t flotilla__schedule_block__pack_to_buffer
+                     (const Flotilla__ScheduleBlock   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ScheduleBlock *
+       flotilla__schedule_block__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__schedule_block__free_unpacked
+                     (Flotilla__ScheduleBlock *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DrainState methods */
+void   flotilla__drain_state__init
+                     (Flotilla__DrainState         *message);
+size_t flotilla__drain_state__get_packed_size
+                     (const Flotilla__DrainState   *message);
+size_t flotilla__drain_state__pack
+                     (const Flotilla__DrainState   *message,
+                      uint8_t             *out);
+size_t flotilla__drain_state__pack_to_buffer
+                     (const Flotilla__DrainState   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DrainState *
+       flotilla__drain_state__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__drain_state__free_unpacked
+                     (Flotilla__DrainState *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ScheduledShard methods */
+void   flotilla__scheduled_shard__init
+                     (Flotilla__ScheduledShard         *message);
+size_t flotilla__scheduled_shard__get_packed_size
+                     (const Flotilla__ScheduledShard   *message);
+size_t flotilla__scheduled_shard__pack
+                     (const Flotilla__ScheduledShard   *message,
+                      uint8_t             *out);
+size_t flotilla__scheduled_shard__pack_to_buffer
+                     (const Flotilla__ScheduledShard   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ScheduledShard *
+       flotilla__scheduled_shard__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__scheduled_shard__free_unpacked
+                     (Flotilla__ScheduledShard *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__ControllerCommand methods */
 void   flotilla__controller_command__init
                      (Flotilla__ControllerCommand         *message);
@@ -3973,6 +4421,36 @@ typedef void (*Flotilla__DigestRequest_Closure)
 typedef void (*Flotilla__DigestReply_Closure)
                  (const Flotilla__DigestReply *message,
                   void *closure_data);
+typedef void (*Flotilla__LoadRequest_Closure)
+                 (const Flotilla__LoadRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__LoadReply_Closure)
+                 (const Flotilla__LoadReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__GroupLoad_Closure)
+                 (const Flotilla__GroupLoad *message,
+                  void *closure_data);
+typedef void (*Flotilla__ShardLoad_Closure)
+                 (const Flotilla__ShardLoad *message,
+                  void *closure_data);
+typedef void (*Flotilla__ScheduleRequest_Closure)
+                 (const Flotilla__ScheduleRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ScheduleReply_Closure)
+                 (const Flotilla__ScheduleReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ScheduleDecision_Closure)
+                 (const Flotilla__ScheduleDecision *message,
+                  void *closure_data);
+typedef void (*Flotilla__ScheduleBlock_Closure)
+                 (const Flotilla__ScheduleBlock *message,
+                  void *closure_data);
+typedef void (*Flotilla__DrainState_Closure)
+                 (const Flotilla__DrainState *message,
+                  void *closure_data);
+typedef void (*Flotilla__ScheduledShard_Closure)
+                 (const Flotilla__ScheduledShard *message,
+                  void *closure_data);
 typedef void (*Flotilla__ControllerCommand_Closure)
                  (const Flotilla__ControllerCommand *message,
                   void *closure_data);
@@ -4121,6 +4599,16 @@ extern const ProtobufCMessageDescriptor flotilla__verify_group_reply__descriptor
 extern const ProtobufCMessageDescriptor flotilla__replica_verdict__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__digest_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__digest_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__load_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__load_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__group_load__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__shard_load__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__schedule_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__schedule_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__schedule_decision__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__schedule_block__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__drain_state__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__scheduled_shard__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_command__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation_step__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_change__descriptor;

@@ -26,16 +26,6 @@ extension Scheduler {
         /// What is in the way.
         public var reason: String
     }
-
-    /// Whether leaders, replicas and shards are spread; nodes are emptied and replicas repaired in any case.
-    public enum Rebalancing: Equatable, Sendable {
-        /// Not at all.
-        case off
-        /// Until nothing is left to do, then ``off``.
-        case once
-        /// Always.
-        case on
-    }
 }
 
 extension Scheduler.Decision: CustomStringConvertible {

@@ -30,7 +30,7 @@ extension Scheduler {
     private mutating func handOver(_ group: Int, from leaver: PeerID, _ cause: String, _ round: inout Round) -> Bool {
         let outlook = round.outlook
         let name = outlook.groups[group].name
-        if memory.isResting(leaderOf: name, settings.retry, round.now) { return true }
+        if memory.isTransferring(name) { return true }
         guard outlook.groups[group].leader == leaver, outlook.isUp(leaver),
             !memory.isResting(leaderOf: name, settings.cooldown, round.now),
             let heir = outlook.bestLeader(for: group), let node = outlook.node(of: heir)

@@ -16,7 +16,7 @@ public import ShardMap
 public struct Scheduler: Sendable {
     /// Limits and thresholds.
     public var settings: SchedulerSettings
-    /// Whether it spreads anything; ``Rebalancing/once`` ends by itself.
+    /// Whether it spreads anything; ``ShardMap/Rebalancing/once`` ends by itself.
     public var rebalancing: Rebalancing
     /// What could not be done at the last look, in order of nodes and groups.
     public internal(set) var blocked: [Blocked] = []
@@ -66,6 +66,9 @@ public struct Scheduler: Sendable {
         }
         return round.decisions
     }
+
+    /// Notes what was ordered by one that is given up for this one, at that time.
+    public mutating func remember(_ decision: Decision, at now: Instant) { memory.note(decision, now) }
 
     private mutating func rebalance(_ round: inout Round) {
         separateZones(&round)

@@ -24,6 +24,13 @@ struct SchedulerMemory: Sendable {
     var transfersOrdered: Int { orders.count { if case .transfer = $0.decision { true } else { false } } }
     var operationsOrdered: Int { orders.count - transfersOrdered }
 
+    /// Whether another leader of `group` was ordered and is not seen yet.
+    func isTransferring(_ group: String) -> Bool {
+        orders.contains { order in
+            if case .transfer(group, _, _) = order.decision { true } else { false }
+        }
+    }
+
     mutating func note(_ decision: Scheduler.Decision, _ now: Instant) {
         orders.append(Order(decision: decision, at: now))
         switch decision {

@@ -49,4 +49,13 @@ public struct SchedulerSettings: Equatable, Sendable {
 
     /// The defaults.
     public init() {}
+
+    /// Makes everything about rebalancing that takes time faster or slower, as the cooldown.
+    public mutating func scale(toCooldown new: Interval) {
+        func scaled(_ interval: Interval) -> Interval {
+            .milliseconds(Int(Double(interval.milliseconds) / Double(cooldown.milliseconds) * Double(new.milliseconds)))
+        }
+        (averaging, stay, settle) = (scaled(averaging), scaled(stay), min(settle, new))
+        cooldown = new
+    }
 }

@@ -11,11 +11,12 @@ public enum StopSafety {
         guard let node = map.node(node) else { return ["there is no node \(node); see raftctl node list"] }
         let up = Set(load.nodes.filter(\.isUp).map(\.node))
         func isUp(_ peer: PeerID) -> Bool { map.node(at: peer.address).map { up.contains($0.id) } ?? false }
+        let states = Dictionary(load.groups.map { ($0.group, $0) }) { first, _ in first }
         var reasons: [String] = []
         for group in map.groups {
             let futures = group.joining.isEmpty ? [group.peers] : [group.peers, group.joining]
             guard futures.contains(where: { $0.contains { $0.address == node.address } }) else { continue }
-            guard let state = load.groups.first(where: { $0.group == group.id }), state.leader.map(isUp) == true else {
+            guard let state = states[group.id], state.leader.map(isUp) == true else {
                 reasons.append(
                     "group \(group.id) has no leader that is known, so nobody knows who has its log: "
                         + "raftctl why \(group.id)")
@@ -71,9 +72,8 @@ public struct DrainProgress: Equatable, Sendable {
     ) {
         let address = map.node(node)?.address
         replicas = map.groups.filter { $0.peers.contains { $0.address == address } }.map(\.id)
-        leaderships = replicas.filter { name in
-            load.groups.contains { $0.group == name && $0.leader.map { $0.address == address } == true }
-        }
+        let led = Set(load.groups.filter { $0.leader?.address == address }.map(\.group))
+        leaderships = address == nil ? [] : replicas.filter { led.contains($0) }
         operations = pending.filter { operation in
             guard !operation.state.isOver, case .changePeers(let change) = operation.kind else { return false }
             return change.from.contains { $0.address == address } && !change.to.contains { $0.address == address }

@@ -56,6 +56,7 @@ enum Fuzz {
         ("flotilla.ClusterService", "status"), ("flotilla.ClusterService", "get_map"),
         ("flotilla.ClusterService", "init"), ("flotilla.ClusterService", "bootstrap"),
         ("flotilla.ClusterService", "create_replica"), ("flotilla.KvService", "execute"),
+        ("flotilla.ClusterService", "schedule"), ("flotilla.ClusterService", "load"),
         ("flotilla.NodeService", "hello"), ("flotilla.LivenessService", "support"),
         ("braft.RaftService", "pre_vote"), ("braft.RaftService", "append_entries"), ("NoService", "none"),
     ].map { frame(service: $0.0, method: $0.1, body: field(1, Array("g1".utf8)) + [0x10, 0x01, 0x18, 0x02]) }
