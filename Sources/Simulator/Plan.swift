@@ -32,7 +32,7 @@ public struct Plan: Equatable, Sendable {
     ///   - schedule: the faults.
     public init(
         seed: UInt64, groups: Int? = nil, nodes: Int? = nil, steps: Int? = nil,
-        kinds: [FaultKind] = FaultKind.allCases, schedule: FaultSchedule? = nil
+        kinds: [FaultKind] = FaultKind.usual, schedule: FaultSchedule? = nil
     ) {
         // one sequence for each, so that an argument leaves the others as they are
         var random = SeededRandom(seed: seed)
@@ -53,6 +53,9 @@ public struct Plan: Equatable, Sendable {
                 kinds: kinds, nodes: self.nodes, replicas: replicas, steps: self.steps, stepsPerFault: 800,
                 &faultRandom)
     }
+
+    /// Whether the scheduler has settings by which it decides within seconds.
+    var hasQuickScheduler: Bool { schedule.faults.contains { $0.kind == .schedule } }
 
     /// Arguments of `raftsim` that replay this plan.
     public var arguments: String {

@@ -112,7 +112,8 @@ public final class Simulation {
             SimulatedNode(
                 number: position + 1, world: world, settings: settings,
                 program: KeyValueProgram(
-                    controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan), seed: random.next()),
+                    controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan),
+                    hasQuickScheduler: plan.hasQuickScheduler, seed: random.next()),
                 seed: random.next())
         }
         let keys = KeyTable(count: plan.keys)
@@ -333,6 +334,7 @@ extension Simulation {
             return judge.note(Violation("Heals", "not every group is led when all operations have ended: " + summary()))
         }
         serveEverybody()
+        if plan.hasQuickScheduler, judge.violation == nil { awaitDecisionsEnd() }
         guard judge.violation == nil else { return }
         guard run(limit: .milliseconds(60_000), until: { unwantedReplicas().isEmpty }) else {
             let left = unwantedReplicas().joined(separator: ", ")
