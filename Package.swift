@@ -109,7 +109,13 @@ let package = Package(
         suite(
             "RaftHostTests",
             ["RaftCore", "RaftStorage", "Transport", "RaftHost", "Simulator", "WireMessages", "CMessages"]),
-        suite("SimulatorTests", ["RaftCore", "ShardMap", "Simulator", "raftsim"]),
+        suite(
+            "SimulatorTests",
+            [
+                "RaftCore", "RaftStorage", "Transport", "ShardMap", "ShardKV", "ShardServer", "Simulator",
+                "WireMessages",
+                "raftsim",
+            ]),
         suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
         suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "WireMessages", "CMessages", "raftctl"]),
         suite(

@@ -6536,7 +6536,7 @@ const ProtobufCMessageDescriptor flotilla__cluster_map__descriptor =
   (ProtobufCMessageInit) flotilla__cluster_map__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__operation_record__field_descriptors[11] =
+static const ProtobufCFieldDescriptor flotilla__operation_record__field_descriptors[12] =
 {
   {
     "id",
@@ -6670,12 +6670,25 @@ static const ProtobufCFieldDescriptor flotilla__operation_record__field_descript
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "end_number",
+    40,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__OperationRecord, has_end_number),
+    offsetof(Flotilla__OperationRecord, end_number),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__operation_record__field_indices_by_name[] = {
   2,   /* field[2] = begun_ms */
   10,   /* field[10] = change_peers */
   8,   /* field[8] = create_group */
   9,   /* field[9] = delete_group */
+  11,   /* field[11] = end_number */
   3,   /* field[3] = ended_ms */
   0,   /* field[0] = id */
   6,   /* field[6] = merge */
@@ -6684,10 +6697,11 @@ static const unsigned flotilla__operation_record__field_indices_by_name[] = {
   5,   /* field[5] = split */
   1,   /* field[1] = state */
 };
-static const ProtobufCIntRange flotilla__operation_record__number_ranges[1 + 1] =
+static const ProtobufCIntRange flotilla__operation_record__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 11 }
+  { 40, 11 },
+  { 0, 12 }
 };
 const ProtobufCMessageDescriptor flotilla__operation_record__descriptor =
 {
@@ -6697,10 +6711,10 @@ const ProtobufCMessageDescriptor flotilla__operation_record__descriptor =
   "Flotilla__OperationRecord",
   "flotilla",
   sizeof(Flotilla__OperationRecord),
-  11,
+  12,
   flotilla__operation_record__field_descriptors,
   flotilla__operation_record__field_indices_by_name,
-  1,  flotilla__operation_record__number_ranges,
+  2,  flotilla__operation_record__number_ranges,
   (ProtobufCMessageInit) flotilla__operation_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

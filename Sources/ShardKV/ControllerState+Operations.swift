@@ -75,7 +75,10 @@ extension ControllerState {
                 String(String.UnicodeScalarView(text.unicodeScalars.prefix(Limits.reasonLength)))
             }
         }
-        if state.isOver { operation.endedMilliseconds = wallClock }
+        if state.isOver {
+            operation.endedMilliseconds = wallClock
+            operation.endNumber = (ended.last?.endNumber ?? 0) + 1
+        }
         record(operation)
         return ControllerReply(operation: operation)
     }
@@ -101,7 +104,8 @@ extension ControllerState {
             return
         }
         pending.remove(at: position)
-        ended.insert(operation, at: ended.firstIndex { $0.id > operation.id } ?? ended.count)
+        // whoever waits for it must find it, however many have come and gone since it began
+        ended.append(operation)
         if ended.count > Limits.endedOperations { changes.forgottenOperations.append(ended.removeFirst().id) }
     }
 }

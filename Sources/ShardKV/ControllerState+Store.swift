@@ -31,6 +31,7 @@ extension ControllerState {
             if operation.state.isOver { ended.append(operation) } else { pending.append(operation) }
             return true
         }
+        ended.sort { ($0.endNumber ?? 0, $0.id) < ($1.endNumber ?? 0, $1.id) }
         try store.scan(.deletedGroups) { (key, _) throws(StateMachineError) in
             deletedGroups.insert(KeyLayout.rest(of: key).text)
             return true

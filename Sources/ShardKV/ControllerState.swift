@@ -10,7 +10,7 @@ public struct ControllerState: Equatable, Sendable {
     public internal(set) var map: ClusterMap?
     /// Operations under way, ascending by id.
     public internal(set) var pending: [ClusterOperation] = []
-    /// Operations that are over, ascending by id: the newest ``Limits/endedOperations`` of them.
+    /// Operations that are over, in the order in which they have ended: the last ``Limits/endedOperations`` of them.
     public internal(set) var ended: [ClusterOperation] = []
     /// Whether the cluster is kept spread. On until somebody says otherwise.
     public internal(set) var rebalancing = Rebalancing.on

@@ -15,11 +15,14 @@ public struct ClusterOperation: Equatable, Sendable {
     public var endedMilliseconds: Int64?
     /// Why it was aborted.
     public var reason: String?
+    /// How many operations had ended when this one did, itself included; nil while it is under way, and of one that a
+    /// version which did not count them has ended.
+    public var endNumber: UInt64?
 
     /// An operation.
     public init(
         id: UInt64, state: State = .begun, kind: Kind, begunMilliseconds: Int64, endedMilliseconds: Int64? = nil,
-        reason: String? = nil
+        reason: String? = nil, endNumber: UInt64? = nil
     ) {
         self.id = id
         self.state = state
@@ -27,6 +30,7 @@ public struct ClusterOperation: Equatable, Sendable {
         self.begunMilliseconds = begunMilliseconds
         self.endedMilliseconds = endedMilliseconds
         self.reason = reason
+        self.endNumber = endNumber
     }
 
     /// How far an operation has come. The numbers are stored and never change their meaning.

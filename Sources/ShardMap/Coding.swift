@@ -145,7 +145,8 @@ extension GroupCommand {
         }
     }
 
-    /// Reads a payload; throws `badRequest` or `unknownFormat`.
+    /// Reads a payload; throws `badRequest`, or `unknownFormat` at a command, a step or an operation on a key that this
+    /// version does not know: a newer one may well apply it.
     public static func decoded(_ payload: Bytes, _ arena: Arena) throws(NamedErrorThrown) -> GroupCommand {
         try arena.scope { (arena) throws(NamedErrorThrown) -> GroupCommand in
             guard
@@ -155,7 +156,7 @@ extension GroupCommand {
             if let write = message.write {
                 guard
                     let operations = KeyOperation.decoded(write.pointee.operations, count: write.pointee.n_operations)
-                else { throw NamedErrorThrown(.badRequest) }
+                else { throw NamedErrorThrown(.unknownFormat) }
                 return .write(
                     SessionWrite(
                         shard: write.pointee.shard, epoch: write.pointee.epoch, session: write.pointee.session,
@@ -171,11 +172,8 @@ extension GroupCommand {
                 return .install(shards)
             }
             if message.has_verify != 0 { return .verify(message.verify) }
-            if let step = message.step {
-                guard let step = ShardStep(step.pointee) else { throw NamedErrorThrown(.badRequest) }
-                return .step(step)
-            }
-            guard message.has_time_ms != 0 else { throw NamedErrorThrown(.badRequest) }
+            if let step = message.step { return .step(try ShardStep(step.pointee)) }
+            guard message.has_time_ms != 0 else { throw NamedErrorThrown(unread: message.base) }
             return .time(message.time_ms)
         }
     }
@@ -192,6 +190,11 @@ public struct NamedErrorThrown: Error, Equatable, Sendable {
         self.error = error
         self.message = message
     }
+}
+
+extension NamedErrorThrown {
+    /// Of a message that says nothing that this version knows: whether a newer one would find something in it.
+    init(unread message: ProtobufCMessage) { self.init(message.n_unknown_fields > 0 ? .unknownFormat : .badRequest) }
 }
 
 extension SessionWrite {

@@ -20,6 +20,8 @@ public struct CommandPeek: Equatable, Sendable {
     public var format: UInt64
     /// How many operations it carries.
     public var operationCount: Int
+    /// Whether this version knows what each of them does; otherwise it must never be proposed either.
+    public var isKnown: Bool
     /// The shard that a write is for; 0 for anything else.
     public var shard: UInt64
 
@@ -50,6 +52,7 @@ public struct CommandPeek: Equatable, Sendable {
         kind = .other
         setsExpiry = false
         operationCount = 0
+        isKnown = true
         shard = 0
         var formatFound: UInt64?
         var kinds = 0
@@ -61,8 +64,7 @@ public struct CommandPeek: Equatable, Sendable {
                 kind = .write
                 kinds += 1
                 guard let write = CommandPeek.look(atWrite: content) else { return nil }
-                setsExpiry = write.setsExpiry
-                operationCount = write.operationCount
+                (setsExpiry, operationCount, isKnown) = (write.setsExpiry, write.operationCount, write.isKnown)
                 shard = write.shard
             case (3, .some):
                 kind = .openSession
@@ -79,18 +81,24 @@ public struct CommandPeek: Equatable, Sendable {
 
     private static func look(
         atWrite write: ProtobufCursor
-    ) -> (setsExpiry: Bool, operationCount: Int, shard: UInt64)? {
+    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool, shard: UInt64)? {
         var cursor = write
-        var result = (setsExpiry: false, operationCount: 0, shard: UInt64(0))
+        var result = (setsExpiry: false, operationCount: 0, isKnown: true, shard: UInt64(0))
         while let field = cursor.nextField() {
             if field.number == 1, field.content == nil { result.shard = field.value }
             guard field.number == 6, var operation = field.content else { continue }
             result.operationCount += 1
             while let part = operation.nextField() {
                 switch part.number {
-                case 1
-                where UInt32(truncatingIfNeeded: part.value) == KeyOperation.Code.expire.rawValue:
-                    result.setsExpiry = true
+                case 1:
+                    guard let code = KeyOperation.Code(rawValue: UInt32(truncatingIfNeeded: part.value)) else {
+                        result.isKnown = false
+                        break
+                    }
+                    if code == .expire { result.setsExpiry = true }
+                case 4:
+                    let condition = KeyOperation.Condition(rawValue: UInt32(truncatingIfNeeded: part.value))
+                    if condition == nil { result.isKnown = false }
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }

@@ -86,7 +86,8 @@ extension ControllerCommand {
     /// The payload of an entry.
     public func encoded(_ arena: Arena) -> Bytes { arena.scope { $0.pack(message($0)) } }
 
-    /// Reads a payload; throws `badRequest` or `unknownFormat`.
+    /// Reads a payload; throws `badRequest`, or `unknownFormat` at a command, an operation or a state of one that this
+    /// version does not know: a newer one may well apply it.
     public static func decoded(_ payload: Bytes, _ arena: Arena) throws(NamedErrorThrown) -> ControllerCommand {
         try arena.scope { (arena) throws(NamedErrorThrown) in
             guard let message = arena.unpack(flotilla__controller_command__init, payload)?.pointee else {
@@ -162,11 +163,11 @@ extension ControllerCommand {
         } else if message.has_verify != 0 {
             self = .verify(message.verify)
         } else if let begin = message.begin?.pointee {
-            guard let kind = ClusterOperation.Kind(begin) else { throw NamedErrorThrown(.badRequest) }
+            guard let kind = ClusterOperation.Kind(begin) else { throw NamedErrorThrown(unread: begin.base) }
             self = .begin(kind, expectedVersion: version, wallClock: wallClock)
         } else if let step = message.step?.pointee {
             guard let state = ClusterOperation.State(rawValue: step.state.rawValue) else {
-                throw NamedErrorThrown(.badRequest)
+                throw NamedErrorThrown(.unknownFormat)
             }
             self = .step(
                 operation: step.operation, to: state, reason: step.reason.map { String(cString: $0) },
@@ -180,7 +181,7 @@ extension ControllerCommand {
             else { throw NamedErrorThrown(.unknownFormat) }
             self = .rebalance(rebalancing, before: message.has_rebalancing_before != 0 ? former : nil)
         } else {
-            guard let group = message.group_born else { throw NamedErrorThrown(.badRequest) }
+            guard let group = message.group_born else { throw NamedErrorThrown(unread: message.base) }
             self = .groupBorn(String(field: group))
         }
     }

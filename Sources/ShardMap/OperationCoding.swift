@@ -19,6 +19,10 @@ extension ClusterOperation {
             message.pointee.ended_ms = endedMilliseconds
         }
         if let reason { message.pointee.reason = arena.string(reason) }
+        if let endNumber {
+            message.pointee.has_end_number = 1
+            message.pointee.end_number = endNumber
+        }
         return message
     }
 
@@ -29,7 +33,8 @@ extension ClusterOperation {
             id: message.id, state: state, kind: kind,
             begunMilliseconds: message.has_begun_ms != 0 ? message.begun_ms : 0,
             endedMilliseconds: message.has_ended_ms != 0 ? message.ended_ms : nil,
-            reason: message.reason.map { String(cString: $0) })
+            reason: message.reason.map { String(cString: $0) },
+            endNumber: message.has_end_number != 0 ? message.end_number : nil)
     }
 
     /// The operation in memory of its own.

@@ -17,17 +17,20 @@ public enum ShardPlacement {
     }
 
     /// The moves, ascending by shard, after which no group owns over one shard more than another, and those of `leaving`
-    /// own none. Born data groups take part. No moves if no group would be left.
+    /// own none. Born data groups take part; what belongs to one that is not born stays where it is, and does not
+    /// count. No moves if no group would be left.
     public static func moves(_ map: ClusterMap, leaving: [String] = []) -> [Move] {
         let names = map.groups.filter { group in
             group.isBorn && group.id != ClusterMap.controllerGroup && !leaving.contains(group.id)
         }.map(\.id).sorted()
         guard !names.isEmpty else { return [] }
 
+        let unborn = Set(map.groups.lazy.filter { !$0.isBorn }.map(\.id))
+        let shards = map.shards.filter { !unborn.contains($0.group) }
         var owned: [String: [UInt64]] = [:]
         var homeless: [UInt64] = []
         for name in names { owned[name] = [] }
-        for shard in map.shards {
+        for shard in shards {
             if owned[shard.group]?.append(shard.id) == nil { homeless.append(shard.id) }
         }
         // who owns most keeps most: that moves the fewest
@@ -35,7 +38,7 @@ public enum ShardPlacement {
             left.shards.count != right.shards.count
                 ? left.shards.count > right.shards.count : left.name < right.name
         }
-        let (share, extra) = map.shards.count.quotientAndRemainder(dividingBy: names.count)
+        let (share, extra) = shards.count.quotientAndRemainder(dividingBy: names.count)
         var wanting: [(name: String, shards: Int)] = []
         for (rank, group) in byCount.enumerated() {
             let target = share + (rank < extra ? 1 : 0)

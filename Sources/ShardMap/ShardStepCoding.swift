@@ -29,9 +29,9 @@ extension ShardStep {
         return message
     }
 
-    /// The step of a message; nil if it lacks what its kind needs.
-    init?(_ message: Flotilla__ShardStep) {
-        guard let action = Action(message) else { return nil }
+    /// The step of a message; throws `badRequest` if it lacks what its kind needs, `unknownFormat` if nobody knows that.
+    init(_ message: Flotilla__ShardStep) throws(NamedErrorThrown) {
+        let action = try Action(message)
         self.init(operation: message.operation, shard: message.shard, epoch: message.epoch, action: action)
     }
 }
@@ -52,27 +52,31 @@ extension ShardStep.Action {
         }
     }
 
-    fileprivate init?(_ message: Flotilla__ShardStep) {
+    fileprivate init(_ message: Flotilla__ShardStep) throws(NamedErrorThrown) {
         switch message.kind {
         case FLOTILLA__SHARD_STEP_KIND__STEP_SPLIT:
-            guard message.has_key != 0, message.has_other_shard != 0 else { return nil }
+            guard message.has_key != 0, message.has_other_shard != 0 else { throw NamedErrorThrown(.badRequest) }
             self = .split(key: Bytes(message.key), newShard: message.other_shard)
         case FLOTILLA__SHARD_STEP_KIND__STEP_MERGE:
-            guard message.has_other_shard != 0, message.has_other_epoch != 0 else { return nil }
+            guard message.has_other_shard != 0, message.has_other_epoch != 0 else {
+                throw NamedErrorThrown(.badRequest)
+            }
             self = .merge(right: message.other_shard, rightEpoch: message.other_epoch)
         case FLOTILLA__SHARD_STEP_KIND__STEP_OPEN: self = .open
         case FLOTILLA__SHARD_STEP_KIND__STEP_FREEZE: self = .freeze
         case FLOTILLA__SHARD_STEP_KIND__STEP_RELEASE: self = .release
         case FLOTILLA__SHARD_STEP_KIND__STEP_RESUME: self = .resume
         case FLOTILLA__SHARD_STEP_KIND__STEP_RECEIVE:
-            guard let record = message.record else { return nil }
+            guard let record = message.record else { throw NamedErrorThrown(.badRequest) }
             self = .receive(Shard(record.pointee))
         case FLOTILLA__SHARD_STEP_KIND__STEP_STAGE:
-            guard let chunk = message.chunk.flatMap({ StagedChunk($0.pointee) }) else { return nil }
+            guard let chunk = message.chunk.flatMap({ StagedChunk($0.pointee) }) else {
+                throw NamedErrorThrown(.badRequest)
+            }
             self = .stage(chunk)
         case FLOTILLA__SHARD_STEP_KIND__STEP_ADOPT: self = .adopt
         case FLOTILLA__SHARD_STEP_KIND__STEP_DISCARD: self = .discard
-        default: return nil
+        default: throw NamedErrorThrown(.unknownFormat)
         }
     }
 }

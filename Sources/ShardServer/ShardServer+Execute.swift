@@ -23,7 +23,9 @@ extension ShardServer {
             peek.operationCount <= KeyLimits.operations
         else { return fail(.badRequest, completion) }
         // what no replica can apply must never be committed: it would stop the group for good
-        guard peek.format <= UInt64(MessageFormat.current) else { return fail(.unknownFormat, completion) }
+        guard peek.format <= UInt64(MessageFormat.current), peek.isKnown else {
+            return fail(.unknownFormat, completion)
+        }
         let group = request.group
         guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
         if host.leads(group) {

@@ -173,12 +173,19 @@ extension ShardServer {
 
     /// Answers `operate`: proposes a command of an operator at the controller.
     func answerOperate(_ request: RpcRequest) {
+        var isUnknown = false
         let command = arena.scope { arena -> ControllerCommand? in
             guard let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee,
                 let command = message.command
             else { return nil }
-            return try? ControllerCommand(command.pointee)
+            do throws(NamedErrorThrown) {
+                return try ControllerCommand(command.pointee)
+            } catch {
+                isUnknown = error.error == .unknownFormat
+                return nil
+            }
         }
+        guard !isUnknown else { return refuseOperate(request, .unknownFormat, nil) }
         guard let command = command.flatMap({ operators($0) }) else {
             return request.responder.fail(RpcCode.badRequest, "malformed command")
         }

@@ -244,7 +244,7 @@ extension ShardServer {
     }
 
     /// Reads the state as it is applied here: whichever it is, it is one that the destination may take a part of.
-    private func readMoveHere(
+    func readMoveHere(
         _ question: ReadMoveRequest, _ completion: @escaping (Result<ReadMoveReply, ReadMoveFailure>) -> Void
     ) {
         // one whose state is doubtful may vote, but must not be copied

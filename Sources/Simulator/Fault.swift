@@ -48,6 +48,13 @@ public enum FaultKind: String, Sendable, CaseIterable {
     case stop
     /// An operator asks the controller for something; see ``OperatorDraw``.
     case operate
+    /// An operator has the cluster kept spread or not, or a node drained for a while. In a plan with such a fault the
+    /// scheduler takes seconds for what takes it minutes elsewhere, and no disk loses data for good: it would put
+    /// replicas there.
+    case schedule
+
+    /// What a plan is drawn from if nobody says of what: all but those that change how the cluster is set up.
+    public static let usual = allCases.filter { $0 != .schedule }
 }
 
 /// Something that goes wrong, and when. It ends by itself, so that any part of a schedule is a schedule.
@@ -115,6 +122,8 @@ public struct FaultSchedule: Equatable, Sendable, CustomStringConvertible {
         func number(_ range: Range<Int>) -> Int {
             Int(random.number(in: Int64(range.lowerBound)..<Int64(range.upperBound)))
         }
+        // neither does the scheduler know that a disk will lose data, nor of members that the map does not have
+        let kinds = kinds.contains(.schedule) ? kinds.filter { $0 != .bitRot && $0 != .churn } : kinds
         guard !kinds.isEmpty, steps > 0 else { return FaultSchedule([]) }
         // a minority of every group may lose data for good
         let rotting = (0..<(replicas - 1) / 2).map { _ in number(1..<nodes + 1) }

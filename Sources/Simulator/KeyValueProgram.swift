@@ -13,11 +13,25 @@ final class KeyValueProgram: NodeProgram {
     /// Reads in the turns, if set before a start.
     var reader: InProcessReader?
 
-    init(controllers: [NodeAddress], moveChunkBytes: Int, seed: UInt64) {
+    init(controllers: [NodeAddress], moveChunkBytes: Int, hasQuickScheduler: Bool = false, seed: UInt64) {
         var settings = ShardServer.Settings(controllers: controllers)
         settings.moveChunkBytes = moveChunkBytes
+        if hasQuickScheduler {
+            settings.loadPace = .milliseconds(500)
+            settings.scheduler = .quick
+        }
         self.settings = settings
         engine = ForgetfulEngine(seed: seed)
+    }
+
+    /// Bytes of keys and values in the engine, of all replicas together.
+    var storedBytes: Int {
+        var bytes = 0
+        try? engine.scan(from: Bytes(), to: Bytes()) { key, value in
+            bytes += key.count + value.count
+            return true
+        }
+        return bytes
     }
 
     func prepare(_ directory: NodeDirectory, _ number: Int) {}
@@ -79,4 +93,20 @@ private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
     func drop(_ number: UInt64) throws(StateMachineError) { try memory.drop(number) }
 
     func numbers() throws(StateMachineError) -> [UInt64] { try memory.numbers() }
+}
+
+extension SchedulerSettings {
+    /// How long what was decided may have its consequences: longer than everything that these settings wait for.
+    static let quickPatience = Interval.milliseconds(40_000)
+
+    /// Seconds instead of minutes, and loads as little as simulated clients make them.
+    fileprivate static var quick: SchedulerSettings {
+        var settings = SchedulerSettings()
+        settings.scale(toCooldown: .milliseconds(2000))
+        settings.repairAfter = .milliseconds(3000)
+        settings.retry = .milliseconds(5000)
+        (settings.splitBytes, settings.splitOperations, settings.shards) = (2000, 30, 30)
+        (settings.operationsOfEveryShard, settings.bytesOfEveryShard) = (1, 100)
+        return settings
+    }
 }

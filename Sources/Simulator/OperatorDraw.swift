@@ -39,7 +39,8 @@ public struct OperatorDraw: Sendable {
         case 10: return cancellation(&random)
         case 11: kind = creation(&random)
         case 12: kind = changesGroups ? deletion(&random) : split(&random)
-        default: kind = changesGroups ? changeOfMembers(&random) : move(&random)
+        case 13: kind = changesGroups ? controllersMembers(&random) : conflict(&random)
+        default: kind = changesGroups ? pick(groups, &random).flatMap { members(of: $0, &random) } : move(&random)
         }
         return kind.map { .begin($0, expectedVersion: nil, wallClock: 0) }
     }
@@ -98,8 +99,33 @@ public struct OperatorDraw: Sendable {
         return .move(MoveOperation(shard: shard.id, destination: destination.id))
     }
 
-    private func changeOfMembers(_ random: inout SeededRandom) -> ClusterOperation.Kind? {
-        guard let group = pick(groups, &random), let leader = pick(group.peers, &random) else { return nil }
+    /// The controller's own members change now and then; otherwise something is wanted that another operation has.
+    private func controllersMembers(_ random: inout SeededRandom) -> ClusterOperation.Kind? {
+        guard random.number(in: 0..<2) == 0, let group = map.group(ClusterMap.controllerGroup) else {
+            return conflict(&random)
+        }
+        return members(of: group, &random)
+    }
+
+    /// What an operation under way forbids.
+    private func conflict(_ random: inout SeededRandom) -> ClusterOperation.Kind? {
+        guard let operation = pick(operations.filter({ !$0.state.isOver }), &random) else { return nil }
+        guard let shard = pick(operation.kind.shards, &random) else {
+            return operation.kind.memberGroup.map { .deleteGroup(DeleteGroupOperation(group: $0)) }
+        }
+        let position = map.shardPosition(shard)
+        switch (random.number(in: 0..<3), position) {
+        case (0, let position?) where position + 1 < map.shards.count:
+            return .merge(MergeOperation(left: shard, right: map.shards[position + 1].id))
+        case (1, let position?):
+            let key = Bytes(map.shards[position].range.start.withUnsafeBytes { Array($0) } + [0x50])
+            return .split(SplitOperation(shard: shard, key: key))
+        default: return pick(groups, &random).map { .move(MoveOperation(shard: shard, destination: $0.id)) }
+        }
+    }
+
+    private func members(of group: Group, _ random: inout SeededRandom) -> ClusterOperation.Kind? {
+        guard let leader = pick(group.peers, &random) else { return nil }
         let present = Configuration(peers: group.peers)
         // the controller gives a newcomer the idx that it needs
         let strangers = map.nodes.map(\.address).filter { address in

@@ -12,6 +12,8 @@ public struct Plan: Equatable, Sendable {
     public var replicas: Int
     /// Clients.
     public var clients: Int
+    /// Keys that they share.
+    public var keys: Int
     /// How many events of the world the phase of faults lasts.
     public var steps: Int
     /// The faults.
@@ -30,7 +32,7 @@ public struct Plan: Equatable, Sendable {
     ///   - schedule: the faults.
     public init(
         seed: UInt64, groups: Int? = nil, nodes: Int? = nil, steps: Int? = nil,
-        kinds: [FaultKind] = FaultKind.allCases, schedule: FaultSchedule? = nil
+        kinds: [FaultKind] = FaultKind.usual, schedule: FaultSchedule? = nil
     ) {
         // one sequence for each, so that an argument leaves the others as they are
         var random = SeededRandom(seed: seed)
@@ -43,6 +45,7 @@ public struct Plan: Equatable, Sendable {
         self.groups = groups ?? drawnGroups
         replicas = self.nodes >= 5 && wantsFive ? 5 : min(3, self.nodes)
         clients = 4
+        keys = 4 + 3 * self.groups
         self.steps = steps ?? Plan.usualSteps
         self.schedule =
             schedule
@@ -50,6 +53,9 @@ public struct Plan: Equatable, Sendable {
                 kinds: kinds, nodes: self.nodes, replicas: replicas, steps: self.steps, stepsPerFault: 800,
                 &faultRandom)
     }
+
+    /// Whether the scheduler has settings by which it decides within seconds.
+    var hasQuickScheduler: Bool { schedule.faults.contains { $0.kind == .schedule } }
 
     /// Arguments of `raftsim` that replay this plan.
     public var arguments: String {

@@ -28,6 +28,7 @@ extension Simulation {
             }
         case .churn: churn(fault)
         case .operate: operate(fault)
+        case .schedule: schedule(fault)
         }
     }
 

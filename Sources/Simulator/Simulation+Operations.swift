@@ -21,23 +21,47 @@ extension Simulation {
             changesGroups: !plan.schedule.faults.contains { $0.kind == .churn })
         guard let command = draw.command(&random) else { return }
         tell("operator: \(command.inWords)")
-        let client = clients[fault.amount % clients.count]
-        client.lane.post { [self] in
+        ask(command, of: leader, by: clients[fault.amount % clients.count]) { [self] reply in
+            guard let reply else { return }
+            tell("controller: \(reply.error?.rawValue ?? 0) \(reply.message ?? "begun")")
+            judgeOperations(reply)
+        }
+    }
+
+    /// Two operations under way never have the same shard, or the same group's members; whoever is refused for that
+    /// hears which one it is.
+    private func judgeOperations(_ reply: ControllerReply) {
+        if reply.error == .conflict, let operation = reply.operation,
+            reply.message?.contains(operation.description) != true
+        {
+            judge.note(Violation("Operations", "\(operation) is in the way, and that is said: \(reply.message ?? "")"))
+        }
+        guard let leader = leader(of: ClusterMap.controllerGroup), let server = server(of: leader) else { return }
+        let pending = server.recordedOperations.filter { !$0.state.isOver }.map(\.kind)
+        for things in [pending.flatMap { $0.shards.map(\.description) }, pending.compactMap(\.memberGroup)]
+        where Set(things).count < things.count {
+            judge.note(Violation("Operations", "one has what another has: \(pending)"))
+        }
+    }
+
+    /// Has `client` ask a node for what an operator wants of the controller; `done` gets the answer, or nil if none
+    /// came.
+    func ask(
+        _ command: ControllerCommand, of node: SimulatedNode, by client: SimulatedClient,
+        _ done: @escaping (ControllerReply?) -> Void
+    ) {
+        client.lane.post {
             let body = Arena().scope { arena in
                 let message = arena.make(flotilla__operate_request__init)
                 message.pointee.command = command.message(arena)
                 return arena.pack(message)
             }
             client.remote.call(
-                leader.address, service: "flotilla.ClusterService", method: "operate", body: body,
+                node.address, service: "flotilla.ClusterService", method: "operate", body: body,
                 deadline: client.lane.clock.now + .milliseconds(2000)
-            ) { [self] result in
-                guard case .reply(let reply) = result else { return }
-                Arena().scope { arena in
-                    guard let answer = arena.unpack(flotilla__operate_reply__init, reply.body)?.pointee else { return }
-                    let text = answer.message.map { String(cString: $0) } ?? "begun"
-                    tell("controller: \(answer.error) \(text)")
-                }
+            ) { result in
+                guard case .reply(let reply) = result else { return done(nil) }
+                done(Arena().scope { arena in ControllerReply(operate: reply.body, arena) })
             }
             client.lane.requestTurn()
         }
@@ -98,5 +122,16 @@ extension ControllerCommand {
         guard case .begin(let kind, _, _) = self else { return "\(self)" }
         guard case .changePeers(let change) = kind else { return "\(kind)" }
         return "\(kind) to " + change.to.map(\.description).joined(separator: ",")
+    }
+}
+
+extension ControllerReply {
+    /// The answer to an operator.
+    fileprivate init?(operate body: Bytes, _ arena: Arena) {
+        guard let answer = arena.unpack(flotilla__operate_reply__init, body)?.pointee else { return nil }
+        self.init(
+            error: answer.error == 0 ? nil : NamedError(rawValue: answer.error) ?? .internalError,
+            message: answer.message.map { String(cString: $0) },
+            operation: answer.operation.flatMap { ClusterOperation($0.pointee) })
     }
 }

@@ -112,10 +112,11 @@ public final class Simulation {
             SimulatedNode(
                 number: position + 1, world: world, settings: settings,
                 program: KeyValueProgram(
-                    controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan), seed: random.next()),
+                    controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan),
+                    hasQuickScheduler: plan.hasQuickScheduler, seed: random.next()),
                 seed: random.next())
         }
-        let keys = KeyTable(count: 4 + 3 * plan.groups)
+        let keys = KeyTable(count: plan.keys)
         clients = (1...plan.clients).map {
             SimulatedClient(number: $0, world: world, seeds: addresses, keys: keys, seed: random.next())
         }
@@ -207,7 +208,7 @@ public final class Simulation {
     }
 
     /// Lets go of everything that holds another.
-    private func end() {
+    func end() {
         agenda = []
         for client in clients { client.close() }
         for node in nodes { node.crash() }
@@ -253,7 +254,7 @@ public final class Simulation {
 // MARK: forming
 
 extension Simulation {
-    private func form() {
+    func form() {
         for node in nodes {
             do { try node.start() } catch { judge.note(Violation("Forms", nodes: [node.number], "\(error)")) }
         }
@@ -311,7 +312,7 @@ extension Simulation {
         }
     }
 
-    private func heal() {
+    func heal() {
         tell("healing")
         for client in clients { client.rest() }
         for reader in readers { reader.isReading = false }
@@ -333,6 +334,7 @@ extension Simulation {
             return judge.note(Violation("Heals", "not every group is led when all operations have ended: " + summary()))
         }
         serveEverybody()
+        if plan.hasQuickScheduler, judge.violation == nil { awaitDecisionsEnd() }
         guard judge.violation == nil else { return }
         guard run(limit: .milliseconds(60_000), until: { unwantedReplicas().isEmpty }) else {
             let left = unwantedReplicas().joined(separator: ", ")

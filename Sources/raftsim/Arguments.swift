@@ -13,7 +13,7 @@ struct Arguments {
     var groups: Int?
     var nodes: Int?
     var steps: Int?
-    var kinds = FaultKind.allCases
+    var kinds = FaultKind.usual
     var schedule: FaultSchedule?
     var coreSchedule: CoreSchedule?
     var printsTimeline = false
@@ -33,7 +33,7 @@ struct Arguments {
           --groups G         groups of keys, 1 to 100 (default: drawn from the seed)
           --nodes N          nodes, 1 to 9 (default: drawn from the seed)
           --steps S          events of the phase of faults (default: \(Plan.usualSteps))
-          --faults LIST      kinds of faults, separated by commas, or none (default: all)
+          --faults LIST      kinds of faults, separated by commas, or none (default: all but schedule)
           --schedule TEXT    exactly these faults: STEP:KIND:NODE:OTHER:MILLISECONDS:AMOUNT, separated by commas; with
                              --cores, exactly these deeds: MILLISECONDS:KIND:NODE:CHANCE
           --schedule-file F  the same from a file

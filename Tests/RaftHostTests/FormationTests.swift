@@ -98,4 +98,31 @@ struct FormationTests {
         try dead.start()
         #expect(cluster.initialize())
     }
+
+    @Test("A node's zone comes to be in the map when it is started in one, and stays there") func zones() throws {
+        let cluster = ShardedCluster(seed: 8)
+        cluster.nodes[0].zone = "west"
+        #expect(try cluster.form())
+        func expectZones(_ zones: [String], sourceLocation: SourceLocation = #_sourceLocation) {
+            let isThere = cluster.world.runUntil(limit: .milliseconds(20_000)) {
+                cluster.nodes.allSatisfy { $0.server.map?.nodes.map(\.zone) == zones }
+            }
+            let found = cluster.nodes.map { $0.server.map?.nodes.map(\.zone) }
+            #expect(isThere, "\(found)", sourceLocation: sourceLocation)
+        }
+        expectZones(["west", "", ""])
+        func restart(_ position: Int, in zone: String?) throws {
+            cluster.nodes[position].crash()
+            cluster.nodes[position].zone = zone
+            try cluster.nodes[position].start()
+        }
+        try restart(1, in: "east")
+        expectZones(["west", "east", ""])
+        // without a word about it, a node stands where it stood
+        try restart(0, in: nil)
+        try restart(1, in: "north")
+        expectZones(["west", "north", ""])
+        try restart(1, in: "")
+        expectZones(["west", "", ""])
+    }
 }

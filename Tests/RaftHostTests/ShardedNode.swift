@@ -19,6 +19,8 @@ final class ShardedNode {
     let room = RoomyDisk()
     /// Of the host, from the next start on; its seed is replaced.
     var settings = RaftHost.Settings()
+    /// The zone that it is started in.
+    var zone: String?
     private var random: SeededRandom
     private(set) var isRunning = false
     private(set) var lane: SimulatedLane!
@@ -55,8 +57,10 @@ final class ShardedNode {
             settings: settings, identity: directory.identity, nonce: random.next(), lane: lane, network: lane,
             workers: workers, disk: room, snapshots: SnapshotStore(disk: MemoryDisk(seed: 1)), log: log,
             recovered: recovered, logger: .silent)
+        var serverSettings = ShardServer.Settings(controllers: controllers)
+        serverSettings.zone = zone
         let server = try ShardServer(
-            settings: ShardServer.Settings(controllers: controllers), host: host, directory: directory,
+            settings: serverSettings, host: host, directory: directory,
             engine: engine, lane: lane, logger: Logger(level: .warning) { [log = self.log] in log.append($0) },
             seed: random.next())
         let rpc = RpcServer(address: address)

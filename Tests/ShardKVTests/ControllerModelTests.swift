@@ -133,9 +133,9 @@ struct ControllerModelTests {
                 if case .createGroup = $0.kind { $0.state == .begun } else { true }
             }
             #expect(acting.allSatisfy { $0.kind.groups.allSatisfy { map.group($0) != nil } })
-            for operations in [state.pending, state.ended] {
-                #expect(zip(operations, operations.dropFirst()).allSatisfy { $0.id < $1.id })
-            }
+            #expect(zip(state.pending, state.pending.dropFirst()).allSatisfy { $0.id < $1.id })
+            let ends = state.ended.compactMap(\.endNumber)
+            #expect(ends.count == state.ended.count && zip(ends, ends.dropFirst()).allSatisfy { $0 + 1 == $1 })
             lastOperation = max(lastOperation, state.operations.last?.id ?? 0)
             #expect(state.counters.operation == lastOperation + 1)
             // numbers and names

@@ -187,6 +187,13 @@ struct ControllerOperationTests {
         #expect(world.state.operation(early.id) != nil)
         world.expectRefusal(.step(operation: 2, to: .done, wallClock: 1), .noSuchOperation, ["ended too long ago"])
         world.step(early.id, .done)
+        #expect(world.state.operation(early.id)?.state == .done, "who waits for it hears of its end")
+        #expect(world.state.ended.first?.id == 5 && world.state.ended.last?.id == early.id)
+        for round in 1...ControllerState.Limits.endedOperations / 2 {
+            try world.run(.move(MoveOperation(shard: 1, destination: "g2")))
+            #expect(world.state.operation(early.id) != nil, "round \(round)")
+            try world.run(.move(MoveOperation(shard: 1, destination: "g1")))
+        }
         #expect(world.state.operation(early.id) == nil)
     }
 

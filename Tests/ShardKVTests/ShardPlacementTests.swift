@@ -73,5 +73,10 @@ struct ShardPlacementTests {
         map.groups[2].isBorn = false
         #expect(ShardPlacement.moves(map).isEmpty)
         #expect(ShardPlacement.moves(map, leaving: ["a"]).isEmpty, "there is nowhere to go")
+        // what the unborn one owns cannot move yet, and nobody has to make up for it
+        map = ShardPlacementTests.map(["a", "b", "b", "b", "b", "a", "a", "c"], ["a", "b", "c"])
+        map.groups[2].isBorn = false
+        #expect(ShardPlacement.moves(map) == [ShardPlacement.Move(shard: 7, destination: "c")])
+        #expect(ShardPlacement.moves(map, leaving: ["a"]).map(\.shard) == [1, 6, 7])
     }
 }

@@ -22,7 +22,7 @@ struct SimulationTests {
     @Test("Every kind of fault happens, and does no harm", arguments: FaultKind.allCases) func kinds(kind: FaultKind) {
         // a fault in a hundred steps or so
         var random = SeededRandom(seed: 1)
-        let nodes = kind == .churn || kind == .operate ? 5 : 3
+        let nodes = [.churn, .operate, .schedule].contains(kind) ? 5 : 3
         let schedule = FaultSchedule.random(
             kinds: [kind], nodes: nodes, replicas: 3, steps: 4000, stepsPerFault: 400, &random)
         let outcome = Simulation(Plan(seed: 1, groups: 2, nodes: nodes, steps: 4000, schedule: schedule)).run()
@@ -30,6 +30,14 @@ struct SimulationTests {
         #expect(outcome.faults[kind] ?? 0 > 0)
         #expect(outcome.changes > 0 || kind != .churn)
         #expect(outcome.moves > 0 || kind != .operate)
+    }
+
+    /// It finds an end, whatever has happened: nothing goes to and fro for ever.
+    @Test("The scheduler at work, under faults", arguments: seeds.prefix(4)) func scheduler(seed: UInt64) {
+        let kinds = FaultKind.usual + Array(repeating: .schedule, count: 6)
+        let outcome = Simulation(Plan(seed: seed, nodes: 5, kinds: kinds)).run()
+        #expect(outcome.violation == nil, "seed \(seed): \(outcome.violation?.description ?? "")")
+        #expect(outcome.faults[.schedule] ?? 0 > 0)
     }
 
     @Test("The same seed gives the same run, another seed another one") func determinism() {

@@ -743,10 +743,15 @@ struct  Flotilla__OperationRecord
   Flotilla__CreateGroupOperation *create_group;
   Flotilla__DeleteGroupOperation *delete_group;
   Flotilla__ChangePeersOperation *change_peers;
+  /*
+   * how many operations had ended when this one did, itself included
+   */
+  protobuf_c_boolean has_end_number;
+  uint64_t end_number;
 };
 #define FLOTILLA__OPERATION_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__operation_record__descriptor) \
-    , 0, FLOTILLA__OPERATION_STATE__OPERATION_BEGUN, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+    , 0, FLOTILLA__OPERATION_STATE__OPERATION_BEGUN, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 
 /*
