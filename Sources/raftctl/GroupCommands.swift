@@ -150,34 +150,19 @@ extension Cluster {
 
     /// Hands a group over; who leads it then.
     func transfer(_ group: String, to peer: PeerID?) async throws(Failure) -> NodeAddress? {
-        let action = "the transfer of \(group)"
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__transfer_request__init)
             message.pointee.group = arena.string(group)
             if let peer { message.pointee.peer = arena.string(peer.description) }
             return arena.pack(message)
         }
-        var last = Failure.failed("\(action): nobody leads it; see raftctl group show \(group)")
-        for _ in 0..<20 {
-            guard let view = try await state(needsGroups: true).groups.first(where: { $0.id == group }) else {
-                throw .failed("there is no group '\(group)'; raftctl group list shows them")
-            }
-            guard let leader = view.leader?.address else {
-                await pause(milliseconds: 250)
-                continue
-            }
-            if leader == peer?.address { return leader }
-            let arena = Arena()
-            defer { withExtendedLifetime(arena) {} }
-            guard let answer = await call(leader, "transfer", body, patience: .milliseconds(10_000)),
-                let reply = arena.unpack(flotilla__transfer_reply__init, answer)?.pointee
-            else { throw .failed("\(action): \(leader) gave no answer; see its log") }
-            if reply.error == 0 { return reply.leader.flatMap { NodeAddress(String(cString: $0)) } }
-            let error = NamedError(rawValue: reply.error) ?? .internalError
-            last = Failure(error, reply.message.map { String(cString: $0) }, while: action)
-            guard error == .notLeader else { throw last }
-            await pause(milliseconds: 250)
+        let question = LeaderQuestion(
+            group: group, method: "transfer", body: body, action: "the transfer of \(group)",
+            patience: .milliseconds(10_000), isRepeatable: false, trail: "see raftctl group show \(group)")
+        return try await ask(question) { (answer, arena) in
+            guard let reply = arena.unpack(flotilla__transfer_reply__init, answer)?.pointee else { return nil }
+            if let refusal = LeaderRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
+            return .answer(reply.leader.flatMap { NodeAddress(String(cString: $0)) })
         }
-        throw last
     }
 }

@@ -161,7 +161,7 @@ extension Cluster {
         let operation = report.operation
         try Output.print(
             invocation.format == .json
-                ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
+                ? report.json.text : "operation \(id): \(operation.kind): \(operation.state)")
         if operation.state == .cancelled {
             throw .failed("operation \(id) was cancelled: \(operation.reason ?? "no reason was given")")
         }

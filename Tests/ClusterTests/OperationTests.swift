@@ -141,7 +141,7 @@ extension Clusters {
                 #expect(try await waiting.waitForExit() == -SIGINT)
                 #expect(try await operators.listed(operation).contains(" begun "))
                 let end = try await operators.order("operation", "wait", operation)
-                #expect(end.contains("move \(shard) from g2 to g1: done"), "\(end)")
+                #expect(end.contains("move shard \(shard) from g2 to g1: done"), "\(end)")
                 #expect(try await operators.group(of: shard) == "g1")
             }
         }
