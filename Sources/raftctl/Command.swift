@@ -43,7 +43,7 @@ struct Command: Sendable {
         [
             .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .nodeSafeToStop,
             .rebalance, .groupList, .groupShow, .groupVerify,
-            .groupCreate, .groupDelete, .groupTransfer,
+            .groupCreate, .groupDelete, .groupTransfer, .groupSnapshot,
             .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
             .operationList, .operationShow, .operationWait, .operationCancel,
             .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
