@@ -114,6 +114,8 @@ public struct ControllerState: Equatable, Sendable {
         case .step(let operation, let state, let reason, let wallClock):
             try step(operation, to: state, reason, wallClock)
         case .node(let change, let version): try apply(change, version)
+        case .resetMembers(let group, let peers, let version, let wallClock):
+            try resetMembers(of: group, to: peers, version, wallClock)
         case .rebalance(let rebalancing, let before): try rebalance(rebalancing, before)
         }
     }

@@ -174,7 +174,7 @@ extension ShardServer {
     /// Answers `operate`: proposes a command of an operator at the controller.
     func answerOperate(_ request: RpcRequest) {
         var isUnknown = false
-        let command = arena.scope { arena -> ControllerCommand? in
+        let parsed = arena.scope { arena -> ControllerCommand? in
             guard let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee,
                 let command = message.command
             else { return nil }
@@ -186,10 +186,24 @@ extension ShardServer {
             }
         }
         guard !isUnknown else { return refuseOperate(request, .unknownFormat, nil) }
-        guard let command = command.flatMap({ operators($0) }) else {
+        guard let command = parsed.flatMap({ operators($0) }) else {
             return request.responder.fail(RpcCode.badRequest, "malformed command")
         }
         guard host.leads(ClusterMap.controllerGroup) else { return refuseOperate(request, .notLeader, nil) }
+        let judge = { [self] (judged: Result<ControllerCommand, OrderRefusal>) in
+            switch judged {
+            case .success(let command): operate(command, request)
+            case .failure(let refusal): refuseOperate(request, refusal.error, refusal.message)
+            }
+        }
+        if case .resetMembers(let group, let peers, _, _) = command {
+            confirmReset(of: group, to: peers, judge)
+        } else {
+            operate(command, request)
+        }
+    }
+
+    private func operate(_ command: ControllerCommand, _ request: RpcRequest) {
         host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
@@ -222,7 +236,7 @@ extension ShardServer {
         case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
         // everything else about an operation follows from its participants
         case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node, .rebalance: command
+        case .node, .rebalance, .resetMembers: command
         case .initialize, .join, .groupBorn, .verify, .step: nil
         }
     }
@@ -283,5 +297,17 @@ extension ShardServer {
         if let bytes = run.bytesDone { (message.pointee.has_bytes_done, message.pointee.bytes_done) = (1, bytes) }
         if let bytes = run.bytesLeft { (message.pointee.has_bytes_left, message.pointee.bytes_left) = (1, bytes) }
         return message
+    }
+}
+
+/// Why an order is not proposed.
+struct OrderRefusal: Error {
+    var error: NamedError
+    /// The reason, and the way out.
+    var message: String
+
+    init(_ error: NamedError, _ message: String) {
+        self.error = error
+        self.message = message
     }
 }

@@ -26,6 +26,7 @@ extension ShardServer {
             case "operate": answerOperate(request)
             case "list_operations": answerListOperations(request)
             case "save_replica": answerSaveReplica(request)
+            case "reset_replica": answerResetReplica(request)
             case "schedule": answerSchedule(request)
             case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers",
                 "load":
