@@ -104,6 +104,13 @@ public struct ControllerState: Equatable, Sendable {
         return reply
     }
 
+    /// What ``apply(_:)`` would answer, and the map there would be. Nothing changes.
+    public func previewing(_ command: ControllerCommand) -> (reply: ControllerReply, map: ClusterMap?) {
+        var copy = self
+        let reply = copy.apply(command)
+        return (reply, copy.map)
+    }
+
     private mutating func perform(_ command: ControllerCommand) throws(ControllerRefusal) -> ControllerReply {
         switch command {
         case .initialize(let record): try initialize(record)

@@ -174,10 +174,12 @@ extension ShardServer {
     /// Answers `operate`: proposes a command of an operator at the controller.
     func answerOperate(_ request: RpcRequest) {
         var isUnknown = false
+        var token: String?
         let parsed = arena.scope { arena -> ControllerCommand? in
             guard let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee,
                 let command = message.command
             else { return nil }
+            token = message.token.map { String(cString: $0) }
             do throws(NamedErrorThrown) {
                 return try ControllerCommand(command.pointee)
             } catch {
@@ -196,7 +198,9 @@ extension ShardServer {
             case .failure(let refusal): refuseOperate(request, refusal.error, refusal.message)
             }
         }
-        if case .resetMembers(let group, let peers, _, _) = command {
+        if let token {
+            judgePlanned(command, token, judge)
+        } else if case .resetMembers(let group, let peers, _, _) = command {
             confirmReset(of: group, to: peers, judge)
         } else {
             operate(command, request)
@@ -253,7 +257,7 @@ extension ShardServer {
         }
     }
 
-    private var controllerLeader: NodeAddress? {
+    var controllerLeader: NodeAddress? {
         host.status(of: ClusterMap.controllerGroup)?.leader?.address
     }
 

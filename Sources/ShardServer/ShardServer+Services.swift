@@ -25,6 +25,7 @@ extension ShardServer {
             case "transfer": answerTransfer(request)
             case "operate": answerOperate(request)
             case "list_operations": answerListOperations(request)
+            case "plan": answerPlan(request)
             case "save_replica": answerSaveReplica(request)
             case "reset_replica": answerResetReplica(request)
             case "schedule": answerSchedule(request)

@@ -24,11 +24,14 @@ struct OperateAnswer: Equatable, Sendable {
 }
 
 extension Cluster {
-    /// Has the controller apply `command`.
-    func operate(_ command: ControllerCommand, _ action: String) async throws(Failure) -> OperateAnswer {
+    /// Has the controller apply `command`; with the token of a plan, exactly what was planned.
+    func operate(
+        _ command: ControllerCommand, token: String? = nil, _ action: String
+    ) async throws(Failure) -> OperateAnswer {
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__operate_request__init)
             message.pointee.command = command.message(arena)
+            if let token { message.pointee.token = arena.string(token) }
             return arena.pack(message)
         }
         var question = controllerQuestion("operate", body, action)
@@ -55,6 +58,20 @@ extension Cluster {
             guard let reply = arena.unpack(flotilla__list_operations_reply__init, answer)?.pointee else { return nil }
             if let refusal = LeaderRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
             return .answer((0..<reply.n_operations).compactMap { OperationReport(reply.operations[$0]) })
+        }
+    }
+
+    /// What `command` would do; nothing is changed.
+    func plan(_ command: ControllerCommand, _ action: String) async throws(Failure) -> PlanReport {
+        let body = Arena().scope { arena in
+            let message = arena.make(flotilla__plan_request__init)
+            message.pointee.command = command.message(arena)
+            return arena.pack(message)
+        }
+        return try await ask(controllerQuestion("plan", body, action)) { (answer, arena) in
+            guard let reply = arena.unpack(flotilla__plan_reply__init, answer)?.pointee else { return nil }
+            if let refusal = LeaderRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
+            return PlanReport(reply).map { .answer($0) }
         }
     }
 

@@ -74,4 +74,15 @@ struct ControllerResetTests {
             group: "g1", peers: [World.peer(1), World.peer(2, idx: 3)], wallClock: 7)
         #expect(try ControllerCommand.decoded(command.encoded(arena), arena) == command)
     }
+
+    @Test func aPreviewIsWhatAnEntryWouldDoAndChangesNothing() throws {
+        var world = try World()
+        let before = world.state
+        let command = ControllerCommand.begin(.split(SplitOperation(shard: 2, key: Bytes("bb"))), wallClock: 5)
+        let preview = world.state.previewing(command)
+        #expect(world.state == before)
+        #expect(preview.reply == world.state.apply(command) && preview.map == world.state.map)
+        let refused = ControllerCommand.begin(.split(SplitOperation(shard: 99, key: Bytes("bb"))), wallClock: 5)
+        #expect(world.state.previewing(refused).reply == world.state.apply(refused))
+    }
 }
