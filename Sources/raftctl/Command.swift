@@ -47,7 +47,7 @@ struct Command: Sendable {
             .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
             .operationList, .operationShow, .operationWait, .operationCancel,
             .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
-        ] + memberCommands
+        ] + memberCommands + resetCommands
 }
 
 /// How results are written.
