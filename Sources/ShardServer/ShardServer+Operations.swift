@@ -109,7 +109,7 @@ extension ShardServer {
                 .changePeers(operation: operation.id, from: from, to: to, mapVersion: version), of: group,
                 completion: take)
         case .awaitBirth(let group):
-            take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay)
+            take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay())
         case .record(let state): record(state, operation, take)
         }
     }
@@ -157,7 +157,10 @@ extension ShardServer {
         case (_, .awaitCatchUp) where answer.isDone, (_, .awaitComplete) where answer.isDone, (.moveStatus, _):
             operations.runs[position].failed("the answer does not fit the question", now: now)
         case (.done, _): operations.runs[position].carriedOut()
-        case (.underWay, _): operations.runs[position].waits(until: now + ShardServer.birthPace)
+        case (.underWay(let progress), _):
+            operations.runs[position].bytesDone = progress?.bytesDone
+            operations.runs[position].bytesLeft = progress?.bytesLeft
+            operations.runs[position].waits(until: now + ShardServer.birthPace)
         case (.notLeader, _): operations.runs[position].failed("its leader is not known", now: now)
         case (.failed(let problem), _): operations.runs[position].failed(problem, now: now)
         case (.refused(let error, let text), _):

@@ -199,6 +199,9 @@ extension Cluster {
     /// The operation once it has ended.
     func end(of id: UInt64, showsProgress: Bool) async throws(Failure) -> OperationReport {
         let progress = OperationProgressLine(id, isShown: showsProgress)
+        Interruption.explain(
+            "operation \(id) goes on: raftctl operation wait \(id) picks it up, raftctl operation cancel \(id) takes it "
+                + "back where that is possible")
         defer { progress.end() }
         while true {
             let report = try await report(id)

@@ -123,6 +123,8 @@ extension Cluster {
 
     /// Waits until nothing is left on a node, showing what is.
     fileprivate func followDrain(of node: UInt64, _ invocation: Invocation) async throws(Failure) {
+        Interruption.explain(
+            "the drain goes on: raftctl node drain \(node) picks it up, raftctl node resume \(node) ends it")
         var shown: String?
         var shownAt = ContinuousClock.now
         while true {
