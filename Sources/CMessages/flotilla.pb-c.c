@@ -2527,6 +2527,186 @@ void   flotilla__operate_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__operate_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__plan_request__init
+                     (Flotilla__PlanRequest         *message)
+{
+  static const Flotilla__PlanRequest init_value = FLOTILLA__PLAN_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__plan_request__get_packed_size
+                     (const Flotilla__PlanRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__plan_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__plan_request__pack
+                     (const Flotilla__PlanRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__plan_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__plan_request__pack_to_buffer
+                     (const Flotilla__PlanRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__plan_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__PlanRequest *
+       flotilla__plan_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__PlanRequest *)
+     protobuf_c_message_unpack (&flotilla__plan_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__plan_request__free_unpacked
+                     (Flotilla__PlanRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__plan_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__plan_reply__init
+                     (Flotilla__PlanReply         *message)
+{
+  static const Flotilla__PlanReply init_value = FLOTILLA__PLAN_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__plan_reply__get_packed_size
+                     (const Flotilla__PlanReply *message)
+{
+  assert(message->base.descriptor == &flotilla__plan_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__plan_reply__pack
+                     (const Flotilla__PlanReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__plan_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__plan_reply__pack_to_buffer
+                     (const Flotilla__PlanReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__plan_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__PlanReply *
+       flotilla__plan_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__PlanReply *)
+     protobuf_c_message_unpack (&flotilla__plan_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__plan_reply__free_unpacked
+                     (Flotilla__PlanReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__plan_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__planned_replica__init
+                     (Flotilla__PlannedReplica         *message)
+{
+  static const Flotilla__PlannedReplica init_value = FLOTILLA__PLANNED_REPLICA__INIT;
+  *message = init_value;
+}
+size_t flotilla__planned_replica__get_packed_size
+                     (const Flotilla__PlannedReplica *message)
+{
+  assert(message->base.descriptor == &flotilla__planned_replica__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__planned_replica__pack
+                     (const Flotilla__PlannedReplica *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__planned_replica__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__planned_replica__pack_to_buffer
+                     (const Flotilla__PlannedReplica *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__planned_replica__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__PlannedReplica *
+       flotilla__planned_replica__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__PlannedReplica *)
+     protobuf_c_message_unpack (&flotilla__planned_replica__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__planned_replica__free_unpacked
+                     (Flotilla__PlannedReplica *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__planned_replica__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__quorum_stage__init
+                     (Flotilla__QuorumStage         *message)
+{
+  static const Flotilla__QuorumStage init_value = FLOTILLA__QUORUM_STAGE__INIT;
+  *message = init_value;
+}
+size_t flotilla__quorum_stage__get_packed_size
+                     (const Flotilla__QuorumStage *message)
+{
+  assert(message->base.descriptor == &flotilla__quorum_stage__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__quorum_stage__pack
+                     (const Flotilla__QuorumStage *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__quorum_stage__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__quorum_stage__pack_to_buffer
+                     (const Flotilla__QuorumStage *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__quorum_stage__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__QuorumStage *
+       flotilla__quorum_stage__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__QuorumStage *)
+     protobuf_c_message_unpack (&flotilla__quorum_stage__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__quorum_stage__free_unpacked
+                     (Flotilla__QuorumStage *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__quorum_stage__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__list_operations_request__init
                      (Flotilla__ListOperationsRequest         *message)
 {
@@ -2885,6 +3065,186 @@ void   flotilla__transfer_reply__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__transfer_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__reset_replica_request__init
+                     (Flotilla__ResetReplicaRequest         *message)
+{
+  static const Flotilla__ResetReplicaRequest init_value = FLOTILLA__RESET_REPLICA_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__reset_replica_request__get_packed_size
+                     (const Flotilla__ResetReplicaRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__reset_replica_request__pack
+                     (const Flotilla__ResetReplicaRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__reset_replica_request__pack_to_buffer
+                     (const Flotilla__ResetReplicaRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ResetReplicaRequest *
+       flotilla__reset_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ResetReplicaRequest *)
+     protobuf_c_message_unpack (&flotilla__reset_replica_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__reset_replica_request__free_unpacked
+                     (Flotilla__ResetReplicaRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__reset_replica_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__reset_replica_reply__init
+                     (Flotilla__ResetReplicaReply         *message)
+{
+  static const Flotilla__ResetReplicaReply init_value = FLOTILLA__RESET_REPLICA_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__reset_replica_reply__get_packed_size
+                     (const Flotilla__ResetReplicaReply *message)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__reset_replica_reply__pack
+                     (const Flotilla__ResetReplicaReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__reset_replica_reply__pack_to_buffer
+                     (const Flotilla__ResetReplicaReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__reset_replica_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ResetReplicaReply *
+       flotilla__reset_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ResetReplicaReply *)
+     protobuf_c_message_unpack (&flotilla__reset_replica_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__reset_replica_reply__free_unpacked
+                     (Flotilla__ResetReplicaReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__reset_replica_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__save_replica_request__init
+                     (Flotilla__SaveReplicaRequest         *message)
+{
+  static const Flotilla__SaveReplicaRequest init_value = FLOTILLA__SAVE_REPLICA_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__save_replica_request__get_packed_size
+                     (const Flotilla__SaveReplicaRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__save_replica_request__pack
+                     (const Flotilla__SaveReplicaRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__save_replica_request__pack_to_buffer
+                     (const Flotilla__SaveReplicaRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SaveReplicaRequest *
+       flotilla__save_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SaveReplicaRequest *)
+     protobuf_c_message_unpack (&flotilla__save_replica_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__save_replica_request__free_unpacked
+                     (Flotilla__SaveReplicaRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__save_replica_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__save_replica_reply__init
+                     (Flotilla__SaveReplicaReply         *message)
+{
+  static const Flotilla__SaveReplicaReply init_value = FLOTILLA__SAVE_REPLICA_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__save_replica_reply__get_packed_size
+                     (const Flotilla__SaveReplicaReply *message)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__save_replica_reply__pack
+                     (const Flotilla__SaveReplicaReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__save_replica_reply__pack_to_buffer
+                     (const Flotilla__SaveReplicaReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__save_replica_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__SaveReplicaReply *
+       flotilla__save_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__SaveReplicaReply *)
+     protobuf_c_message_unpack (&flotilla__save_replica_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__save_replica_reply__free_unpacked
+                     (Flotilla__SaveReplicaReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__save_replica_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__verify_group_request__init
@@ -3605,6 +3965,51 @@ void   flotilla__controller_command__free_unpacked
   if(!message)
     return;
   assert(message->base.descriptor == &flotilla__controller_command__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__reset_members__init
+                     (Flotilla__ResetMembers         *message)
+{
+  static const Flotilla__ResetMembers init_value = FLOTILLA__RESET_MEMBERS__INIT;
+  *message = init_value;
+}
+size_t flotilla__reset_members__get_packed_size
+                     (const Flotilla__ResetMembers *message)
+{
+  assert(message->base.descriptor == &flotilla__reset_members__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__reset_members__pack
+                     (const Flotilla__ResetMembers *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__reset_members__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__reset_members__pack_to_buffer
+                     (const Flotilla__ResetMembers *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__reset_members__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ResetMembers *
+       flotilla__reset_members__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ResetMembers *)
+     protobuf_c_message_unpack (&flotilla__reset_members__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__reset_members__free_unpacked
+                     (Flotilla__ResetMembers *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__reset_members__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 void   flotilla__operation_step__init
@@ -7852,7 +8257,7 @@ const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
   (ProtobufCMessageInit) flotilla__group_status__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[11] =
+static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[14] =
 {
   {
     "node_id",
@@ -7986,6 +8391,42 @@ static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "stall_ms",
+    12,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__StatusReply, has_stall_ms),
+    offsetof(Flotilla__StatusReply, stall_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "refusal",
+    13,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__StatusReply, refusal),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "unheard",
+    14,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__StatusReply, n_unheard),
+    offsetof(Flotilla__StatusReply, unheard),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__status_reply__field_indices_by_name[] = {
   1,   /* field[1] = address */
@@ -7995,15 +8436,18 @@ static const unsigned flotilla__status_reply__field_indices_by_name[] = {
   7,   /* field[7] = log_bytes */
   10,   /* field[10] = log_space */
   0,   /* field[0] = node_id */
+  12,   /* field[12] = refusal */
   3,   /* field[3] = run_number */
+  11,   /* field[11] = stall_ms */
   5,   /* field[5] = state */
+  13,   /* field[13] = unheard */
   8,   /* field[8] = uptime_ms */
   9,   /* field[9] = version */
 };
 static const ProtobufCIntRange flotilla__status_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 11 }
+  { 0, 14 }
 };
 const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
 {
@@ -8013,7 +8457,7 @@ const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
   "Flotilla__StatusReply",
   "flotilla",
   sizeof(Flotilla__StatusReply),
-  11,
+  14,
   flotilla__status_reply__field_descriptors,
   flotilla__status_reply__field_indices_by_name,
   1,  flotilla__status_reply__number_ranges,
@@ -8455,7 +8899,7 @@ const ProtobufCMessageDescriptor flotilla__move_status__descriptor =
   (ProtobufCMessageInit) flotilla__move_status__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__operate_request__field_descriptors[1] =
+static const ProtobufCFieldDescriptor flotilla__operate_request__field_descriptors[2] =
 {
   {
     "command",
@@ -8469,14 +8913,27 @@ static const ProtobufCFieldDescriptor flotilla__operate_request__field_descripto
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "token",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__OperateRequest, token),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__operate_request__field_indices_by_name[] = {
   0,   /* field[0] = command */
+  1,   /* field[1] = token */
 };
 static const ProtobufCIntRange flotilla__operate_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor flotilla__operate_request__descriptor =
 {
@@ -8486,7 +8943,7 @@ const ProtobufCMessageDescriptor flotilla__operate_request__descriptor =
   "Flotilla__OperateRequest",
   "flotilla",
   sizeof(Flotilla__OperateRequest),
-  1,
+  2,
   flotilla__operate_request__field_descriptors,
   flotilla__operate_request__field_indices_by_name,
   1,  flotilla__operate_request__number_ranges,
@@ -8581,6 +9038,379 @@ const ProtobufCMessageDescriptor flotilla__operate_reply__descriptor =
   flotilla__operate_reply__field_indices_by_name,
   1,  flotilla__operate_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__operate_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__plan_request__field_descriptors[1] =
+{
+  {
+    "command",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanRequest, command),
+    &flotilla__controller_command__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__plan_request__field_indices_by_name[] = {
+  0,   /* field[0] = command */
+};
+static const ProtobufCIntRange flotilla__plan_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__plan_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.PlanRequest",
+  "PlanRequest",
+  "Flotilla__PlanRequest",
+  "flotilla",
+  sizeof(Flotilla__PlanRequest),
+  1,
+  flotilla__plan_request__field_descriptors,
+  flotilla__plan_request__field_indices_by_name,
+  1,  flotilla__plan_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__plan_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__plan_reply__field_descriptors[11] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanReply, leader),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "version",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__PlanReply, has_version),
+    offsetof(Flotilla__PlanReply, version),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "token",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanReply, token),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "operation",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlanReply, operation),
+    &flotilla__operation_record__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "steps",
+    7,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__PlanReply, n_steps),
+    offsetof(Flotilla__PlanReply, steps),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "replicas",
+    8,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__PlanReply, n_replicas),
+    offsetof(Flotilla__PlanReply, replicas),
+    &flotilla__planned_replica__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "stages",
+    9,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__PlanReply, n_stages),
+    offsetof(Flotilla__PlanReply, stages),
+    &flotilla__quorum_stage__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes",
+    10,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__PlanReply, has_bytes),
+    offsetof(Flotilla__PlanReply, bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "notes",
+    11,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__PlanReply, n_notes),
+    offsetof(Flotilla__PlanReply, notes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__plan_reply__field_indices_by_name[] = {
+  9,   /* field[9] = bytes */
+  0,   /* field[0] = error */
+  2,   /* field[2] = leader */
+  1,   /* field[1] = message */
+  10,   /* field[10] = notes */
+  5,   /* field[5] = operation */
+  7,   /* field[7] = replicas */
+  8,   /* field[8] = stages */
+  6,   /* field[6] = steps */
+  4,   /* field[4] = token */
+  3,   /* field[3] = version */
+};
+static const ProtobufCIntRange flotilla__plan_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 11 }
+};
+const ProtobufCMessageDescriptor flotilla__plan_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.PlanReply",
+  "PlanReply",
+  "Flotilla__PlanReply",
+  "flotilla",
+  sizeof(Flotilla__PlanReply),
+  11,
+  flotilla__plan_reply__field_descriptors,
+  flotilla__plan_reply__field_indices_by_name,
+  1,  flotilla__plan_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__plan_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__planned_replica__field_descriptors[4] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlannedReplica, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlannedReplica, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "change",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__PlannedReplica, change),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "up",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__PlannedReplica, has_up),
+    offsetof(Flotilla__PlannedReplica, up),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__planned_replica__field_indices_by_name[] = {
+  2,   /* field[2] = change */
+  0,   /* field[0] = group */
+  1,   /* field[1] = peer */
+  3,   /* field[3] = up */
+};
+static const ProtobufCIntRange flotilla__planned_replica__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__planned_replica__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.PlannedReplica",
+  "PlannedReplica",
+  "Flotilla__PlannedReplica",
+  "flotilla",
+  sizeof(Flotilla__PlannedReplica),
+  4,
+  flotilla__planned_replica__field_descriptors,
+  flotilla__planned_replica__field_indices_by_name,
+  1,  flotilla__planned_replica__number_ranges,
+  (ProtobufCMessageInit) flotilla__planned_replica__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__quorum_stage__field_descriptors[5] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__QuorumStage, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "stage",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__QuorumStage, stage),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "voters",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__QuorumStage, voters),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "needed",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__QuorumStage, needed),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "up",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__QuorumStage, has_up),
+    offsetof(Flotilla__QuorumStage, up),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__quorum_stage__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  3,   /* field[3] = needed */
+  1,   /* field[1] = stage */
+  4,   /* field[4] = up */
+  2,   /* field[2] = voters */
+};
+static const ProtobufCIntRange flotilla__quorum_stage__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__quorum_stage__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.QuorumStage",
+  "QuorumStage",
+  "Flotilla__QuorumStage",
+  "flotilla",
+  sizeof(Flotilla__QuorumStage),
+  5,
+  flotilla__quorum_stage__field_descriptors,
+  flotilla__quorum_stage__field_indices_by_name,
+  1,  flotilla__quorum_stage__number_ranges,
+  (ProtobufCMessageInit) flotilla__quorum_stage__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__list_operations_request__field_descriptors[2] =
@@ -8955,7 +9785,7 @@ const ProtobufCMessageDescriptor flotilla__change_peers_request__descriptor =
   (ProtobufCMessageInit) flotilla__change_peers_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descriptors[7] =
 {
   {
     "error",
@@ -9017,8 +9847,34 @@ static const ProtobufCFieldDescriptor flotilla__change_peers_reply__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "bytes_done",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ChangePeersReply, has_bytes_done),
+    offsetof(Flotilla__ChangePeersReply, bytes_done),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "bytes_left",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Flotilla__ChangePeersReply, has_bytes_left),
+    offsetof(Flotilla__ChangePeersReply, bytes_left),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__change_peers_reply__field_indices_by_name[] = {
+  5,   /* field[5] = bytes_done */
+  6,   /* field[6] = bytes_left */
   4,   /* field[4] = done */
   0,   /* field[0] = error */
   2,   /* field[2] = leader */
@@ -9028,7 +9884,7 @@ static const unsigned flotilla__change_peers_reply__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__change_peers_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor =
 {
@@ -9038,7 +9894,7 @@ const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor =
   "Flotilla__ChangePeersReply",
   "flotilla",
   sizeof(Flotilla__ChangePeersReply),
-  5,
+  7,
   flotilla__change_peers_reply__field_descriptors,
   flotilla__change_peers_reply__field_indices_by_name,
   1,  flotilla__change_peers_reply__number_ranges,
@@ -9158,6 +10014,249 @@ const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor =
   flotilla__transfer_reply__field_indices_by_name,
   1,  flotilla__transfer_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__transfer_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__reset_replica_request__field_descriptors[3] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ResetReplicaRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "from",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ResetReplicaRequest, n_from),
+    offsetof(Flotilla__ResetReplicaRequest, from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "to",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ResetReplicaRequest, n_to),
+    offsetof(Flotilla__ResetReplicaRequest, to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__reset_replica_request__field_indices_by_name[] = {
+  1,   /* field[1] = from */
+  0,   /* field[0] = group */
+  2,   /* field[2] = to */
+};
+static const ProtobufCIntRange flotilla__reset_replica_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__reset_replica_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ResetReplicaRequest",
+  "ResetReplicaRequest",
+  "Flotilla__ResetReplicaRequest",
+  "flotilla",
+  sizeof(Flotilla__ResetReplicaRequest),
+  3,
+  flotilla__reset_replica_request__field_descriptors,
+  flotilla__reset_replica_request__field_indices_by_name,
+  1,  flotilla__reset_replica_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__reset_replica_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__reset_replica_reply__field_descriptors[3] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ResetReplicaReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ResetReplicaReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ResetReplicaReply, n_peers),
+    offsetof(Flotilla__ResetReplicaReply, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__reset_replica_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  1,   /* field[1] = message */
+  2,   /* field[2] = peers */
+};
+static const ProtobufCIntRange flotilla__reset_replica_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__reset_replica_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ResetReplicaReply",
+  "ResetReplicaReply",
+  "Flotilla__ResetReplicaReply",
+  "flotilla",
+  sizeof(Flotilla__ResetReplicaReply),
+  3,
+  flotilla__reset_replica_reply__field_descriptors,
+  flotilla__reset_replica_reply__field_indices_by_name,
+  1,  flotilla__reset_replica_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__reset_replica_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__save_replica_request__field_descriptors[1] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SaveReplicaRequest, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__save_replica_request__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+};
+static const ProtobufCIntRange flotilla__save_replica_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__save_replica_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SaveReplicaRequest",
+  "SaveReplicaRequest",
+  "Flotilla__SaveReplicaRequest",
+  "flotilla",
+  sizeof(Flotilla__SaveReplicaRequest),
+  1,
+  flotilla__save_replica_request__field_descriptors,
+  flotilla__save_replica_request__field_indices_by_name,
+  1,  flotilla__save_replica_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__save_replica_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__save_replica_reply__field_descriptors[4] =
+{
+  {
+    "error",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SaveReplicaReply, error),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "message",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__SaveReplicaReply, message),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "index",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__SaveReplicaReply, has_index),
+    offsetof(Flotilla__SaveReplicaReply, index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "first_index",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__SaveReplicaReply, has_first_index),
+    offsetof(Flotilla__SaveReplicaReply, first_index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__save_replica_reply__field_indices_by_name[] = {
+  0,   /* field[0] = error */
+  3,   /* field[3] = first_index */
+  2,   /* field[2] = index */
+  1,   /* field[1] = message */
+};
+static const ProtobufCIntRange flotilla__save_replica_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor flotilla__save_replica_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.SaveReplicaReply",
+  "SaveReplicaReply",
+  "Flotilla__SaveReplicaReply",
+  "flotilla",
+  sizeof(Flotilla__SaveReplicaReply),
+  4,
+  flotilla__save_replica_reply__field_descriptors,
+  flotilla__save_replica_reply__field_indices_by_name,
+  1,  flotilla__save_replica_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__save_replica_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__verify_group_request__field_descriptors[1] =
@@ -10497,7 +11596,7 @@ const ProtobufCMessageDescriptor flotilla__scheduled_shard__descriptor =
   (ProtobufCMessageInit) flotilla__scheduled_shard__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[12] =
+static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[13] =
 {
   {
     "format",
@@ -10643,6 +11742,18 @@ static const ProtobufCFieldDescriptor flotilla__controller_command__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "reset_members",
+    30,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ControllerCommand, reset_members),
+    &flotilla__reset_members__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   5,   /* field[5] = begin */
@@ -10654,15 +11765,17 @@ static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   7,   /* field[7] = node */
   10,   /* field[10] = rebalancing */
   11,   /* field[11] = rebalancing_before */
+  12,   /* field[12] = reset_members */
   6,   /* field[6] = step */
   4,   /* field[4] = verify */
   9,   /* field[9] = wall_clock_ms */
 };
-static const ProtobufCIntRange flotilla__controller_command__number_ranges[2 + 1] =
+static const ProtobufCIntRange flotilla__controller_command__number_ranges[3 + 1] =
 {
   { 1, 0 },
   { 20, 10 },
-  { 0, 12 }
+  { 30, 12 },
+  { 0, 13 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
 {
@@ -10672,11 +11785,62 @@ const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
   "Flotilla__ControllerCommand",
   "flotilla",
   sizeof(Flotilla__ControllerCommand),
-  12,
+  13,
   flotilla__controller_command__field_descriptors,
   flotilla__controller_command__field_indices_by_name,
-  2,  flotilla__controller_command__number_ranges,
+  3,  flotilla__controller_command__number_ranges,
   (ProtobufCMessageInit) flotilla__controller_command__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__reset_members__field_descriptors[2] =
+{
+  {
+    "group",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ResetMembers, group),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peers",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__ResetMembers, n_peers),
+    offsetof(Flotilla__ResetMembers, peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__reset_members__field_indices_by_name[] = {
+  0,   /* field[0] = group */
+  1,   /* field[1] = peers */
+};
+static const ProtobufCIntRange flotilla__reset_members__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__reset_members__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ResetMembers",
+  "ResetMembers",
+  "Flotilla__ResetMembers",
+  "flotilla",
+  sizeof(Flotilla__ResetMembers),
+  2,
+  flotilla__reset_members__field_descriptors,
+  flotilla__reset_members__field_indices_by_name,
+  1,  flotilla__reset_members__number_ranges,
+  (ProtobufCMessageInit) flotilla__reset_members__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__operation_step__field_descriptors[3] =

@@ -61,6 +61,12 @@ public final class ProcessCluster: Sendable {
         return start.duration(to: .now)
     }
 
+    /// SIGSTOP: the process stands still, its kernel goes on.
+    public func suspend(_ node: Int) { process(node)?.signal(SIGSTOP) }
+
+    /// SIGCONT.
+    public func resume(_ node: Int) { process(node)?.signal(SIGCONT) }
+
     private func ended(_ node: Int, _ expected: Int32) async throws {
         guard let process = process(node) else { return }
         let status = try await process.waitForExit()

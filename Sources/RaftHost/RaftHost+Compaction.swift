@@ -173,6 +173,7 @@ extension RaftHost {
             // what the state was asked for may be another one's by now
             guard let replica = slots[slot], replica.generation == generation, !replica.isSwitching, !replica.needsState
             else { continue }
+            replica.durableState = durable.last.index
             compact(replica, durable)
         }
         lane.requestTurn()

@@ -28,6 +28,8 @@ final class OutgoingSnapshot: @unchecked Sendable {
     /// Offers of it that were not answered yet: more than one if it was offered once more, in another term perhaps.
     var offersUnderWay = 0
     var isDropped = false
+    /// Of its files, in the order in which they are asked for.
+    var sentBytes = 0
     var usedAt: Instant
 
     init(id: UInt64, replica: Replica, peer: PeerID, frozen: any FrozenState, now: Instant) {
@@ -68,6 +70,20 @@ struct SnapshotRead {
 }
 
 extension RaftHost {
+    /// How much of the snapshots of `group` that are on their way to other members has been sent, and what is left; nil
+    /// if there are none.
+    public func snapshotProgress(of group: String) -> (done: Int, left: Int)? {
+        var progress: (done: Int, left: Int)?
+        for snapshot in sending.order where snapshot.replica.group == group && !snapshot.isDropped {
+            guard case .ready(_, let files) = snapshot.phase else { continue }
+            let size = files.reduce(0) { $0 + $1.byteCount }
+            // a part that was asked for again counts twice
+            let done = min(snapshot.sentBytes, size)
+            progress = ((progress?.done ?? 0) + done, (progress?.left ?? 0) + size - done)
+        }
+        return progress
+    }
+
     static let snapshotService = "flotilla.SnapshotService"
 
     // MARK: offering
@@ -327,6 +343,7 @@ extension RaftHost {
             asked.count > 0
         else { throw RaftWire.WireError(code: 22, text: "the snapshot has no such bytes") }
         let count = min(Int(asked.count), settings.snapshotChunkBytes, file.byteCount - Int(asked.offset))
+        snapshot.sentBytes += count
         sending.reads.append(
             SnapshotRead(
                 due: snapshotBudget.take(count, now: now), snapshot: snapshot, file: file.name,

@@ -25,6 +25,7 @@ extension RaftHost {
                 repairsDue = pursueRepairs()
                 statesDue = pursueStates()
                 pursueRemovals()
+                saveOrdersDue = pursueSaveOrders()
                 compactionDue = pursueCompaction()
                 comparisonDue = pursueComparing()
                 savingDue = pursueSaving()
@@ -166,7 +167,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook, compactionDue, snapshotsDue, savingDue, repairsDue, statesDue, comparisonDue,
+            nextLook, compactionDue, snapshotsDue, savingDue, saveOrdersDue, repairsDue, statesDue, comparisonDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

@@ -31,6 +31,20 @@ extension RaftHost {
         }
     }
 
+    /// How long what waits at the workers has kept the present check from ending.
+    public var stall: Interval { vitalsCheck.map { lane.clock.now - $0.startedAt } ?? .milliseconds(0) }
+
+    /// Why proposals are refused, if they are.
+    public var writeRefusal: String? {
+        if hasLittleRoom { return "less is free on its disk than writes need" }
+        if isLogAtBound { return "its log is as large as it may be, and is being compacted" }
+        if isLogFull { return "there is no room for its log" }
+        return isLogTight ? "its log is nearly as large as it may be, and is being compacted" : nil
+    }
+
+    /// Nodes with replicas of groups of this one that did not answer the last message sent to them, ascending.
+    public var unheardNodes: [NodeAddress] { links.map(\.address).filter { !liveness.isReachable($0) }.sorted() }
+
     private func endMarker() {
         vitalsCheck?.waiting -= 1
         lane.requestTurn()

@@ -125,6 +125,9 @@ public final class RaftHost: @unchecked Sendable {
     var receiving = SnapshotReceiving()
     var saving = StateSaving()
     var savingDue: Instant?
+    /// Replicas to be saved because somebody wants that.
+    var saveOrders: [SaveOrder] = []
+    var saveOrdersDue: Instant?
 
     /// Groups led here that have applied something since their replicas were compared.
     var toCompare: [Replica] = []

@@ -189,6 +189,8 @@ final class Replica: @unchecked Sendable {
     var isSwitching = false
     /// When its state is saved, if it has a volatile one.
     var saves: SaveSchedule?
+    /// What its state holds durably, as far as that was read back last.
+    var durableState = LogIndex.zero
     /// Its state is being saved, or waits for that.
     var isSaving = false
     /// How often the state machine failed since it last went on.

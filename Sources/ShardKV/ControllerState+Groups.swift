@@ -176,9 +176,41 @@ extension ControllerState {
     /// former ones.
     mutating func enter(_ state: ClusterOperation.State, _ change: ChangePeersOperation) {
         guard state != .aborted else { return }
-        let isDone = state == .done
-        update(change.group) { group in
-            let present = isDone ? change.to : group.peers
+        replaceMembers(of: change.group, by: state == .done ? change.to : change.from)
+    }
+
+    // MARK: force
+
+    /// Follows a forced reset, which has happened: refused only where it cannot have. Where the members are those that the
+    /// map has anyway, a change of them that is under way goes on: it has not begun, or its first step is to come again.
+    mutating func resetMembers(
+        of name: String, to peers: [PeerID], _ version: UInt64?, _ wallClock: Int64
+    ) throws(ControllerRefusal) -> ControllerReply {
+        let map = try initializedMap()
+        try expect(version, map)
+        let group = try bornGroup(name, map)
+        let sorted = peers.sorted()
+        let present = (group.peers + group.joining).filter { peers.contains($0) }
+        let isDistinct = zip(sorted, sorted.dropFirst()).allSatisfy { $0 < $1 }
+        guard isDistinct, present.count == peers.count, present.contains(where: { $0.role == .replica }) else {
+            throw ControllerRefusal(
+                .conflict,
+                "the members of group \(name) are \(listed(group.peers + group.joining)); name some of them, one that "
+                    + "votes and holds the data among them")
+        }
+        guard !present.hasSameMembers(as: group.peers) else { return ControllerReply() }
+        for var operation in pending {
+            guard case .changePeers(let change) = operation.kind, change.group == name else { continue }
+            (operation.state, operation.endedMilliseconds) = (.cancelled, wallClock)
+            operation.reason = "the members of \(name) were reset by force"
+            record(operation)
+        }
+        replaceMembers(of: name, by: present)
+        return ControllerReply()
+    }
+
+    private mutating func replaceMembers(of name: String, by present: [PeerID]) {
+        update(name) { group in
             let leavers = (group.peers + group.joining).filter { !present.contains($0) }
             let former = group.retired.filter { old in !leavers.contains { $0.address == old.address } }
             group.retired = (former + leavers).sorted()

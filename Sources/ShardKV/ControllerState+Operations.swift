@@ -96,7 +96,7 @@ extension ControllerState {
         }
     }
 
-    private mutating func record(_ operation: ClusterOperation) {
+    mutating func record(_ operation: ClusterOperation) {
         guard let position = pending.firstIndex(where: { $0.id == operation.id }) else { return }
         changes.operations.append(operation.id)
         guard operation.state.isOver else {

@@ -104,6 +104,13 @@ public struct ControllerState: Equatable, Sendable {
         return reply
     }
 
+    /// What ``apply(_:)`` would answer, and the map there would be. Nothing changes.
+    public func previewing(_ command: ControllerCommand) -> (reply: ControllerReply, map: ClusterMap?) {
+        var copy = self
+        let reply = copy.apply(command)
+        return (reply, copy.map)
+    }
+
     private mutating func perform(_ command: ControllerCommand) throws(ControllerRefusal) -> ControllerReply {
         switch command {
         case .initialize(let record): try initialize(record)
@@ -114,6 +121,8 @@ public struct ControllerState: Equatable, Sendable {
         case .step(let operation, let state, let reason, let wallClock):
             try step(operation, to: state, reason, wallClock)
         case .node(let change, let version): try apply(change, version)
+        case .resetMembers(let group, let peers, let version, let wallClock):
+            try resetMembers(of: group, to: peers, version, wallClock)
         case .rebalance(let rebalancing, let before): try rebalance(rebalancing, before)
         }
     }

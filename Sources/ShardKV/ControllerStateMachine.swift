@@ -113,6 +113,14 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         return try state.map(at: version, store, arena)
     }
 
+    /// What a command would come to as the next entry: the answer, and the map before and behind it. Nothing changes. On
+    /// the worker, like reads.
+    public func preview(_ command: ControllerCommand) throws(StateMachineError) -> ControllerPreview {
+        if let failure { throw failure }
+        let (reply, map) = state.previewing(command)
+        return ControllerPreview(reply: reply, before: state.map, after: map)
+    }
+
     /// Makes what is applied durable, of every replica on the engine: waits for the disk.
     public func flush() throws(StateMachineError) { try store.flush() }
 
@@ -176,4 +184,14 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         log.finish(entry, result: reply?.packed(arena) ?? Bytes())
         return result
     }
+}
+
+/// What a command would come to.
+public struct ControllerPreview: Sendable {
+    /// The answer to it.
+    public var reply: ControllerReply
+    /// The map as it is.
+    public var before: ClusterMap?
+    /// The map that the command would leave behind.
+    public var after: ClusterMap?
 }

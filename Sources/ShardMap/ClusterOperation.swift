@@ -210,7 +210,9 @@ extension ClusterOperation.Kind: CustomStringConvertible {
         case .move(let move): "move shard \(move.shard) from \(move.source) to \(move.destination)"
         case .createGroup(let creation): "create group \(creation.group)"
         case .deleteGroup(let deletion): "delete group \(deletion.group)"
-        case .changePeers(let change): "change the members of group \(change.group)"
+        case .changePeers(let change):
+            "change the members of group \(change.group) to "
+                + change.to.map(\.address.description).joined(separator: ",")
         }
     }
 }

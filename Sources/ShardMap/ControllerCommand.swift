@@ -19,6 +19,9 @@ public enum ControllerCommand: Equatable, Sendable {
     case step(operation: UInt64, to: ClusterOperation.State, reason: String? = nil, wallClock: Int64)
     /// Changes or removes a node; the expected version is as that of `begin`.
     case node(NodeChange, expectedVersion: UInt64? = nil)
+    /// The group's members were reset by force to these, some of those it had: the map follows, and what was being done
+    /// to its members is over. The expected version is as that of `begin`.
+    case resetMembers(group: String, peers: [PeerID], expectedVersion: UInt64? = nil, wallClock: Int64)
     /// Says whether the cluster is kept spread; with `before` it is refused unless that is so now.
     case rebalance(Rebalancing, before: Rebalancing? = nil)
 }
@@ -136,6 +139,14 @@ extension ControllerCommand {
         case .node(let change, let version):
             message.pointee.node = change.encoded(arena)
             expect(version)
+        case .resetMembers(let group, let peers, let version, let wallClock):
+            let reset = arena.make(flotilla__reset_members__init)
+            reset.pointee.group = arena.string(group)
+            reset.pointee.n_peers = peers.count
+            reset.pointee.peers = arena.strings(peers.map(\.description))
+            message.pointee.reset_members = reset
+            expect(version)
+            tell(wallClock)
         case .rebalance(let rebalancing, let before):
             message.pointee.has_rebalancing = 1
             message.pointee.rebalancing = UInt32(rebalancing.rawValue)
@@ -174,6 +185,12 @@ extension ControllerCommand {
                 wallClock: wallClock)
         } else if let change = message.node?.pointee {
             self = .node(NodeChange(change), expectedVersion: version)
+        } else if let reset = message.reset_members?.pointee {
+            guard let peers = PeerID.decoded(reset.peers, count: reset.n_peers) else {
+                throw NamedErrorThrown(.badRequest)
+            }
+            self = .resetMembers(
+                group: String(field: reset.group), peers: peers, expectedVersion: version, wallClock: wallClock)
         } else if message.has_rebalancing != 0 {
             let before = message.has_rebalancing_before != 0 ? message.rebalancing_before : message.rebalancing
             // what a later version may mean by it

@@ -86,7 +86,8 @@ struct OperationRun {
     private var failures = 0
     /// Why the order at hand could not be carried out the last time.
     private(set) var problem: String?
-    /// Of a move: staged, and left at the source, as its destination said last.
+    /// Of a move: staged, and left at the source, as its destination said last. Of a change of members: of the snapshots
+    /// that the leader sends.
     var bytesDone: UInt64?
     var bytesLeft: UInt64?
 

@@ -25,8 +25,8 @@ enum GroupQuestion {
 enum GroupAnswer {
     /// The step is applied, or the members are those wanted.
     case done
-    /// It is on its way.
-    case underWay
+    /// It is on its way, and so much of what members to be are sent.
+    case underWay(CopyProgress? = nil)
     case moveStatus(MoveStatus)
     /// The group may be led from there.
     case notLeader(NodeAddress?)
@@ -34,6 +34,12 @@ enum GroupAnswer {
     case refused(NamedError, String?)
     /// Nobody knows.
     case failed(String)
+}
+
+/// How far a copy is.
+struct CopyProgress: Equatable {
+    var bytesDone: UInt64
+    var bytesLeft: UInt64
 }
 
 /// What the leader of a move's destination knows of it.
@@ -51,7 +57,7 @@ extension GroupAnswer {
 
     init(_ answer: PeersAnswer) {
         switch answer.error {
-        case nil: self = answer.isDone ? .done : .underWay
+        case nil: self = answer.isDone ? .done : .underWay(answer.progress)
         case .notLeader, .noSuchGroup: self = .notLeader(answer.leader?.address)
         case .busy: self = .failed(answer.message ?? NamedError.busy.sentence)
         case .some(let error): self = .refused(error, answer.message)
@@ -210,7 +216,10 @@ extension ShardServer {
                 guard let reply = arena.unpack(flotilla__change_peers_reply__init, body)?.pointee else {
                     return .failed("malformed reply")
                 }
-                return failure(reply.error, reply.message, reply.leader) ?? (reply.done != 0 ? .done : .underWay)
+                if let failure = failure(reply.error, reply.message, reply.leader) { return failure }
+                guard reply.done == 0 else { return .done }
+                guard reply.has_bytes_done != 0 else { return .underWay() }
+                return .underWay(CopyProgress(bytesDone: reply.bytes_done, bytesLeft: reply.bytes_left))
             }
             if case .transfer = question {
                 guard let reply = arena.unpack(flotilla__transfer_reply__init, body)?.pointee else {
@@ -228,7 +237,7 @@ extension ShardServer {
                         isCaughtUp: move.caught_up != 0, isComplete: move.complete != 0, bytesDone: move.bytes_done,
                         bytesLeft: move.bytes_left))
             }
-            return reply.has_done != 0 && reply.done == 0 ? .underWay : .done
+            return reply.has_done != 0 && reply.done == 0 ? .underWay() : .done
         }
     }
 

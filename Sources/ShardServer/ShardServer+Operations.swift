@@ -109,7 +109,7 @@ extension ShardServer {
                 .changePeers(operation: operation.id, from: from, to: to, mapVersion: version), of: group,
                 completion: take)
         case .awaitBirth(let group):
-            take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay)
+            take(controller?.map?.group(group)?.isBorn == true ? .done : .underWay())
         case .record(let state): record(state, operation, take)
         }
     }
@@ -157,7 +157,10 @@ extension ShardServer {
         case (_, .awaitCatchUp) where answer.isDone, (_, .awaitComplete) where answer.isDone, (.moveStatus, _):
             operations.runs[position].failed("the answer does not fit the question", now: now)
         case (.done, _): operations.runs[position].carriedOut()
-        case (.underWay, _): operations.runs[position].waits(until: now + ShardServer.birthPace)
+        case (.underWay(let progress), _):
+            operations.runs[position].bytesDone = progress?.bytesDone
+            operations.runs[position].bytesLeft = progress?.bytesLeft
+            operations.runs[position].waits(until: now + ShardServer.birthPace)
         case (.notLeader, _): operations.runs[position].failed("its leader is not known", now: now)
         case (.failed(let problem), _): operations.runs[position].failed(problem, now: now)
         case (.refused(let error, let text), _):
@@ -174,10 +177,12 @@ extension ShardServer {
     /// Answers `operate`: proposes a command of an operator at the controller.
     func answerOperate(_ request: RpcRequest) {
         var isUnknown = false
-        let command = arena.scope { arena -> ControllerCommand? in
+        var token: String?
+        let parsed = arena.scope { arena -> ControllerCommand? in
             guard let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee,
                 let command = message.command
             else { return nil }
+            token = message.token.map { String(cString: $0) }
             do throws(NamedErrorThrown) {
                 return try ControllerCommand(command.pointee)
             } catch {
@@ -186,10 +191,26 @@ extension ShardServer {
             }
         }
         guard !isUnknown else { return refuseOperate(request, .unknownFormat, nil) }
-        guard let command = command.flatMap({ operators($0) }) else {
+        guard let command = parsed.flatMap({ operators($0) }) else {
             return request.responder.fail(RpcCode.badRequest, "malformed command")
         }
         guard host.leads(ClusterMap.controllerGroup) else { return refuseOperate(request, .notLeader, nil) }
+        let judge = { [self] (judged: Result<ControllerCommand, OrderRefusal>) in
+            switch judged {
+            case .success(let command): operate(command, request)
+            case .failure(let refusal): refuseOperate(request, refusal.error, refusal.message)
+            }
+        }
+        if let token {
+            judgePlanned(command, token, judge)
+        } else if case .resetMembers(let group, let peers, _, _) = command {
+            confirmReset(of: group, to: peers, judge)
+        } else {
+            operate(command, request)
+        }
+    }
+
+    private func operate(_ command: ControllerCommand, _ request: RpcRequest) {
         host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
@@ -222,7 +243,7 @@ extension ShardServer {
         case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
         // everything else about an operation follows from its participants
         case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node, .rebalance: command
+        case .node, .rebalance, .resetMembers: command
         case .initialize, .join, .groupBorn, .verify, .step: nil
         }
     }
@@ -239,7 +260,7 @@ extension ShardServer {
         }
     }
 
-    private var controllerLeader: NodeAddress? {
+    var controllerLeader: NodeAddress? {
         host.status(of: ClusterMap.controllerGroup)?.leader?.address
     }
 
@@ -283,5 +304,17 @@ extension ShardServer {
         if let bytes = run.bytesDone { (message.pointee.has_bytes_done, message.pointee.bytes_done) = (1, bytes) }
         if let bytes = run.bytesLeft { (message.pointee.has_bytes_left, message.pointee.bytes_left) = (1, bytes) }
         return message
+    }
+}
+
+/// Why an order is not proposed.
+struct OrderRefusal: Error {
+    var error: NamedError
+    /// The reason, and the way out.
+    var message: String
+
+    init(_ error: NamedError, _ message: String) {
+        self.error = error
+        self.message = message
     }
 }

@@ -30,6 +30,8 @@ struct PeersAnswer {
     var peers: [PeerID] = []
     /// They are those wanted, and that is committed.
     var isDone = false
+    /// Of the snapshots that members to be are sent.
+    var progress: CopyProgress?
 }
 
 /// A hand-over that was ordered here.
@@ -50,7 +52,9 @@ struct TransferAnswer {
 }
 
 extension ShardServer {
-    private static let patience = Interval.milliseconds(3000)
+    /// How long an order is kept waiting; whoever gave it asks again, and shows how far it is.
+    private static let changePatience = Interval.milliseconds(1000)
+    private static let transferPatience = Interval.milliseconds(3000)
     private static let transferPace = Interval.milliseconds(20)
 
     // MARK: members
@@ -99,11 +103,20 @@ extension ShardServer {
         PeersAnswer(error: error, message: message, leader: raft?.leader, peers: raft?.configuration.listed ?? [])
     }
 
+    /// Of a change that goes on.
+    private func interim(_ group: String) -> PeersAnswer {
+        var reply = answer(host.raft(of: group), nil, nil)
+        reply.progress = host.snapshotProgress(of: group).map {
+            CopyProgress(bytesDone: UInt64($0.done), bytesLeft: UInt64($0.left))
+        }
+        return reply
+    }
+
     private func wait(for group: String, _ done: @escaping (PeersAnswer) -> Void) {
         guard let count = peersChanges[group]?.waiting.count, count < PeersChange.waitingMax else {
-            return done(answer(host.raft(of: group), nil, nil))
+            return done(interim(group))
         }
-        peersChanges[group]?.waiting.append((lane.clock.now + ShardServer.patience, done))
+        peersChanges[group]?.waiting.append((lane.clock.now + ShardServer.changePatience, done))
         lane.requestTurn()
     }
 
@@ -134,7 +147,7 @@ extension ShardServer {
         for group in peersChanges.keys.sorted() {
             guard let waiting = peersChanges[group]?.waiting else { continue }
             peersChanges[group]?.waiting.removeAll { $0.until <= now }
-            for waiting in waiting where waiting.until <= now { waiting.done(answer(host.raft(of: group), nil, nil)) }
+            for waiting in waiting where waiting.until <= now { waiting.done(interim(group)) }
             for waiting in waiting where waiting.until > now { next = min(next ?? waiting.until, waiting.until) }
         }
         return next
@@ -172,6 +185,10 @@ extension ShardServer {
             reply.pointee.peers = arena.strings(answer.peers.map(\.description))
             reply.pointee.has_done = 1
             reply.pointee.done = answer.isDone ? 1 : 0
+            if let progress = answer.progress {
+                (reply.pointee.has_bytes_done, reply.pointee.bytes_done) = (1, progress.bytesDone)
+                (reply.pointee.has_bytes_left, reply.pointee.bytes_left) = (1, progress.bytesLeft)
+            }
             request.responder.reply(reply)
         }
     }
@@ -186,7 +203,8 @@ extension ShardServer {
         if let peer, peer == raft.leader { return done(TransferAnswer(leader: peer)) }
         if let problem = obstacle(to: peer, raft) { return done(TransferAnswer(error: .refused, message: problem)) }
         guard transfers.count < PeersChange.waitingMax else { return done(TransferAnswer(error: .busy)) }
-        transfers.append(OrderedTransfer(group: group, until: lane.clock.now + ShardServer.patience, done: done))
+        transfers.append(
+            OrderedTransfer(group: group, until: lane.clock.now + ShardServer.transferPatience, done: done))
         host.transferLeadership(of: group, to: peer)
         lane.requestTurn()
     }

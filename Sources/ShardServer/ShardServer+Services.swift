@@ -25,6 +25,9 @@ extension ShardServer {
             case "transfer": answerTransfer(request)
             case "operate": answerOperate(request)
             case "list_operations": answerListOperations(request)
+            case "plan": answerPlan(request)
+            case "save_replica": answerSaveReplica(request)
+            case "reset_replica": answerResetReplica(request)
             case "schedule": answerSchedule(request)
             case "create_replica", "install_shards", "digest", "order", "move_status", "read_move", "change_peers",
                 "load":
@@ -87,6 +90,12 @@ extension ShardServer {
             reply.pointee.has_uptime_ms = 1
             reply.pointee.uptime_ms = UInt64(max(0, uptime.milliseconds))
             reply.pointee.version = arena.string(settings.version)
+            reply.pointee.has_stall_ms = 1
+            reply.pointee.stall_ms = UInt64(max(0, host.stall.milliseconds))
+            if let refusal = host.writeRefusal { reply.pointee.refusal = arena.string(refusal) }
+            let unheard = host.unheardNodes.map(\.description)
+            reply.pointee.n_unheard = unheard.count
+            reply.pointee.unheard = arena.strings(unheard)
             request.responder.reply(reply)
         }
     }

@@ -112,6 +112,9 @@ public final class ShardServer {
     /// Changes of members begun here, by group.
     var peersChanges: [String: PeersChange] = [:]
     var transfers: [OrderedTransfer] = []
+    /// The map's record of a reset of the controller is on its way.
+    var isFollowingReset = false
+    var nextResetLook = Instant.distantPast
     var mapWatch = MapWatch()
     var mapPolling: MapPolling
     /// Set by the process while it stops.
@@ -175,6 +178,7 @@ public final class ShardServer {
         let nextWatch = mapWatchTurn(now)
         guard !isStopping else { return nil }
         removeUnwantedReplicas()
+        followControllerReset(now)
         var next = formationTurn(now)
         let deadlines = [
             proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), nextWatch, pollMap(now),

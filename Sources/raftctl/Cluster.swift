@@ -12,7 +12,7 @@ struct Cluster: Sendable {
 
     /// How long one node may take to answer before it counts as down.
     private static let nodePatience = Interval.milliseconds(2000)
-    private static let service = "flotilla.ClusterService"
+    static let service = "flotilla.ClusterService"
 
     /// A client of the nodes that `invocation` names. Nothing is sent yet.
     init(_ invocation: Invocation) throws(Failure) {

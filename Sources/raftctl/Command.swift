@@ -41,13 +41,13 @@ struct Command: Sendable {
     /// Every command, in the order of the help.
     static let all: [Command] =
         [
-            .initialize, .status, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .nodeSafeToStop,
+            .initialize, .status, .why, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .nodeSafeToStop,
             .rebalance, .groupList, .groupShow, .groupVerify,
-            .groupCreate, .groupDelete, .groupTransfer,
+            .groupCreate, .groupDelete, .groupTransfer, .groupSnapshot,
             .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,
             .operationList, .operationShow, .operationWait, .operationCancel,
             .get, .put, .delete, .scan, .importRecords, .exportRecords, .verify, .logDump, .logVerify,
-        ] + memberCommands
+        ] + memberCommands + resetCommands
 }
 
 /// How results are written.

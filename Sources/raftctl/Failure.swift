@@ -25,10 +25,10 @@ struct Failure: Error, Equatable {
     /// The reader of our output has gone: nothing is left to do, and nothing is wrong.
     static let readerGone = Failure(status: .done, message: "")
 
-    /// An error of the store, met while doing `action`.
+    /// An error of the store, met while doing `action`. What whoever refused says in detail stands for itself.
     init(_ error: NamedError, _ detail: String?, while action: String) {
         status = error == .unreachable ? .unreachable : .failed
-        message = "\(action): \(error.sentence)" + (detail.map { ": \($0)" } ?? "")
+        message = "\(action): \(detail ?? error.sentence)"
     }
 
     /// An error of the client, met while doing `action`.

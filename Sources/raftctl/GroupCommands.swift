@@ -8,7 +8,7 @@ import WireMessages
 extension Command {
     static let groupCreate = Command(
         path: ["group", "create"], arguments: "GROUP", positionals: 1...1,
-        options: [CommandOption("peers", "PEER,…", "nodes that hold a replica, as ip:port"), .noWait],
+        options: [CommandOption("peers", "PEER,…", "nodes that hold a replica, as ip:port")] + CommandOption.operation,
         summary: "a new group, without shards",
         run: { invocation throws(Failure) in
             guard let list = invocation.values["peers"] else { throw .usage("--peers is missing") }
@@ -17,7 +17,7 @@ extension Command {
         })
 
     static let groupDelete = Command(
-        path: ["group", "delete"], arguments: "GROUP", positionals: 1...1, options: [.noWait],
+        path: ["group", "delete"], arguments: "GROUP", positionals: 1...1, options: CommandOption.operation,
         summary: "remove a group that owns no shard, with its replicas",
         run: { invocation throws(Failure) in
             let deletion = DeleteGroupOperation(group: invocation.positionals[0])
@@ -66,7 +66,7 @@ extension Command {
         let count = isController ? 1 : 2
         return Command(
             path: path, arguments: isController ? argument : "GROUP \(argument)", positionals: count...count,
-            options: [.noWait], summary: summary,
+            options: CommandOption.operation, summary: summary,
             details: """
                 PEER is a node as ip:port. Newcomers catch up before they count; the change passes through a joint
                 membership where more than one member changes. Members that leave delete their replicas.
@@ -107,15 +107,17 @@ extension Command {
         _ verb: String, _ summary: String, _ change: @escaping @Sendable (inout NodeChange) -> Void, done: String
     ) -> Command {
         Command(
-            path: ["node", verb], arguments: "NODE", positionals: 1...1, summary: summary,
+            path: ["node", verb], arguments: "NODE", positionals: 1...1, options: [.plan, .token], summary: summary,
             details: "NODE is a node's number or its address.",
             run: { invocation throws(Failure) in
                 let cluster = try Cluster(invocation)
                 let node = try await cluster.node(invocation.positionals[0])
                 var wanted = NodeChange(node: node.id)
                 change(&wanted)
-                let answer = try await cluster.operate(
-                    .node(wanted, expectedVersion: nil), "node \(node.id), \(verb)")
+                let action = "node \(node.id), \(verb)"
+                guard
+                    let answer = try await cluster.carryOut(.node(wanted, expectedVersion: nil), action, invocation)
+                else { return }
                 let json = JSON.object([
                     ("node", .unsigned(node.id)), ("version", answer.version.map { .unsigned($0) } ?? .null),
                 ])
@@ -150,34 +152,19 @@ extension Cluster {
 
     /// Hands a group over; who leads it then.
     func transfer(_ group: String, to peer: PeerID?) async throws(Failure) -> NodeAddress? {
-        let action = "the transfer of \(group)"
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__transfer_request__init)
             message.pointee.group = arena.string(group)
             if let peer { message.pointee.peer = arena.string(peer.description) }
             return arena.pack(message)
         }
-        var last = Failure.failed("\(action): nobody leads it; see raftctl group show \(group)")
-        for _ in 0..<20 {
-            guard let view = try await state(needsGroups: true).groups.first(where: { $0.id == group }) else {
-                throw .failed("there is no group '\(group)'; raftctl group list shows them")
-            }
-            guard let leader = view.leader?.address else {
-                await pause(milliseconds: 250)
-                continue
-            }
-            if leader == peer?.address { return leader }
-            let arena = Arena()
-            defer { withExtendedLifetime(arena) {} }
-            guard let answer = await call(leader, "transfer", body, patience: .milliseconds(10_000)),
-                let reply = arena.unpack(flotilla__transfer_reply__init, answer)?.pointee
-            else { throw .failed("\(action): \(leader) gave no answer; see its log") }
-            if reply.error == 0 { return reply.leader.flatMap { NodeAddress(String(cString: $0)) } }
-            let error = NamedError(rawValue: reply.error) ?? .internalError
-            last = Failure(error, reply.message.map { String(cString: $0) }, while: action)
-            guard error == .notLeader else { throw last }
-            await pause(milliseconds: 250)
+        let question = LeaderQuestion(
+            group: group, method: "transfer", body: body, action: "the transfer of \(group)",
+            patience: .milliseconds(10_000), isRepeatable: false, trail: "see raftctl group show \(group)")
+        return try await ask(question) { (answer, arena) in
+            guard let reply = arena.unpack(flotilla__transfer_reply__init, answer)?.pointee else { return nil }
+            if let refusal = LeaderRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
+            return .answer(reply.leader.flatMap { NodeAddress(String(cString: $0)) })
         }
-        throw last
     }
 }

@@ -14,6 +14,12 @@ struct NodeStatus: Equatable, Sendable {
     var logSpace: UInt64?
     var uptimeMilliseconds: UInt64?
     var version: String?
+    /// How long a sync, or what is being applied, has kept it waiting.
+    var stallMilliseconds: UInt64?
+    /// Why it refuses writes, if it does.
+    var refusal: String?
+    /// Nodes with replicas of its groups that it does not hear.
+    var unheard: [NodeAddress] = []
     var replicas: [ReplicaStatus]
 }
 
@@ -55,7 +61,11 @@ extension NodeStatus {
                 state: String(field: reply.state), logBytes: reply.has_log_bytes != 0 ? reply.log_bytes : nil,
                 logSpace: reply.has_log_space != 0 ? reply.log_space : nil,
                 uptimeMilliseconds: reply.has_uptime_ms != 0 ? reply.uptime_ms : nil,
-                version: reply.version.map { String(cString: $0) }, replicas: replicas)
+                version: reply.version.map { String(cString: $0) },
+                stallMilliseconds: reply.has_stall_ms != 0 ? reply.stall_ms : nil,
+                refusal: reply.refusal.map { String(cString: $0) },
+                unheard: (0..<reply.n_unheard).compactMap { NodeAddress(String(field: reply.unheard[$0])) },
+                replicas: replicas)
         }
         guard let status else { return nil }
         self = status

@@ -5,6 +5,11 @@ import ShardMap
 
 extension CommandOption {
     static let noWait = CommandOption("no-wait", nil, "return as soon as the controller has recorded it")
+    static let plan = CommandOption("plan", nil, "show what would be done, and a token for it; change nothing")
+    static let token = CommandOption("token", "TOKEN", "do exactly what was planned, or nothing")
+
+    /// Of every command that begins an operation.
+    static let operation = [plan, token, noWait]
 }
 
 extension Command {
@@ -76,8 +81,8 @@ extension Command {
         path: ["shard", "split"], arguments: "[KEY]", positionals: 0...1,
         options: [
             CommandOption("shard", "SHARD", "instead of KEY: this one, where its halves have about as much to do"),
-            .escaped, .noWait,
-        ],
+            .escaped,
+        ] + CommandOption.operation,
         summary: "cut the shard that owns KEY in two; KEY becomes the first key of the new one",
         run: { invocation throws(Failure) in
             let cluster = try Cluster(invocation)
@@ -97,7 +102,7 @@ extension Command {
         })
 
     static let shardMerge = Command(
-        path: ["shard", "merge"], arguments: "SHARD SHARD", positionals: 2...2, options: [.noWait],
+        path: ["shard", "merge"], arguments: "SHARD SHARD", positionals: 2...2, options: CommandOption.operation,
         summary: "unite two neighbouring shards of one group; the left one's number stays",
         run: { invocation throws(Failure) in
             let (first, second) = (try invocation.identifier(0), try invocation.identifier(1))
@@ -113,7 +118,7 @@ extension Command {
 
     static let shardMove = Command(
         path: ["shard", "move"], arguments: "SHARD", positionals: 1...1,
-        options: [CommandOption("to", "GROUP", "the shard's new group"), .noWait],
+        options: [CommandOption("to", "GROUP", "the shard's new group")] + CommandOption.operation,
         summary: "give a shard to another group, while it is read and written",
         details: """
             The data is copied while writes go on, then the shard stands still for as long as the last changes take.
@@ -141,9 +146,11 @@ extension Invocation {
 // MARK: following
 
 extension Cluster {
-    /// Has the controller begin an operation, and waits for its end unless the caller does not want that.
+    /// Has the controller begin an operation, and waits for its end unless the caller does not want that; or shows what
+    /// it would do.
     func begin(_ kind: ClusterOperation.Kind, _ action: String, _ invocation: Invocation) async throws(Failure) {
-        let answer = try await operate(.begin(kind, expectedVersion: nil, wallClock: 0), action)
+        guard let answer = try await carryOut(.begin(kind, expectedVersion: nil, wallClock: 0), action, invocation)
+        else { return }
         guard let operation = answer.operation else {
             throw Failure(.internalError, "the controller named no operation", while: action)
         }
@@ -155,13 +162,27 @@ extension Cluster {
         try await follow(operation.id, invocation)
     }
 
+    /// Has the controller apply `command`; nil if its plan was wanted instead, and is printed.
+    func carryOut(
+        _ command: ControllerCommand, _ action: String, _ invocation: Invocation
+    ) async throws(Failure) -> OperateAnswer? {
+        guard invocation.isSet("plan") else {
+            return try await operate(command, token: invocation.values["token"], action)
+        }
+        guard !invocation.isSet("token") else { throw .usage("--plan makes a token, --token uses one") }
+        var plan = try await plan(command, action)
+        if plan.title.isEmpty { plan.title = action }
+        try plan.print(invocation.format)
+        return nil
+    }
+
     /// Waits for the end of an operation and prints it.
     func follow(_ id: UInt64, _ invocation: Invocation) async throws(Failure) {
         let report = try await end(of: id, showsProgress: invocation.format == .table)
         let operation = report.operation
         try Output.print(
             invocation.format == .json
-                ? report.json.text : "operation \(id): \(operation.kind.words): \(operation.state)")
+                ? report.json.text : "operation \(id): \(operation.kind): \(operation.state)")
         if operation.state == .cancelled {
             throw .failed("operation \(id) was cancelled: \(operation.reason ?? "no reason was given")")
         }
@@ -178,6 +199,9 @@ extension Cluster {
     /// The operation once it has ended.
     func end(of id: UInt64, showsProgress: Bool) async throws(Failure) -> OperationReport {
         let progress = OperationProgressLine(id, isShown: showsProgress)
+        Interruption.explain(
+            "operation \(id) goes on: raftctl operation wait \(id) picks it up, raftctl operation cancel \(id) takes it "
+                + "back where that is possible")
         defer { progress.end() }
         while true {
             let report = try await report(id)

@@ -9,7 +9,7 @@ extension OperationReport {
         var table = Table(["ID", "OPERATION", "STATE", "STEP", "DONE", "LEFT", "PROBLEM"], numeric: [0, 4, 5])
         for report in reports {
             table.add([
-                String(report.operation.id), report.operation.kind.words, "\(report.operation.state)",
+                String(report.operation.id), "\(report.operation.kind)", "\(report.operation.state)",
                 report.step ?? "-", report.bytesDone.map { Quantity.bytes($0) } ?? "-",
                 report.bytesLeft.map { Quantity.bytes($0) } ?? "-",
                 report.problem ?? report.operation.reason ?? "",
@@ -34,19 +34,6 @@ extension OperationReport {
 }
 
 extension ClusterOperation.Kind {
-    /// For people.
-    var words: String {
-        switch self {
-        case .split(let split): "split \(split.shard) at \(Escapes.text(split.key)) into \(split.newShard)"
-        case .merge(let merge): "merge \(merge.left) and \(merge.right)"
-        case .move(let move): "move \(move.shard) from \(move.source) to \(move.destination)"
-        case .createGroup(let creation): "create group \(creation.group)"
-        case .deleteGroup(let deletion): "delete group \(deletion.group)"
-        case .changePeers(let change):
-            "members of \(change.group) become \(change.to.map(\.description).joined(separator: ","))"
-        }
-    }
-
     var json: [(String, JSON)] {
         func peers(_ peers: [PeerID]) -> JSON { .array(peers.map { .string($0.description) }) }
         return switch self {

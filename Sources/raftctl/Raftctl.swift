@@ -11,7 +11,7 @@ struct Raftctl {
         do throws(Failure) {
             try await run(try arguments())
         } catch {
-            if error.status != .done { Output.complain("raftctl: \(error.message)") }
+            if !error.message.isEmpty { Output.complain("raftctl: \(error.message)") }
             exit(error.status.rawValue)
         }
     }

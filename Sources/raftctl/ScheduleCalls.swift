@@ -62,7 +62,6 @@ struct ScheduleQuestion: Sendable {
 extension Cluster {
     /// Asks the controller's leader about its scheduler.
     func schedule(_ question: ScheduleQuestion = ScheduleQuestion()) async throws(Failure) -> ScheduleReport {
-        let action = "the scheduler"
         let body = Arena().scope { arena in
             let message = arena.make(flotilla__schedule_request__init)
             (message.pointee.has_fresh, message.pointee.fresh) = (1, question.isFresh ? 1 : 0)
@@ -71,13 +70,9 @@ extension Cluster {
             (message.pointee.has_shards, message.pointee.shards) = (1, UInt32(question.shards))
             return arena.pack(message)
         }
-        return try await askController("schedule", body, action) { (answer) throws(Failure) in
-            let arena = Arena()
-            defer { withExtendedLifetime(arena) {} }
-            guard let reply = arena.unpack(flotilla__schedule_reply__init, answer)?.pointee else {
-                throw Failure(.badRequest, "an answer that does not parse", while: action)
-            }
-            if let refusal = ControllerRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
+        return try await ask(controllerQuestion("schedule", body, "the scheduler")) { (answer, arena) in
+            guard let reply = arena.unpack(flotilla__schedule_reply__init, answer)?.pointee else { return nil }
+            if let refusal = LeaderRefusal(reply.error, reply.message, reply.leader) { return .refused(refusal) }
             return .answer(ScheduleReport(reply))
         }
     }

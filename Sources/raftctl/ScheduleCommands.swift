@@ -9,6 +9,7 @@ extension Command {
         options: [
             CommandOption("once", nil, "spread everything, then switch off; wait for that"),
             CommandOption("no-wait", nil, "with --once: return as soon as the controller has recorded it"),
+            CommandOption("plan", nil, "with --once: show what would be decided at first; change nothing"),
         ],
         summary: "whether the cluster is kept spread, what was decided of late and why",
         details: """
@@ -24,6 +25,7 @@ extension Command {
                 guard word == nil else { throw .usage("--once stands alone") }
                 return try await cluster.rebalanceOnce(invocation)
             }
+            guard !invocation.isSet("plan") else { throw .usage("--plan goes with --once") }
             switch word {
             case "on": try await cluster.setRebalancing(.on, invocation)
             case "off": try await cluster.setRebalancing(.off, invocation)
@@ -36,7 +38,7 @@ extension Command {
 
     static let nodeDrain = Command(
         path: ["node", "drain"], arguments: "NODE", positionals: 1...1,
-        options: [CommandOption("no-wait", nil, "return as soon as the controller has recorded it")],
+        options: CommandOption.operation,
         summary: "move everything away from a node; wait until nothing is left on it",
         details: """
             NODE is a node's number or its address. It gives its leaderships and replicas to other nodes and gets no new
@@ -47,7 +49,7 @@ extension Command {
             let cluster = try Cluster(invocation)
             let node = try await cluster.node(invocation.positionals[0])
             let drain = ControllerCommand.node(NodeChange(node: node.id, isDraining: true), expectedVersion: nil)
-            _ = try await cluster.operate(drain, "node \(node.id), drain")
+            guard try await cluster.carryOut(drain, "node \(node.id), drain", invocation) != nil else { return }
             guard !invocation.isSet("no-wait") else {
                 let json = JSON.object([("node", .unsigned(node.id)), ("drained", .bool(false))])
                 return try Output.print(
@@ -93,7 +95,7 @@ extension Cluster {
     fileprivate func rebalanceOnce(_ invocation: Invocation) async throws(Failure) {
         // what was decided before is no news
         var seen = try await schedule().decisions
-        _ = try await operate(.rebalance(.once), "rebalancing")
+        guard try await carryOut(.rebalance(.once), "rebalancing once", invocation) != nil else { return }
         guard !invocation.isSet("no-wait") else {
             let json = JSON.object([("rebalancing", .string("once"))])
             return try Output.print(
@@ -121,6 +123,8 @@ extension Cluster {
 
     /// Waits until nothing is left on a node, showing what is.
     fileprivate func followDrain(of node: UInt64, _ invocation: Invocation) async throws(Failure) {
+        Interruption.explain(
+            "the drain goes on: raftctl node drain \(node) picks it up, raftctl node resume \(node) ends it")
         var shown: String?
         var shownAt = ContinuousClock.now
         while true {

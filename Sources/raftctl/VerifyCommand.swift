@@ -137,42 +137,22 @@ struct GroupVerification: Equatable, Sendable {
 extension Cluster {
     /// Each replica reads all it has.
     private static let verifyPatience = Interval.milliseconds(900_000)
-    /// While leadership moves.
-    private static let attempts = 20
 
     /// Has the leader of `group` compare its replicas.
     func verify(_ group: String) async throws(Failure) -> GroupVerification {
-        let action = "verifying \(group)"
-        var last = Failure.failed("nobody leads \(group); see raftctl group show \(group)")
-        for _ in 0..<Cluster.attempts {
-            let state = try await state(needsGroups: true)
-            guard let view = state.groups.first(where: { $0.id == group }) else {
-                throw .failed("there is no group '\(group)'; raftctl group list shows them")
-            }
-            if let leader = view.leader?.address {
-                let arena = Arena()
-                defer { withExtendedLifetime(arena) {} }
-                let request = arena.make(flotilla__verify_group_request__init)
-                request.pointee.group = arena.string(group)
-                guard
-                    let answer = await call(
-                        leader, "verify_group", arena.pack(request), patience: Cluster.verifyPatience),
-                    let reply = arena.unpack(flotilla__verify_group_reply__init, answer)?.pointee
-                else { throw .failed("\(action): \(leader) gave no answer; see its log") }
-                if reply.error == 0 {
-                    guard let result = GroupVerification(group, reply) else {
-                        throw Failure(.badRequest, "an answer that does not parse", while: action)
-                    }
-                    return result
-                }
-                let error = NamedError(rawValue: reply.error) ?? .internalError
-                last = Failure(error, reply.message.map { String(cString: $0) }, while: action)
-                guard error == .notLeader || error == .busy || error == .stopping || error == .noLeader else {
-                    throw last
-                }
-            }
-            await pause(milliseconds: 250)
+        let body = Arena().scope { arena in
+            let request = arena.make(flotilla__verify_group_request__init)
+            request.pointee.group = arena.string(group)
+            return arena.pack(request)
         }
-        throw last
+        var question = LeaderQuestion(
+            group: group, method: "verify_group", body: body, action: "verifying \(group)",
+            patience: Cluster.verifyPatience)
+        question.insists = true
+        return try await ask(question) { (answer, arena) in
+            guard let reply = arena.unpack(flotilla__verify_group_reply__init, answer)?.pointee else { return nil }
+            if let refusal = LeaderRefusal(reply.error, reply.message) { return .refused(refusal) }
+            return GroupVerification(group, reply).map { .answer($0) }
+        }
     }
 }

@@ -10,7 +10,7 @@ import WireMessages
 @testable import ShardServer
 
 /// Three nodes with a cluster of two groups, and others that came later.
-private final class Members {
+final class Members {
     let cluster: ShardedCluster
     private(set) var nodes: [ShardedNode]
     var world: SimulatedWorld { cluster.world }

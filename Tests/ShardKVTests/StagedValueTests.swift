@@ -20,6 +20,9 @@ private final class RangeCounter: KeyValueEngine {
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try engine.get(key) }
     func durableGet(_ key: Bytes) throws(StateMachineError) -> Bytes? { try engine.durableGet(key) }
     func flush() throws(StateMachineError) { try engine.flush() }
+    func approximateBytes(of ranges: [(start: Bytes, end: Bytes)]) throws(StateMachineError) -> [UInt64] {
+        try engine.approximateBytes(of: ranges)
+    }
     func freeze() throws(StateMachineError) -> any EngineView { try engine.freeze() }
     func drop(_ number: UInt64) throws(StateMachineError) { try engine.drop(number) }
     func numbers() throws(StateMachineError) -> [UInt64] { try engine.numbers() }

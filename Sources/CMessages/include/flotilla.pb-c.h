@@ -71,6 +71,10 @@ typedef struct Flotilla__LeaderReply Flotilla__LeaderReply;
 typedef struct Flotilla__MoveStatus Flotilla__MoveStatus;
 typedef struct Flotilla__OperateRequest Flotilla__OperateRequest;
 typedef struct Flotilla__OperateReply Flotilla__OperateReply;
+typedef struct Flotilla__PlanRequest Flotilla__PlanRequest;
+typedef struct Flotilla__PlanReply Flotilla__PlanReply;
+typedef struct Flotilla__PlannedReplica Flotilla__PlannedReplica;
+typedef struct Flotilla__QuorumStage Flotilla__QuorumStage;
 typedef struct Flotilla__ListOperationsRequest Flotilla__ListOperationsRequest;
 typedef struct Flotilla__ListOperationsReply Flotilla__ListOperationsReply;
 typedef struct Flotilla__OperationProgress Flotilla__OperationProgress;
@@ -79,6 +83,10 @@ typedef struct Flotilla__ChangePeersRequest Flotilla__ChangePeersRequest;
 typedef struct Flotilla__ChangePeersReply Flotilla__ChangePeersReply;
 typedef struct Flotilla__TransferRequest Flotilla__TransferRequest;
 typedef struct Flotilla__TransferReply Flotilla__TransferReply;
+typedef struct Flotilla__ResetReplicaRequest Flotilla__ResetReplicaRequest;
+typedef struct Flotilla__ResetReplicaReply Flotilla__ResetReplicaReply;
+typedef struct Flotilla__SaveReplicaRequest Flotilla__SaveReplicaRequest;
+typedef struct Flotilla__SaveReplicaReply Flotilla__SaveReplicaReply;
 typedef struct Flotilla__VerifyGroupRequest Flotilla__VerifyGroupRequest;
 typedef struct Flotilla__VerifyGroupReply Flotilla__VerifyGroupReply;
 typedef struct Flotilla__ReplicaVerdict Flotilla__ReplicaVerdict;
@@ -95,6 +103,7 @@ typedef struct Flotilla__ScheduleBlock Flotilla__ScheduleBlock;
 typedef struct Flotilla__DrainState Flotilla__DrainState;
 typedef struct Flotilla__ScheduledShard Flotilla__ScheduledShard;
 typedef struct Flotilla__ControllerCommand Flotilla__ControllerCommand;
+typedef struct Flotilla__ResetMembers Flotilla__ResetMembers;
 typedef struct Flotilla__OperationStep Flotilla__OperationStep;
 typedef struct Flotilla__NodeChange Flotilla__NodeChange;
 typedef struct Flotilla__ControllerReply Flotilla__ControllerReply;
@@ -1035,10 +1044,24 @@ struct  Flotilla__StatusReply
    */
   protobuf_c_boolean has_log_space;
   uint64_t log_space;
+  /*
+   * how long a sync, or what is being applied, has kept this node waiting
+   */
+  protobuf_c_boolean has_stall_ms;
+  uint64_t stall_ms;
+  /*
+   * why it refuses writes, if it does
+   */
+  char *refusal;
+  /*
+   * addresses of nodes with replicas of its groups that it does not hear
+   */
+  size_t n_unheard;
+  char **unheard;
 };
 #define FLOTILLA__STATUS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__status_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0 }
+    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0,NULL }
 
 
 /*
@@ -1166,10 +1189,14 @@ struct  Flotilla__OperateRequest
 {
   ProtobufCMessage base;
   Flotilla__ControllerCommand *command;
+  /*
+   * of the plan that this is to carry out, and nothing else
+   */
+  char *token;
 };
 #define FLOTILLA__OPERATE_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__operate_request__descriptor) \
-    , NULL }
+    , NULL, NULL }
 
 
 struct  Flotilla__OperateReply
@@ -1191,6 +1218,92 @@ struct  Flotilla__OperateReply
 #define FLOTILLA__OPERATE_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__operate_reply__descriptor) \
     , 0, NULL, NULL, NULL, 0, 0 }
+
+
+/*
+ * To the controller's leader: what would this command do? Nothing is changed.
+ */
+struct  Flotilla__PlanRequest
+{
+  ProtobufCMessage base;
+  Flotilla__ControllerCommand *command;
+};
+#define FLOTILLA__PLAN_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__plan_request__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__PlanReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  char *leader;
+  /*
+   * of the map it was judged on
+   */
+  protobuf_c_boolean has_version;
+  uint64_t version;
+  /*
+   * has operate carry out exactly this
+   */
+  char *token;
+  Flotilla__OperationRecord *operation;
+  size_t n_steps;
+  char **steps;
+  size_t n_replicas;
+  Flotilla__PlannedReplica **replicas;
+  size_t n_stages;
+  Flotilla__QuorumStage **stages;
+  /*
+   * that are copied to other nodes; absent: not known, or none
+   */
+  protobuf_c_boolean has_bytes;
+  uint64_t bytes;
+  /*
+   * what should be known before
+   */
+  size_t n_notes;
+  char **notes;
+};
+#define FLOTILLA__PLAN_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__plan_reply__descriptor) \
+    , 0, NULL, NULL, 0, 0, NULL, NULL, 0,NULL, 0,NULL, 0,NULL, 0, 0, 0,NULL }
+
+
+struct  Flotilla__PlannedReplica
+{
+  ProtobufCMessage base;
+  char *group;
+  char *peer;
+  /*
+   * new | stays | goes
+   */
+  char *change;
+  protobuf_c_boolean has_up;
+  protobuf_c_boolean up;
+};
+#define FLOTILLA__PLANNED_REPLICA__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__planned_replica__descriptor) \
+    , NULL, NULL, NULL, 0, 0 }
+
+
+struct  Flotilla__QuorumStage
+{
+  ProtobufCMessage base;
+  char *group;
+  char *stage;
+  uint32_t voters;
+  uint32_t needed;
+  /*
+   * absent: nobody knows
+   */
+  protobuf_c_boolean has_up;
+  uint32_t up;
+};
+#define FLOTILLA__QUORUM_STAGE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__quorum_stage__descriptor) \
+    , NULL, NULL, 0, 0, 0, 0 }
 
 
 struct  Flotilla__ListOperationsRequest
@@ -1309,10 +1422,17 @@ struct  Flotilla__ChangePeersReply
    */
   protobuf_c_boolean has_done;
   protobuf_c_boolean done;
+  /*
+   * of the snapshots that members to be are sent
+   */
+  protobuf_c_boolean has_bytes_done;
+  uint64_t bytes_done;
+  protobuf_c_boolean has_bytes_left;
+  uint64_t bytes_left;
 };
 #define FLOTILLA__CHANGE_PEERS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_reply__descriptor) \
-    , 0, NULL, NULL, 0,NULL, 0, 0 }
+    , 0, NULL, NULL, 0,NULL, 0, 0, 0, 0, 0, 0 }
 
 
 /*
@@ -1339,6 +1459,76 @@ struct  Flotilla__TransferReply
 #define FLOTILLA__TRANSFER_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__transfer_reply__descriptor) \
     , 0, NULL, NULL }
+
+
+/*
+ * To the node of a replica whose group has lost its majority for good: have these members, without asking anybody.
+ */
+struct  Flotilla__ResetReplicaRequest
+{
+  ProtobufCMessage base;
+  char *group;
+  /*
+   * refused unless these are the members that the replica knows of
+   */
+  size_t n_from;
+  char **from;
+  size_t n_to;
+  char **to;
+};
+#define FLOTILLA__RESET_REPLICA_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__reset_replica_request__descriptor) \
+    , NULL, 0,NULL, 0,NULL }
+
+
+struct  Flotilla__ResetReplicaReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * the members now
+   */
+  size_t n_peers;
+  char **peers;
+};
+#define FLOTILLA__RESET_REPLICA_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__reset_replica_reply__descriptor) \
+    , 0, NULL, 0,NULL }
+
+
+/*
+ * To the node of a replica: save its state, so that the log up to there can go. Answered when that is done.
+ */
+struct  Flotilla__SaveReplicaRequest
+{
+  ProtobufCMessage base;
+  char *group;
+};
+#define FLOTILLA__SAVE_REPLICA_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__save_replica_request__descriptor) \
+    , NULL }
+
+
+struct  Flotilla__SaveReplicaReply
+{
+  ProtobufCMessage base;
+  uint32_t error;
+  char *message;
+  /*
+   * the last entry whose effects are saved
+   */
+  protobuf_c_boolean has_index;
+  int64_t index;
+  /*
+   * of the log that is left
+   */
+  protobuf_c_boolean has_first_index;
+  int64_t first_index;
+};
+#define FLOTILLA__SAVE_REPLICA_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__save_replica_reply__descriptor) \
+    , 0, NULL, 0, 0, 0, 0 }
 
 
 /*
@@ -1732,7 +1922,7 @@ struct  Flotilla__ControllerCommand
   Flotilla__OperationStep *step;
   Flotilla__NodeChange *node;
   /*
-   * with begin or node: refused under any other version of the map
+   * with begin, node or reset: refused under any other version of the map
    */
   protobuf_c_boolean has_expected_version;
   uint64_t expected_version;
@@ -1751,10 +1941,26 @@ struct  Flotilla__ControllerCommand
    */
   protobuf_c_boolean has_rebalancing_before;
   uint32_t rebalancing_before;
+  Flotilla__ResetMembers *reset_members;
 };
 #define FLOTILLA__CONTROLLER_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
+
+
+/*
+ * The group has these members since a forced reset; whatever was being done to its members is over.
+ */
+struct  Flotilla__ResetMembers
+{
+  ProtobufCMessage base;
+  char *group;
+  size_t n_peers;
+  char **peers;
+};
+#define FLOTILLA__RESET_MEMBERS__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__reset_members__descriptor) \
+    , NULL, 0,NULL }
 
 
 /*
@@ -3338,6 +3544,82 @@ Flotilla__OperateReply *
 void   flotilla__operate_reply__free_unpacked
                      (Flotilla__OperateReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__PlanRequest methods */
+void   flotilla__plan_request__init
+                     (Flotilla__PlanRequest         *message);
+size_t flotilla__plan_request__get_packed_size
+                     (const Flotilla__PlanRequest   *message);
+size_t flotilla__plan_request__pack
+                     (const Flotilla__PlanRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__plan_request__pack_to_buffer
+                     (const Flotilla__PlanRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__PlanRequest *
+       flotilla__plan_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__plan_request__free_unpacked
+                     (Flotilla__PlanRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__PlanReply methods */
+void   flotilla__plan_reply__init
+                     (Flotilla__PlanReply         *message);
+size_t flotilla__plan_reply__get_packed_size
+                     (const Flotilla__PlanReply   *message);
+size_t flotilla__plan_reply__pack
+                     (const Flotilla__PlanReply   *message,
+                      uint8_t             *out);
+size_t flotilla__plan_reply__pack_to_buffer
+                     (const Flotilla__PlanReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__PlanReply *
+       flotilla__plan_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__plan_reply__free_unpacked
+                     (Flotilla__PlanReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__PlannedReplica methods */
+void   flotilla__planned_replica__init
+                     (Flotilla__PlannedReplica         *message);
+size_t flotilla__planned_replica__get_packed_size
+                     (const Flotilla__PlannedReplica   *message);
+size_t flotilla__planned_replica__pack
+                     (const Flotilla__PlannedReplica   *message,
+                      uint8_t             *out);
+size_t flotilla__planned_replica__pack_to_buffer
+                     (const Flotilla__PlannedReplica   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__PlannedReplica *
+       flotilla__planned_replica__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__planned_replica__free_unpacked
+                     (Flotilla__PlannedReplica *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__QuorumStage methods */
+void   flotilla__quorum_stage__init
+                     (Flotilla__QuorumStage         *message);
+size_t flotilla__quorum_stage__get_packed_size
+                     (const Flotilla__QuorumStage   *message);
+size_t flotilla__quorum_stage__pack
+                     (const Flotilla__QuorumStage   *message,
+                      uint8_t             *out);
+size_t flotilla__quorum_stage__pack_to_buffer
+                     (const Flotilla__QuorumStage   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__QuorumStage *
+       flotilla__quorum_stage__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__quorum_stage__free_unpacked
+                     (Flotilla__QuorumStage *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__ListOperationsRequest methods */
 void   flotilla__list_operations_request__init
                      (Flotilla__ListOperationsRequest         *message);
@@ -3489,6 +3771,82 @@ Flotilla__TransferReply *
                       const uint8_t       *data);
 void   flotilla__transfer_reply__free_unpacked
                      (Flotilla__TransferReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ResetReplicaRequest methods */
+void   flotilla__reset_replica_request__init
+                     (Flotilla__ResetReplicaRequest         *message);
+size_t flotilla__reset_replica_request__get_packed_size
+                     (const Flotilla__ResetReplicaRequest   *message);
+size_t flotilla__reset_replica_request__pack
+                     (const Flotilla__ResetReplicaRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__reset_replica_request__pack_to_buffer
+                     (const Flotilla__ResetReplicaRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ResetReplicaRequest *
+       flotilla__reset_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__reset_replica_request__free_unpacked
+                     (Flotilla__ResetReplicaRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ResetReplicaReply methods */
+void   flotilla__reset_replica_reply__init
+                     (Flotilla__ResetReplicaReply         *message);
+size_t flotilla__reset_replica_reply__get_packed_size
+                     (const Flotilla__ResetReplicaReply   *message);
+size_t flotilla__reset_replica_reply__pack
+                     (const Flotilla__ResetReplicaReply   *message,
+                      uint8_t             *out);
+size_t flotilla__reset_replica_reply__pack_to_buffer
+                     (const Flotilla__ResetReplicaReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ResetReplicaReply *
+       flotilla__reset_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__reset_replica_reply__free_unpacked
+                     (Flotilla__ResetReplicaReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SaveReplicaRequest methods */
+void   flotilla__save_replica_request__init
+                     (Flotilla__SaveReplicaRequest         *message);
+size_t flotilla__save_replica_request__get_packed_size
+                     (const Flotilla__SaveReplicaRequest   *message);
+size_t flotilla__save_replica_request__pack
+                     (const Flotilla__SaveReplicaRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__save_replica_request__pack_to_buffer
+                     (const Flotilla__SaveReplicaRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SaveReplicaRequest *
+       flotilla__save_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__save_replica_request__free_unpacked
+                     (Flotilla__SaveReplicaRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__SaveReplicaReply methods */
+void   flotilla__save_replica_reply__init
+                     (Flotilla__SaveReplicaReply         *message);
+size_t flotilla__save_replica_reply__get_packed_size
+                     (const Flotilla__SaveReplicaReply   *message);
+size_t flotilla__save_replica_reply__pack
+                     (const Flotilla__SaveReplicaReply   *message,
+                      uint8_t             *out);
+size_t flotilla__save_replica_reply__pack_to_buffer
+                     (const Flotilla__SaveReplicaReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__SaveReplicaReply *
+       flotilla__save_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__save_replica_reply__free_unpacked
+                     (Flotilla__SaveReplicaReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__VerifyGroupRequest methods */
 void   flotilla__verify_group_request__init
@@ -3793,6 +4151,25 @@ Flotilla__ControllerCommand *
                       const uint8_t       *data);
 void   flotilla__controller_command__free_unpacked
                      (Flotilla__ControllerCommand *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ResetMembers methods */
+void   flotilla__reset_members__init
+                     (Flotilla__ResetMembers         *message);
+size_t flotilla__reset_members__get_packed_size
+                     (const Flotilla__ResetMembers   *message);
+size_t flotilla__reset_members__pack
+                     (const Flotilla__ResetMembers   *message,
+                      uint8_t             *out);
+size_t flotilla__reset_members__pack_to_buffer
+                     (const Flotilla__ResetMembers   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ResetMembers *
+       flotilla__reset_members__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__reset_members__free_unpacked
+                     (Flotilla__ResetMembers *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__OperationStep methods */
 void   flotilla__operation_step__init
@@ -4382,6 +4759,18 @@ typedef void (*Flotilla__OperateRequest_Closure)
 typedef void (*Flotilla__OperateReply_Closure)
                  (const Flotilla__OperateReply *message,
                   void *closure_data);
+typedef void (*Flotilla__PlanRequest_Closure)
+                 (const Flotilla__PlanRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__PlanReply_Closure)
+                 (const Flotilla__PlanReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__PlannedReplica_Closure)
+                 (const Flotilla__PlannedReplica *message,
+                  void *closure_data);
+typedef void (*Flotilla__QuorumStage_Closure)
+                 (const Flotilla__QuorumStage *message,
+                  void *closure_data);
 typedef void (*Flotilla__ListOperationsRequest_Closure)
                  (const Flotilla__ListOperationsRequest *message,
                   void *closure_data);
@@ -4405,6 +4794,18 @@ typedef void (*Flotilla__TransferRequest_Closure)
                   void *closure_data);
 typedef void (*Flotilla__TransferReply_Closure)
                  (const Flotilla__TransferReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__ResetReplicaRequest_Closure)
+                 (const Flotilla__ResetReplicaRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ResetReplicaReply_Closure)
+                 (const Flotilla__ResetReplicaReply *message,
+                  void *closure_data);
+typedef void (*Flotilla__SaveReplicaRequest_Closure)
+                 (const Flotilla__SaveReplicaRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__SaveReplicaReply_Closure)
+                 (const Flotilla__SaveReplicaReply *message,
                   void *closure_data);
 typedef void (*Flotilla__VerifyGroupRequest_Closure)
                  (const Flotilla__VerifyGroupRequest *message,
@@ -4453,6 +4854,9 @@ typedef void (*Flotilla__ScheduledShard_Closure)
                   void *closure_data);
 typedef void (*Flotilla__ControllerCommand_Closure)
                  (const Flotilla__ControllerCommand *message,
+                  void *closure_data);
+typedef void (*Flotilla__ResetMembers_Closure)
+                 (const Flotilla__ResetMembers *message,
                   void *closure_data);
 typedef void (*Flotilla__OperationStep_Closure)
                  (const Flotilla__OperationStep *message,
@@ -4586,6 +4990,10 @@ extern const ProtobufCMessageDescriptor flotilla__leader_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__move_status__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operate_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operate_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__plan_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__plan_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__planned_replica__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__quorum_stage__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__list_operations_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__list_operations_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation_progress__descriptor;
@@ -4594,6 +5002,10 @@ extern const ProtobufCMessageDescriptor flotilla__change_peers_request__descript
 extern const ProtobufCMessageDescriptor flotilla__change_peers_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__transfer_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__reset_replica_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__reset_replica_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__save_replica_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__save_replica_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__verify_group_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__replica_verdict__descriptor;
@@ -4610,6 +5022,7 @@ extern const ProtobufCMessageDescriptor flotilla__schedule_block__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__drain_state__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__scheduled_shard__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_command__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__reset_members__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation_step__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_change__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__controller_reply__descriptor;

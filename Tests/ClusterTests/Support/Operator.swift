@@ -18,6 +18,12 @@ struct Operator: Sendable {
     /// Gives an order that must be carried out; what is printed.
     @discardableResult
     func order(_ words: String..., timeout: Duration = .seconds(60)) async throws -> String {
+        try await order(words: words, timeout: timeout)
+    }
+
+    /// As ``order(_:timeout:)``.
+    @discardableResult
+    func order(words: [String], timeout: Duration = .seconds(60)) async throws -> String {
         let outcome = try await Tools.run(Tools.raftctl, seeds + words, timeout: timeout)
         guard outcome.status == 0 else {
             throw Failed("raftctl \(words.joined(separator: " ")) ends with \(outcome.status): \(outcome.output)")

@@ -1,0 +1,170 @@
+import CMessages
+import RaftCore
+import RaftHost
+import ShardMap
+import Transport
+import WireMessages
+
+// What an operator asks of one replica, whoever leads its group: to save its state, or to have other members by force.
+
+extension ShardServer {
+    /// Answers `save_replica`, when it is done.
+    func answerSaveReplica(_ request: RpcRequest) {
+        let group = arena.scope { arena in
+            arena.unpack(flotilla__save_replica_request__init, request.body).map { String(field: $0.pointee.group) }
+        }
+        guard let group else { return request.responder.fail(RpcCode.badRequest, "malformed order") }
+        host.save(group) { [self] outcome in
+            arena.scope { arena in
+                let reply = arena.make(flotilla__save_replica_reply__init)
+                switch outcome {
+                case .saved(let state):
+                    reply.pointee.error = 0
+                    (reply.pointee.has_index, reply.pointee.index) = (1, state.index.rawValue)
+                    (reply.pointee.has_first_index, reply.pointee.first_index) = (1, state.firstIndex.rawValue)
+                case .failed(let problem):
+                    reply.pointee.error = (host.holds(group) ? NamedError.refused : .noSuchGroup).rawValue
+                    reply.pointee.message = arena.string(problem)
+                }
+                request.responder.reply(reply)
+            }
+        }
+    }
+
+    // MARK: force
+
+    /// Answers `reset_replica`.
+    func answerResetReplica(_ request: RpcRequest) {
+        let parsed = arena.scope { arena -> (group: String, from: [PeerID], to: [PeerID])? in
+            guard let message = arena.unpack(flotilla__reset_replica_request__init, request.body)?.pointee,
+                let from = PeerID.decoded(message.from, count: message.n_from),
+                let to = PeerID.decoded(message.to, count: message.n_to)
+            else { return nil }
+            return (String(field: message.group), from, to)
+        }
+        guard let (group, from, to) = parsed else {
+            return request.responder.fail(RpcCode.badRequest, "malformed order")
+        }
+        resetReplica(of: group, from: from, to: to) { [self] answer in
+            arena.scope { arena in
+                let reply = arena.make(flotilla__reset_replica_reply__init)
+                reply.pointee.error = answer.error?.rawValue ?? 0
+                if let text = answer.message ?? answer.error?.sentence { reply.pointee.message = arena.string(text) }
+                reply.pointee.n_peers = answer.peers.count
+                reply.pointee.peers = arena.strings(answer.peers.map(\.description))
+                request.responder.reply(reply)
+            }
+        }
+    }
+
+    /// Puts the members `to`, some of those in `from`, in force on this node's replica of `group`, without asking
+    /// anybody. Done before counts as done.
+    func resetReplica(of group: String, from: [PeerID], to: [PeerID], _ done: @escaping (PeersAnswer) -> Void) {
+        guard let raft = host.raft(of: group) else {
+            let error: NamedError = host.holds(group) ? .damaged : .noSuchGroup
+            return done(PeersAnswer(error: error, message: nil))
+        }
+        let present = raft.configuration
+        // in the roles that they have: a witness cannot become a replica by force
+        let target = Configuration(peers: to.compactMap { peer in present.members.first { $0 == peer } })
+        if present == target { return done(PeersAnswer(peers: present.listed)) }
+        guard present.members == Configuration(peers: from).members else {
+            let text = "the members of \(group) are \(present) here, not those that the reset was planned for"
+            return done(PeersAnswer(error: .conflict, message: text, peers: present.listed))
+        }
+        guard target.members == Configuration(peers: to).members, target.peers.contains(raft.id) else {
+            let text = "only members can be left, and \(raft.id), which is to begin alone, must be one that votes"
+            return done(PeersAnswer(error: .refused, message: text, peers: present.listed))
+        }
+        logger.log(
+            .warning, "members are reset by force",
+            [("group", group), ("from", present.description), ("to", target.description)])
+        host.resetMembership(of: group, to: target) { [self] outcome in
+            if case .done = outcome { return done(PeersAnswer(peers: target.listed)) }
+            done(PeersAnswer(error: .refused, message: obstacle(toResetOf: group), peers: present.listed))
+        }
+    }
+
+    private func obstacle(toResetOf group: String) -> String {
+        if let status = host.status(of: group), status.appliedIndex > status.lastIndex {
+            return "the state here is ahead of a log that was cut; restart this node first"
+        }
+        return "\(group) is led, or was a moment ago: a reset is for a group that has lost its majority for good. Wait "
+            + "some seconds if it has; otherwise change its members in order: raftctl group change-peers \(group)"
+    }
+
+    // MARK: the map
+
+    /// As the controller's leader, on an operator's word: has the map follow a forced reset, after the group's leader has
+    /// said that these are its members, committed, and no change of them is under way. `done` gets what is to be
+    /// proposed, or why nothing is.
+    func confirmReset(
+        of group: String, to peers: [PeerID], _ done: @escaping (Result<ControllerCommand, OrderRefusal>) -> Void
+    ) {
+        guard group != ClusterMap.controllerGroup else {
+            let text = "the controller records a reset of its own by itself"
+            return done(.failure(OrderRefusal(.refused, text)))
+        }
+        guard let map = controller?.map else {
+            return done(.failure(OrderRefusal(.notInitialized, NamedError.notInitialized.sentence)))
+        }
+        askMembers(peers[...], of: group, peers, map.version) { [self] answer in
+            switch answer {
+            case .done:
+                // of the map that was there before the question: what has begun since is not overlooked
+                done(
+                    .success(
+                        .resetMembers(
+                            group: group, peers: peers, expectedVersion: map.version,
+                            wallClock: lane.clock.wallClockMilliseconds)))
+            case .refused(let error, let text):
+                done(.failure(OrderRefusal(error, "\(group): \(text ?? error.sentence)")))
+            case .underWay, .notLeader, .failed, .moveStatus:
+                let text = "none of the members named says that it leads \(group) with these members, committed"
+                done(.failure(OrderRefusal(.busy, text)))
+            }
+        }
+    }
+
+    /// Asks one after the other whether `peers` are the members, which is a change of members that changes nothing.
+    private func askMembers(
+        _ rest: ArraySlice<PeerID>, of group: String, _ peers: [PeerID], _ version: UInt64,
+        _ done: @escaping (GroupAnswer) -> Void
+    ) {
+        guard let next = rest.first else { return done(.failed("nobody leads it")) }
+        let question = GroupQuestion.changePeers(operation: 0, from: peers, to: peers, mapVersion: version)
+        ask(question, of: group, hops: 0, at: next.address) { [self] answer in
+            switch answer {
+            case .failed, .notLeader: askMembers(rest.dropFirst(), of: group, peers, version, done)
+            case .done, .underWay, .moveStatus, .refused: done(answer)
+            }
+        }
+    }
+
+    /// As the controller's leader: has the map follow a forced reset of the controller itself, which nobody could record
+    /// when it happened. Members that are committed and in the map, and neither those there were nor those that are to
+    /// be, come from a reset.
+    func followControllerReset(_ now: Instant) {
+        let name = ClusterMap.controllerGroup
+        guard !isFollowingReset, nextResetLook <= now, let raft = host.raft(of: name), raft.isLeader else { return }
+        nextResetLook = now + settings.pace
+        guard raft.hasCommittedConfiguration, !raft.isChangingMembership, let record = controller?.mapAndOperations,
+            let group = record.map.group(name), let status = host.status(of: name),
+            status.appliedIndex == status.commitIndex
+        else { return }
+        let members = raft.configuration.listed
+        guard members.sorted() != group.peers.sorted(),
+            members.allSatisfy({ group.peers.contains($0) || group.joining.contains($0) })
+        else { return }
+        for operation in record.operations where !operation.state.isOver {
+            guard case .changePeers(let change) = operation.kind, change.group == name else { continue }
+            if members.sorted() == change.to.sorted() { return }
+        }
+        isFollowingReset = true
+        logger.log(.warning, "the map follows a reset of the controller", [("members", raft.configuration.description)])
+        let command = ControllerCommand.resetMembers(
+            group: name, peers: members, expectedVersion: record.map.version,
+            wallClock: lane.clock.wallClockMilliseconds)
+        host.propose(command.encoded(arena), to: name) { [self] _ in isFollowingReset = false }
+    }
+}

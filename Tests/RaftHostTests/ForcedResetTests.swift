@@ -1,0 +1,78 @@
+import RaftCore
+import RaftHost
+import ShardMap
+import Testing
+import WireMessages
+
+@testable import ShardServer
+
+@Suite("Members by force, and the map behind them")
+struct ForcedResetTests {
+    private func confirm(
+        _ peers: [PeerID], of group: String, at node: ShardedNode, _ members: Members
+    ) throws -> Result<ControllerCommand, OrderRefusal> {
+        var result: Result<ControllerCommand, OrderRefusal>?
+        let server = node.server!
+        node.lane.post { server.confirmReset(of: group, to: peers) { result = $0 } }
+        members.world.runUntil(limit: .milliseconds(20_000)) { result != nil }
+        return try #require(result)
+    }
+
+    private func error(_ result: Result<ControllerCommand, OrderRefusal>) -> NamedError? {
+        if case .failure(let refusal) = result { refusal.error } else { nil }
+    }
+
+    @Test("a reset is recorded only of a group whose leader says that these are its members")
+    func confirmed() throws {
+        let members = try Members(seed: 31)
+        let controller = try members.leader(of: ClusterMap.controllerGroup)
+        let map = try #require(controller.server.map)
+        let peers = try #require(map.group("g1")).peers
+        _ = try members.leader(of: "g1")
+        for peer in peers {
+            let refusal = error(try confirm([peer], of: "g1", at: controller, members))
+            #expect(refusal == .conflict || refusal == .busy, "\(peer)")
+        }
+        let own = try #require(map.group(ClusterMap.controllerGroup)).peers
+        #expect(error(try confirm(own, of: ClusterMap.controllerGroup, at: controller, members)) == .refused)
+        guard
+            case .success(.resetMembers("g1", peers, let version, _)) = try confirm(
+                peers, of: "g1", at: controller, members)
+        else { return #expect(Bool(false), "the members as they are were refused") }
+        #expect(version == map.version)
+    }
+
+    @Test("the map follows a reset of the controller, also while a change of its members waits for one that is gone")
+    func controller() throws {
+        let members = try Members(seed: 32)
+        let late = try members.join(4)
+        let survivor = try members.leader(of: ClusterMap.controllerGroup)
+        let peers = try #require(survivor.server.map?.group(ClusterMap.controllerGroup)).peers
+        let own = try #require(peers.first { $0.address == survivor.address })
+        let other = try #require(peers.first { $0 != own })
+        late.crash()
+        let change = ChangePeersOperation(
+            group: ClusterMap.controllerGroup, from: peers, to: [own, other, PeerID(address: late.address)])
+        let host = survivor.host!
+        survivor.lane.post {
+            let begin = ControllerCommand.begin(.changePeers(change), wallClock: 1)
+            host.propose(begin.encoded(Arena()), to: ClusterMap.controllerGroup) { _ in }
+        }
+        #expect(
+            members.world.runUntil(limit: .milliseconds(10_000)) {
+                survivor.server.recordedOperations.contains { !$0.state.isOver }
+            })
+        for node in members.nodes where node !== survivor && node.isRunning { node.crash() }
+        members.world.run(for: .milliseconds(10_000))
+        var outcome: ChangeOutcome?
+        survivor.lane.post {
+            host.resetMembership(of: ClusterMap.controllerGroup, to: Configuration(peers: [own])) { outcome = $0 }
+        }
+        #expect(
+            members.world.runUntil(limit: .milliseconds(20_000)) {
+                survivor.server.map?.group(ClusterMap.controllerGroup)?.peers == [own]
+            }, "\(String(describing: outcome))")
+        let operation = try #require(survivor.server.recordedOperations.last)
+        #expect(operation.state == .cancelled && operation.reason?.contains("by force") == true)
+    }
+}
