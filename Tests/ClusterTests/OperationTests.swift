@@ -125,18 +125,6 @@ extension Clusters {
             }
         }
 
-        @Test func aChangeOfMembersShowsWhatIsCopied() async throws {
-            try await Self.withLargeShard { operators, _ in
-                let node = operators.cluster.addresses[2].description
-                try await operators.order("group", "remove-peer", "g2", node)
-                // without the beginning of the log the newcomer needs a snapshot
-                try await operators.order("group", "snapshot", "g2")
-                let operation = try await operators.begin("group", "add-peer", "g2", node)
-                try await Wait.until("something is copied") { try await operators.listed(operation).contains(" MB ") }
-                try await operators.order("operation", "wait", operation)
-            }
-        }
-
         @Test func whoIsNotWaitedForGoesOn() async throws {
             try await Self.withLargeShard { operators, shard in
                 let directory = TemporaryDirectory()
