@@ -63,7 +63,7 @@ extension RaftHost {
             }
         }
         // it may be on its way to the disk
-        whenDurable { removal.completion(nil) }
+        whenDurable(of: 0) { removal.completion(nil) }
     }
 
     private func remove(_ record: ReplicaRecord, _ replica: Replica?, _ completion: @escaping (String?) -> Void) {

@@ -98,7 +98,7 @@ extension RaftHost {
                 return writeNodeState { completion(nil) }
             }
             // it may be on its way to the disk
-            return whenDurable { completion(nil) }
+            return whenDurable(of: 0) { completion(nil) }
         }
         if let former = nodeState.tombstone(of: group), former.idx >= peer.idx {
             return later {

@@ -435,7 +435,7 @@ extension RaftHost {
         snapshot.responder = nil
         // from here to the switch nothing is applied to the old state, which the log does not continue any more
         replica.isSwitching = true
-        whenDurable { [self] in
+        whenDurable(of: replica.record.number) { [self] in
             // behind whatever is being applied to the old state
             workers.apply.submit {
             } completion: { [self] in

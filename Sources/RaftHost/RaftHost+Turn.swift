@@ -78,8 +78,9 @@ extension RaftHost {
             seal()
         }
         if let retry = batchRetry, retry <= now {
-            batchRetry = nil
-            writeBatch()
+            // what overtakes it is written first
+            batchRetry = passing == nil ? nil : now + RaftHost.retryPace
+            if passing == nil { writeBatch() }
         }
     }
 

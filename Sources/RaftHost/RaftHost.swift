@@ -137,10 +137,10 @@ public final class RaftHost: @unchecked Sendable {
     var batchUnderWay: LogBatch?
     /// Set while it waits for room.
     var batchRetry: Instant?
+    /// What waits behind it meanwhile.
+    var blockage: Blockage?
     /// What does not wait with it, while that is being written.
-    var passing: LogBatch?
-    /// Unless there was no room for that either, since the last attempt.
-    var hasRoomToPass = true
+    var passing: PassingWrites?
     var sealAt: Instant?
     var isApplying = false
     var evaluations: [Evaluation] = []

@@ -1,0 +1,93 @@
+import RaftCore
+import RaftStorage
+import Testing
+
+@testable import RaftHost
+
+/// What passes a batch that waits for room, and what waits behind it.
+@Suite("A log without room, sorted")
+struct BlockageTests {
+    private func entries(_ group: LogGroup, _ index: Int64 = 1) -> LogWrite {
+        LogWrite(
+            group: group,
+            entries: [
+                LogEntry(position: LogPosition(term: Term(1), index: LogIndex(index)), kind: .noOp, payload: Bytes())
+            ])
+    }
+
+    private func state(_ group: LogGroup, _ term: Int64, vote: PeerID? = nil) -> LogWrite {
+        LogWrite(group: group, hardState: HardState(term: Term(term), vote: vote))
+    }
+
+    private func batch(_ writes: LogWrite...) -> LogBatch {
+        var batch = LogBatch()
+        for write in writes { batch.append(write) }
+        return batch
+    }
+
+    private func groups(_ batch: LogBatch) -> [LogGroup] { batch.writes.map(\.group) }
+
+    @Test("What comes later of a group waits behind its entries, in order; the rest passes") func order() {
+        var refused = batch(entries(1), state(2, 1), state(1, 2))
+        var blockage = Blockage(behind: refused)
+        let first = blockage.part(&refused).passing
+        #expect(groups(refused) == [1, 1] && groups(first) == [2])
+        let next = blockage.part(new: batch(state(1, 3), state(3, 1), entries(3), state(3, 2), LogWrite(group: 0)))
+        // what stands before the entries needs no room that they need
+        #expect(groups(next.passing) == [3, 0] && groups(blockage.held) == [1, 3, 3])
+        #expect(groups(blockage.part(new: batch(state(3, 3), state(2, 2))).passing) == [2])
+        #expect(blockage.held.writes.map { $0.hardState?.term.rawValue ?? 0 } == [3, 0, 2, 3])
+    }
+
+    @Test("A replica's end stays one with the node's word of it, whichever of the two waits") func ends() {
+        var refused = batch(entries(1))
+        var blockage = Blockage(behind: refused)
+        _ = blockage.part(&refused)
+        let passing = blockage.part(new: batch(LogWrite(dropping: 2), LogWrite(group: 0, note: Bytes("without 2"))))
+        #expect(groups(passing.passing) == [2, 0])
+        let held = blockage.part(new: batch(LogWrite(dropping: 1), LogWrite(group: 0, note: Bytes("without 1"))))
+        #expect(held.passing.writes.isEmpty)
+        // a word of an earlier end waits by now, and this one's must not be written before it
+        let later = blockage.part(new: batch(LogWrite(dropping: 3), LogWrite(group: 0, note: Bytes("without 3"))))
+        #expect(later.passing.writes.isEmpty && groups(blockage.held) == [1, 0, 3, 0])
+    }
+
+    @Test("Without room for anything nothing is written, and whoever waits for nothing is called") func total() {
+        var refused = batch(state(1, 1))
+        var blockage = Blockage(behind: refused)
+        #expect(groups(blockage.part(&refused).passing) == [] && groups(refused) == [1])
+        var next = batch(state(2, 1))
+        next.duties = [.call(1) {}, .call(2) {}, .call(3) {}, .call(nil) {}]
+        let passing = blockage.part(new: next).passing
+        #expect(passing.writes.isEmpty && passing.duties.compactMap(\.group) == [3])
+        #expect(blockage.held.duties.map(\.group) == [1, 2, nil])
+    }
+
+    @Test("What was refused as well waits like the rest, with what its groups write later") func refusedAsWell() {
+        var refused = batch(entries(1))
+        var blockage = Blockage(behind: refused)
+        _ = blockage.part(&refused)
+        let passing = blockage.part(new: batch(state(2, 1))).passing
+        blockage.hold(refused: passing)
+        let next = blockage.part(new: batch(state(2, 2), state(3, 1)))
+        #expect(next.passing.writes.isEmpty && groups(blockage.held) == [2, 2, 3])
+    }
+
+    @Test("A hard state that went ahead makes those before it, and no others, out of date") func overtaken() throws {
+        let (one, other) = (try #require(PeerID("10.0.0.1:8100:0")), try #require(PeerID("10.0.0.2:8100:0")))
+        var waiting = batch(
+            state(1, 4), state(1, 5), state(1, 5, vote: one), state(2, 4),
+            LogWrite(
+                group: 1,
+                hardState: HardState(
+                    term: Term(6), vote: other)))
+        waiting.forget(hardStatesBefore: [1: HardState(term: Term(5), vote: one)])
+        #expect(groups(waiting) == [2, 1] && waiting.writes.map { $0.hardState?.term.rawValue } == [4, 6])
+        var both = LogBatch()
+        var write = entries(1)
+        write.hardState = HardState(term: Term(5), vote: nil)
+        both.append(write)
+        both.forget(hardStatesBefore: [1: HardState(term: Term(5), vote: one)])
+        #expect(both.writes.count == 1 && both.writes[0].hardState == nil && both.writes[0].entries.count == 1)
+    }
+}
