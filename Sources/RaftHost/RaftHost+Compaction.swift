@@ -203,7 +203,10 @@ extension RaftHost {
             last.advanced(by: -settings.keptEntries), min(replica.growth.index(keeping: settings.keptBytes), last))
         // a state may be ahead of a core that took the place of another
         var target = min(min(durable, replica.applied), min(raft.commitIndex, raft.durableIndex))
-        if raft.isLeader {
+        if raft.isLeader, !takesSnapshots(replica), compaction?.isTight != true {
+            // nothing else could take the log's place there
+            for peer in raft.peers { target = min(target, raft.progress(of: peer)?.match ?? .zero) }
+        } else if raft.isLeader {
             // for those who lag a little, the rest gets a snapshot
             for peer in raft.peers where !isPressed || liveness.isReachable(peer.address) {
                 guard let progress = raft.progress(of: peer), !progress.isInstalling else { continue }

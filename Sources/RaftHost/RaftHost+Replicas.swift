@@ -52,9 +52,21 @@ extension RaftHost {
         step(replica, .started, StepContext(write: opened.repair))
         askForCompaction(replica)
         if applied < base, replica.id.role != .witness {
-            wantState(of: replica, "the store holds entries up to \(applied), the log begins behind \(base)")
+            let problem = "the store holds entries up to \(applied), the log begins behind \(base)"
+            wantState(of: replica, problem)
+            if !replica.needsState { leaveUnapplied(replica, problem) }
         }
         lane.requestTurn()
+    }
+
+    /// The state cannot go on with the log, and no other can take its place: what is missing is not to be passed over.
+    private func leaveUnapplied(_ replica: Replica, _ problem: String) {
+        logger.log(
+            .error, "the state cannot go on with the log, and no snapshot can be taken",
+            [("group", replica.group), ("problem", problem)])
+        replica.applyProblem = problem
+        replica.applyRetry = .distantFuture
+        handOver(replica)
     }
 
     private func openLog(of record: ReplicaRecord, _ stateMachine: any StateMachine) -> OpenedLog {

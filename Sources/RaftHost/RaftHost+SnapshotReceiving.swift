@@ -95,13 +95,31 @@ extension RaftHost {
         guard replica.id.role != .witness else {
             return step(replica, .snapshotReceived(meta), StepContext(responder: request.responder))
         }
-        guard store != nil, replica.stateMachine is any SnapshotStateMachine else {
+        guard takesSnapshots(replica), replica.stateMachine is any SnapshotStateMachine else {
+            noteUnusable(meta, of: replica, from: from)
             throw RaftWire.WireError(code: 22, text: "Not support snapshot")
         }
         guard let id = RaftWire.snapshotID(uri, from: from.address) else {
             throw RaftWire.WireError(code: 22, text: "the uri \(uri) cannot be used")
         }
         try want(meta, id, of: replica, from: from.address, request.responder)
+    }
+
+    /// Whether a state from another node can take the place of the replica's.
+    func takesSnapshots(_ replica: Replica) -> Bool {
+        store?.takes(replica.group, kind: replica.record.kind) ?? false
+    }
+
+    /// The entries that the replica lacks are gone at the leader, which offers a state that cannot be taken.
+    private func noteUnusable(_ meta: SnapshotMeta, of replica: Replica, from leader: PeerID) {
+        guard replica.unusable == nil else { return replica.unusable = meta.last.index }
+        replica.unusable = meta.last.index
+        logger.log(
+            .error, "the log of the leader begins later than this one ends, and no snapshot can be taken",
+            [
+                ("group", replica.group), ("from", leader.description), ("index", meta.last.index.description),
+                ("last", replica.raft.lastIndex.description),
+            ])
     }
 
     private func want(

@@ -48,7 +48,7 @@ extension RaftHost {
 
     /// Nothing is applied and served any more until a snapshot has come.
     func wantState(of replica: Replica, _ problem: String) {
-        guard !replica.needsState, store != nil, replica.id.role != .witness else { return }
+        guard !replica.needsState, takesSnapshots(replica), replica.id.role != .witness else { return }
         logger.log(
             .error, "the state is lost; the leader is asked for another",
             [("group", replica.group), ("problem", problem)])

@@ -132,6 +132,9 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
 
     // MARK: the store
 
+    /// Whether somebody said how its state machine is made: the others keep their states by themselves.
+    public func takes(_ group: String, kind: String) -> Bool { makers[group] != nil }
+
     /// Copies the state into a file of its own, and makes a state machine of that.
     public func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
