@@ -39,7 +39,7 @@ public final class RaftHost: @unchecked Sendable {
     /// Called once when the node cannot go on: a failed sync, for one. The process must end.
     public var onFatal: (String) -> Void = { _ in }
     /// Makes the state machine of a replica anew from what the store holds, after it has failed; nil: never. Called on
-    /// the state machines' worker.
+    /// the maintenance worker, where it may take long: others are applied meanwhile, and the failed one may still be read.
     public var remakeStateMachine: @Sendable (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
         (_) throws(StateMachineError) in nil
     }
