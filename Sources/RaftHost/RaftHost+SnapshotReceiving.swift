@@ -501,9 +501,15 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    /// Removes the states that no replica has: of snapshots that were not put in force, and of replicas whose state was
-    /// replaced, just before an earlier life ended. Called once, when all replicas are open; takes its time.
+    /// Removes what no replica has: states of snapshots that were not put in force, and of replicas whose state was
+    /// replaced, just before an earlier life ended; and parts of the log. Called once, when all replicas are open; takes
+    /// its time.
     public func removeUnknownStates() {
+        dropUnknownLogs()
+        removeStates()
+    }
+
+    func removeStates() {
         // a replica that cannot say which state is its own might lose it
         guard let store, unknownStates.isEmpty else { return }
         let found = Box<[UInt64]>([])

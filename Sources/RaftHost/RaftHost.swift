@@ -202,6 +202,8 @@ public final class RaftHost: @unchecked Sendable {
             }
         }
         firstFreshNumber = nodeState.nextNumber
+        // whatever the record knows: nobody new gets a log that is there
+        nodeState.skipNumbers(through: recovered.keys.max() ?? 0)
         sending = SnapshotSending(random: SeededRandom(seed: settings.seed ^ nonce))
         snapshotBudget = SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond)
         var livenessSettings = settings.liveness
