@@ -370,25 +370,28 @@ extension RaftHost {
     private func complete(_ snapshot: IncomingSnapshot) {
         guard let folder = snapshot.folder else { preconditionFailure("pieces have a folder") }
         snapshot.phase = .installing
-        let expected = snapshot.files.sorted { $0.name < $1.name }
-        let failure = Box<StateMachineError?>(nil)
+        check(SnapshotCheck(of: folder, against: snapshot.files), snapshot)
+    }
+
+    /// One step after the other: what waits for the same worker gets its turn in between.
+    private func check(_ check: SnapshotCheck, _ snapshot: IncomingSnapshot) {
+        let result = Box<Result<Bool, StateMachineError>?>(nil)
         workers.maintenance.submit {
-            do throws(StateMachineError) {
-                for file in expected where file.byteCount == 0 { try folder.append(Bytes(), to: file.name) }
-                try folder.sync()
-                let found = try folder.inventory()
-                guard found == expected else { throw StateMachineError("the files are not those that were sent") }
-            } catch {
-                failure.value = error
+            do throws(StateMachineError) { result.value = .success(try check.advance()) } catch {
+                result.value = .failure(error)
             }
         } completion: { [self] in
             guard !isOver else { return }
             now = lane.clock.now
-            if let failure = failure.value {
-                return abandon(snapshot, RpcError(code: 5, text: failure.description))
+            switch result.value {
+            case .success(false)?: self.check(check, snapshot)
+            case .success(true)?:
+                closeAtSender(snapshot)
+                ingest(snapshot, check.folder)
+            case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
+            case nil: preconditionFailure("the worker has been there")
             }
-            closeAtSender(snapshot)
-            ingest(snapshot, folder)
+            lane.requestTurn()
         }
     }
 
