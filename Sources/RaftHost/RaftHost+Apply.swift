@@ -76,8 +76,9 @@ extension RaftHost {
                 break
             }
             replica.isReadyToApply = false
-            guard replica.applyRetry == nil, replica.logProblem == nil, replica.fence == nil,
-                !replica.isSwitching, replica.applyOrdered < replica.applicable
+            guard replica.applyRetry == nil, replica.logProblem == nil,
+                replica.fence == nil || replica.trial != nil, !replica.isSwitching,
+                replica.applyOrdered < replica.applicable
             else {
                 continue
             }

@@ -131,6 +131,7 @@ extension RaftHost {
         applyReady.removeAll { $0 === replica }
         stalled.removeAll { $0 === replica }
         stateless.removeAll { $0 === replica }
+        trials.removeAll { $0 === replica }
         toCompare.removeAll { $0 === replica }
         compactionCandidates.removeAll { $0 === replica }
         repairs.removeAll { $0.replica === replica }

@@ -477,7 +477,7 @@ extension RaftHost {
             nodeState.replicas[position].fence = nil
         }
         replica.record.fence = nil
-        replica.fence = nil
+        (replica.fence, replica.trial) = (nil, nil)
         replica.adopt(machine, settings)
         replica.generation += 1
         dropOutgoing(of: replica)

@@ -53,6 +53,7 @@ extension RaftHost {
             .error, "the state is lost; the leader is asked for another",
             [("group", replica.group), ("problem", problem)])
         replica.needsState = true
+        replica.trial = nil
         dropOutgoing(of: replica)
         replica.applyProblem = problem
         replica.applyRetry = .distantFuture

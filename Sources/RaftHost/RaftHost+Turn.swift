@@ -27,6 +27,7 @@ extension RaftHost {
                 pursueRemovals()
                 compactionDue = pursueCompaction()
                 comparisonDue = pursueComparing()
+                trialsDue = pursueTrials()
                 savingDue = pursueSaving()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
@@ -167,7 +168,7 @@ extension RaftHost {
         let nextLook = hasLittleRoom && !isCheckingFreeSpace ? freeSpaceChecked + RaftHost.freeSpacePace : nil
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
-            nextLook, compactionDue, snapshotsDue, savingDue, repairsDue, statesDue, comparisonDue,
+            nextLook, compactionDue, snapshotsDue, savingDue, repairsDue, statesDue, comparisonDue, trialsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

@@ -126,6 +126,11 @@ public final class RaftHost: @unchecked Sendable {
     var saving = StateSaving()
     var savingDue: Instant?
 
+    /// Replicas whose states are on trial, and when they ask again.
+    var trials: [Replica] = []
+    var nextTrial = Instant.distantPast
+    var trialsDue: Instant?
+
     /// Groups led here that have applied something since their replicas were compared.
     var toCompare: [Replica] = []
     var nextComparison: Instant?

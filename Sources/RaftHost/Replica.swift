@@ -127,9 +127,11 @@ final class Replica: @unchecked Sendable {
     var applyProblem: String?
     /// Set once its state was found to differ from the others'; until it gets another state.
     var fence: Fence?
+    /// The fenced state is gone; the one made anew of the log is applied to, and serves once it was compared well.
+    var trial: StateTrial?
     var comparison = ComparisonState()
     /// Why the replica does not serve, if it does not.
-    var problem: String? { logProblem ?? fence?.problem ?? applyProblem }
+    var problem: String? { logProblem ?? trial?.problem ?? fence?.problem ?? applyProblem }
     /// Set while nothing is given to the state machine: when it is made anew from what the store holds.
     var applyRetry: Instant?
 

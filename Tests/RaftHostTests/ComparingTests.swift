@@ -84,12 +84,39 @@ struct ComparingTests {
         (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
         wrong.stores[0].hash = AppliedHashTrail().value
         try wrong.start()
-        #expect(fenced(cluster) == [])
+        #expect(wrong.status(0)?.problem?.hasPrefix("made anew, and not compared yet") == true)
+        #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
+        #expect(fenced(cluster) == [wrong.number], "nobody has compared it")
+        #expect(cluster.run(limit: 10_000) { fenced(cluster) == [] })
+        #expect(cluster.propose(Command.payload(tag: 9, byteCount: 8), on: try #require(cluster.leader(of: 0))) != nil)
         #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
         wrong.crash()
         try wrong.start()
         cluster.run(.milliseconds(500))
         #expect(fenced(cluster) == [] && wrong.host.records[0].store == number)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A state that is made anew and wrong again never serves; it gets another one") func wrongAgain() throws {
+        let cluster = try makeCluster()
+        let wrong = try #require(cluster.nodes.first { !$0.leads(0) })
+        wrong.host.store = nil
+        let index = try diverge(wrong, cluster)
+        #expect(cluster.run(limit: 3000) { fenced(cluster) == [wrong.number] })
+        cluster.run(.milliseconds(500))
+        let number = wrong.host.records[0].store
+        wrong.crash()
+        (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
+        wrong.stores[0].hash = AppliedHashTrail().value
+        try wrong.start()
+        wrong.machines[0].isWrongAt = index
+        var hasServed = false
+        let isReplaced = cluster.run(limit: 60_000) {
+            hasServed = hasServed || (wrong.status(0)?.problem == nil && wrong.host.records[0].store == number)
+            return wrong.host.records[0].store != number
+        }
+        #expect(isReplaced && !hasServed)
+        #expect(cluster.run(limit: 10_000) { fenced(cluster) == [] })
         #expect(cluster.allViolations == [])
     }
 
