@@ -9,6 +9,8 @@ import RaftStorage
 struct Blockage {
     /// Something of theirs waits: what comes later does, too.
     private(set) var groups: Set<LogGroup> = []
+    /// Groups of which no hard state may go ahead: a log that was repaired, begins anew or ends says that first.
+    private(set) var firm: Set<LogGroup> = []
     /// In its order.
     private(set) var held = LogBatch()
     /// There was no room even for what passes: nothing is written before the next attempt.
@@ -17,7 +19,7 @@ struct Blockage {
     /// Nothing but the writes of `refused` without entries may overtake it; without entries in it there is no room for
     /// anything.
     init(behind refused: LogBatch) {
-        for write in refused.writes where !write.entries.isEmpty { groups.insert(write.group) }
+        block(by: refused)
         guard groups.isEmpty else { return }
         isTotal = true
         for write in refused.writes { groups.insert(write.group) }
@@ -42,18 +44,31 @@ struct Blockage {
         return result
     }
 
+    /// Finds out for whom `batch` means waiting, before anything of it passes: what passed of a group and found no room
+    /// either would come behind what waits of it.
+    private mutating func block(by batch: LogBatch) {
+        for write in batch.writes where isTotal || !write.entries.isEmpty { groups.insert(write.group) }
+        // a replica's end is one batch: its log goes with the node's word that it is gone
+        let ends = batch.writes.lazy.filter(\.drops).map(\.group)
+        if ends.contains(where: { groups.contains($0) || groups.contains(0) }) {
+            groups.insert(0)
+            groups.formUnion(ends)
+        }
+    }
+
     private mutating func part(
         _ batch: LogBatch, _ kept: inout LogBatch
     ) -> (passing: LogBatch, votes: [LogBatch.Duty]) {
+        block(by: batch)
         var passing = LogBatch()
         var votes: [LogBatch.Duty] = []
         for write in batch.writes {
-            if isTotal || !write.entries.isEmpty { groups.insert(write.group) }
-            // a replica's end is one batch: its log goes with the node's word that it is gone
-            if write.drops, groups.contains(write.group) || groups.contains(0) {
-                groups.formUnion([write.group, 0])
+            if groups.contains(write.group) {
+                noteFirm(write)
+                kept.append(write)
+            } else {
+                passing.append(write)
             }
-            if groups.contains(write.group) { kept.append(write) } else { passing.append(write) }
         }
         for duty in batch.duties {
             if let group = duty.group, !groups.contains(group) {
@@ -70,11 +85,16 @@ struct Blockage {
     /// Has these wait like the rest.
     mutating func hold(_ duties: [LogBatch.Duty]) { held.duties += duties }
 
-    /// There was no room for what was to pass, either.
+    /// There was no room for what was to pass, either: it goes before whatever has come to wait since.
     mutating func hold(refused batch: LogBatch) {
         isTotal = true
-        for write in batch.writes { groups.insert(write.group) }
-        held.append(batch)
+        for write in batch.writes {
+            groups.insert(write.group)
+            noteFirm(write)
+        }
+        var front = batch
+        front.append(held)
+        held = front
     }
 
     /// These hard states have gone ahead.
@@ -84,16 +104,9 @@ struct Blockage {
 
     mutating func disown(_ replica: Replica) { held.disown(replica) }
 
-    /// Groups of which no hard state may go ahead: a log that was repaired, begins anew or ends says that first. For
-    /// look-up only.
-    func firmGroups(in refused: LogBatch) -> Set<LogGroup> {
-        var groups: Set<LogGroup> = []
-        for batch in [refused, held] {
-            for write in batch.writes where write.debt != nil || write.start != nil || write.drops {
-                groups.insert(write.group)
-            }
-        }
-        return groups
+    private mutating func noteFirm(_ write: LogWrite) {
+        let resets = if case .reset = write.start { true } else { false }
+        if resets || write.debt != nil || write.drops { firm.insert(write.group) }
     }
 }
 
@@ -126,22 +139,23 @@ extension RaftHost {
     /// What waited behind the batch under way is written next.
     func endBlockage() {
         guard var next = blockage?.held else { return }
+        // first, so that it is not copied
+        blockage = nil
         next.append(batch)
-        (batch, blockage) = (next, nil)
+        batch = next
     }
 
     /// Writes what need not wait of what is new.
     func passBlockage() {
         // not while the batch is tried again: a later hard state must not be written before an earlier one
-        guard batchRetry != nil, passing == nil, !batch.isEmpty, var blockage, let refused = batchUnderWay else {
-            return
-        }
+        guard batchRetry != nil, passing == nil, !batch.isEmpty, var blockage else { return }
+        // as long as it is changed here, so that what is held is not copied
+        self.blockage = nil
         let (first, votes) = blockage.part(new: batch)
         batch = LogBatch()
         var passing = PassingWrites(batch: first)
-        let firm = votes.isEmpty ? [] : blockage.firmGroups(in: refused)
         for vote in votes {
-            if let voter = vote.voter, !voter.isRemoved, !firm.contains(voter.record.number) {
+            if let voter = vote.voter, !voter.isRemoved, !blockage.firm.contains(voter.record.number) {
                 passing.votes.append((voter, HardState(term: voter.raft.term, vote: voter.raft.vote), vote))
             } else {
                 blockage.hold([vote])

@@ -33,10 +33,10 @@ struct BlockageTests {
         let first = blockage.part(&refused).passing
         #expect(groups(refused) == [1, 1] && groups(first) == [2])
         let next = blockage.part(new: batch(state(1, 3), state(3, 1), entries(3), state(3, 2), LogWrite(group: 0)))
-        // what stands before the entries needs no room that they need
-        #expect(groups(next.passing) == [3, 0] && groups(blockage.held) == [1, 3, 3])
+        // what stands before the entries waits as well: it might find no room either, and come behind them
+        #expect(groups(next.passing) == [0] && groups(blockage.held) == [1, 3, 3, 3])
         #expect(groups(blockage.part(new: batch(state(3, 3), state(2, 2))).passing) == [2])
-        #expect(blockage.held.writes.map { $0.hardState?.term.rawValue ?? 0 } == [3, 0, 2, 3])
+        #expect(blockage.held.writes.map { $0.hardState?.term.rawValue ?? 0 } == [3, 1, 0, 2, 3])
     }
 
     @Test("A replica's end stays one with the node's word of it, whichever of the two waits") func ends() {
@@ -63,6 +63,39 @@ struct BlockageTests {
         #expect(blockage.held.duties.map(\.group) == [1, 2, nil])
     }
 
+    @Test("The node's word of a replica's end waits with the words before it") func wordsBeforeEnds() {
+        var refused = batch(
+            LogWrite(group: 0, note: Bytes("with 1")), entries(1), LogWrite(dropping: 1),
+            LogWrite(group: 0, note: Bytes("without 1")))
+        var blockage = Blockage(behind: refused)
+        #expect(blockage.part(&refused).passing.writes.isEmpty && groups(refused) == [0, 1, 1, 0])
+        var other = batch(entries(1))
+        blockage = Blockage(behind: other)
+        _ = blockage.part(&other)
+        // the end of 3 waits for that of 1 only because both are told in one word
+        let next = blockage.part(
+            new: batch(
+                LogWrite(dropping: 3), LogWrite(group: 0, note: Bytes("without 3")), LogWrite(dropping: 1),
+                LogWrite(group: 0, note: Bytes("without 1"))))
+        #expect(next.passing.writes.isEmpty && groups(blockage.held) == [3, 0, 1, 0])
+    }
+
+    @Test("No hard state goes ahead of a repair, a reset or an end; of a compaction it does") func firm() throws {
+        let one = try #require(PeerID("10.0.0.1:8100:0"))
+        let base = LogBase(
+            position: LogPosition(term: Term(1), index: LogIndex(4)), configuration: Configuration(peers: [one]))
+        var writes = [entries(1, 5), entries(2, 5), entries(3, 5), entries(4)]
+        writes[0].start = .compact(base)
+        writes[1].start = .reset(base)
+        writes[2].debt = base.position
+        var refused = batch(writes[0], writes[1], writes[2], writes[3])
+        var blockage = Blockage(behind: refused)
+        _ = blockage.part(&refused)
+        #expect(blockage.firm == [2, 3])
+        _ = blockage.part(new: batch(LogWrite(dropping: 4)))
+        #expect(blockage.firm == [2, 3, 4])
+    }
+
     @Test("What was refused as well waits like the rest, with what its groups write later") func refusedAsWell() {
         var refused = batch(entries(1))
         var blockage = Blockage(behind: refused)
@@ -71,6 +104,17 @@ struct BlockageTests {
         blockage.hold(refused: passing)
         let next = blockage.part(new: batch(state(2, 2), state(3, 1)))
         #expect(next.passing.writes.isEmpty && groups(blockage.held) == [2, 2, 3])
+
+        // whatever has come to wait, it goes first
+        refused = batch(entries(1))
+        blockage = Blockage(behind: refused)
+        _ = blockage.part(&refused)
+        var own = entries(2)
+        own.hardState = HardState(term: Term(6), vote: nil)
+        let first = blockage.part(new: batch(state(2, 5), own, state(2, 7), state(3, 1))).passing
+        blockage.hold(refused: first)
+        #expect(groups(blockage.held) == [3, 2, 2, 2])
+        #expect(blockage.held.writes.map { $0.hardState?.term.rawValue } == [1, 5, 6, 7])
     }
 
     @Test("A hard state that went ahead makes those before it, and no others, out of date") func overtaken() throws {
