@@ -31,7 +31,7 @@ final class ComparisonRound {
 
 extension RaftHost {
     /// Groups of one round; the others follow in the next.
-    private static let groupsPerRound = 4096
+    static let groupsPerRound = 4096
     private static let roundTimeout = Interval.milliseconds(2000)
     /// Rounds in a row that a group takes part in without having applied anything, because a follower was not there yet.
     private static let repetitionsMax = 5
@@ -124,18 +124,11 @@ extension RaftHost {
     }
 
     private func take(_ body: Bytes, _ questions: [(group: Int, peer: PeerID)], _ round: ComparisonRound) {
-        wire.arena.scope { arena in
-            guard let reply = arena.unpack(flotilla__compare_applied_reply__init, body)?.pointee,
-                reply.n_groups == questions.count
-            else { return }
-            for (position, question) in questions.enumerated() {
-                guard let answer = reply.groups[position]?.pointee else { continue }
-                let known = RaftWire.appliedMarks(answer)
-                let marks = round.groups[question.group].marks
-                let hashes = marks.map { known[$0.index] }
-                round.groups[question.group].answers.append((question.peer, hashes))
-                if hashes.last == .some(nil) { round.groups[question.group].isIncomplete = true }
-            }
+        guard let answers = wire.appliedAnswers(body, count: questions.count) else { return }
+        for (question, known) in zip(questions, answers) {
+            let hashes = round.groups[question.group].marks.map { known[$0.index] }
+            round.groups[question.group].answers.append((question.peer, hashes))
+            if hashes.last == .some(nil) { round.groups[question.group].isIncomplete = true }
         }
     }
 

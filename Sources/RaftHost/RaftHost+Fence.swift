@@ -135,6 +135,7 @@ extension RaftHost {
 
     /// The replica's state is another one, and right as far as anybody can tell.
     func forgetFence(of replica: Replica) {
+        precondition(!replica.isSwitching, "what is written of the state in force would undo the switch to another")
         (replica.fence, replica.trial, replica.record.fence) = (nil, nil, nil)
         if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
             nodeState.replicas[position].fence = nil

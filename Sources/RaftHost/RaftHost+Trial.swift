@@ -17,6 +17,14 @@ struct StateTrial {
     var doubts = 0
 }
 
+/// What a replica on trial asks its leader.
+private struct TrialQuestion {
+    var replica: Replica
+    var generation: Int
+    var leader: PeerID
+    var marks: [AppliedHash]
+}
+
 extension RaftHost {
     /// Doubts after which the leader is asked for its state.
     private static let doubtsMax = 10
@@ -36,32 +44,59 @@ extension RaftHost {
         guard !trials.isEmpty, stopping == nil else { return nil }
         guard nextTrial <= now else { return nextTrial }
         nextTrial = now + settings.comparisonPace
-        for replica in trials { compareWithLeader(replica) }
+        var questions: [NodeAddress: [TrialQuestion]] = [:]
+        for question in trials.compactMap(question) {
+            questions[question.leader.address, default: []].append(question)
+        }
+        for link in links {
+            var rest = (questions[link.address] ?? [])[...]
+            while !rest.isEmpty {
+                ask(link, Array(rest.prefix(RaftHost.groupsPerRound)))
+                rest = rest.dropFirst(RaftHost.groupsPerRound)
+            }
+        }
         return nextTrial
     }
 
-    private func compareWithLeader(_ replica: Replica) {
+    private func question(of replica: Replica) -> TrialQuestion? {
         guard let fence = replica.fence, let machine = replica.stateMachine as? any HashedStateMachine,
-            let leader = replica.raft.leader, leader != replica.id, let link = linkByNode[leader.address],
-            replica.applied >= fence.index
-        else { return }
+            let leader = replica.raft.leader, leader != replica.id, replica.applied >= fence.index,
+            !replica.isSwitching
+        else { return nil }
         let marks = comparable(machine).filter { $0.index >= fence.index }
-        let generation = replica.generation
+        return TrialQuestion(replica: replica, generation: replica.generation, leader: leader, marks: marks)
+    }
+
+    private func ask(_ link: PeerLink, _ questions: [TrialQuestion]) {
         wire.arena.scope { arena in
             let message = arena.make(flotilla__compare_applied_request__init)
-            message.pointee.n_groups = 1
-            message.pointee.groups = arena.array([
-                wire.appliedQuestion(replica.group, to: leader, marks.map(\.index), arena)
-            ])
+            message.pointee.n_groups = questions.count
+            message.pointee.groups = arena.array(
+                questions.map { question -> UnsafeMutablePointer<Flotilla__AppliedQuestion>? in
+                    let group = question.replica.group
+                    return wire.appliedQuestion(group, to: question.leader, question.marks.map(\.index), arena)
+                })
             link.data.call(
                 service: RaftHost.groupService, method: "compare_applied", message: message, attachment: [],
                 deadline: now + settings.comparisonPace
             ) { [self] result in
-                guard !isOver, replica.generation == generation, replica.trial != nil else { return }
+                guard !isOver else { return }
                 now = lane.clock.now
-                if case .reply(let reply) = result { judge(replica, by: wire.appliedAnswer(reply.body), marks, leader) }
+                if case .reply(let reply) = result { judge(questions, by: reply.body) }
                 lane.requestTurn()
             }
+        }
+    }
+
+    private func judge(_ questions: [TrialQuestion], by body: Bytes) {
+        let answers = wire.appliedAnswers(body, count: questions.count)
+        for (position, question) in questions.enumerated() {
+            let replica = question.replica
+            // one that another is about to replace is not in force any more
+            guard replica.generation == question.generation, replica.trial != nil, !replica.isSwitching else {
+                continue
+            }
+            judge(replica, by: answers?[position] ?? [:], question.marks, question.leader)
         }
     }
 

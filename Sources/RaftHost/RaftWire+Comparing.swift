@@ -18,23 +18,22 @@ extension RaftWire {
         return asked
     }
 
-    /// What is known, by entry.
-    static func appliedMarks(_ answer: Flotilla__AppliedAnswer) -> [LogIndex: UInt64] {
+    /// What is known of each of `count` questions, by entry; nil if it does not parse.
+    func appliedAnswers(_ body: Bytes, count: Int) -> [[LogIndex: UInt64]]? {
+        arena.scope { arena in
+            guard let reply = arena.unpack(flotilla__compare_applied_reply__init, body)?.pointee,
+                reply.n_groups == count
+            else { return nil }
+            return (0..<count).map { reply.groups[$0].map { RaftWire.appliedMarks($0.pointee) } ?? [:] }
+        }
+    }
+
+    private static func appliedMarks(_ answer: Flotilla__AppliedAnswer) -> [LogIndex: UInt64] {
         var known: [LogIndex: UInt64] = [:]
         for position in 0..<answer.n_marks {
             guard let mark = answer.marks[position]?.pointee else { continue }
             known[LogIndex(mark.index)] = mark.hash
         }
         return known
-    }
-
-    /// The answer to one question; nothing is known if it does not parse.
-    func appliedAnswer(_ body: Bytes) -> [LogIndex: UInt64] {
-        arena.scope { arena in
-            guard let reply = arena.unpack(flotilla__compare_applied_reply__init, body)?.pointee, reply.n_groups == 1,
-                let answer = reply.groups[0]?.pointee
-            else { return [:] }
-            return RaftWire.appliedMarks(answer)
-        }
     }
 }
