@@ -13,6 +13,7 @@ struct SelfKeptTests {
         plan.settings.keptEntries = 10
         plan.settings.keptBytes = 4 << 10
         plan.settings.compactionPace = .milliseconds(100)
+        plan.log.segmentBytes = 8 << 10
         let cluster = HostCluster(seed: seed, plan: plan)
         for node in cluster.nodes { node.recording.keepsStatesItself = takesNone }
         try cluster.start()
@@ -60,6 +61,24 @@ struct SelfKeptTests {
         cluster.run(.milliseconds(1000))
         #expect(try base(#require(cluster.leader(of: 0))) > LogIndex(100))
         #expect(away.host.receiving.piecesAsked == 0 && cluster.allViolations == [])
+    }
+
+    @Test("For want of room the log is kept for nobody, and never again for who lacks its beginning by then")
+    func logIsGivenUp() throws {
+        let cluster = try cluster(seed: 4)
+        let last = cluster.histories[0].lastIndex
+        _ = try away(cluster)
+        let leader = try #require(cluster.leader(of: 0))
+        #expect(base(leader) <= last)
+        // as if the disk had little room, and nobody looked again
+        (leader.host.hasLittleRoom, leader.host.isCheckingFreeSpace) = (true, true)
+        leader.lane.post { [host = leader.host!] in host.lane.requestTurn() }
+        #expect(cluster.run(limit: 5000) { base(leader) > LogIndex(100) })
+        (leader.host.hasLittleRoom, leader.host.isCheckingFreeSpace) = (false, false)
+        let given = base(leader)
+        write(150, cluster)
+        #expect(cluster.run(limit: 5000) { base(leader) > given.advanced(by: 100) })
+        #expect(leader.leads(0) && cluster.allViolations == [])
     }
 
     @Test("An offer that cannot be taken is refused before anything is fetched, and the replica says so")
