@@ -47,9 +47,10 @@ extension RaftHost {
         slots.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
-        if let fence = record.fence { restore(fence, of: replica) }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
+        // may write; a log that lost entries takes nothing before it is repaired
+        if let fence = record.fence { restore(fence, of: replica) }
         askForCompaction(replica)
         if applied < base, replica.id.role != .witness {
             let problem = "the store holds entries up to \(applied), the log begins behind \(base)"
