@@ -7,12 +7,19 @@ public final class ChildProcess: Sendable {
     public let pid: pid_t
     private let ended = Mutex<Int32?>(nil)
 
-    /// Starts `executable` with the signals `blocked` blocked; what it prints is appended to the file `output`.
-    public init(_ executable: String, _ arguments: [String], output: String, blocked: [Int32] = []) throws {
+    /// Starts `executable` with the signals `blocked` blocked; what it prints is appended to the file `output`. It reads
+    /// from the open file `input`, which stays the caller's, or else nothing.
+    public init(
+        _ executable: String, _ arguments: [String], output: String, input: Int32? = nil, blocked: [Int32] = []
+    ) throws {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        if let input {
+            posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO)
+        } else {
+            posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        }
         posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND, 0o644)
         posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
         var attributes = posix_spawnattr_t()

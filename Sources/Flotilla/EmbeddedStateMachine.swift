@@ -7,6 +7,8 @@ public enum EmbeddedStateMachine: Sendable {
     /// called at every start, when one has failed, and when a state comes from another node.
     case volatile(@Sendable () -> any VolatileStateMachine)
     /// It keeps its state by itself, and says by its applied position what it has; by zero, that it wants its whole log
-    /// again. Its log is compacted only if it is a `SnapshotStateMachine`, and it takes no state from another node.
+    /// again. Its log is compacted only if it is a `SnapshotStateMachine`, and it takes no state from another node: so a
+    /// leader keeps the log for members that are away, until the log is near its bound. A member that is away for longer
+    /// than that does not catch up, and its `state(of:)` says so.
     case selfKept(any StateMachine)
 }

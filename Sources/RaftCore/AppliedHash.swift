@@ -33,9 +33,10 @@ public struct AppliedHashTrail: Sendable {
     private static let kept = 16
 
     private var hash: RollingHash
-    /// The first entry known here, and the last.
+    /// The first entry known here.
     private var first: LogIndex
-    private var last: LogIndex
+    /// The last entry that was added.
+    public private(set) var last: LogIndex
     /// By index modulo their number.
     private var newest = InlineArray<16, UInt64>(repeating: 0)
     /// By (index / stride) modulo their number.

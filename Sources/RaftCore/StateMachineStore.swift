@@ -2,6 +2,14 @@
 ///
 /// Any thread, but one at a time for one number.
 public protocol StateMachineStore: Sendable {
+    /// Whether ``install(_:as:group:kind:expecting:)`` can take a state of `group` at all, whatever is in it: false for a
+    /// state machine of `kind` that keeps its state by itself and takes none from another node. The answer is the same
+    /// for as long as the store lives, and on every node that runs the same program.
+    ///
+    /// What cannot be taken is never fetched: an offer is refused before anything is downloaded. A leader keeps the log
+    /// for members of such a group instead, however far they lag, until the log as a whole is near its bound.
+    func takes(_ group: String, kind: String) -> Bool
+
     /// Takes in what a ``FrozenState`` wrote into `folder` for `number`, durably, and opens a state machine of `kind` on
     /// it. Throws, and leaves nothing under `number`, if the files are damaged, of a newer format, or hold another
     /// state than that of `meta`.

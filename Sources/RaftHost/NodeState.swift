@@ -34,6 +34,11 @@ struct NodeState: Equatable {
         return nextNumber
     }
 
+    /// None up to `number` is given any more, unless counting would never have got there.
+    mutating func skipNumbers(through number: UInt64) {
+        if number < 1 << 60 { nextNumber = max(nextNumber, number + 1) }
+    }
+
     /// The replica of `group` with the highest idx that was removed from the node; nil if none ever was.
     func tombstone(of group: String) -> PeerID? { tombstones.first { $0.group == group }?.peer }
 

@@ -76,8 +76,9 @@ extension RaftHost {
                 break
             }
             replica.isReadyToApply = false
-            guard replica.applyRetry == nil, replica.logProblem == nil, replica.fence == nil,
-                !replica.isSwitching, replica.applyOrdered < replica.applicable
+            guard replica.applyRetry == nil, replica.logProblem == nil,
+                replica.fence == nil || replica.trial != nil, !replica.isSwitching,
+                replica.applyOrdered < replica.applicable
             else {
                 continue
             }
@@ -249,14 +250,15 @@ extension RaftHost {
         return stalled.compactMap(\.applyRetry).min()
     }
 
-    /// On the worker, for it reads the store; the replica's order comes after.
+    /// A state that lives in memory takes its time to be restored, and nobody else's: not where the others are applied.
+    /// Nothing is applied to the replica meanwhile; what the log holds behind the state follows in the usual jobs.
     private func remake(_ replica: Replica) {
         let make = Box(remakeStateMachine)
         let record = replica.record
         let slot = replica.slot
         let generation = replica.generation
         let result = Box<Result<(any StateMachine)?, StateMachineError>>(.success(nil))
-        workers.apply.submit {
+        workers.maintenance.submit {
             do throws(StateMachineError) { result.value = .success(try make.value(record)) } catch {
                 result.value = .failure(error)
             }

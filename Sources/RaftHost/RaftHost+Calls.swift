@@ -20,7 +20,7 @@ extension RaftHost {
         if isLogTight || isLogAtBound { return later { completion(.refused(.busy)) } }
         if refusesWrites { return later { completion(.refused(.diskFull)) } }
         guard payload.count <= settings.payloadBytes else { return later { completion(.refused(.tooLarge)) } }
-        guard batch.byteCount < settings.batchBytes else { return later { completion(.refused(.busy)) } }
+        guard waitingBytes < settings.batchBytes else { return later { completion(.refused(.busy)) } }
         guard replica.proposedBytes < settings.proposalBytes,
             replica.proposed.count + replica.proposing.count < settings.proposals
         else { return later { completion(.refused(.busy)) } }

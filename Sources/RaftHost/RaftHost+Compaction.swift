@@ -89,7 +89,7 @@ extension RaftHost {
         // a log that takes nothing does not grow, and is looked at all the same until it does
         guard
             !compactionCandidates.isEmpty || grownBytes >= settings.lookBytes || wantsCompaction || isLogTight
-                || isLogAtBound
+                || isShortOfRoom
         else { return nil }
         guard nextCompaction <= now else { return nextCompaction }
         nextCompaction = now + settings.compactionPace
@@ -114,7 +114,7 @@ extension RaftHost {
             compaction?.isTight = usage.isTight
             compaction?.carries =
                 isPressed || usage.isMostlyDead(segmentBytes: usage.totalBytes / max(usage.segments, 1))
-            if isPressed {
+            if isPressed || isShortOfRoom {
                 for pin in usage.pins {
                     guard let replica = replicas.first(where: { $0.record.number == pin.group }) else { continue }
                     proposeForCompaction(replica)
@@ -196,6 +196,16 @@ extension RaftHost {
         replica.noteLook(settings)
     }
 
+    /// The log takes no entries for want of room, its own or the disk's.
+    private var isShortOfRoom: Bool { isLogFull || hasLittleRoom }
+
+    /// Whether all that could be known to be at `peer` is gone from the leader's log.
+    private func isOutOfReach(_ peer: PeerID, of raft: Raft) -> Bool {
+        guard let progress = raft.progress(of: peer), progress.match < raft.base.index else { return false }
+        // one that has not answered yet may hold anything but entries of this term
+        return progress.match > .zero || progress.isInstalling || raft.base.term == raft.term
+    }
+
     /// Up to where the log may go.
     private func compactionTarget(of replica: Replica, durable: LogIndex, isPressed: Bool) -> LogIndex {
         let raft = replica.raft
@@ -204,7 +214,14 @@ extension RaftHost {
             last.advanced(by: -settings.keptEntries), min(replica.growth.index(keeping: settings.keptBytes), last))
         // a state may be ahead of a core that took the place of another
         var target = min(min(durable, replica.applied), min(raft.commitIndex, raft.durableIndex))
-        if raft.isLeader {
+        // rather another snapshot, or a member that is left behind, than a log that takes nothing more
+        let isTight = compaction?.isTight == true || isShortOfRoom
+        if raft.isLeader, !takesSnapshots(replica), !isTight {
+            // nothing else could take the log's place there
+            for peer in raft.peers where !isOutOfReach(peer, of: raft) {
+                target = min(target, raft.progress(of: peer)?.match ?? .zero)
+            }
+        } else if raft.isLeader {
             // for those who lag a little, the rest gets a snapshot
             for peer in raft.peers where !isPressed || liveness.isReachable(peer.address) {
                 guard let progress = raft.progress(of: peer), !progress.isInstalling else { continue }
@@ -215,8 +232,7 @@ extension RaftHost {
             target = min(target, floor)
         }
         replica.pins = replica.pins.compactMap { renewed($0, of: replica) }
-        // rather another snapshot than a log that takes nothing more
-        guard compaction?.isTight != true else { return target }
+        guard !isTight else { return target }
         for pin in replica.pins { target = min(target, pin.position) }
         return target
     }

@@ -31,7 +31,7 @@ final class ComparisonRound {
 
 extension RaftHost {
     /// Groups of one round; the others follow in the next.
-    private static let groupsPerRound = 4096
+    static let groupsPerRound = 4096
     private static let roundTimeout = Interval.milliseconds(2000)
     /// Rounds in a row that a group takes part in without having applied anything, because a follower was not there yet.
     private static let repetitionsMax = 5
@@ -71,14 +71,11 @@ extension RaftHost {
         for replica in replicas {
             replica.comparison.isEnlisted = false
             guard replica.raft.isLeader, replica.fence == nil, replica.applyProblem == nil,
-                let machine = replica.stateMachine as? any HashedStateMachine, let newest = machine.latestHash
+                let machine = replica.stateMachine as? any HashedStateMachine
             else { continue }
-            var marks = [newest]
-            let stride = Int64(AppliedHashTrail.stride)
-            let mark = LogIndex(newest.index.rawValue / stride * stride)
-            if mark > replica.comparison.mark, mark < newest.index, let older = machine.appliedHash(at: mark) {
-                marks.insert(older, at: 0)
-            }
+            var marks = comparable(machine)
+            if marks.count > 1, marks[0].index <= replica.comparison.mark { marks.removeFirst() }
+            guard !marks.isEmpty else { continue }
             round.groups.append(ComparisonRound.Group(replica: replica, term: replica.raft.term, marks: marks))
         }
         var questions: [NodeAddress: [(group: Int, peer: PeerID)]] = [:]
@@ -95,6 +92,15 @@ extension RaftHost {
         for link in asked { ask(link, questions[link.address] ?? [], round) }
     }
 
+    /// The hashes others are asked about: the newest, and before it the newest of those that are remembered longer.
+    func comparable(_ machine: any HashedStateMachine) -> [AppliedHash] {
+        guard let newest = machine.latestHash else { return [] }
+        let stride = Int64(AppliedHashTrail.stride)
+        let mark = LogIndex(newest.index.rawValue / stride * stride)
+        guard mark > .zero, mark < newest.index, let older = machine.appliedHash(at: mark) else { return [newest] }
+        return [older, newest]
+    }
+
     private func ask(_ link: PeerLink, _ questions: [(group: Int, peer: PeerID)], _ round: ComparisonRound) {
         wire.arena.scope { arena in
             let message = arena.make(flotilla__compare_applied_request__init)
@@ -102,13 +108,7 @@ extension RaftHost {
             message.pointee.groups = arena.array(
                 questions.map { question -> UnsafeMutablePointer<Flotilla__AppliedQuestion>? in
                     let group = round.groups[question.group]
-                    let asked = arena.make(flotilla__applied_question__init)
-                    asked.pointee.group_id = arena.string(group.replica.group)
-                    asked.pointee.to = arena.string(question.peer.description)
-                    asked.pointee.version = UInt32(RollingHash.version)
-                    asked.pointee.n_indexes = group.marks.count
-                    asked.pointee.indexes = arena.array(group.marks.map(\.index.rawValue))
-                    return asked
+                    return wire.appliedQuestion(group.replica.group, to: question.peer, group.marks.map(\.index), arena)
                 })
             link.data.call(
                 service: RaftHost.groupService, method: "compare_applied", message: message, attachment: [],
@@ -124,22 +124,11 @@ extension RaftHost {
     }
 
     private func take(_ body: Bytes, _ questions: [(group: Int, peer: PeerID)], _ round: ComparisonRound) {
-        wire.arena.scope { arena in
-            guard let reply = arena.unpack(flotilla__compare_applied_reply__init, body)?.pointee,
-                reply.n_groups == questions.count
-            else { return }
-            for (position, question) in questions.enumerated() {
-                guard let answer = reply.groups[position]?.pointee else { continue }
-                var known: [Int64: UInt64] = [:]
-                for mark in 0..<answer.n_marks {
-                    guard let mark = answer.marks[mark]?.pointee else { continue }
-                    known[mark.index] = mark.hash
-                }
-                let marks = round.groups[question.group].marks
-                let hashes = marks.map { known[$0.index.rawValue] }
-                round.groups[question.group].answers.append((question.peer, hashes))
-                if hashes.last == .some(nil) { round.groups[question.group].isIncomplete = true }
-            }
+        guard let answers = wire.appliedAnswers(body, count: questions.count) else { return }
+        for (question, known) in zip(questions, answers) {
+            let hashes = round.groups[question.group].marks.map { known[$0.index] }
+            round.groups[question.group].answers.append((question.peer, hashes))
+            if hashes.last == .some(nil) { round.groups[question.group].isIncomplete = true }
         }
     }
 

@@ -72,14 +72,14 @@ extension RaftHost {
     /// The replica keeps voting and acknowledging, for its log is whole, but applies nothing more, serves nobody and
     /// gives leadership away; a snapshot from its leader ends that.
     func fence(_ replica: Replica, _ fence: Fence) {
-        guard replica.fence == nil else { return }
+        guard replica.fence == nil || replica.trial != nil else { return }
         logger.log(
             .error, "the state differs from the others' and is fenced",
             [
                 ("group", replica.group), ("index", fence.index.description), ("problem", fence.problem),
                 ("applied", replica.applied.description),
             ])
-        replica.fence = fence
+        (replica.fence, replica.trial) = (fence, nil)
         dropOutgoing(of: replica)
         observer?.fenced(replica.group, at: fence.index)
         turnAway(replica)
@@ -114,8 +114,9 @@ extension RaftHost {
     }
 
     /// The replica's own record remembers a fence at the start. The state that was compared came to the disk before the
-    /// fence did, so one that ends before is another, made again from the log: it is compared like any other, and when it
-    /// has got there it shall not be taken for the fenced one. If that flush had failed, the comparison finds it again.
+    /// fence did, so one that ends before is another, made again from the log: it is on trial until it was compared. If
+    /// that flush had failed, the comparison finds it again. One that gets there and meets a restart before it was compared
+    /// is taken for the fenced one: it gets another state, which is right as well.
     func restore(_ fence: Fence, of replica: Replica) {
         // nobody knows where that ends: it may be readable next time
         if replica.stateMachine is UnreadableState { return }
@@ -126,9 +127,16 @@ extension RaftHost {
             return wantState(of: replica, fence.problem)
         }
         logger.log(
-            .info, "the fenced state is gone, and its fence with it",
-            [("group", replica.group), ("applied", applied.description)])
-        replica.record.fence = nil
+            .info, "the fenced state is gone; the one in its place serves when it was compared",
+            [("group", replica.group), ("applied", applied.description), ("index", fence.index.description)])
+        replica.fence = fence
+        beginTrial(of: replica, fence)
+    }
+
+    /// The replica's state is another one, and right as far as anybody can tell.
+    func forgetFence(of replica: Replica) {
+        precondition(!replica.isSwitching, "what is written of the state in force would undo the switch to another")
+        (replica.fence, replica.trial, replica.record.fence) = (nil, nil, nil)
         if let position = nodeState.replicas.firstIndex(where: { $0.number == replica.record.number }) {
             nodeState.replicas[position].fence = nil
         }

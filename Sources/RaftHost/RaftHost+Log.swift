@@ -2,88 +2,12 @@ public import RaftCore
 import RaftStorage
 import Transport
 
-/// What one write of the log carries, and what is owed when it is durable, in order.
-struct LogBatch {
-    enum Duty {
-        case persisted(Replica, DurableMark)
-        case acknowledge(Replica, RpcResponder, Message)
-        case send(Replica, [Outbound])
-        case call(() -> Void)
-
-        /// Whose it is; nil if it waits for everything that was written before.
-        var group: LogGroup? {
-            switch self {
-            case .persisted(let replica, _), .acknowledge(let replica, _, _), .send(let replica, _):
-                replica.record.number
-            case .call: nil
-            }
-        }
-    }
-
-    private(set) var writes: [LogWrite] = []
-    var duties: [Duty] = []
-    /// Payload bytes of the writes.
-    private(set) var byteCount = 0
-
-    mutating func append(_ write: LogWrite) {
-        writes.append(write)
-        byteCount += write.entries.reduce(write.note?.count ?? 0) { $0 + $1.payload.count }
-    }
-
-    var isEmpty: Bool { writes.isEmpty && duties.isEmpty }
-
-    /// For look-ups.
-    var groupsWithEntries: Set<LogGroup> { Set(writes.lazy.filter { !$0.entries.isEmpty }.map(\.group)) }
-
-    mutating func append(_ other: LogBatch) {
-        for write in other.writes { append(write) }
-        duties += other.duties
-    }
-
-    /// Takes out what is none of these groups', in order. What waits for everything stays.
-    mutating func take(except groups: Set<LogGroup>) -> LogBatch {
-        var (taken, kept) = (LogBatch(), LogBatch())
-        for write in writes {
-            if groups.contains(write.group) { kept.append(write) } else { taken.append(write) }
-        }
-        for duty in duties {
-            if duty.group.map(groups.contains) ?? true { kept.duties.append(duty) } else { taken.duties.append(duty) }
-        }
-        self = kept
-        return taken
-    }
-
-    /// Takes out what waits for everything.
-    mutating func takeCalls() -> [Duty] {
-        let calls = duties.filter { $0.group == nil }
-        duties.removeAll { $0.group == nil }
-        return calls
-    }
-
-    /// The core that asked for what `replica` writes here has gone: the completion vouches for nothing in the log of the
-    /// one in its place.
-    ///
-    /// Nor does an answer that vouches for entries that go: their senders hear that they must ask again.
-    mutating func disown(_ replica: Replica) {
-        for (position, duty) in duties.enumerated() {
-            switch duty {
-            case .persisted(let writer, _) where writer === replica:
-                duties[position] = .persisted(replica, DurableMark(term: .zero, index: .zero))
-            case .acknowledge(let writer, let responder, .appendReply(let reply))
-            where writer === replica && reply.success:
-                duties[position] = .call { responder.fail(RaftHost.again, "a part of the log was lost") }
-            default: break
-            }
-        }
-    }
-}
-
 extension RaftHost {
     /// Hands the gathered batch to the log, unless one is under way.
     func submitLogBatch() {
         // a closed log takes nothing more, and nothing more is promised
         guard !batch.isEmpty || batchRetry != nil, !isOver else { return }
-        guard batchUnderWay == nil else { return passEntries() }
+        guard batchUnderWay == nil else { return passBlockage() }
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -119,6 +43,7 @@ extension RaftHost {
         case nil:
             guard let written = batchUnderWay else { preconditionFailure("a batch completed that was not under way") }
             batchUnderWay = nil
+            endBlockage()
             if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
             isLogFull = false
             isLogAtBound = false
@@ -135,54 +60,12 @@ extension RaftHost {
             for replica in replicas where leadsOthers(replica) && replica.raft.commitIndex > replica.raft.durableIndex {
                 inbox.append((replica, .transferRequested(nil)))
             }
-            batchRetry = now + .milliseconds(500)
-            hasRoomToPass = true
+            batchRetry = now + RaftHost.retryPace
+            beginBlockage()
             // it may wait for this very batch
             endWaitingRound()
         case .some(let error):
             fail("the log cannot be written: \(error.description)")
-        }
-        lane.requestTurn()
-    }
-
-    /// While entries wait for room: writes what groups without entries have to say, votes above all, for that the log may
-    /// have some. In each group everything stays in order.
-    private func passEntries() {
-        guard batchRetry != nil, hasRoomToPass, passing == nil, var waiting = batchUnderWay else { return }
-        var blocked = waiting.groupsWithEntries
-        guard !blocked.isEmpty else { return }
-        var passing = waiting.take(except: blocked)
-        blocked.formUnion(batch.groupsWithEntries)
-        // a replica's end is one batch: its log goes with the node's word that it is gone
-        if batch.writes.contains(where: { $0.drops && blocked.contains($0.group) }) { blocked.insert(0) }
-        passing.append(batch.take(except: blocked))
-        guard !passing.isEmpty else { return }
-        // who waits for everything waits for what overtakes, too
-        batch.duties = waiting.takeCalls() + batch.duties
-        batchUnderWay = waiting
-        self.passing = passing
-        let log = self.log
-        let writes = passing.writes
-        let failure = Box<StorageError?>(nil)
-        workers.log.submit {
-            do throws(StorageError) { try log.write(writes) } catch { failure.value = error }
-        } completion: { [self] in
-            entriesPassed(failure.value)
-        }
-    }
-
-    private func entriesPassed(_ failure: StorageError?) {
-        now = lane.clock.now
-        guard var passed = passing else { return }
-        passing = nil
-        switch failure {
-        case nil: perform(passed.duties)
-        case .disk(.full):
-            // it waits like the rest, in front of what came later
-            hasRoomToPass = false
-            passed.append(batch)
-            batch = passed
-        case .some(let error): fail("the log cannot be written: \(error.description)")
         }
         lane.requestTurn()
     }
@@ -225,7 +108,7 @@ extension RaftHost {
         onFatal(reason)
     }
 
-    private func perform(_ duties: [LogBatch.Duty]) {
+    func perform(_ duties: [LogBatch.Duty]) {
         for duty in duties {
             switch duty {
             case .persisted(let replica, let mark):
@@ -237,7 +120,7 @@ extension RaftHost {
                 observer?.acknowledged(replica.group, message)
                 responder.reply(body: wire.packReply(message))
             case .send(let replica, let messages): for message in messages { send(message, from: replica) }
-            case .call(let body): deferred.append(body)
+            case .call(_, let body): deferred.append(body)
             }
         }
     }
@@ -284,12 +167,13 @@ extension RaftHost {
     /// Writes the node's own record; `done` is called when it is durable.
     func writeNodeState(then done: @escaping () -> Void) {
         batch.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
-        whenDurable(done)
+        whenDurable(of: 0, done)
     }
 
-    /// Calls `done` when everything written so far is durable.
-    func whenDurable(_ done: @escaping () -> Void) {
-        batch.duties.append(.call(done))
+    /// Calls `done` when everything written so far is durable: of `group`, or, without one, of all. While the disk is full
+    /// the former waits for nobody else's entries.
+    func whenDurable(of group: LogGroup? = nil, _ done: @escaping () -> Void) {
+        batch.duties.append(.call(group, done))
         lane.requestTurn()
     }
 
@@ -363,19 +247,12 @@ extension RaftHost {
         removals = []
         (links, linkByNode) = ([], [:])
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
-        (batch, batchUnderWay, passing, stopping, vitalsCheck) = (LogBatch(), nil, nil, nil, nil)
+        (batch, batchUnderWay, blockage, passing) = (LogBatch(), nil, nil, nil)
+        (stopping, vitalsCheck) = (nil, nil)
         (compaction, compactionCandidates) = (nil, [])
         for channel in receiving.channels.values { channel.close() }
         (sending.snapshots, sending.order, sending.reads, sending.exports) = ([:], [], FIFO(), FIFO())
         receiving = SnapshotReceiving()
-    }
-}
-
-extension LogWrite {
-    /// Whether it does nothing but drop the log's beginning.
-    var isCompaction: Bool {
-        guard case .compact = start else { return false }
-        return hardState == nil && debt == nil && truncateFrom == nil && entries.isEmpty && note == nil
     }
 }
 

@@ -56,6 +56,29 @@ extension RaftHost {
         }
     }
 
+    /// Parts of the log whose replica the node's own record does not know keep old segments for nobody. They come of
+    /// damage, or of an earlier version; a replica's end is one write. A number that the record has not given yet is
+    /// another matter: then the record is older than the log, and what it does not know may be a promise.
+    func dropUnknownLogs() {
+        guard nodeRecordDamage == nil else { return }
+        let known = Set(nodeState.replicas.map(\.number))
+        for number in recovered.keys.sorted() where number != 0 && !known.contains(number) {
+            guard number < firstFreshNumber else {
+                logger.log(
+                    .error, "the log has a part that the node's own record is too old to know; it stays",
+                    [("number", "\(number)"), ("next", "\(firstFreshNumber)")])
+                continue
+            }
+            logger.log(
+                .warning, "a part of the log that no replica has is dropped",
+                [("number", "\(number)"), ("last", recovered[number]?.lastIndex.description ?? "0")])
+            recovered[number] = nil
+            batch.append(LogWrite(dropping: number))
+            wantsCompaction = true
+        }
+        lane.requestTurn()
+    }
+
     private func answerRemoval(_ removal: ReplicaRemoval) {
         guard let former = nodeState.tombstone(of: removal.group), former.idx >= removal.peer.idx else {
             return deferred.append {
@@ -63,7 +86,7 @@ extension RaftHost {
             }
         }
         // it may be on its way to the disk
-        whenDurable { removal.completion(nil) }
+        whenDurable(of: 0) { removal.completion(nil) }
     }
 
     private func remove(_ record: ReplicaRecord, _ replica: Replica?, _ completion: @escaping (String?) -> Void) {
@@ -86,7 +109,7 @@ extension RaftHost {
                 dropState(record.store) { [self] in
                     guard !isOver else { return }
                     // it may have had another one
-                    if hadUnknownState { removeUnknownStates() }
+                    if hadUnknownState { removeStates() }
                     later { completion.value(nil) }
                 }
             }
@@ -108,6 +131,7 @@ extension RaftHost {
         applyReady.removeAll { $0 === replica }
         stalled.removeAll { $0 === replica }
         stateless.removeAll { $0 === replica }
+        trials.removeAll { $0 === replica }
         toCompare.removeAll { $0 === replica }
         compactionCandidates.removeAll { $0 === replica }
         repairs.removeAll { $0.replica === replica }

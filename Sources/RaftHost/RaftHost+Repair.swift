@@ -215,7 +215,8 @@ extension RaftHost {
             applied: max(former.base.index, min(replica.applied, last)), debt: lost)
         raft.succeed(former)
         batchUnderWay?.disown(replica)
-        passing?.disown(replica)
+        blockage?.disown(replica)
+        passing?.batch.disown(replica)
         batch.disown(replica)
         failReads(of: replica)
         replica.raft = raft

@@ -47,14 +47,27 @@ extension RaftHost {
         slots.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
-        if let fence = record.fence { restore(fence, of: replica) }
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
+        // may write; a log that lost entries takes nothing before it is repaired
+        if let fence = record.fence { restore(fence, of: replica) }
         askForCompaction(replica)
         if applied < base, replica.id.role != .witness {
-            wantState(of: replica, "the store holds entries up to \(applied), the log begins behind \(base)")
+            let problem = "the store holds entries up to \(applied), the log begins behind \(base)"
+            wantState(of: replica, problem)
+            if !replica.needsState { leaveUnapplied(replica, problem) }
         }
         lane.requestTurn()
+    }
+
+    /// The state cannot go on with the log, and no other can take its place: what is missing is not to be passed over.
+    private func leaveUnapplied(_ replica: Replica, _ problem: String) {
+        logger.log(
+            .error, "the state cannot go on with the log, and no snapshot can be taken",
+            [("group", replica.group), ("problem", problem)])
+        replica.applyProblem = problem
+        replica.applyRetry = .distantFuture
+        handOver(replica)
     }
 
     private func openLog(of record: ReplicaRecord, _ stateMachine: any StateMachine) -> OpenedLog {
@@ -98,7 +111,7 @@ extension RaftHost {
                 return writeNodeState { completion(nil) }
             }
             // it may be on its way to the disk
-            return whenDurable { completion(nil) }
+            return whenDurable(of: 0) { completion(nil) }
         }
         if let former = nodeState.tombstone(of: group), former.idx >= peer.idx {
             return later {

@@ -97,8 +97,8 @@ extension RaftHost {
     private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         // the leader comes back with it later; memory must not fill up behind a log that stands still
-        guard request.attachment.isEmpty || (batch.byteCount < settings.batchBytes && !isLogTight),
-            batch.duties.count < settings.batchAnswers
+        guard request.attachment.isEmpty || (waitingBytes < settings.batchBytes && !isLogTight),
+            waitingDuties < settings.batchAnswers
         else {
             throw RaftWire.WireError(code: 16, text: "too much waits for the log")
         }
@@ -225,7 +225,7 @@ extension RaftHost {
         if durableRuns[run.nodeID] == run { return done() }
         if isKnown, nodeState.peers[position] == run {
             // the write that remembers it is under way
-            return whenDurable(done)
+            return whenDurable(of: 0, done)
         }
         welcomed[run.nodeID]?.isPresent = false
         if isKnown { nodeState.peers[position] = run } else { nodeState.peers.insert(run, at: position) }

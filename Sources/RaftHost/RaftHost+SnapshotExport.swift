@@ -18,9 +18,8 @@ final class SnapshotExport: @unchecked Sendable {
     private let folderName: String
     private var writer: (any SnapshotWriter)?
     private var folder: StoredFolder?
-    /// Names of complete files, the next to be looked at last; nil while they are being written.
-    private var written: [String]?
-    private var files: [StoredFolder.File] = []
+    /// Of the complete files; nil while they are being written.
+    private var inventory: FolderInventory?
 
     init(of frozen: any FrozenState, as number: UInt64, in store: SnapshotStore, folderName: String) {
         self.frozen = frozen
@@ -35,16 +34,15 @@ final class SnapshotExport: @unchecked Sendable {
             folder = try store.makeFolder(folderName)
             return .wrote(0)
         }
-        guard var names = written else {
+        guard inventory != nil else {
             let writer = try begunWriter(folder)
             let step = try writer.write(about: bytes)
-            if step.isLast { written = Array(try folder.fileNames().reversed()) }
+            if step.isLast { inventory = try FolderInventory(of: folder) }
             return .wrote(step.bytes)
         }
-        guard let name = names.popLast() else { return .done(folder, files) }
-        written = names
-        files.append(try folder.inventory(of: name))
-        return .wrote(0)
+        // only of files that the folder did not see written there is anything to read
+        let isDone = try inventory?.advance(about: RaftHost.checkedBytes) ?? true
+        return isDone ? .done(folder, inventory?.files ?? []) : .wrote(0)
     }
 
     private func begunWriter(_ folder: StoredFolder) throws(StateMachineError) -> any SnapshotWriter {
@@ -63,6 +61,9 @@ struct SnapshotExportStep {
 }
 
 extension RaftHost {
+    /// What is read at a time of files that are checked as a whole.
+    static let checkedBytes = 2 << 20
+
     /// Begins to write the files that were asked for.
     func write(_ frozen: any FrozenState, of snapshot: OutgoingSnapshot, as number: UInt64) {
         let export = SnapshotExport(of: frozen, as: number, in: snapshots, folderName: snapshot.folderName)

@@ -95,13 +95,31 @@ extension RaftHost {
         guard replica.id.role != .witness else {
             return step(replica, .snapshotReceived(meta), StepContext(responder: request.responder))
         }
-        guard store != nil, replica.stateMachine is any SnapshotStateMachine else {
+        guard takesSnapshots(replica), replica.stateMachine is any SnapshotStateMachine else {
+            noteUnusable(meta, of: replica, from: from)
             throw RaftWire.WireError(code: 22, text: "Not support snapshot")
         }
         guard let id = RaftWire.snapshotID(uri, from: from.address) else {
             throw RaftWire.WireError(code: 22, text: "the uri \(uri) cannot be used")
         }
         try want(meta, id, of: replica, from: from.address, request.responder)
+    }
+
+    /// Whether a state from another node can take the place of the replica's.
+    func takesSnapshots(_ replica: Replica) -> Bool {
+        store?.takes(replica.group, kind: replica.record.kind) ?? false
+    }
+
+    /// The entries that the replica lacks are gone at the leader, which offers a state that cannot be taken.
+    private func noteUnusable(_ meta: SnapshotMeta, of replica: Replica, from leader: PeerID) {
+        guard replica.unusable == nil else { return replica.unusable = meta.last.index }
+        replica.unusable = meta.last.index
+        logger.log(
+            .error, "the log of the leader begins later than this one ends, and no snapshot can be taken",
+            [
+                ("group", replica.group), ("from", leader.description), ("index", meta.last.index.description),
+                ("last", replica.raft.lastIndex.description),
+            ])
     }
 
     private func want(
@@ -352,25 +370,28 @@ extension RaftHost {
     private func complete(_ snapshot: IncomingSnapshot) {
         guard let folder = snapshot.folder else { preconditionFailure("pieces have a folder") }
         snapshot.phase = .installing
-        let expected = snapshot.files.sorted { $0.name < $1.name }
-        let failure = Box<StateMachineError?>(nil)
+        check(SnapshotCheck(of: folder, against: snapshot.files), snapshot)
+    }
+
+    /// One step after the other: what waits for the same worker gets its turn in between.
+    private func check(_ check: SnapshotCheck, _ snapshot: IncomingSnapshot) {
+        let result = Box<Result<Bool, StateMachineError>?>(nil)
         workers.maintenance.submit {
-            do throws(StateMachineError) {
-                for file in expected where file.byteCount == 0 { try folder.append(Bytes(), to: file.name) }
-                try folder.sync()
-                let found = try folder.inventory()
-                guard found == expected else { throw StateMachineError("the files are not those that were sent") }
-            } catch {
-                failure.value = error
+            do throws(StateMachineError) { result.value = .success(try check.advance()) } catch {
+                result.value = .failure(error)
             }
         } completion: { [self] in
             guard !isOver else { return }
             now = lane.clock.now
-            if let failure = failure.value {
-                return abandon(snapshot, RpcError(code: 5, text: failure.description))
+            switch result.value {
+            case .success(false)?: self.check(check, snapshot)
+            case .success(true)?:
+                closeAtSender(snapshot)
+                ingest(snapshot, check.folder)
+            case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
+            case nil: preconditionFailure("the worker has been there")
             }
-            closeAtSender(snapshot)
-            ingest(snapshot, folder)
+            lane.requestTurn()
         }
     }
 
@@ -435,7 +456,7 @@ extension RaftHost {
         snapshot.responder = nil
         // from here to the switch nothing is applied to the old state, which the log does not continue any more
         replica.isSwitching = true
-        whenDurable { [self] in
+        whenDurable(of: replica.record.number) { [self] in
             // behind whatever is being applied to the old state
             workers.apply.submit {
             } completion: { [self] in
@@ -456,7 +477,7 @@ extension RaftHost {
             nodeState.replicas[position].fence = nil
         }
         replica.record.fence = nil
-        replica.fence = nil
+        (replica.fence, replica.trial) = (nil, nil)
         replica.adopt(machine, settings)
         replica.generation += 1
         dropOutgoing(of: replica)
@@ -483,9 +504,15 @@ extension RaftHost {
         lane.requestTurn()
     }
 
-    /// Removes the states that no replica has: of snapshots that were not put in force, and of replicas whose state was
-    /// replaced, just before an earlier life ended. Called once, when all replicas are open; takes its time.
+    /// Removes what no replica has: states of snapshots that were not put in force, and of replicas whose state was
+    /// replaced, just before an earlier life ended; and parts of the log. Called once, when all replicas are open; takes
+    /// its time.
     public func removeUnknownStates() {
+        dropUnknownLogs()
+        removeStates()
+    }
+
+    func removeStates() {
         // a replica that cannot say which state is its own might lose it
         guard let store, unknownStates.isEmpty else { return }
         let found = Box<[UInt64]>([])

@@ -48,11 +48,12 @@ extension RaftHost {
 
     /// Nothing is applied and served any more until a snapshot has come.
     func wantState(of replica: Replica, _ problem: String) {
-        guard !replica.needsState, store != nil, replica.id.role != .witness else { return }
+        guard !replica.needsState, takesSnapshots(replica), replica.id.role != .witness else { return }
         logger.log(
             .error, "the state is lost; the leader is asked for another",
             [("group", replica.group), ("problem", problem)])
         replica.needsState = true
+        replica.trial = nil
         dropOutgoing(of: replica)
         replica.applyProblem = problem
         replica.applyRetry = .distantFuture

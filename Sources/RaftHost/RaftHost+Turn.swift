@@ -28,6 +28,7 @@ extension RaftHost {
                 saveOrdersDue = pursueSaveOrders()
                 compactionDue = pursueCompaction()
                 comparisonDue = pursueComparing()
+                trialsDue = pursueTrials()
                 savingDue = pursueSaving()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
@@ -79,8 +80,9 @@ extension RaftHost {
             seal()
         }
         if let retry = batchRetry, retry <= now {
-            batchRetry = nil
-            writeBatch()
+            // what overtakes it is written first
+            batchRetry = passing == nil ? nil : now + RaftHost.retryPace
+            if passing == nil { writeBatch() }
         }
     }
 
@@ -168,6 +170,7 @@ extension RaftHost {
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
             nextLook, compactionDue, snapshotsDue, savingDue, saveOrdersDue, repairsDue, statesDue, comparisonDue,
+            trialsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

@@ -39,7 +39,7 @@ public final class RaftHost: @unchecked Sendable {
     /// Called once when the node cannot go on: a failed sync, for one. The process must end.
     public var onFatal: (String) -> Void = { _ in }
     /// Makes the state machine of a replica anew from what the store holds, after it has failed; nil: never. Called on
-    /// the state machines' worker.
+    /// the maintenance worker, where it may take long: others are applied meanwhile, and the failed one may still be read.
     public var remakeStateMachine: @Sendable (ReplicaRecord) throws(StateMachineError) -> (any StateMachine)? = {
         (_) throws(StateMachineError) in nil
     }
@@ -129,6 +129,11 @@ public final class RaftHost: @unchecked Sendable {
     var saveOrders: [SaveOrder] = []
     var saveOrdersDue: Instant?
 
+    /// Replicas whose states are on trial, and when they ask again.
+    var trials: [Replica] = []
+    var nextTrial = Instant.distantPast
+    var trialsDue: Instant?
+
     /// Groups led here that have applied something since their replicas were compared.
     var toCompare: [Replica] = []
     var nextComparison: Instant?
@@ -140,10 +145,10 @@ public final class RaftHost: @unchecked Sendable {
     var batchUnderWay: LogBatch?
     /// Set while it waits for room.
     var batchRetry: Instant?
+    /// What waits behind it meanwhile.
+    var blockage: Blockage?
     /// What does not wait with it, while that is being written.
-    var passing: LogBatch?
-    /// Unless there was no room for that either, since the last attempt.
-    var hasRoomToPass = true
+    var passing: PassingWrites?
     var sealAt: Instant?
     var isApplying = false
     var evaluations: [Evaluation] = []
@@ -205,6 +210,8 @@ public final class RaftHost: @unchecked Sendable {
             }
         }
         firstFreshNumber = nodeState.nextNumber
+        // whatever the record knows: nobody new gets a log that is there
+        nodeState.skipNumbers(through: recovered.keys.max() ?? 0)
         sending = SnapshotSending(random: SeededRandom(seed: settings.seed ^ nonce))
         snapshotBudget = SnapshotBudget(bytesPerSecond: settings.snapshotBytesPerSecond)
         var livenessSettings = settings.liveness

@@ -73,7 +73,7 @@ public struct ReplicaStatus: Sendable {
     public var configuration: Configuration
     /// The last entry that its log ever held, while it lacks a part of it and heals; nil otherwise.
     public var debt: LogPosition?
-    /// Why it does not serve, if it does not.
+    /// Why it does not serve, or does not get on, if so.
     public var problem: String?
 }
 
@@ -127,9 +127,11 @@ final class Replica: @unchecked Sendable {
     var applyProblem: String?
     /// Set once its state was found to differ from the others'; until it gets another state.
     var fence: Fence?
+    /// The fenced state is gone; the one made anew of the log is applied to, and serves once it was compared well.
+    var trial: StateTrial?
     var comparison = ComparisonState()
     /// Why the replica does not serve, if it does not.
-    var problem: String? { logProblem ?? fence?.problem ?? applyProblem }
+    var problem: String? { logProblem ?? trial?.problem ?? fence?.problem ?? applyProblem }
     /// Set while nothing is given to the state machine: when it is made anew from what the store holds.
     var applyRetry: Instant?
 
@@ -180,6 +182,8 @@ final class Replica: @unchecked Sendable {
     var outgoing: [OutgoingSnapshot] = []
     /// Peers for which the state is being frozen.
     var freezing: [PeerID] = []
+    /// The entry of a snapshot that was offered and cannot be taken: nothing else brings what is missing up to there.
+    var unusable: LogIndex?
     /// The snapshot being received.
     var incoming: IncomingSnapshot?
     /// None is received before, for the last one could not be installed.
@@ -275,6 +279,9 @@ final class Replica: @unchecked Sendable {
     }
 
     func status() -> ReplicaStatus {
+        let lacks = unusable.flatMap { raft.commitIndex < $0 ? $0 : nil }.map {
+            "it lacks entries up to \($0), which its leader has no more, and its state machine takes no snapshot"
+        }
         let state =
             if problem != nil {
                 "damaged"
@@ -288,7 +295,7 @@ final class Replica: @unchecked Sendable {
         return ReplicaStatus(
             group: group, peer: id, state: state, term: raft.term, leader: raft.leader, commitIndex: raft.commitIndex,
             appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
-            configuration: raft.configuration, debt: raft.debt, problem: problem)
+            configuration: raft.configuration, debt: raft.debt, problem: problem ?? lacks)
     }
 }
 

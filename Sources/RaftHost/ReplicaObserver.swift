@@ -11,6 +11,10 @@ public protocol ReplicaObserver: AnyObject, Sendable {
     /// On the lane: an answer that had to wait for the disk is about to leave.
     func acknowledged(_ group: String, _ message: Message)
 
+    /// On the lane: the hard state is durable, ahead of what was written before it and waits for room. Earlier ones that
+    /// wait are not written any more.
+    func promised(_ group: String, _ state: HardState)
+
     /// On the state machines' worker: `entries` have been applied, with these replies.
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes])
 

@@ -34,8 +34,8 @@ struct BatchBuilder {
     private(set) var bodyByteCount = 0
     var bodyChecksum: UInt32 { checksum.value }
 
-    /// Starts over with `writes`; `known` finds a group of the log.
-    mutating func gather(_ writes: [LogWrite], known: (LogGroup) -> GroupLog?) {
+    /// Starts over with `writes`; `known` are the groups of the log.
+    mutating func gather(_ writes: [LogWrite], known: GroupTable) {
         scratch.removeAll()
         pieces.removeAll(keepingCapacity: true)
         staged.removeAll(keepingCapacity: true)
@@ -45,10 +45,15 @@ struct BatchBuilder {
         if !newcomers.isEmpty { newcomers.removeAll() }
         (pieceStart, recordCount, bodyByteCount, checksum) = (0, 0, 0, Checksum())
         number += 1
-        for position in writes.indices {
-            let log = find(writes[position].group, known)
-            logs.append(log)
-            add(writes[position], of: log, slot: slot(of: log))
+        // in place, for to copy a write costs as much as to gather it
+        writes.withUnsafeBufferPointer { writes in
+            guard var write = writes.baseAddress else { return }
+            for _ in writes.indices {
+                let log = find(write.pointee.group, known)
+                logs.append(log)
+                add(write, of: log, slot: slot(of: log))
+                write += 1
+            }
         }
         flushScratch()
         for slot in summaries.indices { summaries[slot].last = staged[slot].last }
@@ -68,8 +73,8 @@ struct BatchBuilder {
     /// Hands over what the batch says of its groups, and takes back memory for the next.
     mutating func exchangeSummaries(for previous: inout ContiguousArray<GroupSummary>) { swap(&summaries, &previous) }
 
-    private mutating func find(_ group: LogGroup, _ known: (LogGroup) -> GroupLog?) -> GroupLog {
-        if let log = known(group) ?? newcomers[group] { return log }
+    private mutating func find(_ group: LogGroup, _ known: GroupTable) -> GroupLog {
+        if let log = known[group] ?? newcomers[group] { return log }
         let log = GroupLog(group: group)
         newcomers[group] = log
         return log
@@ -85,14 +90,14 @@ struct BatchBuilder {
 
     /// The records of a write; ``GroupLog/remember(_:records:live:)`` goes through them in the same order when they are
     /// durable.
-    private mutating func add(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+    private mutating func add(_ write: UnsafePointer<LogWrite>, of log: GroupLog, slot: Int) {
         precondition(
             !summaries[slot].kinds.contains(RecordKind.dropped.inSummary), "group \(log.group) has been dropped")
-        if write.drops {
+        if write.pointee.drops {
             staged[slot] = TermRuns()
             return add(.dropped, slot: slot, position: .zero)
         }
-        if let state = write.hardState {
+        if let state = write.pointee.hardState {
             own.removeAll()
             if let vote = state.vote { own.append(text: vote.description) }
             let position = LogPosition(term: state.term, index: .zero)
@@ -100,30 +105,30 @@ struct BatchBuilder {
                 .hardState, slot: slot, position: position, payload: own.bytes,
                 isLost: planted("hard-state-is-not-logged"))
         }
-        if let debt = write.debt {
+        if let debt = write.pointee.debt {
             add(debt == .zero ? .debtPaid : .debt, slot: slot, position: debt)
             // says where the log ends now: that settles what was lost before
             add(.truncate, slot: slot, position: staged[slot].last)
         }
-        if let start = write.start, staged[slot].moves(to: start) { add(start, slot: slot) }
-        if let index = write.truncateFrom {
+        if let start = write.pointee.start, staged[slot].moves(to: start) { add(start, slot: slot) }
+        if let index = write.pointee.truncateFrom {
             precondition(index > staged[slot].base.index, "entry \(index) has been compacted")
             staged[slot].truncate(behind: index.previous)
             add(.truncate, slot: slot, position: staged[slot].last, isLost: planted("truncation-is-not-logged"))
         }
-        add(write.entries, slot: slot)
-        if let note = write.note { add(.note, slot: slot, position: .zero, shared: note) }
+        add(write.pointee.entries, slot: slot)
+        if let note = write.pointee.note { add(.note, slot: slot, position: .zero, shared: note) }
         addLoss(write, of: log, slot: slot)
     }
 
-    private mutating func addLoss(_ write: borrowing LogWrite, of log: GroupLog, slot: Int) {
+    private mutating func addLoss(_ write: UnsafePointer<LogWrite>, of log: GroupLog, slot: Int) {
         own.removeAll()
-        if let loss = write.loss {
+        if let loss = write.pointee.loss {
             RecordPayload.append(loss, to: own)
             add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
             // as behind a debt
             add(.truncate, slot: slot, position: staged[slot].last)
-        } else if log.loss != nil, write.makesAllPromises {
+        } else if log.loss != nil, write.pointee.makesAllPromises {
             add(.promisesLost, slot: slot, position: .zero, payload: own.bytes)
         }
     }

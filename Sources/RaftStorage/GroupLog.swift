@@ -25,23 +25,23 @@ final class GroupLog {
 
     /// Adds what a write said, now that its records are durable, in the order in which they were gathered; `records` tells
     /// where each of them lies.
-    func remember(_ write: borrowing LogWrite, records: inout RecordPlaces, live: inout LiveBytes) {
-        if write.drops {
+    func remember(_ write: UnsafePointer<LogWrite>, records: inout RecordPlaces, live: inout LiveBytes) {
+        if write.pointee.drops {
             _ = records.next()
             return drop(live: &live)
         }
-        if let state = write.hardState {
+        if let state = write.pointee.hardState {
             let placed = Placed(value: state, location: records.next())
             live.replace(hardState?.location, by: placed.location, in: self)
             hardState = placed
         }
-        if let debt = write.debt {
+        if let debt = write.pointee.debt {
             let placed = Placed(value: debt, location: records.next())
             live.replace(self.debt?.location, by: debt == .zero ? nil : placed.location, in: self)
             self.debt = debt == .zero ? nil : placed
             _ = records.next()
         }
-        if let start = write.start, entries.runs.moves(to: start) {
+        if let start = write.pointee.start, entries.runs.moves(to: start) {
             let location = records.next()
             live.add(location, to: self)
             switch start {
@@ -51,26 +51,26 @@ final class GroupLog {
                 live.remove(entries.reset(to: Placed(value: base, location: location)), from: self)
             }
         }
-        if let index = write.truncateFrom {
+        if let index = write.pointee.truncateFrom {
             live.remove(entries.truncate(behind: index.previous), from: self)
             _ = records.next()
         }
-        if !write.entries.isEmpty {
+        if !write.pointee.entries.isEmpty {
             let first = records.position
-            entries.append(write.entries, at: &records)
+            entries.append(write.pointee.entries, at: &records)
             live.add(records.byteCount(from: first), in: records.segment, to: self)
         }
-        if let note = write.note {
+        if let note = write.pointee.note {
             let placed = Placed(value: note.compacted, location: records.next())
             live.replace(self.note?.location, by: placed.location, in: self)
             self.note = placed
         }
-        if let loss = write.loss {
+        if let loss = write.pointee.loss {
             let placed = Placed(value: loss, location: records.next())
             live.replace(self.loss?.location, by: placed.location, in: self)
             self.loss = placed
             _ = records.next()
-        } else if let old = loss, write.makesAllPromises {
+        } else if let old = loss, write.pointee.makesAllPromises {
             live.replace(old.location, by: nil, in: self)
             loss = nil
             _ = records.next()

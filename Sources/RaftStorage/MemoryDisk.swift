@@ -57,6 +57,7 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     fileprivate private(set) var hasNoPower = false
     private var readsToFail = 0
     private var readsUntilFailure = 0
+    fileprivate var readByteCount = 0
     private var writesToFail = 0
     private var writeError = MemoryDisk.deviceError
     /// Changes of files that are not synced.
@@ -95,6 +96,9 @@ public final class MemoryDisk: Disk, @unchecked Sendable {
     public func failSyncs(after count: Int) {
         lock.withLock { syncsUntilFailure = count }
     }
+
+    /// Bytes of files read so far.
+    public var bytesRead: Int { lock.withLock { readByteCount } }
 
     /// How many syncs of files and directories have succeeded.
     public var syncCount: Int { lock.withLock { syncs } }
@@ -487,6 +491,7 @@ private final class MemoryFile: DiskFile, @unchecked Sendable {
         try alive("pread") { () throws(DiskError) in
             try disk.countRead(name)
             let count = max(0, min(buffer.count, medium.contents.count - offset))
+            disk.readByteCount += count
             if count > 0 { buffer.copyBytes(from: medium.contents[offset..<offset + count]) }
             return count
         }

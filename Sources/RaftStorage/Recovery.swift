@@ -542,7 +542,7 @@ extension EntryIndex {
             }
         default:
             let configuration = record.kind == .configuration ? payloads.configuration(record.payload) : nil
-            guard runs.accepts(position) || (runs.runs.isEmpty && position.index > runs.base.index),
+            guard runs.accepts(position) || (runs.isEmpty && position.index > runs.base.index),
                 (record.kind == .configuration) == (configuration != nil)
             else { return false }
             append(position, configuration: configuration, at: location)

@@ -65,20 +65,22 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
         for index in (lock.withLock { indexes[number] ?? [] }).reversed() {
             let name = SavedStates.name(number, index)
             do throws(StateMachineError) {
-                let (machine, meta) = try load(name, group: group, make: make)
-                lock.withLock { durable[number] = meta }
-                return SnapshottedStateMachine(machine, group: group, number: number, states: self, meta: meta)
+                let (machine, head) = try load(name, group: group, make: make)
+                lock.withLock { durable[number] = head.meta }
+                return SnapshottedStateMachine(
+                    machine, group: group, number: number, states: self, meta: head.meta, hash: head.hash)
             } catch {
                 report("the state of \(group) in \(disk.path)/\(name) cannot be used: \(error.description)")
             }
         }
         let meta = SnapshotMeta(last: .zero, configuration: birth)
-        return SnapshottedStateMachine(make(), group: group, number: number, states: self, meta: meta)
+        return SnapshottedStateMachine(
+            make(), group: group, number: number, states: self, meta: meta, hash: RollingHash().value)
     }
 
     private func load(
         _ name: String, group: String, make: VolatileStateMachineMaker
-    ) throws(StateMachineError) -> (any VolatileStateMachine, SnapshotMeta) {
+    ) throws(StateMachineError) -> (any VolatileStateMachine, StateHead) {
         let file: any DiskFile
         do throws(DiskError) { file = try disk.open(name) } catch { throw StateMachineError(error.description) }
         defer { file.close() }
@@ -87,13 +89,13 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
                 throw StateMachineError(error.description)
             }
         }
-        guard reader.group == group else { throw StateMachineError("it is of the group \(reader.group)") }
+        guard reader.head.group == group else { throw StateMachineError("it is of the group \(reader.head.group)") }
         let machine = make()
         var pieces: any StatePieces = reader
         try machine.restore(from: &pieces)
         // a state is whole when its end has been seen, whoever needs it or not
         while try pieces.next() != nil {}
-        return (machine, reader.meta)
+        return (machine, reader.head)
     }
 
     /// What the newest state under `number` stands for that is whole and durable.
@@ -132,6 +134,9 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
 
     // MARK: the store
 
+    /// Whether somebody said how its state machine is made: the others keep their states by themselves.
+    public func takes(_ group: String, kind: String) -> Bool { makers[group] != nil }
+
     /// Copies the state into a file of its own, and makes a state machine of that.
     public func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
@@ -142,10 +147,11 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
         let reader = try StateFileReader { offset, count throws(StateMachineError) in
             try folder.read(StateFile.name, at: offset, count: count)
         }
-        guard reader.group == group, reader.meta == meta else {
-            throw StateMachineError("the state of \(reader.group) at \(reader.meta.last) came instead of \(meta.last)")
+        let head = reader.head
+        guard head.group == group, head.meta == meta else {
+            throw StateMachineError("the state of \(head.group) at \(head.meta.last) came instead of \(meta.last)")
         }
-        let save = StateSave(of: group, reader, meta, as: number, in: self)
+        let save = StateSave(head, reader, as: number, in: self)
         do throws(StateMachineError) {
             try save.finish()
             let machine = try open(number, group: group, birth: .empty)

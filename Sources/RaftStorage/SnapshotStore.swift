@@ -58,13 +58,12 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
         }
     }
 
-    /// What is read at a time when a file is looked at as a whole.
-    private static let pieceBytes = 1 << 20
-
     private let disk: any Disk
     private let parent: any Disk
     /// Open files, by name.
     private var files: [String: any DiskFile] = [:]
+    /// Of files that were only appended to, and here from their first byte on.
+    private var appended: [String: (byteCount: Int, checksum: Checksum)] = [:]
 
     init(disk: any Disk, parent: any Disk) {
         self.disk = disk
@@ -85,12 +84,23 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     public func append(_ bytes: Bytes, to name: String) throws(StateMachineError) {
         try checked { () throws(DiskError) in
             let file = try file(name, isCreated: true)
-            try StoredFolder.write(bytes, to: file, at: try file.size())
+            let size = try file.size()
+            try StoredFolder.write(bytes, to: file, at: size)
+            note(bytes, appendedTo: name, at: size)
         }
+    }
+
+    private func note(_ bytes: Bytes, appendedTo name: String, at size: Int) {
+        var known = appended.removeValue(forKey: name) ?? (0, Checksum())
+        guard known.byteCount == size else { return }
+        known.byteCount += bytes.count
+        bytes.withUnsafeBytes { known.checksum.update($0) }
+        appended[name] = known
     }
 
     /// Writes `bytes` into a file, which is created if missing, at `offset`.
     public func write(_ bytes: Bytes, to name: String, at offset: Int) throws(StateMachineError) {
+        appended[name] = nil
         try checked { () throws(DiskError) in
             try StoredFolder.write(bytes, to: try file(name, isCreated: true), at: offset)
         }
@@ -112,34 +122,34 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
         }
     }
 
-    /// All files with their sizes and checksums, ascending by name. Reads all of them.
+    /// All files with their sizes and checksums, ascending by name. Reads those that were not written here by appending.
     public func inventory() throws(StateMachineError) -> [File] {
-        var found: [File] = []
-        for name in try fileNames() { found.append(try inventory(of: name)) }
-        return found
+        var inventory = try FolderInventory(of: self)
+        while try !inventory.advance(about: 1 << 20) {}
+        return inventory.files
     }
 
-    /// One file with its size and checksum. Reads it.
-    public func inventory(of name: String) throws(StateMachineError) -> File {
-        try checked { () throws(DiskError) in
-            let file = try file(name, isCreated: false)
-            let size = try file.size()
-            var checksum = Checksum()
-            var offset = 0
-            while offset < size {
-                let piece = try StoredFolder.read(file, at: offset, count: min(StoredFolder.pieceBytes, size - offset))
-                guard !piece.isEmpty else { break }
-                piece.withUnsafeBytes { checksum.update($0) }
-                offset += piece.count
-            }
-            return File(name: name, byteCount: size, checksum: checksum.value)
-        }
+    /// A file's size, and its checksum if that came about when it was written.
+    fileprivate func known(_ name: String) throws(StateMachineError) -> (byteCount: Int, checksum: UInt32?) {
+        let size = try checked { () throws(DiskError) in try file(name, isCreated: false).size() }
+        let known = appended[name]
+        return (size, known?.byteCount == size ? known?.checksum.value : nil)
     }
 
     /// Makes everything in it durable, and the folder itself.
     public func sync() throws(StateMachineError) {
+        for name in try fileNames() { try sync(name) }
+        try syncDirectory()
+    }
+
+    /// Makes what is in one file durable.
+    public func sync(_ name: String) throws(StateMachineError) {
+        try checked { () throws(DiskError) in try file(name, isCreated: false).sync() }
+    }
+
+    /// Makes durable that the folder is there, and which files it has.
+    public func syncDirectory() throws(StateMachineError) {
         try checked { () throws(DiskError) in
-            for name in try disk.list() { try file(name, isCreated: false).sync() }
             try disk.syncDirectory()
             try parent.syncDirectory()
         }
@@ -171,5 +181,62 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
 
     private func checked<R>(_ body: () throws(DiskError) -> R) throws(StateMachineError) -> R {
         do throws(DiskError) { return try body() } catch { throw StateMachineError(error.description) }
+    }
+}
+
+/// Sizes and checksums of a folder's files, found a part at a time: whoever shares the thread waits for no more than that.
+public struct FolderInventory: Sendable {
+    /// A file being read.
+    private struct Reading {
+        var name: String
+        var byteCount: Int
+        var offset = 0
+        var checksum = Checksum()
+    }
+
+    /// What is read at once.
+    private static let pieceBytes = 1 << 20
+
+    /// Those that were looked at, ascending by name.
+    public private(set) var files: [StoredFolder.File] = []
+    private let folder: StoredFolder
+    /// The next one last.
+    private var names: [String]
+    private var reading: Reading?
+
+    /// Looks at all that `folder` has now.
+    public init(of folder: StoredFolder) throws(StateMachineError) {
+        self.folder = folder
+        names = try folder.fileNames().reversed()
+    }
+
+    /// Reads about `bytes` more, or looks at all that need not be read; true when nothing is left.
+    public mutating func advance(about bytes: Int) throws(StateMachineError) -> Bool {
+        var left = bytes
+        while left > 0 {
+            guard var current = reading else {
+                guard let name = names.popLast() else { return true }
+                let known = try folder.known(name)
+                if let checksum = known.checksum {
+                    files.append(StoredFolder.File(name: name, byteCount: known.byteCount, checksum: checksum))
+                } else {
+                    reading = Reading(name: name, byteCount: known.byteCount)
+                }
+                continue
+            }
+            let piece = try folder.read(
+                current.name, at: current.offset, count: min(FolderInventory.pieceBytes, left))
+            piece.withUnsafeBytes { current.checksum.update($0) }
+            current.offset += piece.count
+            left -= piece.count
+            reading = current
+            // one that has become shorter ends where it ends, and its checksum tells
+            guard piece.isEmpty || current.offset >= current.byteCount else { continue }
+            reading = nil
+            files.append(
+                StoredFolder.File(
+                    name: current.name, byteCount: current.byteCount, checksum: current.checksum.value))
+        }
+        return names.isEmpty && reading == nil
     }
 }

@@ -1,9 +1,13 @@
 public import RaftCore
 
-/// Makes a state machine that can be frozen, saved and compacted of one that lives in memory. ``SavedStates`` makes it.
+/// Makes a state machine that can be frozen, saved, compacted and compared of one that lives in memory. ``SavedStates``
+/// makes it.
 ///
-/// Threads: ``durableMeta()`` any; the rest as `StateMachine` says.
-public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sendable {
+/// What it hashes of an entry is the entry and its reply, which is the same on every replica: so replicas are compared by
+/// what they answered, ever since the group began.
+///
+/// Threads: ``durableMeta()``, ``latestHash`` and ``appliedHash(at:)`` any; the rest as `StateMachine` says.
+public final class SnapshottedStateMachine: SnapshotStateMachine, HashedStateMachine, @unchecked Sendable {
     private let machine: any VolatileStateMachine
     private let group: String
     private let number: UInt64
@@ -12,15 +16,33 @@ public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sen
     private var meta: SnapshotMeta
     /// Its state is that of no entry any more.
     private var hasFailed = false
+    private let lock = Lock()
+    /// Nil if the state was saved by a version that did not hash. Under the lock.
+    private var trail: AppliedHashTrail?
 
+    /// `hash` is that of everything up to `meta`, if it is known.
     init(
-        _ machine: any VolatileStateMachine, group: String, number: UInt64, states: SavedStates, meta: SnapshotMeta
+        _ machine: any VolatileStateMachine, group: String, number: UInt64, states: SavedStates, meta: SnapshotMeta,
+        hash: UInt64?
     ) {
         self.machine = machine
         self.group = group
         self.number = number
         self.states = states
         self.meta = meta
+        trail = hash.map { AppliedHashTrail(at: meta.last.index, value: $0) }
+    }
+
+    /// The hash at the last applied entry; nil if what was saved was not hashed from the group's first entry on.
+    public var latestHash: AppliedHash? { lock.withLock { trail.flatMap { hash(at: $0.last, in: $0) } } }
+
+    /// The hash at `index`, if it is remembered.
+    public func appliedHash(at index: LogIndex) -> AppliedHash? {
+        lock.withLock { trail.flatMap { hash(at: index, in: $0) } }
+    }
+
+    private func hash(at index: LogIndex, in trail: AppliedHashTrail) -> AppliedHash? {
+        trail.value(at: index).map { AppliedHash(version: RollingHash.version, index: index, value: $0) }
     }
 
     /// The last entry whose effects the state holds.
@@ -37,6 +59,7 @@ public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sen
             if let configuration = entry.configuration { meta.configuration = configuration }
             meta.last = entry.position
         }
+        lock.withLock { for (entry, reply) in zip(entries, replies) { trail?.add(entry, result: reply) } }
         return replies
     }
 
@@ -55,13 +78,16 @@ public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sen
 
     /// Freezes the state as applied, for another node.
     public func freeze() throws(StateMachineError) -> any FrozenState {
-        VolatilePicture(meta: meta, group: group, pieces: try frozenPieces())
+        VolatilePicture(head: StateHead(meta: meta, group: group, hash: hash), pieces: try frozenPieces())
     }
 
     /// Freezes the state as applied, to be saved on this one. Called between two calls of ``apply(_:)``.
     public func beginSave() throws(StateMachineError) -> StateSave {
-        StateSave(of: group, try frozenPieces(), meta, as: number, in: states)
+        StateSave(
+            StateHead(meta: meta, group: group, hash: hash), try frozenPieces(), as: number, in: states)
     }
+
+    private var hash: UInt64? { lock.withLock { trail?.value } }
 
     private func frozenPieces() throws(StateMachineError) -> any StatePieces {
         guard !hasFailed else { throw StateMachineError("the state machine has failed") }
@@ -74,19 +100,19 @@ public final class SnapshottedStateMachine: SnapshotStateMachine, @unchecked Sen
 
 /// A volatile state as it was at one entry, for another node.
 private final class VolatilePicture: FrozenState {
-    let meta: SnapshotMeta
-    private let group: String
+    private let head: StateHead
     private let pieces: any StatePieces
 
-    init(meta: SnapshotMeta, group: String, pieces: any StatePieces) {
-        self.meta = meta
-        self.group = group
+    init(head: StateHead, pieces: any StatePieces) {
+        self.head = head
         self.pieces = pieces
     }
 
+    var meta: SnapshotMeta { head.meta }
+
     /// The file is the same whatever the number.
     func writer(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) -> any SnapshotWriter {
-        VolatilePictureWriter(StateFileEncoder(meta, group: group, pieces: pieces), folder)
+        VolatilePictureWriter(StateFileEncoder(head, pieces: pieces), folder)
     }
 }
 
@@ -117,19 +143,20 @@ private final class VolatilePictureWriter: SnapshotWriter, @unchecked Sendable {
 /// One thread at a time, which waits for the disk.
 public final class StateSave: @unchecked Sendable {
     /// What is saved.
-    public let meta: SnapshotMeta
+    public var meta: SnapshotMeta { head.meta }
     /// Bytes written so far.
     public private(set) var byteCount = 0
+    private let head: StateHead
     private var encoder: StateFileEncoder
     private let number: UInt64
     private let states: SavedStates
     private var file: (any DiskFile)?
 
-    init(of group: String, _ pieces: any StatePieces, _ meta: SnapshotMeta, as number: UInt64, in states: SavedStates) {
-        self.meta = meta
+    init(_ head: StateHead, _ pieces: any StatePieces, as number: UInt64, in states: SavedStates) {
+        self.head = head
         self.number = number
         self.states = states
-        encoder = StateFileEncoder(meta, group: group, pieces: pieces)
+        encoder = StateFileEncoder(head, pieces: pieces)
     }
 
     deinit { file?.close() }

@@ -5,13 +5,15 @@ import RaftCore
 ///
 ///     file  = head piece* end
 ///     head  = "FLOTSTAT" checksum(4) version(4) length(4) body[length]
-///     body  = term(8) index(8) length(4) group[length] membership
+///     body  = term(8) index(8) length(4) group[length] membership hash?
+///     hash  = algorithm(4) value(8)
 ///     piece = checksum(4) length(4) bytes[length]
 ///     end   = checksum(4) FFFFFFFF(4)
 ///
-/// The membership is written as in the log.
+/// The membership is written as in the log. The hash, of everything that was applied, is there from version 2 on; a state
+/// of which it is not known is written as version 1.
 enum StateFile {
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
     static let magic = LogFormat.magic("FLOTSTAT")
     /// The name of the only file of a snapshot on its way.
     static let name = "state"
@@ -22,6 +24,7 @@ enum StateFile {
     fileprivate static let endMark = UInt32.max
     fileprivate static let headByteCount = 20
     fileprivate static let pieceHeadByteCount = 8
+    fileprivate static let hashByteCount = 12
 
     fileprivate static func checksum(_ bytes: UnsafeRawBufferPointer, after earlier: UInt32) -> UInt32 {
         var checksum = Checksum()
@@ -29,6 +32,14 @@ enum StateFile {
         checksum.update(bytes)
         return checksum.value
     }
+}
+
+/// What a ``StateFile`` says of itself.
+struct StateHead: Equatable {
+    var meta: SnapshotMeta
+    var group: String
+    /// A ``RollingHash`` of everything that was applied; nil if that is not known.
+    var hash: UInt64?
 }
 
 /// Makes the bytes of a ``StateFile``, a block after the other.
@@ -40,17 +51,21 @@ struct StateFileEncoder {
     private var pieces: any StatePieces
     private var last: UInt32 = 0
 
-    init(_ meta: SnapshotMeta, group: String, pieces: any StatePieces) {
+    init(_ head: StateHead, pieces: any StatePieces) {
         self.pieces = pieces
         block.append(StateFile.magic)
         block.append(UInt32(0))
-        block.append(StateFile.version)
+        block.append(head.hash == nil ? UInt32(1) : StateFile.version)
         block.append(UInt32(0))
-        block.append(meta.last.term.rawValue)
-        block.append(meta.last.index.rawValue)
-        block.append(UInt32(group.utf8.count))
-        block.append(text: group)
-        RecordPayload.append(meta.configuration, to: block)
+        block.append(head.meta.last.term.rawValue)
+        block.append(head.meta.last.index.rawValue)
+        block.append(UInt32(head.group.utf8.count))
+        block.append(text: head.group)
+        RecordPayload.append(head.meta.configuration, to: block)
+        if let hash = head.hash {
+            block.append(UInt32(RollingHash.version))
+            block.append(hash)
+        }
         block.store(UInt32(block.count - StateFile.headByteCount), at: 16)
         seal(from: 8)
     }
@@ -85,8 +100,7 @@ struct StateFileReader: StatePieces {
     typealias Source = @Sendable (_ offset: Int, _ count: Int) throws(StateMachineError) -> Bytes
 
     /// What the file says it is.
-    let group: String
-    let meta: SnapshotMeta
+    let head: StateHead
     private let read: Source
     private let blockBytes: Int
     /// Read ahead, and where in the file that begins.
@@ -111,25 +125,31 @@ struct StateFileReader: StatePieces {
         if block.count < end, end <= StateFile.pieceBytesMax { block = try read(0, end) }
         last = block.little(at: 8)
         guard block.count >= end, block.checksum(of: 12..<end, after: 0) == last,
-            let (group, meta) = StateFileReader.decode(block.slice(from: 0, count: end))
+            let head = StateFileReader.decode(block.slice(from: 0, count: end), version: version)
         else { throw StateFileReader.damaged("its head is not what was written") }
-        (self.group, self.meta) = (group, meta)
+        self.head = head
         offset = end
         block = block.suffix(from: end)
     }
 
-    private static func decode(_ head: Bytes) -> (String, SnapshotMeta)? {
+    private static func decode(_ head: Bytes, version: UInt32) -> StateHead? {
         head.withUnsafeBytes { bytes in
             let fixed = StateFile.headByteCount + 20
-            guard bytes.count >= fixed else { return nil }
+            let end = bytes.count - (version < 2 ? 0 : StateFile.hashByteCount)
+            guard end >= fixed else { return nil }
             let last = LogPosition(term: Term(bytes.little(at: 20)), index: LogIndex(bytes.little(at: 28)))
             let length = Int(bytes.little(UInt32.self, at: 36))
-            guard length <= bytes.count - fixed else { return nil }
+            guard length <= end - fixed else { return nil }
             let group = String(decoding: bytes.part(fixed..<fixed + length), as: UTF8.self)
-            guard let configuration = RecordPayload.configuration(bytes.part(fixed + length..<bytes.count)) else {
+            guard let configuration = RecordPayload.configuration(bytes.part(fixed + length..<end)) else {
                 return nil
             }
-            return (group, SnapshotMeta(last: last, configuration: configuration))
+            var decoded = StateHead(meta: SnapshotMeta(last: last, configuration: configuration), group: group)
+            // one of another algorithm says nothing here
+            if end < bytes.count, bytes.little(UInt32.self, at: end) == UInt32(RollingHash.version) {
+                decoded.hash = bytes.little(at: end + 4)
+            }
+            return decoded
         }
     }
 

@@ -76,7 +76,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     let lock = Lock()
     /// As found at the start, less what has been settled since.
     private(set) var damages: Damages
-    private var groups: [LogGroup: GroupLog]
+    private var groups: GroupTable
     /// All groups, so that they can be gone through in slices.
     private(set) var groupList: [GroupLog]
     var segments: [UInt64: Segment]
@@ -99,7 +99,7 @@ public final class WriteAheadLog: @unchecked Sendable {
         self.retired = retired
         rememberedSequence = recovery.nextSequence - 1
         checkpointState = .idle(segment: recovery.checkpointSegment)
-        groups = recovery.groups
+        groups = GroupTable(recovery.groups.values)
         groupList = recovery.groups.values.sorted { $0.group < $1.group }
         segments = Dictionary(uniqueKeysWithValues: recovery.segments.map { ($0.number, $0) })
         damages = recovery.damages
@@ -159,7 +159,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     func write(_ writes: [LogWrite], mayUseReserve: Bool) throws(StorageError) {
         if let failure { throw .failed(failure) }
         let settles = try checkDamages(writes)
-        batch.gather(writes) { groups[$0] }
+        batch.gather(writes, known: groups)
         guard batch.recordCount > 0 else { return }
         let place = try appendBatch(mayUseReserve: mayUseReserve)
         remember(writes, bodyAt: place)
@@ -186,7 +186,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     /// nothing; if the disk fails, the next ``write(_:)`` says so.
     public func sealIfIdle() {
         guard failure == nil, current != nil, !endsWithSeal else { return }
-        batch.gather([]) { _ in nil }
+        batch.gather([], known: groups)
         do throws(StorageError) {
             _ = try appendBatch(mayUseReserve: true)
         } catch {
@@ -400,7 +400,13 @@ extension WriteAheadLog {
         _ writes: [LogWrite], of logs: ContiguousArray<GroupLog>, _ records: inout RecordPlaces,
         _ live: inout LiveBytes
     ) {
-        for position in writes.indices { logs[position].remember(writes[position], records: &records, live: &live) }
+        // in place, for to copy a write costs more than to remember it
+        writes.withUnsafeBufferPointer { writes in
+            guard let first = writes.baseAddress else { return }
+            for position in writes.indices {
+                logs[position].remember(first + position, records: &records, live: &live)
+            }
+        }
     }
 
     /// Takes groups that have been dropped out of the list, while nobody goes through it.

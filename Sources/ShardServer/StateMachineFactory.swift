@@ -34,6 +34,8 @@ struct StateMachineFactory: Sendable {
 }
 
 extension StateMachineFactory: StateMachineStore {
+    func takes(_ group: String, kind: String) -> Bool { true }
+
     func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
     ) throws(StateMachineError) -> any SnapshotStateMachine {

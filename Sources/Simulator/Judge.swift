@@ -220,6 +220,19 @@ extension Judge {
         if !world.disk(name.node).isSynced { look(at: name, replica) }
     }
 
+    /// A hard state has overtaken writes, which do not say earlier ones any more.
+    fileprivate func promised(_ name: ReplicaName, _ state: HardState) {
+        guard violation == nil, var replica = followed.removeValue(forKey: name) else { return }
+        for position in replica.writes.indices.dropFirst(replica.done) {
+            guard let earlier = replica.writes[position].state, earlier.term <= state.term else { continue }
+            if earlier.term < state.term || earlier.vote == nil || earlier == state {
+                replica.writes[position].state = nil
+            }
+        }
+        followed[name] = replica
+        hardStateNeverGoesBack.persisted(name, state)
+    }
+
     private func restart(_ replica: inout Followed, _ name: ReplicaName, _ raft: Raft) {
         gone.remove(name)
         let found = HardState(term: raft.term, vote: raft.vote)
@@ -458,6 +471,8 @@ private final class NodeObserver: ReplicaObserver, @unchecked Sendable {
     }
 
     func acknowledged(_ group: String, _ message: Message) { judge.acknowledged(ReplicaName(group, on: node), message) }
+
+    func promised(_ group: String, _ state: HardState) { judge.promised(ReplicaName(group, on: node), state) }
 
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {
         judge.applied(ReplicaName(group, on: node), entries, replies)

@@ -170,6 +170,91 @@ struct VolatileStateTests {
         #expect(try await nodes.value() == "351")
     }
 
+    /// A counter that fails once, and is restored no sooner than it may.
+    private final class Gate: Sendable {
+        private let state = Mutex((fails: false, isOpen: true, isWaiting: false))
+        var isWaiting: Bool { state.withLock { $0.isWaiting } }
+        func close() { state.withLock { $0 = (true, false, false) } }
+        func open() { state.withLock { $0.isOpen = true } }
+        func takeFailure() -> Bool {
+            state.withLock { state in
+                defer { state.fails = false }
+                return state.fails
+            }
+        }
+
+        /// For ten seconds at most, or a host that waits with everything else would never end.
+        func wait() {
+            state.withLock { $0.isWaiting = true }
+            let end = ContinuousClock.now + .seconds(10)
+            while !state.withLock({ $0.isOpen }), ContinuousClock.now < end { usleep(2000) }
+            state.withLock { $0.isWaiting = false }
+        }
+    }
+
+    private final class SlowCounter: VolatileStateMachine {
+        private let counter = Counter()
+        private let gate: Gate
+        init(_ gate: Gate) { self.gate = gate }
+
+        func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
+            if gate.takeFailure() { throw StateMachineError("told to fail") }
+            return try counter.apply(entries)
+        }
+
+        func read(_ query: Bytes) throws(StateMachineError) -> Bytes { try counter.read(query) }
+        func frozen() -> any StatePieces { counter.frozen() }
+
+        func restore(from pieces: inout any StatePieces) throws(StateMachineError) {
+            gate.wait()
+            try counter.restore(from: &pieces)
+        }
+    }
+
+    @Test("While a state is restored that takes its time, other groups are applied and read") func slowRestore()
+        async throws
+    {
+        let addresses = LoopbackPorts.take(1)
+        let directory = TemporaryDirectory()
+        let gate = Gate()
+        var settings = RaftHost.Settings()
+        settings.saveEntries = 10
+        settings.applyRetryInterval = .milliseconds(50)
+        let node = try EmbeddedNode(
+            address: addresses[0], peers: addresses, dataDirectory: directory.path, cluster: "counters",
+            groups: ["slow": .volatile { SlowCounter(gate) }, "fast": .volatile { Counter() }], settings: settings)
+        defer { node.kill() }
+        func ask(_ question: () async throws -> Bytes) async throws -> String {
+            let end = ContinuousClock.now + .seconds(20)
+            while true {
+                do { return try await question().text } catch {
+                    guard ContinuousClock.now < end else { throw error }
+                    try await Task.sleep(for: .milliseconds(20))
+                }
+            }
+        }
+        for _ in 0..<30 { _ = try await ask { try await node.start(Bytes("1"), on: "slow") } }
+        let end = ContinuousClock.now + .seconds(20)
+        while try !Files.list(directory.path + "/states").contains(where: { $0.hasSuffix(".state") }) {
+            try #require(ContinuousClock.now < end, "nothing is saved")
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        gate.close()
+        _ = try? await node.start(Bytes("1"), on: "slow")
+        while !gate.isWaiting {
+            try #require(ContinuousClock.now < end, "nothing is restored")
+            try await Task.sleep(for: .milliseconds(2))
+        }
+        for number in 0..<10 {
+            #expect(try await ask { try await node.start(Bytes("1"), on: "fast") } == "\(number)")
+        }
+        #expect(try await ask { try await node.read(Bytes(), from: "fast") } == "10")
+        #expect(gate.isWaiting, "the others had to wait for it")
+        gate.open()
+        #expect(try await ask { try await node.read(Bytes(), from: "slow") } == "31")
+        withExtendedLifetime(directory) {}
+    }
+
     @Test("A damaged file is passed over, and so is an empty folder: the others have the state") func damage()
         async throws
     {

@@ -8,10 +8,13 @@ import Testing
 /// Replicas whose state machines do not do the same.
 @Suite("Replicas are compared while they run")
 struct ComparingTests {
-    private func makeCluster(size: Int = 3) throws -> HostCluster {
+    private func makeCluster(
+        size: Int = 3, _ change: (inout HostCluster.Plan) -> Void = { _ in }
+    ) throws -> HostCluster {
         var plan = HostCluster.Plan()
         plan.size = size
         plan.flushesOneOf = 1
+        change(&plan)
         let cluster = HostCluster(seed: 77, plan: plan)
         try cluster.start()
         cluster.awaitLeaders()
@@ -84,12 +87,92 @@ struct ComparingTests {
         (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
         wrong.stores[0].hash = AppliedHashTrail().value
         try wrong.start()
-        #expect(fenced(cluster) == [])
+        #expect(wrong.status(0)?.problem?.hasPrefix("made anew, and not compared yet") == true)
+        #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
+        #expect(fenced(cluster) == [wrong.number], "nobody has compared it")
+        #expect(cluster.run(limit: 10_000) { fenced(cluster) == [] })
+        #expect(cluster.propose(Command.payload(tag: 9, byteCount: 8), on: try #require(cluster.leader(of: 0))) != nil)
         #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
         wrong.crash()
         try wrong.start()
         cluster.run(.milliseconds(500))
         #expect(fenced(cluster) == [] && wrong.host.records[0].store == number)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A state that is made anew and wrong again never serves; it gets another one") func wrongAgain() throws {
+        let cluster = try makeCluster()
+        let wrong = try #require(cluster.nodes.first { !$0.leads(0) })
+        wrong.host.store = nil
+        let index = try diverge(wrong, cluster)
+        #expect(cluster.run(limit: 3000) { fenced(cluster) == [wrong.number] })
+        cluster.run(.milliseconds(500))
+        let number = wrong.host.records[0].store
+        wrong.crash()
+        (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
+        wrong.stores[0].hash = AppliedHashTrail().value
+        try wrong.start()
+        wrong.machines[0].isWrongAt = index
+        var hasServed = false
+        let isReplaced = cluster.run(limit: 60_000) {
+            hasServed = hasServed || (wrong.status(0)?.problem == nil && wrong.host.records[0].store == number)
+            return wrong.host.records[0].store != number
+        }
+        #expect(isReplaced && !hasServed)
+        #expect(cluster.run(limit: 10_000) { fenced(cluster) == [] })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("A state on trial that is being replaced is not found right any more: the other one's record stays")
+    func replacedOnTrial() throws {
+        let cluster = try makeCluster {
+            // the leader remembers its hash at the fence's entry, and has compacted that
+            $0.settings.compactionEntries = 4
+            $0.settings.keptEntries = 1
+            $0.settings.keptBytes = 100
+            $0.settings.compactionPace = .milliseconds(100)
+        }
+        let wrong = try fencedFollower(cluster)
+        let number = wrong.host.records[0].store
+        wrong.crash()
+        (wrong.stores[0].durable, wrong.stores[0].configuration) = (.zero, .empty)
+        wrong.stores[0].hash = AppliedHashTrail().value
+        try wrong.start()
+        wrong.host.nextTrial = .distantFuture
+        #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
+        let others = cluster.nodes.filter { $0 !== wrong }
+        for other in others {
+            cluster.world.cut(from: other.address, to: wrong.address)
+            cluster.world.cut(from: wrong.address, to: other.address)
+        }
+        cluster.run(.milliseconds(3000))
+        let leader = try #require(others.first { $0.leads(0) })
+        for tag in 0..<8 as Range<UInt64> {
+            _ = cluster.propose(Command.payload(tag: tag, byteCount: 200), on: leader)
+        }
+        #expect(cluster.run(limit: 5000) { leader.host.replicas[0].raft.base.index > wrong.host.replicas[0].applied })
+        // what is under way goes as well
+        for other in others { cluster.world.breakConnections(between: other.address, and: wrong.address) }
+        cluster.world.healAll()
+        let replica = wrong.host.replicas[0]
+        #expect(cluster.run(limit: 20_000) { replica.incoming?.isBeingInstalled == true })
+
+        // the question is under way when the other state comes into force
+        wrong.logWorker.hangs = true
+        cluster.world.pause(leader.address, for: .milliseconds(100))
+        wrong.host.nextTrial = .distantPast
+        wrong.lane.post { [host = wrong.host!] in host.lane.requestTurn() }
+        #expect(cluster.run(limit: 90) { replica.isSwitching })
+        #expect(wrong.host.nextTrial > .distantPast)
+        cluster.run(.milliseconds(500))
+        #expect(replica.isSwitching && replica.trial != nil)
+        wrong.logWorker.hangs = false
+        #expect(cluster.run(limit: 10_000) { fenced(cluster) == [] && wrong.host.records[0].store != number })
+        cluster.run(.milliseconds(500))
+        wrong.crash()
+        try wrong.start()
+        #expect(wrong.host.records[0].store != number && fenced(cluster) == [])
+        #expect(cluster.run(limit: 10_000) { wrong.stores[0].durable == cluster.histories[0].lastPosition })
         #expect(cluster.allViolations == [])
     }
 

@@ -95,6 +95,102 @@ struct DiskTroubleTests {
         #expect(full.failure == nil && cluster.allViolations == [])
     }
 
+    @Test("A vote goes ahead of its own group's entries that wait for room, and outlives a crash") func voteOvertakes()
+        throws
+    {
+        let cluster = try cluster(seed: 5)
+        let leader = try #require(cluster.leader(of: 0))
+        let full = try #require(cluster.nodes.first { $0 !== leader })
+        let other = try #require(cluster.nodes.first { $0 !== leader && $0 !== full })
+        cluster.run(.milliseconds(500))
+        full.logDisk.isFull = true
+        leader.lane.post { leader.host.propose(command(1, bytes: 1 << 16), to: "g0") { _ in } }
+        #expect(cluster.run(limit: 5000) { full.host.isLogFull })
+        leader.crash()
+        // of the two that are left both must vote
+        #expect(cluster.run(limit: 20_000) { other.leads(0) })
+        #expect(full.host.isLogFull && full.host.raft(of: "g0")?.vote == other.peer)
+        let term = try #require(other.host.raft(of: "g0")?.term)
+        full.logDisk.isFull = false
+        full.crash()
+        other.crash()
+        try full.start()
+        #expect(full.host.raft(of: "g0").map { $0.term == term && $0.vote == other.peer } == true)
+        try leader.start()
+        try other.start()
+        #expect(
+            cluster.run(limit: 20_000) {
+                cluster.nodes.allSatisfy { $0.machines[0].appliedPosition.index == cluster.histories[0].lastIndex }
+            })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("When there is room the entries do not bring back a hard state that a vote has overtaken")
+    func overtakenHardState() throws {
+        let cluster = try cluster(seed: 6)
+        let leader = try #require(cluster.leader(of: 0))
+        let full = try #require(cluster.nodes.first { $0 !== leader })
+        let other = try #require(cluster.nodes.first { $0 !== leader && $0 !== full })
+        cluster.run(.milliseconds(500))
+        full.logDisk.isFull = true
+        leader.lane.post { leader.host.propose(command(1, bytes: 1 << 16), to: "g0") { _ in } }
+        #expect(cluster.run(limit: 5000) { full.host.isLogFull })
+        // a term that waits behind the entries, and then a vote in the next one
+        for (former, next) in [(leader, other), (other, leader)] {
+            former.crash()
+            #expect(cluster.run(limit: 20_000) { next.leads(0) || full.leads(0) })
+            try former.start()
+            cluster.run(.milliseconds(300))
+        }
+        let state = try #require(full.host.raft(of: "g0").map { HardState(term: $0.term, vote: $0.vote) })
+        full.logDisk.isFull = false
+        cluster.run(limit: 5000) { !full.host.isLogFull }
+        cluster.run(.milliseconds(200))
+        full.crash()
+        try full.start()
+        let found = try #require(full.host.raft(of: "g0").map { HardState(term: $0.term, vote: $0.vote) })
+        #expect(found.term > state.term || found == state, "\(found) after \(state)")
+        #expect(
+            cluster.run(limit: 20_000) {
+                cluster.nodes.allSatisfy { $0.machines[0].appliedPosition.index == cluster.histories[0].lastIndex }
+            })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("What needs little room, or none, waits for no other group's entries", arguments: [false, true])
+    func callsPass(noRoomAtAll: Bool) throws {
+        let cluster = try cluster(seed: 7, size: 1)
+        let node = cluster.nodes[0]
+        let peer = node.peer
+        func create(_ group: String, _ isDone: Box<Bool>) {
+            node.lane.post {
+                node.host.create(group: group, peer: peer, birth: Configuration(peers: [peer]), kind: "k") { _ in
+                    RecordingMachine(
+                        node: 1, history: AppliedHistory(group: group), store: MachineStore(), seed: 1,
+                        flushesOneOf: .max)
+                } completion: { _ in
+                    isDone.value = true
+                }
+            }
+        }
+        let (isOldThere, isNewThere) = (Box(false), Box(false))
+        create("old", isOldThere)
+        #expect(cluster.run(limit: 5000) { isOldThere.value })
+        cluster.run(.milliseconds(500))
+        (node.logDisk.isFull, node.logDisk.copiesOnWrite) = (true, noRoomAtAll)
+        node.lane.post { node.host.propose(command(1, bytes: 1 << 16), to: "g0") { _ in } }
+        #expect(cluster.run(limit: 5000) { node.host.isLogFull })
+        isOldThere.value = false
+        create("old", isOldThere)
+        #expect(cluster.run(limit: 5000) { isOldThere.value }, "it is there, and nothing is left to write")
+        create("new", isNewThere)
+        #expect(cluster.run(limit: 5000) { isNewThere.value } == !noRoomAtAll)
+        #expect(node.host.isLogFull)
+        node.logDisk.isFull = false
+        #expect(cluster.run(limit: 5000) { isNewThere.value && cluster.histories[0].entries.last?.tag == 1 })
+        #expect(node.failure == nil && cluster.allViolations == [])
+    }
+
     @Test("Too little room refuses proposals until there is enough, whatever the log still manages to write")
     func littleRoom() throws {
         let cluster = try cluster(seed: 2, size: 1)

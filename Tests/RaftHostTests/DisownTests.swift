@@ -101,7 +101,7 @@ struct DisownTests {
         #expect(acknowledgements(batch, of: hurt) == [appendReply(success: false), vote])
         #expect(acknowledgements(batch, of: other) == [appendReply(success: true)])
         #expect(scene.answers.isEmpty)
-        guard case .call(let withdraw) = batch.duties[0] else {
+        guard case .call(_, let withdraw) = batch.duties[0] else {
             Issue.record("\(batch.duties[0])")
             return
         }

@@ -172,6 +172,28 @@ struct LogRepairTests {
         #expect(hurt.status(0)?.debt == nil)
     }
 
+    @Test("Found at a start that forgets a fence as well: the log is repaired before anything is said of the state")
+    func fencedAtStart() throws {
+        let cluster = try cluster(seed: 6, flushesOneOf: .max) { $0.size = 1 }
+        try write(1...20, cluster)
+        let hurt = cluster.nodes[0]
+        hurt.host.store = nil
+        hurt.lane.post { [host = hurt.host!] in
+            host.fence(host.replicas[0], Fence(index: LogIndex(15), problem: "told so"))
+        }
+        cluster.run(.milliseconds(1000))
+        #expect(hurt.status(0)?.problem == "told so")
+        hurt.crash()
+        try rot(hurt.logDisk, at: payload(5))
+        for _ in 0..<2 {
+            try hurt.start()
+            cluster.run(.milliseconds(1000))
+            #expect(hurt.failure == nil && hurt.status(0)?.debt != nil && hurt.host.replicas[0].fence == nil)
+            hurt.crash()
+        }
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A device that fails a few reads has lost nothing") func transient() throws {
         let cluster = try cluster(seed: 4, flushesOneOf: .max)
         let late = try #require(cluster.nodes.first { !$0.leads(0) })

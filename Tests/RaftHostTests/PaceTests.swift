@@ -33,6 +33,7 @@ private final class PaceObserver: ReplicaObserver, @unchecked Sendable {
     }
 
     func acknowledged(_ group: String, _ message: Message) {}
+    func promised(_ group: String, _ state: HardState) {}
     func applied(_ group: String, _ entries: [CommittedEntry], _ replies: [Bytes]) {}
     func cut(_ group: String) {}
     func switched(_ group: String, to position: LogPosition) {}

@@ -17,6 +17,8 @@ final class RecordingProgram: NodeProgram {
     private(set) var problems: [String] = []
     /// Nothing of the states can be read at the next start.
     var isUnreadable = false
+    /// The store takes no states.
+    var keepsStatesItself = false
     /// Of the present life, by name.
     private var workers: [String: StallingWorker] = [:]
 
@@ -84,7 +86,9 @@ final class RecordingProgram: NodeProgram {
     }
 
     private func setInstallation(_ host: RaftHost, _ number: Int) {
-        host.store = RecordedStores(node: number, plan: plan, histories: histories, stored: stored, dropped: dropped)
+        host.store = RecordedStores(
+            node: number, plan: plan, histories: histories, stored: stored, dropped: dropped,
+            takesStates: !keepsStatesItself)
         host.onStateMachine = { [unowned self] record, machine in
             guard let position = plan.groups.firstIndex(of: record.group), let machine = machine as? RecordingMachine,
                 let store = stored.of(record.store)
@@ -135,6 +139,9 @@ private struct RecordedStores: StateMachineStore {
     let histories: [AppliedHistory]
     let stored: LockedStores
     let dropped: LockedNumbers
+    let takesStates: Bool
+
+    func takes(_ group: String, kind: String) -> Bool { takesStates }
 
     func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta

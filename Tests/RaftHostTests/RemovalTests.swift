@@ -55,6 +55,37 @@ struct RemovalTests {
 
     // MARK: what is left
 
+    @Test("Parts of the log that no replica has are dropped at the start; one that the record is too old to know stays")
+    func unknownLogs() throws {
+        let cluster = try cluster(seed: 9)
+        let node = try #require(cluster.nodes.first { !$0.leads(0) })
+        #expect(try #require(create(node.peer, of: "former", on: node, cluster)) == nil)
+        let number = try #require(node.host.records.first { $0.group == "former" }).number
+        #expect(try #require(remove(node.peer, of: "former", from: node, cluster)) == nil)
+        node.crash()
+        // as an earlier version might have left it
+        let (log, _) = try WriteAheadLog.open(disk: node.logDisk, settings: WriteAheadLog.Settings()) { _ in }
+        let entry = LogEntry(position: LogPosition(term: Term(1), index: LogIndex(1)), kind: .noOp, payload: Bytes())
+        let state = HardState(term: Term(1), vote: nil)
+        try log.write([
+            LogWrite(group: number, hardState: state, entries: [entry]), LogWrite(group: 999, hardState: state),
+        ])
+        try log.close()
+        try node.start()
+        node.lane.post { [host = node.host!] in host.removeUnknownStates() }
+        cluster.run(.milliseconds(2000))
+        #expect(try node.host.log.entries(of: number, from: LogIndex(1), count: 1, maxBytes: 1 << 20).isEmpty)
+        node.crash()
+        let (_, left) = try WriteAheadLog.open(disk: node.logDisk, settings: WriteAheadLog.Settings()) { _ in }
+        #expect(left[number] == nil && left[999] != nil)
+        #expect(node.host.records.count == 1)
+        try node.start()
+        cluster.awaitLeaders()
+        #expect(try #require(create(node.peer, of: "next", on: node, cluster)) == nil)
+        #expect(try #require(node.host.records.last).number > 999, "it must not get a log that is there")
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("Nothing is left of it in record, log and store, its group goes on, and its idx stays taken over a restart")
     func everythingGoes() throws {
         let cluster = try cluster(seed: 1)

@@ -13,6 +13,8 @@ final class TagList: VolatileStateMachine, @unchecked Sendable {
     private(set) var appliedHere = 0
     /// A command with this tag cannot be applied, if set.
     var failsAt: UInt64?
+    /// The command with this tag is added, and answered, otherwise than it should be, if set.
+    var isWrongAt: UInt64?
     /// Bytes of each piece.
     private let pieceBytes: Int
 
@@ -22,9 +24,13 @@ final class TagList: VolatileStateMachine, @unchecked Sendable {
         var replies: [Bytes] = []
         for entry in entries {
             appliedHere += 1
-            replies.append(Bytes("\(tags.count)"))
-            guard entry.kind == .data else { continue }
-            let tag = Command.tag(of: entry.payload)
+            guard entry.kind == .data else {
+                replies.append(Bytes())
+                continue
+            }
+            var tag = Command.tag(of: entry.payload)
+            if tag == isWrongAt { tag += 1_000_000 }
+            replies.append(Bytes("\(tags.count) \(tag)"))
             guard tag != failsAt else { throw StateMachineError("told to fail") }
             tags.append(tag)
         }

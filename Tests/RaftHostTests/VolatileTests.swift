@@ -42,6 +42,46 @@ struct VolatileTests {
         #expect(node.saved() == .zero && node.base() == .zero && node.list()?.appliedHere ?? 0 > 100)
     }
 
+    @Test("A replica that answers otherwise than the others is found and fenced, and gets another state")
+    func compared() throws {
+        let cluster = try VolatileCluster(seed: 21)
+        cluster.write(20)
+        cluster.awaitAgreement()
+        let wrong = try #require(cluster.nodes.last { !$0.leads("g") })
+        let former = wrong.host.records.first?.store
+        wrong.list()?.isWrongAt = 25
+        cluster.write(10)
+        #expect(cluster.run(limit: 10_000) { wrong.volatile.lines.count(containing: "differs from") > 0 })
+        #expect(cluster.run(limit: 30_000) { wrong.host.records.first?.store != former })
+        cluster.write(10)
+        cluster.awaitAgreement()
+    }
+
+    @Test("The hash of what was applied outlives restarts, and comes with a state") func hashes() throws {
+        let cluster = try VolatileCluster(seed: 22)
+        func hashes() -> [AppliedHash?] { cluster.nodes.map { $0.volatile.machines["g"]?.latestHash } }
+        cluster.write(100)
+        cluster.awaitAgreement()
+        #expect(hashes()[0] != nil && Set(hashes().map { $0?.value }).count == 1)
+        let late = try #require(cluster.nodes.last { !$0.leads("g") })
+        late.crash()
+        cluster.run(limit: 3000)
+        cluster.awaitLeaders()
+        cluster.write(150)
+        try late.start()
+        cluster.awaitAgreement()
+        #expect(late.host.records.first.map { $0.store != $0.number } == true)
+        for node in cluster.nodes {
+            node.crash()
+            try node.start()
+            cluster.awaitLeaders()
+            cluster.awaitAgreement()
+        }
+        cluster.run(limit: 3000)
+        #expect(hashes()[0] != nil && Set(hashes().map { $0?.value }).count == 1)
+        #expect(cluster.nodes.allSatisfy { $0.status(of: "g")?.problem == nil })
+    }
+
     @Test("Payload bytes count as well as entries") func bytes() throws {
         let cluster = try VolatileCluster(seed: 3) {
             $0.saveEntries = 1_000_000

@@ -161,7 +161,7 @@ struct WorkloadTests {
         var most = 0
         for round in 0..<40 as Range<UInt64> {
             write(5, bytes: 1000, from: 1 + round * 5, on: leader, cluster)
-            most = max(most, late.host.batch.byteCount)
+            most = max(most, late.host.waitingBytes)
         }
         #expect(most > 4_000 && most < 10_000 + 4_000, "\(most)")
         late.logDisk.isFull = false
@@ -183,7 +183,7 @@ struct WorkloadTests {
         old.lane.post { old.host.transferLeadership(of: "g0", to: next.peer) }
         #expect(cluster.run(limit: 5000) { next.leads(0) })
         cluster.run(.milliseconds(60_000))
-        #expect(late.host.batch.duties.count <= 20, "\(late.host.batch.duties.count)")
+        #expect(late.host.waitingDuties <= 20, "\(late.host.waitingDuties)")
         #expect(next.host.linkByNode[late.address].map { $0.data.pendingCalls <= 25 } == true)
         late.logDisk.isFull = false
         write(5, bytes: 100, from: 1, on: next, cluster)

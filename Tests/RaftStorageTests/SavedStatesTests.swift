@@ -253,10 +253,10 @@ struct SavedStatesTests {
         #expect(try words(self.machine(disk)) == "one two")
         #expect(heard.all.last?.contains("no such word") == true)
         var newer = try #require(disk.contents("5-2.state"))
-        newer[12] = 2
+        newer[12] = 3
         disk.setContents("5-9.state", newer)
         #expect(try words(self.machine(disk)) == "one two")
-        #expect(heard.all.contains { $0.contains("format 2, which is newer") })
+        #expect(heard.all.contains { $0.contains("format 3, which is newer") })
     }
 
     // MARK: on its way to another node
@@ -315,19 +315,55 @@ struct SavedStatesTests {
         let hex = bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
         let expected = [
             "464c4f5453544154",  // FLOTSTAT
-            "0b09fcfd",  // checksum
-            "01000000",  // version
-            "47000000",  // length of the body
+            "413a2d6f",  // checksum
+            "02000000",  // version
+            "53000000",  // length of the body
             "0200000000000000",  // term
             "0200000000000000",  // index
             "0100000067",  // group
-            // members
-            "020000001100000031302e302e302e313a383130303a303a30",
-            "1100000031302e302e302e323a383130303a303a30", "00000000",
-            "ae3b8fc6030000006f6e65",  // one
-            "8e60db640300000074776f",  // two
-            "670605f3ffffffff",  // end
+            SavedStatesTests.members,
+            "01000000486b33ba4841fb05",  // hash
+            "e0aea42d030000006f6e65",  // one
+            "e4fc7f280300000074776f",  // two
+            "2bd3c48fffffffff",  // end
         ]
         #expect(hex == expected.joined())
+    }
+
+    private static let members =
+        "020000001100000031302e302e302e313a383130303a303a30" + "1100000031302e302e302e323a383130303a303a30" + "00000000"
+
+    @Test("A file of version 1 is read and has no hash, nor has what comes of it; it is saved as version 1 again")
+    func versionOne() throws {
+        let hex = Array(
+            "464c4f5453544154" + "0b09fcfd" + "01000000" + "47000000" + "0200000000000000" + "0200000000000000"
+                + "0100000067" + SavedStatesTests.members + "ae3b8fc6030000006f6e65" + "8e60db640300000074776f"
+                + "670605f3ffffffff")
+        let bytes = stride(from: 0, to: hex.count, by: 2).compactMap { UInt8(String(hex[$0..<$0 + 2]), radix: 16) }
+        let disk = MemoryDisk(seed: 1)
+        disk.setContents("5-2.state", bytes)
+        let machine = try machine(disk)
+        #expect(try words(machine) == "one two" && machine.appliedPosition.index == LogIndex(2))
+        try apply("three", to: machine)
+        #expect(machine.latestHash == nil && heard.all.isEmpty)
+        try machine.beginSave().finish()
+        #expect(disk.contents("5-3.state")?[12] == 1)
+        #expect(try words(self.machine(disk)) == "one two three")
+    }
+
+    @Test("The hash of what was applied goes on where a saved state left it, and tells another reply")
+    func hash() throws {
+        let disk = try disk()
+        let (saved, whole) = (try machine(disk), try machine(MemoryDisk(seed: 2)))
+        try apply("one", "two", to: whole)
+        #expect(saved.latestHash != nil && saved.latestHash == whole.latestHash)
+        #expect(saved.latestHash?.index == LogIndex(2))
+        try apply("three", to: saved)
+        try apply("three", to: whole)
+        #expect(saved.latestHash == whole.latestHash)
+        #expect(whole.appliedHash(at: LogIndex(1)) != nil && saved.appliedHash(at: LogIndex(1)) == nil)
+        try apply("four", to: saved)
+        try apply("five", to: whole)
+        #expect(saved.latestHash != whole.latestHash)
     }
 }

@@ -1,0 +1,38 @@
+import RaftCore
+import RaftStorage
+
+/// Makes what came of a snapshot durable, a file at a time, and then compares it with what was sent, a part at a time.
+/// On the worker; the lane decides when.
+final class SnapshotCheck: @unchecked Sendable {
+    let folder: StoredFolder
+    private let expected: [StoredFolder.File]
+    /// How many of them are durable.
+    private var synced = 0
+    private var inventory: FolderInventory?
+
+    init(of folder: StoredFolder, against files: [StoredFolder.File]) {
+        self.folder = folder
+        expected = files.sorted { $0.name < $1.name }
+    }
+
+    /// Does one step; true if that was the last, and everything is as it was sent.
+    func advance() throws(StateMachineError) -> Bool {
+        guard synced == expected.count else {
+            let file = expected[synced]
+            // nothing came of it
+            if file.byteCount == 0 { try folder.append(Bytes(), to: file.name) }
+            try folder.sync(file.name)
+            synced += 1
+            return false
+        }
+        if inventory == nil {
+            try folder.syncDirectory()
+            inventory = try FolderInventory(of: folder)
+        }
+        guard try inventory?.advance(about: RaftHost.checkedBytes) == true else { return false }
+        guard inventory?.files == expected else {
+            throw StateMachineError("the files are not those that were sent")
+        }
+        return true
+    }
+}
