@@ -81,16 +81,21 @@ extension ShardServer {
             [("group", group), ("from", present.description), ("to", target.description)])
         host.resetMembership(of: group, to: target) { [self] outcome in
             if case .done = outcome { return done(PeersAnswer(peers: target.listed)) }
-            done(PeersAnswer(error: .refused, message: obstacle(toResetOf: group), peers: present.listed))
+            let (error, text) = obstacle(toResetOf: group)
+            done(PeersAnswer(error: error, message: text, peers: present.listed))
         }
     }
 
-    private func obstacle(toResetOf group: String) -> String {
+    private func obstacle(toResetOf group: String) -> (NamedError, String) {
         if let status = host.status(of: group), status.appliedIndex > status.lastIndex {
-            return "the state here is ahead of a log that was cut; restart this node first"
+            return (.refused, "the state here is ahead of a log that was cut; restart this node first")
         }
-        return "\(group) is led, or was a moment ago: a reset is for a group that has lost its majority for good. Wait "
-            + "some seconds if it has; otherwise change its members in order: raftctl group change-peers \(group)"
+        // whoever has lost its majority knows that when the promises to its leader are over
+        return (
+            .busy,
+            "\(group) is led, or was a moment ago: a reset is for a group that has lost its majority for good; otherwise "
+                + "change its members in order: raftctl group change-peers \(group)"
+        )
     }
 
     // MARK: the map

@@ -211,7 +211,21 @@ extension Cluster {
         }
     }
 
+    /// The member that begins may still believe in a leader that is gone, for as long as it has promised to.
     private func force(_ reset: ForcedReset) async throws(Failure) {
+        let begun = ContinuousClock.now
+        while let refusal = try await refusal(of: reset) {
+            guard refusal.error == .busy, begun.duration(to: .now) < Cluster.beliefPatience else {
+                throw Failure(refusal.error, refusal.message, while: "the reset of \(reset.group)")
+            }
+            await pause(milliseconds: 200)
+        }
+    }
+
+    private static let beliefPatience = Duration.seconds(15)
+
+    /// Has the member that begins do so; nil if it has.
+    private func refusal(of reset: ForcedReset) async throws(Failure) -> LeaderRefusal? {
         let action = "the reset of \(reset.group)"
         let arena = Arena()
         defer { withExtendedLifetime(arena) {} }
@@ -227,9 +241,7 @@ extension Cluster {
         guard let reply = arena.unpack(flotilla__reset_replica_reply__init, answer)?.pointee else {
             throw Failure(.badRequest, "an answer that does not parse", while: action)
         }
-        if let refusal = LeaderRefusal(reply.error, reply.message) {
-            throw Failure(refusal.error, refusal.message, while: action)
-        }
+        return LeaderRefusal(reply.error, reply.message)
     }
 
     /// Has the map follow. The controller asks the group's leader whether these are its members, and that they are

@@ -279,7 +279,7 @@ struct RemovalTests {
             let record = try #require(node.host.records.first { $0.group == "g1" })
             let host = node.host!
             node.lane.post { host.remove(group: "g1", peer: record.peer) { _ in } }
-            cluster.world.run(for: Interval(nanoseconds: Int64(moment) * 50_000))
+            cluster.world.run(for: Interval(nanoseconds: Int64(moment) * 150_000))
             node.crash()
             try node.start()
             cluster.world.run(for: .milliseconds(2000))
