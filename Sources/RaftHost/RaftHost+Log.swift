@@ -236,6 +236,9 @@ extension RaftHost {
         let waiting = deferred
         deferred = []
         for work in waiting { work() }
+        let orders = saveOrders
+        saveOrders = []
+        for order in orders { order.completion(.failed("the node stops")) }
         for replica in replicas { replica.dismiss(.stopping) }
     }
 

@@ -75,12 +75,8 @@ extension ControllerState {
                 String(String.UnicodeScalarView(text.unicodeScalars.prefix(Limits.reasonLength)))
             }
         }
-        if state.isOver {
-            operation.endedMilliseconds = wallClock
-            operation.endNumber = (ended.last?.endNumber ?? 0) + 1
-        }
-        record(operation)
-        return ControllerReply(operation: operation)
+        if state.isOver { operation.endedMilliseconds = wallClock }
+        return ControllerReply(operation: record(operation))
     }
 
     private mutating func enter(
@@ -96,17 +92,22 @@ extension ControllerState {
         }
     }
 
-    mutating func record(_ operation: ClusterOperation) {
-        guard let position = pending.firstIndex(where: { $0.id == operation.id }) else { return }
+    /// Keeps what has become of a pending operation; if it is over, with the number of its end. Returns it as it is kept.
+    @discardableResult mutating func record(_ operation: ClusterOperation) -> ClusterOperation {
+        guard let position = pending.firstIndex(where: { $0.id == operation.id }) else { return operation }
         changes.operations.append(operation.id)
         guard operation.state.isOver else {
             pending[position] = operation
-            return
+            return operation
         }
         pending.remove(at: position)
+        var operation = operation
+        // without it they would come in another order when they are read back
+        operation.endNumber = (ended.last?.endNumber ?? 0) + 1
         // whoever waits for it must find it, however many have come and gone since it began
         ended.append(operation)
         if ended.count > Limits.endedOperations { changes.forgottenOperations.append(ended.removeFirst().id) }
+        return operation
     }
 }
 

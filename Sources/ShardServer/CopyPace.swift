@@ -12,12 +12,28 @@ struct CopyPace {
     /// What the latest piece took.
     private var latest = Interval(nanoseconds: 0)
 
-    /// A piece is asked for: another group's comes when this one has been applied and rested from, by all we know.
-    mutating func begin(_ now: Instant) { next = max(next, now + latest + latest) }
+    /// The time kept for a piece that was asked for.
+    struct Reservation {
+        fileprivate let former: Instant
+        fileprivate let until: Instant
+    }
 
-    /// A piece was applied so long after it was proposed; what was supposed of it before counts no more.
-    mutating func applied(after duration: Interval, _ now: Instant) {
+    /// A piece is asked for: another group's comes when this one has been applied and rested from, by all we know.
+    mutating func begin(_ now: Instant) -> Reservation {
+        let former = next
+        next = max(next, now + latest + latest)
+        return Reservation(former: former, until: next)
+    }
+
+    /// No piece came of it: nobody has to wait for that.
+    mutating func cancel(_ reservation: Reservation) {
+        if next == reservation.until { next = reservation.former }
+    }
+
+    /// A piece was applied so long after it was proposed; what was supposed of it before counts no more. Of one that was
+    /// not `paced` nobody has to rest: there may be no end of them.
+    mutating func applied(after duration: Interval, paced: Bool, _ now: Instant) {
         latest = min(duration, CopyPace.restMax)
-        next = now + latest
+        if paced { next = now + latest }
     }
 }

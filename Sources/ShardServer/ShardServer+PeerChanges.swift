@@ -67,7 +67,8 @@ extension ShardServer {
         guard let raft = host.raft(of: group) else { return done(PeersAnswer(error: .noSuchGroup)) }
         guard raft.isLeader else { return done(PeersAnswer(error: .notLeader, leader: raft.leader)) }
         let target = Configuration(peers: to)
-        if let change = peersChanges[group] {
+        // what changes nothing is a question, and the problem of a change is for whoever ordered that
+        if let change = peersChanges[group], change.problem == nil || from != to {
             guard let problem = change.problem else {
                 guard change.target == target else { return done(overlap(raft, change.target)) }
                 return wait(for: group, done)

@@ -23,6 +23,8 @@ final class ShardPull {
     /// Left at the source, as one in touch with its leader said last; nil as long as the scan goes on.
     var bytesLeft: UInt64?
     var patience = TailPatience()
+    /// Of the piece that was asked for, if others wait for it.
+    var reservation: CopyPace.Reservation?
     /// Who waits for the staging to be complete, and until when.
     var waiters: [(until: Instant, completion: (GroupAnswer) -> Void)] = []
 
@@ -34,7 +36,7 @@ final class ShardPull {
 
 /// What a node pulls, and the answers it owes to others that pull.
 struct Pulling {
-    /// In the order they began.
+    /// Whoever was asked for longest ago comes first.
     var pulls: [ShardPull] = []
     /// Answers that wait for the node's budget, by the time they are due.
     var answers: [(due: Instant, send: () -> Void)] = []
@@ -130,7 +132,9 @@ extension ShardServer {
             return pause(pull, "the map known here does not say who owns shard \(staging.shard.id)")
         }
         pull.isUnderWay = true
-        pulling.pace.begin(now)
+        pull.reservation = isPaced(pull) ? pulling.pace.begin(now) : nil
+        pulling.pulls.removeAll { $0 === pull }
+        pulling.pulls.append(pull)
         let question = ReadMoveRequest(
             group: source.id, operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
             cursor: staging.cursor, tail: staging.tail, bytes: settings.moveChunkBytes)
@@ -162,6 +166,7 @@ extension ShardServer {
             !reply.pairs.isEmpty || reply.isComplete || reply.cursor != staging.cursor
             || (staging.tail == .zero && reply.tail > .zero)
         guard hasNews else {
+            giveBack(pull)
             pull.failures = 0
             pull.isUnderWay = false
             pull.due = lane.clock.now + (pull.waiters.isEmpty ? ShardServer.idlePace : ShardServer.frozenPace)
@@ -179,7 +184,8 @@ extension ShardServer {
                 return pause(pull, answer.message ?? error.sentence)
             }
             let now = lane.clock.now
-            pulling.pace.applied(after: now - proposed, now)
+            pulling.pace.applied(after: now - proposed, paced: pull.reservation != nil, now)
+            pull.reservation = nil
             pull.failures = 0
             pull.isUnderWay = false
             pull.due = .distantPast
@@ -188,7 +194,13 @@ extension ShardServer {
         }
     }
 
+    private func giveBack(_ pull: ShardPull) {
+        if let reservation = pull.reservation { pulling.pace.cancel(reservation) }
+        pull.reservation = nil
+    }
+
     private func pause(_ pull: ShardPull, _ problem: String) {
+        giveBack(pull)
         pull.isUnderWay = false
         pull.turn += 1
         let shift = Int64(min(pull.failures, 5))

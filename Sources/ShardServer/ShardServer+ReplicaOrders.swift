@@ -134,14 +134,17 @@ extension ShardServer {
     /// Asks one after the other whether `peers` are the members, which is a change of members that changes nothing.
     private func askMembers(
         _ rest: ArraySlice<PeerID>, of group: String, _ peers: [PeerID], _ version: UInt64,
-        _ done: @escaping (GroupAnswer) -> Void
+        refusal: GroupAnswer? = nil, _ done: @escaping (GroupAnswer) -> Void
     ) {
-        guard let next = rest.first else { return done(.failed("nobody leads it")) }
+        guard let next = rest.first else { return done(refusal ?? .failed("nobody leads it")) }
         let question = GroupQuestion.changePeers(operation: 0, from: peers, to: peers, mapVersion: version)
         ask(question, of: group, hops: 0, at: next.address) { [self] answer in
             switch answer {
-            case .failed, .notLeader: askMembers(rest.dropFirst(), of: group, peers, version, done)
-            case .done, .underWay, .moveStatus, .refused: done(answer)
+            case .failed, .notLeader:
+                askMembers(rest.dropFirst(), of: group, peers, version, refusal: refusal, done)
+            // one that led before the reset may not know yet that it is over
+            case .refused: askMembers(rest.dropFirst(), of: group, peers, version, refusal: answer, done)
+            case .done, .underWay, .moveStatus: done(answer)
             }
         }
     }

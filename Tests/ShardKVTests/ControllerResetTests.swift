@@ -44,6 +44,19 @@ struct ControllerResetTests {
         #expect(ended.reason?.contains("by force") == true && world.state.pending.isEmpty)
     }
 
+    @Test("What a reset has ended is numbered like any other end") func numbered() throws {
+        var world = try World()
+        try world.run(.split(SplitOperation(shard: 1, key: Bytes("aa"))))
+        try world.run(.split(SplitOperation(shard: 2, key: Bytes("ba"))))
+        let peers = try world.group("g1").peers
+        let change = ChangePeersOperation(group: "g1", from: peers, to: [peers[0], World.peer(5)])
+        let operation = try world.begin(.changePeers(change))
+        #expect(world.state.apply(.resetMembers(group: "g1", peers: [peers[0]], wallClock: 9)).error == nil)
+        #expect(world.state.operation(operation.id)?.endNumber == 3)
+        try world.run(.split(SplitOperation(shard: 3, key: Bytes("ca"))))
+        #expect(world.state.ended.map(\.endNumber) == [1, 2, 3, 4])
+    }
+
     @Test func aChangeThatHasNotBegunAtTheGroupGoesOn() throws {
         var world = try World()
         let peers = try world.group("g1").peers

@@ -9,9 +9,9 @@ import Testing
         var now = Instant(nanoseconds: 0)
         for took in [4, 40, 3].map({ Interval.milliseconds($0) }) {
             #expect(pace.next <= now)
-            pace.begin(now)
+            _ = pace.begin(now)
             now = now + took
-            pace.applied(after: took, now)
+            pace.applied(after: took, paced: true, now)
             #expect(pace.next == now + took)
             now = pace.next
         }
@@ -19,18 +19,38 @@ import Testing
 
     @Test("two groups' pieces come in turn, not at once") func turns() {
         var pace = CopyPace()
-        pace.applied(after: .milliseconds(10), Instant(nanoseconds: 0))
+        pace.applied(after: .milliseconds(10), paced: true, Instant(nanoseconds: 0))
         let first = pace.next
-        pace.begin(first)
+        _ = pace.begin(first)
         #expect(pace.next == first + .milliseconds(20))
         // it takes longer than the last one
-        pace.applied(after: .milliseconds(15), first + .milliseconds(15))
+        pace.applied(after: .milliseconds(15), paced: true, first + .milliseconds(15))
         #expect(pace.next == first + .milliseconds(30))
+    }
+
+    @Test("a question that brings no piece keeps nobody waiting, nor does a piece of a shard in a hurry") func idle() {
+        var pace = CopyPace()
+        pace.applied(after: .milliseconds(100), paced: true, Instant(nanoseconds: 0))
+        let due = pace.next
+        for round in 0..<50 {
+            let now = due + .milliseconds(20 * round)
+            let question = pace.begin(now)
+            #expect(pace.next == now + .milliseconds(200))
+            pace.cancel(question)
+            #expect(pace.next == due)
+            pace.applied(after: .milliseconds(100), paced: false, now)
+            #expect(pace.next == due)
+        }
+        // one that another piece has overtaken takes nothing back
+        let late = pace.begin(due)
+        pace.applied(after: .milliseconds(30), paced: true, due + .milliseconds(30))
+        pace.cancel(late)
+        #expect(pace.next == due + .milliseconds(60))
     }
 
     @Test("a piece that took as long as an election is no measure") func bound() {
         var pace = CopyPace()
-        pace.applied(after: .milliseconds(20_000), Instant(nanoseconds: 0))
+        pace.applied(after: .milliseconds(20_000), paced: true, Instant(nanoseconds: 0))
         #expect(pace.next == Instant(nanoseconds: 0) + .milliseconds(1000))
     }
 
