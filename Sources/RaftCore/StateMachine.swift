@@ -21,8 +21,13 @@ public struct CommittedEntry: Sendable {
 public struct StateMachineError: Error, Sendable, CustomStringConvertible {
     /// What failed, for an operator.
     public var description: String
+    /// What is stored is not what was stored: trying again is of no use. False if nobody knows.
+    public var isDamage: Bool
     /// An error told as `description`.
-    public init(_ description: String) { self.description = description }
+    public init(_ description: String, isDamage: Bool = false) {
+        self.description = description
+        self.isDamage = isDamage
+    }
 }
 
 /// What a group replicates. Called on one worker at a time, never on the lane.

@@ -215,7 +215,7 @@ extension RaftHost {
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no
     /// more and gives leadership away. A full disk is no damage: sooner or later the state machine is made anew from what
     /// the store holds, and goes on from there with the log.
-    private func stopServing(_ replica: Replica, _ problem: String) {
+    func stopServing(_ replica: Replica, _ problem: String) {
         if replica.applyProblem != problem {
             logger.log(
                 .error, "the state machine cannot go on; it is tried again",
@@ -245,7 +245,11 @@ extension RaftHost {
         stalled.removeAll(keepingCapacity: true)
         for replica in waiting {
             guard let retry = replica.applyRetry else { continue }
-            if retry <= now { remake(replica) } else { stalled.append(replica) }
+            if retry > now {
+                stalled.append(replica)
+            } else if !givesUpUnreadable(replica) {
+                remake(replica)
+            }
         }
         return stalled.compactMap(\.applyRetry).min()
     }
@@ -295,7 +299,8 @@ extension RaftHost {
     }
 
     func servesAgain(_ replica: Replica) {
-        guard replica.applyProblem != nil, !replica.needsState else { return }
+        // one that is about to be made anew may just have finished what it was at
+        guard replica.applyProblem != nil, replica.applyRetry == nil, !replica.needsState else { return }
         replica.applyProblem = nil
         replica.failures = 0
         logger.log(

@@ -109,6 +109,8 @@ extension RaftHost {
                     .warning, "a snapshot cannot be written",
                     [("group", snapshot.replica.group), ("problem", error.description)])
                 drop(snapshot)
+                // there may have been no room for it, and then the state is as sound as it was
+                if error.isDamage { couldNotRead(snapshot.replica.group, error.description) }
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()

@@ -480,6 +480,7 @@ extension RaftHost {
         (replica.fence, replica.trial) = (nil, nil)
         replica.adopt(machine, settings)
         replica.generation += 1
+        replica.failedReads = 0
         dropOutgoing(of: replica)
         replica.isSwitching = false
         replica.needsState = false

@@ -27,6 +27,8 @@ extension RaftHost {
     private static let askingPace = Interval.milliseconds(2000)
     /// A state machine that was made anew so often, in vain, is not worth another try.
     private static let failuresMax = 5
+    /// Once may be a whim of the disk.
+    private static let failedReadsMax = 2
 
     /// Starts a replica that the log remembers and whose state cannot be read, for the reason given: it gets another one
     /// from its leader.
@@ -44,6 +46,34 @@ extension RaftHost {
         guard replica.failures >= RaftHost.failuresMax, !isLogFull, !hasLittleRoom, let problem = replica.applyProblem
         else { return }
         wantState(of: replica, problem)
+    }
+
+    /// A read of `group`'s state failed in the store: for all that is known, part of it is damaged. The replica hands over
+    /// to another member and its state is opened anew, as if applying had failed; when that happens to the same state
+    /// again, it gets another one from its leader.
+    ///
+    /// Only for failures that the state is the cause of, not for questions it has no answer to. Whoever calls must know
+    /// that the state in force is the one that was read. The only voter of a group goes on serving: nobody else can, and
+    /// what can be read shall be.
+    public func couldNotRead(_ group: String, _ problem: String) {
+        guard let replica = byGroup[group], !replica.isSwitching, !replica.needsState else { return }
+        logger.log(.error, "the state could not be read", [("group", group), ("problem", problem)])
+        guard replica.applyProblem == nil, replica.fence == nil, replica.raft.configuration.voters.count > 1 else {
+            return
+        }
+        replica.failedReads += 1
+        stopServing(replica, problem)
+        lane.requestTurn()
+    }
+
+    /// A state that opens well and cannot be read is not worth opening for ever, but the only one whose leadership the
+    /// group has is better than none: it is given up only when another member leads, whose state so far is sound.
+    func givesUpUnreadable(_ replica: Replica) -> Bool {
+        guard replica.failedReads >= RaftHost.failedReadsMax, let leader = replica.raft.leader, leader != replica.id,
+            let problem = replica.applyProblem
+        else { return false }
+        wantState(of: replica, problem)
+        return replica.needsState
     }
 
     /// Nothing is applied and served any more until a snapshot has come.

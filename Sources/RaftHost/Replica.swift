@@ -199,6 +199,8 @@ final class Replica: @unchecked Sendable {
     var isSaving = false
     /// How often the state machine failed since it last went on.
     var failures = 0
+    /// How often the present state could not be read, whether or not it was opened anew in between.
+    var failedReads = 0
     /// Its state is lost: it waits for a snapshot.
     var needsState = false
     /// Counts the states it has had: what is applied to an earlier one is nothing to this one.

@@ -256,7 +256,8 @@ extension RocksEngine {
         let result = body(&message)
         guard let message else { return result }
         defer { rocksdb_free(message) }
-        throw StateMachineError("cannot \(task()): \(String(cString: message))")
+        let text = String(cString: message)
+        throw StateMachineError("cannot \(task()): \(text)", isDamage: text.hasPrefix("Corruption"))
     }
 }
 

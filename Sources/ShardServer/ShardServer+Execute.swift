@@ -105,12 +105,8 @@ extension ShardServer {
         guard lane.clock.now <= deadline else { return fail(.deadlineExceeded, completion) }
         // not before: the one that was there when the read came may have failed and been made anew since
         guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
-        host.evaluate(at: moment) { () -> Result<KeyValueStateMachine.ReadOutcome, StateMachineError> in
-            do throws(StateMachineError) {
-                return .success(try machine.read(request, wallClock: wallClock))
-            } catch {
-                return .failure(error)
-            }
+        host.evaluate(at: moment) {
+            ShardServer.attempt { () throws(StateMachineError) in try machine.read(request, wallClock: wallClock) }
         } completion: { [self] result in
             switch result {
             case nil: read(request, until: deadline, lease: false, completion)
@@ -128,10 +124,15 @@ extension ShardServer {
                     }
                 }
             case .failure(let error):
-                logger.log(.error, "a read failed", [("group", request.group), ("problem", error.description)])
+                couldNotRead(machine, of: request.group, error)
                 completion(ExecuteReply(error: .damaged, message: error.description).packed(arena))
             }
         }
+    }
+
+    /// `machine` was read, and failed. The host makes the best of it, unless there is another state by now.
+    func couldNotRead(_ machine: KeyValueStateMachine, of group: String, _ error: StateMachineError) {
+        if machines[group] === machine { host.couldNotRead(group, error.description) }
     }
 
     // MARK: the groups' time

@@ -161,14 +161,10 @@ extension ShardServer {
         _ command: ControllerCommand, _ controller: ControllerStateMachine,
         _ done: @escaping (Result<ControllerPreview, StateMachineError>) -> Void
     ) {
-        host.evaluateAsApplied { () -> Result<ControllerPreview, StateMachineError> in
-            do throws(StateMachineError) {
-                return .success(try controller.preview(command))
-            } catch {
-                return .failure(error)
-            }
-        } completion: { result in
-            done(result)
+        host.evaluateAsApplied {
+            ShardServer.attempt { () throws(StateMachineError) in try controller.preview(command) }
+        } completion: {
+            done($0)
         }
     }
 }

@@ -268,18 +268,19 @@ extension ShardServer {
         guard isFrozen || host.transferBacklog < ShardServer.backlogMax else {
             return completion(.failure(ReadMoveFailure(text: "the node sends as much as it may; ask again")))
         }
-        host.evaluateAsApplied { () -> Result<ReadMoveReply, ReadMoveFailure> in
-            do throws(StateMachineError) {
-                let reply = try machine.readMove(question)
-                if let error = reply.error {
-                    return .failure(ReadMoveFailure(text: reply.message ?? error.sentence))
-                }
-                return .success(reply)
-            } catch {
-                return .failure(ReadMoveFailure(text: error.description))
-            }
+        host.evaluateAsApplied {
+            ShardServer.attempt { () throws(StateMachineError) in try machine.readMove(question) }
         } completion: { [self] result in
-            guard case .success(var reply) = result else { return completion(result) }
+            var reply: ReadMoveReply
+            switch result {
+            case .success(let answer): reply = answer
+            case .failure(let error):
+                couldNotRead(machine, of: question.group, error)
+                return completion(.failure(ReadMoveFailure(text: error.description)))
+            }
+            if let error = reply.error {
+                return completion(.failure(ReadMoveFailure(text: reply.message ?? error.sentence)))
+            }
             // of one that was removed meanwhile the state may have gone while it was read
             guard machines[question.group] === machine, host.raft(of: question.group) != nil else {
                 return completion(.failure(ReadMoveFailure(text: NamedError.noSuchGroup.sentence)))

@@ -79,7 +79,7 @@ extension ShardServer {
         }
     }
 
-    private static func attempt<R>(
+    static func attempt<R>(
         _ body: () throws(StateMachineError) -> R
     ) -> Result<R, StateMachineError> {
         do throws(StateMachineError) {

@@ -103,6 +103,58 @@ extension Clusters {
             for key in Self.keys { #expect(try await client.get(key) == Bytes("kept")) }
         }
 
+        @Test func aBlockThatOnlyReadsMeetCostsLeadershipAndThenTheState() async throws {
+            let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 1, replicas: 3)
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            var random = SeededRandom(seed: 5)
+            // nothing that can be compressed, so that it stands in the file as it is; and in a block of its own
+            let values = (0..<30).map { _ in (0..<8192).map { _ in UInt8(truncatingIfNeeded: random.next()) } }
+            for (number, value) in values.enumerated() { try await client.put(Bytes("k\(100 + number)"), Bytes(value)) }
+            let (key, value) = (Bytes("k115"), values[15])
+            let operators = Operator(cluster: cluster)
+            let victim = 1
+            let address = cluster.addresses[victim]
+            // in order, so that everything is flushed
+            _ = try await cluster.terminate(victim)
+            let store = cluster.dataDirectory(victim) + "/store"
+            let tables = try Files.list(store).filter { $0.hasSuffix(".sst") }.map { "\(store)/\($0)" }
+            let hurt = try #require(
+                try tables.lazy.compactMap { table -> (file: String, offset: Int)? in
+                    let content = try Files.read(table)
+                    let start = content.indices.dropLast(64).first { content[$0..<$0 + 64].elementsEqual(value[..<64]) }
+                    return start.map { (table, $0 + 2000) }
+                }.first)
+            try Files.overwrite(hurt.file, at: hurt.offset, with: [value[2000] ^ 0x10])
+            try cluster.start(victim)
+
+            for round in 1...3 {
+                try await cluster.probe.wait(for: "the victim leads, round \(round)") {
+                    let replica = await cluster.probe.status(of: address)?.replica(of: "g1")
+                    if replica?.state == "leader", replica?.problem == nil { return true }
+                    if replica?.state == "follower", replica?.problem == nil {
+                        _ = try? await operators.attempt("group", "transfer-leader", "g1", "\(address)")
+                    }
+                    return false
+                }
+                // the answer comes within the client's deadline, from whoever can read it
+                #expect(try await client.get(key) == Bytes(value))
+                let log = try cluster.log(of: victim)
+                if round < 3 {
+                    #expect(log.ranges(of: "the state could not be read").count == round, "\(log)")
+                    #expect(log.contains("block checksum mismatch"))
+                }
+                if round == 2 {
+                    try await cluster.probe.wait(for: "the victim has another state") {
+                        (try? cluster.log(of: victim).contains("snapshot installed")) ?? false
+                    }
+                }
+            }
+            // the last one was read here
+            #expect(try cluster.log(of: victim).ranges(of: "the state could not be read").count == 2)
+            #expect(await cluster.probe.status(of: address)?.replica(of: "g1")?.problem == nil)
+        }
+
         @Test func aTornLastRecordIsCut() async throws {
             let cluster = try await ProcessCluster(Tools.raftd, nodes: 3, groups: 1, replicas: 3)
             let client = try cluster.makeClient()

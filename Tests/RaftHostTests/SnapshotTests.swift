@@ -349,6 +349,47 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("A state that cannot be read costs leadership; the second time it is given up for a snapshot of its leader")
+    func unreadableState() throws {
+        let cluster = try cluster(seed: 12)
+        write(20, cluster)
+        let hurt = try #require(cluster.leader(of: 0))
+        let (history, number) = (cluster.histories[0], hurt.number)
+        let store = hurt.stores[0]
+        hurt.host.remakeStateMachine = { _ in
+            RecordingMachine(node: number, history: history, store: store, seed: 1, flushesOneOf: .max)
+        }
+        func fail() { hurt.lane.post { hurt.host.couldNotRead("g0", "a block is rotten") } }
+        for round in 1...2 {
+            let (before, number) = (hurt.host.replicas[0].stateMachine, hurt.host.records.first?.store)
+            fail()
+            // reads that were under way together fail together
+            fail()
+            #expect(cluster.run(limit: 20_000) { cluster.leader(of: 0).map { $0 !== hurt } ?? false })
+            #expect(hurt.status(0)?.problem == "a block is rotten")
+            #expect(
+                cluster.run(limit: 60_000) {
+                    hurt.status(0)?.problem == nil && hurt.status(0)?.appliedIndex == history.lastIndex
+                }, "\(round)")
+            #expect(hurt.host.replicas[0].stateMachine !== before)
+            #expect((hurt.host.records.first?.store == number) == (round == 1))
+            write(20, cluster)
+            hurt.lane.post { cluster.leader(of: 0)?.host.transferLeadership(of: "g0", to: hurt.peer) }
+            #expect(cluster.run(limit: 20_000) { hurt.leads(0) })
+        }
+        #expect(hurt.host.replicas[0].failedReads == 0)
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("The only voter of a group goes on serving what it can read")
+    func unreadableSoleVoter() throws {
+        let cluster = try self.cluster(seed: 12) { $0.size = 1 }
+        let leader = try #require(cluster.leader(of: 0))
+        for _ in 0..<3 { leader.lane.post { leader.host.couldNotRead("g0", "a block is rotten") } }
+        cluster.run(.milliseconds(3000))
+        #expect(leader.status(0)?.problem == nil && leader.leads(0))
+    }
+
     @Test("A log that may take no more refuses writes, and takes them again once there is something to compact it by")
     func fullLog() throws {
         let cluster = try cluster(seed: 9) {
