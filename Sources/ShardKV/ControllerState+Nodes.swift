@@ -86,11 +86,13 @@ extension ControllerState {
         guard let largest = map.groups.filter({ $0.has(node) }).max(by: { $0.peers.count < $1.peers.count }),
             largest.peers.count > others
         else { return }
+        let remove =
+            largest.id == ClusterMap.controllerGroup ? "controller remove-peer" : "group remove-peer \(largest.id)"
         throw ControllerRefusal(
             .refused,
             "group \(largest.id) has \(largest.peers.count) members and \(others) "
                 + "\(others == 1 ? "node" : "nodes") would be left for them; start another node, or take a member away: "
-                + "raftctl group remove-peer \(largest.id) PEER")
+                + "raftctl \(remove) PEER")
     }
 
     private mutating func remember(_ node: RemovedNode) {

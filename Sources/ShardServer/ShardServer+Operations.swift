@@ -176,24 +176,13 @@ extension ShardServer {
 
     /// Answers `operate`: proposes a command of an operator at the controller.
     func answerOperate(_ request: RpcRequest) {
-        var isUnknown = false
         var token: String?
-        let parsed = arena.scope { arena -> ControllerCommand? in
-            guard let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee,
-                let command = message.command
-            else { return nil }
-            token = message.token.map { String(cString: $0) }
-            do throws(NamedErrorThrown) {
-                return try ControllerCommand(command.pointee)
-            } catch {
-                isUnknown = error.error == .unknownFormat
-                return nil
-            }
+        let command = arena.scope { arena -> ControllerCommand? in
+            let message = arena.unpack(flotilla__operate_request__init, request.body)?.pointee
+            token = message?.token.map { String(cString: $0) }
+            return order(message?.command, request, refuseOperate).flatMap { operators($0, request) }
         }
-        guard !isUnknown else { return refuseOperate(request, .unknownFormat, nil) }
-        guard let command = parsed.flatMap({ operators($0) }) else {
-            return request.responder.fail(RpcCode.badRequest, "malformed command")
-        }
+        guard let command else { return }
         guard host.leads(ClusterMap.controllerGroup) else { return refuseOperate(request, .notLeader, nil) }
         let judge = { [self] (judged: Result<ControllerCommand, OrderRefusal>) in
             switch judged {
@@ -207,6 +196,24 @@ extension ShardServer {
             confirmReset(of: group, to: peers, judge)
         } else {
             operate(command, request)
+        }
+    }
+
+    /// What is ordered; nil if nobody could carry it out, which `request` has been told then.
+    func order(
+        _ message: UnsafeMutablePointer<Flotilla__ControllerCommand>?, _ request: RpcRequest,
+        _ refuse: (RpcRequest, NamedError, String?) -> Void
+    ) -> ControllerCommand? {
+        do throws(NamedErrorThrown) {
+            guard let message else { throw NamedErrorThrown(.badRequest) }
+            return try ControllerCommand(message.pointee)
+        } catch {
+            if error.error == .unknownFormat {
+                refuse(request, .unknownFormat, nil)
+            } else {
+                request.responder.fail(RpcCode.badRequest, "malformed command")
+            }
+            return nil
         }
     }
 
@@ -236,15 +243,19 @@ extension ShardServer {
         }
     }
 
-    /// The command as it is proposed; nil if it is not for operators to give.
-    private func operators(_ command: ControllerCommand) -> ControllerCommand? {
+    /// The command as it is proposed; nil if it is not for operators to give, which `request` has been told then.
+    private func operators(_ command: ControllerCommand, _ request: RpcRequest) -> ControllerCommand? {
         let now = lane.clock.wallClockMilliseconds
-        return switch command {
-        case .begin(let kind, let version, _): .begin(kind, expectedVersion: version, wallClock: now)
+        switch command {
+        case .begin(let kind, let version, _):
+            return .begin(kind, expectedVersion: version, wallClock: now)
         // everything else about an operation follows from its participants
-        case .step(let id, .aborted, let reason, _): .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node, .rebalance, .resetMembers: command
-        case .initialize, .join, .groupBorn, .verify, .step: nil
+        case .step(let id, .aborted, let reason, _):
+            return .step(operation: id, to: .aborted, reason: reason, wallClock: now)
+        case .node, .rebalance, .resetMembers: return command
+        case .initialize, .join, .groupBorn, .verify, .step:
+            request.responder.fail(RpcCode.badRequest, "malformed command")
+            return nil
         }
     }
 

@@ -12,13 +12,10 @@ import WireMessages
 extension ShardServer {
     /// Answers `plan`.
     func answerPlan(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> ControllerCommand? in
-            guard let message = arena.unpack(flotilla__plan_request__init, request.body)?.pointee,
-                let command = message.command
-            else { return nil }
-            return try? ControllerCommand(command.pointee)
+        let command = arena.scope { arena in
+            order(arena.unpack(flotilla__plan_request__init, request.body)?.pointee.command, request, refusePlan)
         }
-        guard let command = parsed else { return request.responder.fail(RpcCode.badRequest, "malformed command") }
+        guard let command else { return }
         guard command.hasPlan else { return refusePlan(request, .badRequest, "there is no plan of such an order") }
         guard host.leads(ClusterMap.controllerGroup), let controller, controller.map != nil else {
             return refusePlan(request, .notLeader, nil)

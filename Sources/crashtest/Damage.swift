@@ -10,7 +10,7 @@ struct Damage {
 
     /// Hurts what lies in `directory` by chance; nil if there is nothing yet that could be hurt in that way.
     static func inflict(on directory: String, _ random: inout SeededRandom) throws -> Damage? {
-        switch random.number(in: 0..<11) {
+        switch random.number(in: 0..<14) {
         case 0..<5: return try flip(pick(try segments(directory), &random), &random)
         case 5: return try truncate(pick(try segments(directory), &random), &random)
         case 6: return try drop(pick(try segments(directory), &random))
