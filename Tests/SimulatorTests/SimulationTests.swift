@@ -40,6 +40,16 @@ struct SimulationTests {
         #expect(outcome.faults[.schedule] ?? 0 > 0)
     }
 
+    /// Nobody else moves or cuts shards here, or makes replicas that need a snapshot.
+    @Test("The scheduler does something when nothing else happens") func schedulerActs() {
+        let deeds = (1...4 as ClosedRange<UInt64>).map { seed in
+            let outcome = Simulation(Plan(seed: seed, groups: 2, nodes: 5, kinds: [.schedule])).run()
+            #expect(outcome.violation == nil, "seed \(seed): \(outcome.violation?.description ?? "")")
+            return outcome.moves + outcome.cuts + outcome.installs
+        }
+        #expect(deeds.reduce(0, +) > 0, "\(deeds)")
+    }
+
     @Test("The same seed gives the same run, another seed another one") func determinism() {
         func run(_ seed: UInt64) -> Simulation.Outcome { Simulation(Plan(seed: seed, steps: 5000)).run() }
         let (one, again, other) = (run(1001), run(1001), run(1002))
