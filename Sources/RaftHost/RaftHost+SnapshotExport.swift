@@ -110,7 +110,7 @@ extension RaftHost {
                     [("group", snapshot.replica.group), ("problem", error.description)])
                 drop(snapshot)
                 // there may have been no room for it, and then the state is as sound as it was
-                if error.isDamage { couldNotRead(snapshot.replica.group, error.description) }
+                if error.isDamage { couldNotRead(snapshot.replica.group, error) }
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()

@@ -53,24 +53,29 @@ extension RaftHost {
     /// again, it gets another one from its leader.
     ///
     /// Only for failures that the state is the cause of, not for questions it has no answer to. Whoever calls must know
-    /// that the state in force is the one that was read. The only voter of a group goes on serving: nobody else can, and
-    /// what can be read shall be.
-    public func couldNotRead(_ group: String, _ problem: String) {
+    /// that the state in force is the one that was read. Where no other member could serve, this one goes on: what can be
+    /// read shall be.
+    public func couldNotRead(_ group: String, _ error: StateMachineError) {
         guard let replica = byGroup[group], !replica.isSwitching, !replica.needsState else { return }
-        logger.log(.error, "the state could not be read", [("group", group), ("problem", problem)])
-        guard replica.applyProblem == nil, replica.fence == nil, replica.raft.configuration.voters.count > 1 else {
-            return
-        }
-        replica.failedReads += 1
-        stopServing(replica, problem)
+        logger.log(.error, "the state could not be read", [("group", group), ("problem", error.description)])
+        guard replica.applyProblem == nil, replica.fence == nil,
+            replica.raft.configuration.voters.contains(where: { $0 != replica.id && mayServe($0) })
+        else { return }
+        if error.isDamage { replica.failedReads += 1 }
+        stopServing(replica, error.description)
         lane.requestTurn()
     }
 
+    /// Whether `peer` has a state that clients and members can be served from, for all that is known here.
+    private func mayServe(_ peer: PeerID) -> Bool {
+        peer.role != .witness && !liveness.isForeign(peer.address) && liveness.isReachable(peer.address)
+    }
+
     /// A state that opens well and cannot be read is not worth opening for ever, but the only one whose leadership the
-    /// group has is better than none: it is given up only when another member leads, whose state so far is sound.
+    /// group has is better than none: it is given up only when another member leads that may have a sound one.
     func givesUpUnreadable(_ replica: Replica) -> Bool {
         guard replica.failedReads >= RaftHost.failedReadsMax, let leader = replica.raft.leader, leader != replica.id,
-            let problem = replica.applyProblem
+            mayServe(leader), let problem = replica.applyProblem
         else { return false }
         wantState(of: replica, problem)
         return replica.needsState

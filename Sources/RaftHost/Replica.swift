@@ -199,7 +199,7 @@ final class Replica: @unchecked Sendable {
     var isSaving = false
     /// How often the state machine failed since it last went on.
     var failures = 0
-    /// How often the present state could not be read, whether or not it was opened anew in between.
+    /// How often the present state was found damaged by a read, whether or not it was opened anew in between.
     var failedReads = 0
     /// Its state is lost: it waits for a snapshot.
     var needsState = false

@@ -248,6 +248,12 @@ extension RocksEngine {
         try RocksEngine.checked("\(task) in \(directory)", body)
     }
 
+    /// Whether RocksDB's message means that a file, or the disk below it, does not give back what was stored. All other
+    /// failures, such as too many open files, say nothing about the data.
+    static func tellsOfDamage(_ message: String) -> Bool {
+        message.hasPrefix("Corruption") || message.hasPrefix("IO error") && message.hasSuffix("Input/output error")
+    }
+
     /// Runs a call of RocksDB that may leave a message behind.
     static func checked<R>(
         _ task: @autoclosure () -> String, _ body: (inout UnsafeMutablePointer<CChar>?) -> R
@@ -257,7 +263,7 @@ extension RocksEngine {
         guard let message else { return result }
         defer { rocksdb_free(message) }
         let text = String(cString: message)
-        throw StateMachineError("cannot \(task()): \(text)", isDamage: text.hasPrefix("Corruption"))
+        throw StateMachineError("cannot \(task()): \(text)", isDamage: RocksEngine.tellsOfDamage(text))
     }
 }
 

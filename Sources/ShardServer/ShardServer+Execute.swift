@@ -132,7 +132,7 @@ extension ShardServer {
 
     /// `machine` was read, and failed. The host makes the best of it, unless there is another state by now.
     func couldNotRead(_ machine: KeyValueStateMachine, of group: String, _ error: StateMachineError) {
-        if machines[group] === machine { host.couldNotRead(group, error.description) }
+        if machines[group] === machine { host.couldNotRead(group, error) }
     }
 
     // MARK: the groups' time

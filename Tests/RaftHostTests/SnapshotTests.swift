@@ -359,7 +359,8 @@ struct SnapshotTests {
         hurt.host.remakeStateMachine = { _ in
             RecordingMachine(node: number, history: history, store: store, seed: 1, flushesOneOf: .max)
         }
-        func fail() { hurt.lane.post { hurt.host.couldNotRead("g0", "a block is rotten") } }
+        let damage = StateMachineError("a block is rotten", isDamage: true)
+        func fail() { hurt.lane.post { hurt.host.couldNotRead("g0", damage) } }
         for round in 1...2 {
             let (before, number) = (hurt.host.replicas[0].stateMachine, hurt.host.records.first?.store)
             fail()
@@ -381,11 +382,29 @@ struct SnapshotTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("A failure that says nothing about the data costs leadership, and no state, however often it comes")
+    func unreadableForAWhile() throws {
+        let cluster = try cluster(seed: 12)
+        let hurt = try #require(cluster.leader(of: 0))
+        let (history, number, store) = (cluster.histories[0], hurt.number, hurt.stores[0])
+        let record = hurt.host.records.first?.store
+        hurt.host.remakeStateMachine = { _ in
+            RecordingMachine(node: number, history: history, store: store, seed: 1, flushesOneOf: .max)
+        }
+        for _ in 0..<4 {
+            hurt.lane.post { hurt.host.couldNotRead("g0", StateMachineError("too many open files")) }
+            #expect(cluster.run(limit: 20_000) { hurt.status(0)?.problem != nil })
+            #expect(cluster.run(limit: 20_000) { hurt.status(0)?.problem == nil })
+        }
+        #expect(hurt.host.records.first?.store == record)
+    }
+
     @Test("The only voter of a group goes on serving what it can read")
     func unreadableSoleVoter() throws {
         let cluster = try self.cluster(seed: 12) { $0.size = 1 }
         let leader = try #require(cluster.leader(of: 0))
-        for _ in 0..<3 { leader.lane.post { leader.host.couldNotRead("g0", "a block is rotten") } }
+        let damage = StateMachineError("a block is rotten", isDamage: true)
+        for _ in 0..<3 { leader.lane.post { leader.host.couldNotRead("g0", damage) } }
         cluster.run(.milliseconds(3000))
         #expect(leader.status(0)?.problem == nil && leader.leads(0))
     }

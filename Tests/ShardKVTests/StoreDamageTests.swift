@@ -88,6 +88,7 @@ struct StoreDamageTests {
                     #expect(seen == StoreDamageTests.count)
                 } catch {
                     #expect(error.description.contains("Corruption") && error.description.contains(copy))
+                    #expect(error.isDamage)
                     outcomes.failedScans += 1
                 }
                 // nor does it travel
