@@ -145,15 +145,18 @@ extension ShardServer {
         }
     }
 
-    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its
-    /// members in turn: whoever announces itself does so until it is taken in.
+    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its leader,
+    /// or to its members in turn where that is not known: whoever announces itself does so until it is taken in. The turns
+    /// are not those of this node's own announcements: nodes that announce themselves to each other would keep in step,
+    /// and never ask a third one.
     private func passAnnouncementOn(_ request: RpcRequest) {
         let nodes = controllerNodes.filter { $0 != address }
         guard !host.isKnownPeer(request.connection), !nodes.isEmpty else {
             return replyToAnnounce(request, .notLeader, nil)
         }
-        announcements += 1
-        channel(to: nodes[announcements % nodes.count]).call(
+        announcementsPassedOn += 1
+        let target = controllerLeader.flatMap { $0 == address ? nil : $0 }
+        channel(to: target ?? nodes[announcementsPassedOn % nodes.count]).call(
             service: Services.cluster, method: "announce", body: request.body, attachment: [],
             deadline: lane.clock.now + .milliseconds(1000)
         ) { [self] result in

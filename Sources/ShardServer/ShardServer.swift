@@ -94,6 +94,7 @@ public final class ShardServer {
     var confirmed: Set<NodeAddress> = []
     var formationUnderWay: Set<NodeAddress> = []
     var announcements = 0
+    var announcementsPassedOn = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
     /// What this node carries out while it leads the controller.
