@@ -122,7 +122,7 @@ let package = Package(
             "ClusterTests",
             [
                 "ClusterProcesses", "FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient", "Transport",
-                "ShardKV", "RocksEngine", "NodeRuntime", "raftd", "raftctl",
+                "ShardKV", "RocksEngine", "NodeRuntime", "CMessages", "WireMessages", "raftd", "raftctl",
             ],
             exclude: ["Scripts"]),
         suite(

@@ -6568,7 +6568,7 @@ const ProtobufCMessageDescriptor flotilla__bootstrap_record__descriptor =
   (ProtobufCMessageInit) flotilla__bootstrap_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[5] =
+static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[6] =
 {
   {
     "id",
@@ -6630,18 +6630,31 @@ static const ProtobufCFieldDescriptor flotilla__node_record__field_descriptors[5
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "level",
+    6,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__NodeRecord, has_level),
+    offsetof(Flotilla__NodeRecord, level),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__node_record__field_indices_by_name[] = {
   1,   /* field[1] = address */
   4,   /* field[4] = draining */
   0,   /* field[0] = id */
   2,   /* field[2] = incarnation */
+  5,   /* field[5] = level */
   3,   /* field[3] = zone */
 };
 static const ProtobufCIntRange flotilla__node_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 5 }
+  { 0, 6 }
 };
 const ProtobufCMessageDescriptor flotilla__node_record__descriptor =
 {
@@ -6651,7 +6664,7 @@ const ProtobufCMessageDescriptor flotilla__node_record__descriptor =
   "Flotilla__NodeRecord",
   "flotilla",
   sizeof(Flotilla__NodeRecord),
-  5,
+  6,
   flotilla__node_record__field_descriptors,
   flotilla__node_record__field_indices_by_name,
   1,  flotilla__node_record__number_ranges,
@@ -6838,7 +6851,7 @@ const ProtobufCMessageDescriptor flotilla__shard_record__descriptor =
   (ProtobufCMessageInit) flotilla__shard_record__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__cluster_map__field_descriptors[6] =
+static const ProtobufCFieldDescriptor flotilla__cluster_map__field_descriptors[7] =
 {
   {
     "format",
@@ -6912,11 +6925,24 @@ static const ProtobufCFieldDescriptor flotilla__cluster_map__field_descriptors[6
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "level",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ClusterMap, has_level),
+    offsetof(Flotilla__ClusterMap, level),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__cluster_map__field_indices_by_name[] = {
   1,   /* field[1] = cluster_id */
   0,   /* field[0] = format */
   4,   /* field[4] = groups */
+  6,   /* field[6] = level */
   3,   /* field[3] = nodes */
   5,   /* field[5] = shards */
   2,   /* field[2] = version */
@@ -6924,7 +6950,7 @@ static const unsigned flotilla__cluster_map__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__cluster_map__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor flotilla__cluster_map__descriptor =
 {
@@ -6934,7 +6960,7 @@ const ProtobufCMessageDescriptor flotilla__cluster_map__descriptor =
   "Flotilla__ClusterMap",
   "flotilla",
   sizeof(Flotilla__ClusterMap),
-  6,
+  7,
   flotilla__cluster_map__field_descriptors,
   flotilla__cluster_map__field_indices_by_name,
   1,  flotilla__cluster_map__number_ranges,
@@ -7533,7 +7559,7 @@ const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor =
   (ProtobufCMessageInit) flotilla__change_peers_operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__announce_request__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__announce_request__field_descriptors[4] =
 {
   {
     "address",
@@ -7571,16 +7597,29 @@ static const ProtobufCFieldDescriptor flotilla__announce_request__field_descript
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "level",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__AnnounceRequest, has_level),
+    offsetof(Flotilla__AnnounceRequest, level),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__announce_request__field_indices_by_name[] = {
   0,   /* field[0] = address */
   1,   /* field[1] = incarnation */
+  3,   /* field[3] = level */
   2,   /* field[2] = zone */
 };
 static const ProtobufCIntRange flotilla__announce_request__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor flotilla__announce_request__descriptor =
 {
@@ -7590,7 +7629,7 @@ const ProtobufCMessageDescriptor flotilla__announce_request__descriptor =
   "Flotilla__AnnounceRequest",
   "flotilla",
   sizeof(Flotilla__AnnounceRequest),
-  3,
+  4,
   flotilla__announce_request__field_descriptors,
   flotilla__announce_request__field_indices_by_name,
   1,  flotilla__announce_request__number_ranges,
@@ -8257,7 +8296,7 @@ const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
   (ProtobufCMessageInit) flotilla__group_status__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[14] =
+static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[15] =
 {
   {
     "node_id",
@@ -8427,12 +8466,25 @@ static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "level",
+    15,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__StatusReply, has_level),
+    offsetof(Flotilla__StatusReply, level),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__status_reply__field_indices_by_name[] = {
   1,   /* field[1] = address */
   4,   /* field[4] = cluster_id */
   6,   /* field[6] = groups */
   2,   /* field[2] = incarnation */
+  14,   /* field[14] = level */
   7,   /* field[7] = log_bytes */
   10,   /* field[10] = log_space */
   0,   /* field[0] = node_id */
@@ -8447,7 +8499,7 @@ static const unsigned flotilla__status_reply__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__status_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 14 }
+  { 0, 15 }
 };
 const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
 {
@@ -8457,7 +8509,7 @@ const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
   "Flotilla__StatusReply",
   "flotilla",
   sizeof(Flotilla__StatusReply),
-  14,
+  15,
   flotilla__status_reply__field_descriptors,
   flotilla__status_reply__field_indices_by_name,
   1,  flotilla__status_reply__number_ranges,
@@ -11596,7 +11648,7 @@ const ProtobufCMessageDescriptor flotilla__scheduled_shard__descriptor =
   (ProtobufCMessageInit) flotilla__scheduled_shard__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[13] =
+static const ProtobufCFieldDescriptor flotilla__controller_command__field_descriptors[14] =
 {
   {
     "format",
@@ -11754,6 +11806,18 @@ static const ProtobufCFieldDescriptor flotilla__controller_command__field_descri
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "upgrade",
+    40,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__ControllerCommand, has_upgrade),
+    offsetof(Flotilla__ControllerCommand, upgrade),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   5,   /* field[5] = begin */
@@ -11767,15 +11831,17 @@ static const unsigned flotilla__controller_command__field_indices_by_name[] = {
   11,   /* field[11] = rebalancing_before */
   12,   /* field[12] = reset_members */
   6,   /* field[6] = step */
+  13,   /* field[13] = upgrade */
   4,   /* field[4] = verify */
   9,   /* field[9] = wall_clock_ms */
 };
-static const ProtobufCIntRange flotilla__controller_command__number_ranges[3 + 1] =
+static const ProtobufCIntRange flotilla__controller_command__number_ranges[4 + 1] =
 {
   { 1, 0 },
   { 20, 10 },
   { 30, 12 },
-  { 0, 13 }
+  { 40, 13 },
+  { 0, 14 }
 };
 const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
 {
@@ -11785,10 +11851,10 @@ const ProtobufCMessageDescriptor flotilla__controller_command__descriptor =
   "Flotilla__ControllerCommand",
   "flotilla",
   sizeof(Flotilla__ControllerCommand),
-  13,
+  14,
   flotilla__controller_command__field_descriptors,
   flotilla__controller_command__field_indices_by_name,
-  3,  flotilla__controller_command__number_ranges,
+  4,  flotilla__controller_command__number_ranges,
   (ProtobufCMessageInit) flotilla__controller_command__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

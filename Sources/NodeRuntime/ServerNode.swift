@@ -57,6 +57,8 @@ public struct NodeConfiguration: Sendable {
     public var requestTimeout = Interval.milliseconds(10_000)
     /// Longest wait for leaders to be handed over at a stop.
     public var stopPatience = Interval.milliseconds(5_000)
+    /// As ``ShardServer/ShardServer/Settings/knownLevel``; for tests only.
+    public var knownLevel = ClusterLevel.newest
     /// Version shown to users.
     public var version = "0.1.0"
 
@@ -125,6 +127,7 @@ public final class ServerNode: @unchecked Sendable {
         var settings = ShardServer.Settings(controllers: configuration.controllers)
         settings.zone = configuration.zone
         settings.version = configuration.version
+        settings.knownLevel = configuration.knownLevel
         settings.scheduler = configuration.scheduler
         // what is decided by the second needs news by the second
         let quarter = Interval.milliseconds(configuration.scheduler.cooldown.milliseconds / 4)
@@ -148,6 +151,7 @@ public final class ServerNode: @unchecked Sendable {
         redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
         connect()
         do throws(NodeError) {
+            if let problem = server.startProblem { throw NodeError(problem) }
             try listen()
         } catch {
             end()

@@ -23,10 +23,14 @@ public struct StateMachineError: Error, Sendable, CustomStringConvertible {
     public var description: String
     /// What is stored is not what was stored: trying again is of no use. False if nobody knows.
     public var isDamage: Bool
+    /// Nothing is broken: this program does not know what it is to apply. A newer one goes on where this one stopped, and
+    /// nobody else's state takes the place of this one's.
+    public var needsNewerProgram: Bool
     /// An error told as `description`.
-    public init(_ description: String, isDamage: Bool = false) {
+    public init(_ description: String, isDamage: Bool = false, needsNewerProgram: Bool = false) {
         self.description = description
         self.isDamage = isDamage
+        self.needsNewerProgram = needsNewerProgram
     }
 }
 

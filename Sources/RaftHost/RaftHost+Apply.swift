@@ -47,6 +47,8 @@ private struct AppliedByReplica: Sendable {
     var problem: String?
     /// The problem is the log's, not the state machine's.
     var isLogProblem = false
+    /// Nothing is broken; only a newer program can go on.
+    var needsNewerProgram = false
 }
 
 extension RaftHost {
@@ -161,7 +163,7 @@ extension RaftHost {
         } catch {
             return AppliedByReplica(
                 slot: order.slot, generation: order.generation, from: order.from, replies: [],
-                problem: error.description)
+                problem: error.description, needsNewerProgram: error.needsNewerProgram)
         }
     }
 
@@ -175,7 +177,7 @@ extension RaftHost {
             return repairLog(of: replica, from: result.from, problem)
         }
         if let problem = result.problem {
-            stopServing(replica, problem)
+            stopServing(replica, problem, needsNewerProgram: result.needsNewerProgram)
             return
         }
         for (offset, reply) in result.replies.enumerated() {
@@ -214,17 +216,23 @@ extension RaftHost {
 
     /// The state machine cannot go on: the replica keeps voting and acknowledging, for its log is whole, but serves no
     /// more and gives leadership away. A full disk is no damage: sooner or later the state machine is made anew from what
-    /// the store holds, and goes on from there with the log.
-    func stopServing(_ replica: Replica, _ problem: String) {
+    /// the store holds, and goes on from there with the log. Nor does what this program does not know make the state a
+    /// lost one.
+    func stopServing(_ replica: Replica, _ problem: String, needsNewerProgram: Bool = false) {
         if replica.applyProblem != problem {
             logger.log(
-                .error, "the state machine cannot go on; it is tried again",
+                .error,
+                needsNewerProgram
+                    ? "the group stops here: its log has what this program does not know; start a newer raftd"
+                    : "the state machine cannot go on; it is tried again",
                 [("group", replica.group), ("index", replica.applied.description), ("problem", problem)])
         }
         replica.applyProblem = problem
         replica.applyRetry = now + settings.applyRetryInterval
         stalled.append(replica)
         turnAway(replica)
+        // with another state it would pass over what it does not know
+        if !needsNewerProgram { noteFailure(of: replica) }
     }
 
     /// Whoever waits for the state machine waits in vain; somebody else shall lead.
@@ -235,7 +243,6 @@ extension RaftHost {
         for read in waiting { finish(read.completions, of: replica, .refused(.damaged)) }
         replica.proposedBytes = 0
         handOver(replica)
-        noteFailure(of: replica)
     }
 
     /// Has the state machines made anew whose time has come; returns when the next one's comes.

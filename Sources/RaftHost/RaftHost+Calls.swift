@@ -29,6 +29,14 @@ extension RaftHost {
         markDirty(replica)
     }
 
+    /// Answers for ``propose(_:to:completion:)``, as late as that does, where its caller has found a reason to refuse.
+    public func refuse(_ refusal: ProposalRefusal, completion: @escaping (ProposalOutcome) -> Void) {
+        later { completion(.refused(refusal)) }
+    }
+
+    /// Ends the node: it has learnt that it cannot go on. ``onFatal`` gets the reason, once.
+    public func giveUp(_ reason: String) { fail(reason) }
+
     /// Finds a moment at which a read of `group` is linearizable: under the leader's lease, or by asking a majority
     /// (ReadIndex, dissertation §6.4). Joined with everything else that wants to read it in this turn.
     ///

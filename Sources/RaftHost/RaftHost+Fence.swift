@@ -83,6 +83,7 @@ extension RaftHost {
         dropOutgoing(of: replica)
         observer?.fenced(replica.group, at: fence.index)
         turnAway(replica)
+        noteFailure(of: replica)
         remember(fence, of: replica)
         wantState(of: replica, fence.problem)
     }

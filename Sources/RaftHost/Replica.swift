@@ -28,6 +28,8 @@ public enum ProposalRefusal: Sendable, Equatable {
     case stopping
     /// There is no such group here, or no more.
     case noSuchGroup
+    /// Not every node's program need know such a command; said by who proposes.
+    case levelTooLow
 }
 
 /// A moment at which a replica's state is recent enough for a linearizable answer.

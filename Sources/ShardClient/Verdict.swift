@@ -33,7 +33,7 @@ extension NamedError {
         case .outcomeUnknown: .uncertain
         case .sequenceTooOld, .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest,
             .diskFull, .refused, .unknownFormat, .internalError, .staleOperation,
-            .conflict, .noSuchShard, .noSuchOperation, .noSuchNode:
+            .conflict, .noSuchShard, .noSuchOperation, .noSuchNode, .levelTooLow, .programTooOld:
             .final
         }
     }

@@ -81,7 +81,9 @@ extension AppliedLog {
             return .command(try decode(entry.payload))
         } catch {
             guard error.error != .unknownFormat else {
-                throw StateMachineError("entry \(entry.position): \(error.error.sentence)")
+                let detail = error.message.map { " (\($0))" } ?? ""
+                throw StateMachineError(
+                    "entry \(entry.position): \(error.error.sentence)\(detail)", needsNewerProgram: true)
             }
             return .malformed(error.error)
         }

@@ -4,9 +4,10 @@ import ShardMap
 // Nodes come by announcing themselves; they go by an operator's order, once nothing is left on them.
 
 extension ControllerState {
-    /// Takes a node in, or answers one that is in with its number; its zone becomes the one that it tells, if it does.
+    /// Takes a node in, or answers one that is in with its number; its zone becomes the one that it tells, if it does, and
+    /// its level what it tells.
     mutating func join(
-        _ address: NodeAddress, _ incarnation: UInt64, _ zone: String?
+        _ address: NodeAddress, _ incarnation: UInt64, _ zone: String?, _ level: UInt32
     ) throws(ControllerRefusal) -> ControllerReply {
         let map = try initializedMap()
         if let zone { try check(zone: zone) }
@@ -15,10 +16,10 @@ extension ControllerState {
             guard node.incarnation == incarnation else {
                 throw ControllerRefusal(.wrongIdentity, "\(address) is node \(node.id) with another data directory")
             }
-            if let zone, zone != node.zone {
-                node.zone = zone
-                replaceNodes(position..<position + 1, by: [node])
-            }
+            try check(level: level, of: address, map)
+            node.zone = zone ?? node.zone
+            node.level = level
+            if node != map.nodes[position] { replaceNodes(position..<position + 1, by: [node]) }
             return ControllerReply(nodeID: node.id)
         }
         if let removed = removedNodes.first(where: { $0.incarnation == incarnation }) {
@@ -30,7 +31,9 @@ extension ControllerState {
         guard map.nodes.count < Limits.nodes else {
             throw ControllerRefusal(.refused, "the cluster has \(map.nodes.count) nodes, the most it takes")
         }
-        let node = Node(id: counters.node, address: address, incarnation: incarnation, zone: zone ?? "")
+        try check(level: level, of: address, map)
+        let node = Node(
+            id: counters.node, address: address, incarnation: incarnation, zone: zone ?? "", level: level)
         counters.node += 1
         replaceNodes(map.nodes.count..<map.nodes.count, by: [node])
         return ControllerReply(nodeID: node.id)

@@ -114,7 +114,7 @@ public struct ControllerState: Equatable, Sendable {
     private mutating func perform(_ command: ControllerCommand) throws(ControllerRefusal) -> ControllerReply {
         switch command {
         case .initialize(let record): try initialize(record)
-        case .join(let address, let incarnation, let zone): try join(address, incarnation, zone)
+        case .join(let address, let incarnation, let zone, let level): try join(address, incarnation, zone, level)
         case .groupBorn(let group): try markBorn(group)
         case .verify: ControllerReply()
         case .begin(let kind, let version, let wallClock): try begin(kind, version, wallClock)
@@ -124,6 +124,7 @@ public struct ControllerState: Equatable, Sendable {
         case .resetMembers(let group, let peers, let version, let wallClock):
             try resetMembers(of: group, to: peers, version, wallClock)
         case .rebalance(let rebalancing, let before): try rebalance(rebalancing, before)
+        case .upgrade(let level, let version): try upgrade(to: level, version)
         }
     }
 
@@ -181,6 +182,12 @@ public struct ControllerState: Equatable, Sendable {
         guard let map else { return }
         revise(range, shards.count, .shards(Array(map.shards[range])))
         self.map!.shards.replaceSubrange(range, with: shards)
+    }
+
+    mutating func replaceLevel(by level: UInt32) {
+        guard let map else { return }
+        revise(0..<0, 0, .level(map.level))
+        self.map!.level = level
     }
 
     private mutating func revise(_ range: Range<Int>, _ count: Int, _ replaced: MapRevision.Records) {

@@ -19,6 +19,8 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         var onChange: (@Sendable (ClusterMap) -> Void)?
     }
 
+    /// The highest level of which this program knows the commands.
+    private let knownLevel: UInt32
     private let store: ReplicaStore
     private let arena = Arena()
     private(set) var state: ControllerState
@@ -31,10 +33,13 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
     private let published: Mutex<Published>
 
     /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
-    /// `birth` until an entry says otherwise. Empty: it learns of them from the log.
+    /// `birth` until an entry says otherwise. Empty: it learns of them from the log. It stops at a command that needs a
+    /// higher level than `knownLevel`, and at an entry that raises the cluster to one.
     public init(
-        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty
+        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty,
+        knowing knownLevel: UInt32 = ClusterLevel.newest
     ) throws(StateMachineError) {
+        self.knownLevel = knownLevel
         store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
@@ -167,7 +172,7 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
         let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
-            try ControllerCommand.decoded(payload, arena)
+            try ControllerCommand.decoded(payload, arena, knowing: knownLevel)
         }
         guard let content else { return Bytes() }
         var reply: ControllerReply?
@@ -177,12 +182,21 @@ public final class ControllerStateMachine: SnapshotStateMachine, HashedStateMach
         case .command(let command):
             if case .verify(let number) = command { holdNumber = number }
             reply = state.apply(command)
+            try checkLevel(behind: entry)
         }
         let result = reply?.packed(arena) ?? Bytes()
         // the words of a refusal may differ between versions, what it means may not
         reply?.message = nil
         log.finish(entry, result: reply?.packed(arena) ?? Bytes())
         return result
+    }
+
+    /// The cluster has just left this program behind: the map behind this entry is for newer ones.
+    private func checkLevel(behind entry: CommittedEntry) throws(StateMachineError) {
+        guard let level = state.map?.level, level > knownLevel else { return }
+        throw StateMachineError(
+            "entry \(entry.position): \(NamedError.programTooOld.sentence) (behind it the cluster is at level "
+                + "\(level), and this raftd knows up to \(knownLevel))", needsNewerProgram: true)
     }
 }
 

@@ -68,6 +68,8 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
     }
 
     let limits: Limits
+    /// The highest level of which this program knows the commands.
+    private let knownLevel: UInt32
     let store: ReplicaStore
     let arena = Arena()
     var keyspace: Keyspace
@@ -92,11 +94,14 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
     private let published: Mutex<Published>
 
     /// Loads what `engine` holds under `replicaNumber`; nothing at all is a fresh replica, whose members are those of
-    /// `birth` until an entry says otherwise. Empty: it learns of them from the log.
+    /// `birth` until an entry says otherwise. Empty: it learns of them from the log. It stops at a command that needs a
+    /// higher level than `knownLevel`.
     public init(
-        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty, limits: Limits = Limits()
+        engine: any KeyValueEngine, replicaNumber: UInt64, birth: Configuration = .empty, limits: Limits = Limits(),
+        knowing knownLevel: UInt32 = ClusterLevel.newest
     ) throws(StateMachineError) {
         self.limits = limits
+        self.knownLevel = knownLevel
         store = ReplicaStore(engine: engine, replicaNumber: replicaNumber)
         let meta = try store.meta() ?? MetaRecord(birth: birth)
         log = meta.log
@@ -183,7 +188,7 @@ public final class KeyValueStateMachine: SnapshotStateMachine, HashedStateMachin
 
     private func apply(_ entry: CommittedEntry) throws(StateMachineError) -> Bytes {
         let content = try log.advance(to: entry) { (payload) throws(NamedErrorThrown) in
-            try GroupCommand.decoded(payload, arena)
+            try GroupCommand.decoded(payload, arena, knowing: knownLevel)
         }
         guard let content else { return Bytes() }
         let reply = try reply(to: content)

@@ -2,7 +2,7 @@ import RaftCore
 import ShardMap
 import WireMessages
 
-/// What takes the map back by one version: every command changes one run of nodes, of groups or of shards.
+/// What takes the map back by one version: every command changes one run of nodes, of groups or of shards, or the level.
 struct MapRevision: Equatable, Sendable {
     /// The version that it leads back to.
     var version: UInt64
@@ -17,6 +17,7 @@ struct MapRevision: Equatable, Sendable {
         case nodes([Node])
         case groups([Group])
         case shards([Shard])
+        case level(UInt32)
     }
 
     /// Takes back the last change of `map`; false if that was another one.
@@ -28,10 +29,13 @@ struct MapRevision: Equatable, Sendable {
         }
         guard version &+ 1 == map.version else { return false }
         map.version = version
-        return switch replaced {
-        case .nodes(let nodes): replace(&map.nodes, by: nodes)
-        case .groups(let groups): replace(&map.groups, by: groups)
-        case .shards(let shards): replace(&map.shards, by: shards)
+        switch replaced {
+        case .nodes(let nodes): return replace(&map.nodes, by: nodes)
+        case .groups(let groups): return replace(&map.groups, by: groups)
+        case .shards(let shards): return replace(&map.shards, by: shards)
+        case .level(let level):
+            map.level = level
+            return true
         }
     }
 }
@@ -39,7 +43,7 @@ struct MapRevision: Equatable, Sendable {
 // MARK: as it is stored
 
 extension MapRevision {
-    /// Kind of the records, position, count; then a packed map that has the records alone.
+    /// Kind of the records, position, count; then a packed map that has the records, or the level, alone.
     func stored(_ arena: Arena) -> Bytes {
         var records = ClusterMap(clusterID: 0, version: version, nodes: [], groups: [], shards: [])
         let kind: UInt8
@@ -47,6 +51,7 @@ extension MapRevision {
         case .nodes(let nodes): (kind, records.nodes) = (1, nodes)
         case .groups(let groups): (kind, records.groups) = (2, groups)
         case .shards(let shards): (kind, records.shards) = (3, shards)
+        case .level(let level): (kind, records.level) = (4, level)
         }
         let packed = records.packed(arena)
         return ByteWriter.bytes(10 + packed.count) { writer in
@@ -68,6 +73,7 @@ extension MapRevision {
         case 1: replaced = .nodes(records.nodes)
         case 2: replaced = .groups(records.groups)
         case 3: replaced = .shards(records.shards)
+        case 4: replaced = .level(records.level)
         default: throw StoreFormat.damaged(.history)
         }
         self.init(version: records.version, position: Int(position), count: Int(count), replaced: replaced)

@@ -33,7 +33,8 @@ import ShardMap
 //     removedNodes   node (8)                       incarnation (8)
 //     settings       -                              rebalancing (1: 0 off, 1 once, 2 on); absent: on
 //     history        version of the map (8)         what leads back to it from the next version:
-//                                                   records (1: 1 nodes, 2 groups, 3 shards) position (4) count (4)
+//                                                   records (1: 1 nodes, 2 groups, 3 shards, 4 level)
+//                                                   position (4) count (4)
 //                                                   packed ClusterMap of the records that were there
 //
 //     configuration = members (4) old voters (4), then each: IPv4 (4) port (4) idx (4) role (1)

@@ -5,9 +5,10 @@ public import WireMessages
 // The wire form of what this module names. Decoding returns nil for whatever is not a well-formed message of a known
 // format; it never traps.
 
-/// Formats written by this version; a newer one is refused by name.
+/// Formats written by this version; a newer one is refused by name. That of a command is the level that it needs, see
+/// ``ClusterLevel``.
 public enum MessageFormat {
-    /// Of commands, maps and records.
+    /// Of maps and records.
     public static let current: UInt32 = 1
 }
 
@@ -119,7 +120,7 @@ extension GroupCommand {
     public func encoded(_ arena: Arena) -> Bytes {
         arena.scope { arena in
             let message = arena.make(flotilla__group_command__init)
-            message.pointee.format = MessageFormat.current
+            message.pointee.format = level
             switch self {
             case .write(let write): message.pointee.write = write.encoded(arena)
             case .openSession(let shard, let epoch, let nonce):
@@ -146,13 +147,15 @@ extension GroupCommand {
     }
 
     /// Reads a payload; throws `badRequest`, or `unknownFormat` at a command, a step or an operation on a key that this
-    /// version does not know: a newer one may well apply it.
-    public static func decoded(_ payload: Bytes, _ arena: Arena) throws(NamedErrorThrown) -> GroupCommand {
+    /// version does not know, or one that needs a higher level than `known`: a newer one may well apply it.
+    public static func decoded(
+        _ payload: Bytes, _ arena: Arena, knowing known: UInt32 = ClusterLevel.newest
+    ) throws(NamedErrorThrown) -> GroupCommand {
         try arena.scope { (arena) throws(NamedErrorThrown) -> GroupCommand in
             guard
                 let message = arena.unpack(flotilla__group_command__init, payload)?.pointee
             else { throw NamedErrorThrown(.badRequest) }
-            guard message.format <= MessageFormat.current else { throw NamedErrorThrown(.unknownFormat) }
+            guard message.format <= known else { throw .needs(level: message.format, knowing: known) }
             if let write = message.write {
                 guard
                     let operations = KeyOperation.decoded(write.pointee.operations, count: write.pointee.n_operations)
@@ -346,6 +349,7 @@ extension Node {
             message.pointee.has_draining = 1
             message.pointee.draining = 1
         }
+        if level != ClusterLevel.first { (message.pointee.has_level, message.pointee.level) = (1, level) }
         return message
     }
 
@@ -359,7 +363,8 @@ extension Node {
             nodes.append(
                 Node(
                     id: message.id, address: address, incarnation: message.incarnation,
-                    zone: String(field: message.zone), isDraining: message.has_draining != 0 && message.draining != 0))
+                    zone: String(field: message.zone), isDraining: message.has_draining != 0 && message.draining != 0,
+                    level: message.has_level != 0 ? max(message.level, ClusterLevel.first) : ClusterLevel.first))
         }
         return nodes
     }
@@ -425,6 +430,7 @@ extension ClusterMap {
         message.pointee.groups = arena.array(groups.map { $0.encoded(arena) })
         message.pointee.n_shards = shards.count
         message.pointee.shards = arena.array(shards.map { $0.encoded(arena) })
+        if level != ClusterLevel.first { (message.pointee.has_level, message.pointee.level) = (1, level) }
         return message
     }
 
@@ -437,7 +443,9 @@ extension ClusterMap {
             let groups = Group.decoded(message.groups, count: message.n_groups),
             let shards = Shard.decoded(message.shards, count: message.n_shards)
         else { return nil }
-        self.init(clusterID: message.cluster_id, version: message.version, nodes: nodes, groups: groups, shards: shards)
+        self.init(
+            clusterID: message.cluster_id, version: message.version, nodes: nodes, groups: groups, shards: shards,
+            level: message.has_level != 0 ? max(message.level, ClusterLevel.first) : ClusterLevel.first)
     }
 
     /// The map of packed bytes; nil if they are not one.

@@ -16,8 +16,11 @@ public struct CommandPeek: Equatable, Sendable {
     public var kind: Kind
     /// Whether an operation in it sets an expiry, so that the group's time should be fresh when it is applied.
     public var setsExpiry: Bool
-    /// Its format. One that is newer than this version must never be proposed: no replica could apply it.
+    /// Its format: the cluster level that its sender says it needs.
     public var format: UInt64
+    /// The cluster level that it needs, whatever its sender says. What is above the cluster's must never be proposed: a
+    /// replica might not know it. Counts only if ``isKnown``.
+    public var level: UInt64
     /// How many operations it carries.
     public var operationCount: Int
     /// Whether this version knows what each of them does; otherwise it must never be proposed either.
@@ -54,6 +57,7 @@ public struct CommandPeek: Equatable, Sendable {
         operationCount = 0
         isKnown = true
         shard = 0
+        level = UInt64(ClusterLevel.first)
         var formatFound: UInt64?
         var kinds = 0
         var cursor = start
@@ -66,6 +70,7 @@ public struct CommandPeek: Equatable, Sendable {
                 guard let write = CommandPeek.look(atWrite: content) else { return nil }
                 (setsExpiry, operationCount, isKnown) = (write.setsExpiry, write.operationCount, write.isKnown)
                 shard = write.shard
+                level = UInt64(write.level)
             case (3, .some):
                 kind = .openSession
                 kinds += 1
@@ -77,13 +82,16 @@ public struct CommandPeek: Equatable, Sendable {
         }
         guard cursor.isAtEnd, kinds == 1, let formatFound else { return nil }
         format = formatFound
+        level = max(level, formatFound)
     }
 
     private static func look(
         atWrite write: ProtobufCursor
-    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool, shard: UInt64)? {
+    ) -> (setsExpiry: Bool, operationCount: Int, isKnown: Bool, shard: UInt64, level: UInt32)? {
         var cursor = write
-        var result = (setsExpiry: false, operationCount: 0, isKnown: true, shard: UInt64(0))
+        var result = (
+            setsExpiry: false, operationCount: 0, isKnown: true, shard: UInt64(0), level: ClusterLevel.first
+        )
         while let field = cursor.nextField() {
             if field.number == 1, field.content == nil { result.shard = field.value }
             guard field.number == 6, var operation = field.content else { continue }
@@ -96,9 +104,11 @@ public struct CommandPeek: Equatable, Sendable {
                         break
                     }
                     if code == .expire { result.setsExpiry = true }
+                    result.level = max(result.level, code.level)
                 case 4:
                     let condition = KeyOperation.Condition(rawValue: UInt32(truncatingIfNeeded: part.value))
                     if condition == nil { result.isKnown = false }
+                    result.level = max(result.level, condition?.level ?? 0)
                 case 6, 9: result.setsExpiry = true  // expire_in_ms, expires_at_ms
                 default: break
                 }

@@ -6,8 +6,8 @@ public import WireMessages
 public enum ControllerCommand: Equatable, Sendable {
     /// Begins the map; only the first one counts.
     case initialize(BootstrapRecord)
-    /// A node asks to be in the map, or tells its zone.
-    case join(address: NodeAddress, incarnation: UInt64, zone: String? = nil)
+    /// A node asks to be in the map, or tells its zone and the highest ``ClusterLevel`` that its program knows.
+    case join(address: NodeAddress, incarnation: UInt64, zone: String? = nil, level: UInt32 = ClusterLevel.first)
     /// The group has taken its first shards over.
     case groupBorn(String)
     /// Has each replica hold its state as it is behind this entry, under this number, to be compared with the others'.
@@ -24,6 +24,9 @@ public enum ControllerCommand: Equatable, Sendable {
     case resetMembers(group: String, peers: [PeerID], expectedVersion: UInt64? = nil, wallClock: Int64)
     /// Says whether the cluster is kept spread; with `before` it is refused unless that is so now.
     case rebalance(Rebalancing, before: Rebalancing? = nil)
+    /// Raises the cluster's ``ClusterLevel``; refused unless every node of the map knows it. The expected version is as
+    /// that of `begin`.
+    case upgrade(to: UInt32, expectedVersion: UInt64? = nil)
 }
 
 /// Whether leaders, replicas and shards are spread; nodes are emptied and replicas repaired in any case.
@@ -90,20 +93,22 @@ extension ControllerCommand {
     public func encoded(_ arena: Arena) -> Bytes { arena.scope { $0.pack(message($0)) } }
 
     /// Reads a payload; throws `badRequest`, or `unknownFormat` at a command, an operation or a state of one that this
-    /// version does not know: a newer one may well apply it.
-    public static func decoded(_ payload: Bytes, _ arena: Arena) throws(NamedErrorThrown) -> ControllerCommand {
+    /// version does not know, or one that needs a higher level than `known`: a newer one may well apply it.
+    public static func decoded(
+        _ payload: Bytes, _ arena: Arena, knowing known: UInt32 = ClusterLevel.newest
+    ) throws(NamedErrorThrown) -> ControllerCommand {
         try arena.scope { (arena) throws(NamedErrorThrown) in
             guard let message = arena.unpack(flotilla__controller_command__init, payload)?.pointee else {
                 throw NamedErrorThrown(.badRequest)
             }
-            return try ControllerCommand(message)
+            return try ControllerCommand(message, knowing: known)
         }
     }
 
     /// The command as a message. Allocates in `arena`, which must outlive the message.
     public func message(_ arena: Arena) -> UnsafeMutablePointer<Flotilla__ControllerCommand> {
         let message = arena.make(flotilla__controller_command__init)
-        message.pointee.format = MessageFormat.current
+        message.pointee.format = level
         func expect(_ version: UInt64?) {
             guard let version else { return }
             message.pointee.has_expected_version = 1
@@ -115,11 +120,12 @@ extension ControllerCommand {
         }
         switch self {
         case .initialize(let record): message.pointee.initialize = record.encoded(arena)
-        case .join(let address, let incarnation, let zone):
+        case .join(let address, let incarnation, let zone, let level):
             let join = arena.make(flotilla__announce_request__init)
             join.pointee.address = arena.string(address.description)
             join.pointee.incarnation = incarnation
             if let zone { join.pointee.zone = arena.string(zone) }
+            if level != ClusterLevel.first { (join.pointee.has_level, join.pointee.level) = (1, level) }
             message.pointee.join = join
         case .groupBorn(let group): message.pointee.group_born = arena.string(group)
         case .verify(let number):
@@ -154,13 +160,18 @@ extension ControllerCommand {
                 message.pointee.has_rebalancing_before = 1
                 message.pointee.rebalancing_before = UInt32(before.rawValue)
             }
+        case .upgrade(let level, let version):
+            (message.pointee.has_upgrade, message.pointee.upgrade) = (1, level)
+            expect(version)
         }
         return message
     }
 
-    /// The command of a message; throws `badRequest` or `unknownFormat`.
-    public init(_ message: Flotilla__ControllerCommand) throws(NamedErrorThrown) {
-        guard message.format <= MessageFormat.current else { throw NamedErrorThrown(.unknownFormat) }
+    /// The command of a message; throws as ``decoded(_:_:knowing:)`` does.
+    public init(
+        _ message: Flotilla__ControllerCommand, knowing known: UInt32 = ClusterLevel.newest
+    ) throws(NamedErrorThrown) {
+        guard message.format <= known else { throw .needs(level: message.format, knowing: known) }
         let version = message.has_expected_version != 0 ? message.expected_version : nil
         let wallClock = message.has_wall_clock_ms != 0 ? message.wall_clock_ms : 0
         if let initialize = message.initialize?.pointee {
@@ -170,7 +181,8 @@ extension ControllerCommand {
         } else if let join = message.join?.pointee {
             guard let address = NodeAddress(String(field: join.address)) else { throw NamedErrorThrown(.badRequest) }
             self = .join(
-                address: address, incarnation: join.incarnation, zone: join.zone.map { String(cString: $0) })
+                address: address, incarnation: join.incarnation, zone: join.zone.map { String(cString: $0) },
+                level: join.has_level != 0 ? max(join.level, ClusterLevel.first) : ClusterLevel.first)
         } else if message.has_verify != 0 {
             self = .verify(message.verify)
         } else if let begin = message.begin?.pointee {
@@ -197,6 +209,8 @@ extension ControllerCommand {
             guard let rebalancing = Rebalancing(number: message.rebalancing), let former = Rebalancing(number: before)
             else { throw NamedErrorThrown(.unknownFormat) }
             self = .rebalance(rebalancing, before: message.has_rebalancing_before != 0 ? former : nil)
+        } else if message.has_upgrade != 0 {
+            self = .upgrade(to: message.upgrade, expectedVersion: version)
         } else {
             guard let group = message.group_born else { throw NamedErrorThrown(unread: message.base) }
             self = .groupBorn(String(field: group))

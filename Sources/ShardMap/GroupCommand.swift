@@ -128,7 +128,8 @@ public struct BootstrapRecord: Equatable, Sendable {
         self.boundaries = boundaries
     }
 
-    /// The map this record begins with: group `g1` owns the first range, and so on; replicas are spread round-robin.
+    /// The map this record begins with: group `g1` owns the first range, and so on; replicas are spread round-robin. Its
+    /// level is the highest that all nodes know.
     public var initialMap: ClusterMap {
         var groups = [Group(id: ClusterMap.controllerGroup, peers: controllerPeers, isBorn: true)]
         var shards: [Shard] = []
@@ -143,7 +144,9 @@ public struct BootstrapRecord: Equatable, Sendable {
             shards.append(
                 Shard(id: UInt64(number + 1), range: KeyRange(start: start, end: end), group: group, epoch: 1))
         }
-        return ClusterMap(clusterID: clusterID, version: 1, nodes: nodes, groups: groups, shards: shards)
+        var map = ClusterMap(clusterID: clusterID, version: 1, nodes: nodes, groups: groups, shards: shards)
+        map.level = map.highestCommonLevel
+        return map
     }
 
     /// Boundaries that split the printable first bytes 0x21 … 0x7e evenly over `groups` shards.

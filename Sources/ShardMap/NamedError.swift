@@ -64,6 +64,10 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     case noSuchOperation = 30
     /// The map has no such node.
     case noSuchNode = 31
+    /// The cluster's level does not allow it yet: nodes there may be whose programs do not know it.
+    case levelTooLow = 32
+    /// The program of a node knows only lower levels than the cluster has, or is to have.
+    case programTooOld = 33
 
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
@@ -130,6 +134,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noSuchShard: "there is no such shard; see raftctl shard list"
         case .noSuchOperation: "there is no such operation, or none any more; see raftctl operation list"
         case .noSuchNode: "there is no such node; see raftctl node list"
+        case .levelTooLow: "the cluster's level does not allow it yet; raise it: raftctl cluster upgrade"
+        case .programTooOld: "the program of a node is too old for the cluster's level; start a newer raftd there"
         }
     }
 }

@@ -29,6 +29,7 @@ public struct PlanToken: Equatable, Sendable, CustomStringConvertible {
             switch command {
             case .begin(let kind, _, _): ControllerCommand.begin(kind, wallClock: 0)
             case .node(let change, _): ControllerCommand.node(change)
+            case .upgrade(let level, _): ControllerCommand.upgrade(to: level)
             default: command
             }
         var parts = [Bytes("\(cluster)"), planned.encoded(arena)]

@@ -53,15 +53,19 @@ public struct Node: Equatable, Sendable {
     public var zone: String
     /// Whether it gets no new replica and gives away those it has.
     public var isDraining: Bool
+    /// The highest ``ClusterLevel`` that its program knows, as it announced last.
+    public var level: UInt32
     /// A node.
     public init(
-        id: UInt64, address: NodeAddress, incarnation: UInt64, zone: String = "", isDraining: Bool = false
+        id: UInt64, address: NodeAddress, incarnation: UInt64, zone: String = "", isDraining: Bool = false,
+        level: UInt32 = ClusterLevel.first
     ) {
         self.id = id
         self.address = address
         self.incarnation = incarnation
         self.zone = zone
         self.isDraining = isDraining
+        self.level = level
     }
 }
 
@@ -100,17 +104,23 @@ public struct ClusterMap: Equatable, Sendable {
     public var groups: [Group]
     /// Ascending by start; together they cover every key.
     public var shards: [Shard]
+    /// The ``ClusterLevel`` up to which commands may be proposed.
+    public var level: UInt32
 
     /// Name of the group that replicates the map.
     public static let controllerGroup = "controller"
 
     /// A map.
-    public init(clusterID: UInt64, version: UInt64, nodes: [Node], groups: [Group], shards: [Shard]) {
+    public init(
+        clusterID: UInt64, version: UInt64, nodes: [Node], groups: [Group], shards: [Shard],
+        level: UInt32 = ClusterLevel.first
+    ) {
         self.clusterID = clusterID
         self.version = version
         self.nodes = nodes
         self.groups = groups
         self.shards = shards
+        self.level = level
     }
 
     /// The shard that owns `key`; nil only while there are no shards.

@@ -54,7 +54,7 @@ extension ShardServer {
     private func initializeMap(_ record: BootstrapRecord) {
         guard !driver.isInitializing else { return }
         driver.isInitializing = true
-        host.propose(ControllerCommand.initialize(record).encoded(arena), to: ClusterMap.controllerGroup) { [self] _ in
+        propose(.initialize(record)) { [self] _ in
             driver.isInitializing = false
         }
     }
@@ -150,8 +150,7 @@ extension ShardServer {
 
     private func recordBirth(of group: String) {
         guard driver.birthsProposed.insert(group).inserted else { return }
-        host.propose(ControllerCommand.groupBorn(group).encoded(arena), to: ClusterMap.controllerGroup) {
-            [self] outcome in
+        propose(.groupBorn(group)) { [self] outcome in
             if case .applied = outcome { return }
             driver.birthsProposed.remove(group)
         }
@@ -159,7 +158,7 @@ extension ShardServer {
 
     /// The controller's order, carried out by the group's leader.
     func installShards(_ group: String, _ shards: [Shard], _ done: @escaping (NamedError?) -> Void) {
-        host.propose(GroupCommand.install(shards).encoded(arena), to: group) { [self] outcome in
+        propose(.install(shards), to: group) { [self] outcome in
             switch outcome {
             case .applied(let reply, _): done(ExecuteReply(reply, arena)?.error)
             case .notLeader: done(.notLeader)

@@ -21,17 +21,17 @@ extension ShardServer {
     func formationTurn(_ now: Instant) -> Instant? {
         let belongs = directory.identity.clusterID != 0
         let spreads = belongs && isFirstController && (bootstrap.map { confirmed.count < $0.nodes.count } ?? false)
-        guard !belongs || spreads || isElsewhere else { return nil }
+        guard !belongs || spreads || isOtherwise else { return nil }
         guard now >= nextFormation else { return nextFormation }
         nextFormation = now + settings.pace
         if spreads { spreadBootstrap(now) } else { announce(now) }
         return nextFormation
     }
 
-    /// Whether the map has this node in another zone than it was started in.
-    private var isElsewhere: Bool {
-        guard let zone = settings.zone, let node = map?.node(at: address) else { return false }
-        return node.zone != zone
+    /// Whether the map has this node in another zone than it was started in, or with the level of another program.
+    private var isOtherwise: Bool {
+        guard let node = map?.node(at: address) else { return false }
+        return settings.zone.map { $0 != node.zone } ?? false || node.level != settings.knownLevel
     }
 
     /// Starts what the record asks of this node; called at the start too, for a crash may have come in between.
@@ -60,7 +60,7 @@ extension ShardServer {
     private func announce(_ now: Instant) {
         var seeds = settings.controllers.filter { $0 != address }
         if seeds.isEmpty, belongsToCluster { seeds = [address] }
-        if isFirstController { heard(address, directory.identity.incarnation) }
+        if isFirstController { heard(address, directory.identity.incarnation, settings.knownLevel) }
         guard !seeds.isEmpty else { return }
         // the first one forms the cluster; the others can take us in once there is one
         let target = announcements % 2 == 0 ? seeds[0] : seeds[announcements / 2 % seeds.count]
@@ -70,6 +70,7 @@ extension ShardServer {
             message.pointee.address = arena.string(address.description)
             message.pointee.incarnation = directory.identity.incarnation
             if let zone = settings.zone { message.pointee.zone = arena.string(zone) }
+            (message.pointee.has_level, message.pointee.level) = (1, settings.knownLevel)
             return arena.pack(message)
         }
         strangerChannel(to: target).call(
@@ -82,6 +83,11 @@ extension ShardServer {
                     return nil
                 }
                 if message.error == NamedError.wrongIdentity.rawValue { complainOfOwnIdentity(to: target) }
+                if message.error == NamedError.programTooOld.rawValue {
+                    complain(
+                        "the cluster does not take this node in", about: address.description,
+                        [("said_by", target.description), ("problem", String(field: message.message))])
+                }
                 guard message.error == 0, message.has_node_id != 0,
                     let record = message.record.flatMap({ BootstrapRecord($0.pointee) })
                 else { return nil }
@@ -104,45 +110,53 @@ extension ShardServer {
 
     /// Answers an announcement: remembers it, or has the controller take the node in.
     func answerAnnounce(_ request: RpcRequest) {
-        let parsed = arena.scope { arena -> (NodeAddress, UInt64, String?)? in
+        let parsed = arena.scope { arena -> (NodeAddress, UInt64, String?, UInt32)? in
             arena.unpack(flotilla__announce_request__init, request.body).flatMap { message in
                 let zone = message.pointee.zone.map { String(cString: $0) }
+                let level = message.pointee.has_level != 0 ? message.pointee.level : ClusterLevel.first
                 return NodeAddress(String(field: message.pointee.address)).map {
-                    ($0, message.pointee.incarnation, zone)
+                    ($0, message.pointee.incarnation, zone, max(level, ClusterLevel.first))
                 }
             }
         }
-        guard let (node, incarnation, zone) = parsed else {
+        guard let (node, incarnation, zone, level) = parsed else {
             return request.responder.fail(RpcCode.badRequest, "malformed announcement")
         }
         guard let bootstrap else {
-            heard(node, incarnation)
+            heard(node, incarnation, level)
             return replyToAnnounce(request, .notInitialized, nil)
         }
         // the record says who was there first; the map, who is
         let known = map?.node(at: node) ?? bootstrap.nodes.first { map == nil && $0.address == node }
-        if let known, known.incarnation == incarnation, zone == nil || known.zone == zone {
+        if let known, known.incarnation == incarnation, zone == nil || known.zone == zone, known.level == level {
             return replyToAnnounce(request, nil, known.id)
         }
         guard host.leads(ClusterMap.controllerGroup) else { return passAnnouncementOn(request) }
-        let command = ControllerCommand.join(address: node, incarnation: incarnation, zone: zone).encoded(arena)
-        host.propose(command, to: ClusterMap.controllerGroup) { [self] outcome in
+        let join = ControllerCommand.join(address: node, incarnation: incarnation, zone: zone, level: level)
+        // it asks again and again, and what it is refused for needs no entry each time
+        if let refusal = map?.refusal(ofProgramAt: node, knowing: level) {
+            return replyToAnnounce(request, .programTooOld, nil, refusal)
+        }
+        propose(join) { [self] outcome in
             guard case .applied(let packed, _) = outcome, let reply = ControllerReply(packed, arena) else {
                 return replyToAnnounce(request, .noLeader, nil)
             }
-            replyToAnnounce(request, reply.error, reply.nodeID)
+            replyToAnnounce(request, reply.error, reply.nodeID, reply.message)
         }
     }
 
-    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its
-    /// members in turn: whoever announces itself does so until it is taken in.
+    /// The seeds need not be members of the controller group any more. An announcement is passed on once, to its leader,
+    /// or to its members in turn where that is not known: whoever announces itself does so until it is taken in. The turns
+    /// are not those of this node's own announcements: nodes that announce themselves to each other would keep in step,
+    /// and never ask a third one.
     private func passAnnouncementOn(_ request: RpcRequest) {
         let nodes = controllerNodes.filter { $0 != address }
         guard !host.isKnownPeer(request.connection), !nodes.isEmpty else {
             return replyToAnnounce(request, .notLeader, nil)
         }
-        announcements += 1
-        channel(to: nodes[announcements % nodes.count]).call(
+        announcementsPassedOn += 1
+        let target = controllerLeader.flatMap { $0 == address ? nil : $0 }
+        channel(to: target ?? nodes[announcementsPassedOn % nodes.count]).call(
             service: Services.cluster, method: "announce", body: request.body, attachment: [],
             deadline: lane.clock.now + .milliseconds(1000)
         ) { [self] result in
@@ -153,11 +167,13 @@ extension ShardServer {
         }
     }
 
-    private func replyToAnnounce(_ request: RpcRequest, _ error: NamedError?, _ nodeID: UInt64?) {
+    private func replyToAnnounce(
+        _ request: RpcRequest, _ error: NamedError?, _ nodeID: UInt64?, _ text: String? = nil
+    ) {
         arena.scope { arena in
             let reply = arena.make(flotilla__announce_reply__init)
             reply.pointee.error = error?.rawValue ?? 0
-            if let error { reply.pointee.message = arena.string(error.sentence) }
+            if let error { reply.pointee.message = arena.string(text ?? error.sentence) }
             if error == nil, let bootstrap, let nodeID {
                 reply.pointee.record = bootstrap.encoded(arena)
                 reply.pointee.has_node_id = 1
@@ -167,9 +183,9 @@ extension ShardServer {
         }
     }
 
-    private func heard(_ node: NodeAddress, _ incarnation: UInt64) {
+    private func heard(_ node: NodeAddress, _ incarnation: UInt64, _ level: UInt32) {
         announced.removeAll { $0.node == node }
-        announced.append((node, incarnation, lane.clock.now))
+        announced.append((node, incarnation, level, lane.clock.now))
         // a bound, against strangers
         if announced.count > 4096 { announced.removeFirst() }
     }
@@ -260,7 +276,7 @@ extension ShardServer {
     /// Creates the record durably; nil, or why not.
     private func form(_ parameters: InitParameters) -> String? {
         let (groups, replicas, boundaries) = (parameters.groups, parameters.replicas, parameters.boundaries)
-        heard(address, directory.identity.incarnation)
+        heard(address, directory.identity.incarnation, settings.knownLevel)
         let since = lane.clock.now
         let present = announced.filter { since - $0.at <= ShardServer.heardRecently }
         for controller in settings.controllers where !present.contains(where: { $0.node == controller }) {
@@ -290,8 +306,9 @@ extension ShardServer {
         let others = present.map(\.node).filter { !settings.controllers.contains($0) }.sorted()
         var nodes: [Node] = []
         for (number, node) in (settings.controllers + others).enumerated() {
-            guard let incarnation = present.first(where: { $0.node == node })?.incarnation else { continue }
-            nodes.append(Node(id: UInt64(number + 1), address: node, incarnation: incarnation))
+            guard let known = present.first(where: { $0.node == node }) else { continue }
+            nodes.append(
+                Node(id: UInt64(number + 1), address: node, incarnation: known.incarnation, level: known.level))
         }
         let record = BootstrapRecord(
             clusterID: random.next() | 1, nodes: nodes,

@@ -115,6 +115,18 @@ extension OperationPlan {
             : ["what is decided later depends on what these bring; each of them has a plan of its own"]
     }
 
+    /// The plan of raising the level of `before`.
+    init(upgradeTo level: UInt32, _ before: ClusterMap) {
+        guard level > before.level else {
+            notes = ["the cluster is at level \(level) already"]
+            return
+        }
+        steps = [
+            "the cluster's level is raised from \(before.level) to \(level), which all \(before.nodes.count) nodes know"
+        ]
+        notes = ["a level is never lowered: no node can be started with an older raftd after this"]
+    }
+
     /// The plan of a change of a node on `before`.
     init(_ change: NodeChange, _ before: ClusterMap, _ load: ClusterLoad) {
         guard let node = before.node(change.node) else { return }

@@ -23,9 +23,10 @@ extension ShardServer {
             peek.operationCount <= KeyLimits.operations
         else { return fail(.badRequest, completion) }
         // what no replica can apply must never be committed: it would stop the group for good
-        guard peek.format <= UInt64(MessageFormat.current), peek.isKnown else {
+        guard peek.isKnown, peek.level <= UInt64(settings.knownLevel) else {
             return fail(.unknownFormat, completion)
         }
+        guard peek.level <= UInt64(level) else { return fail(.levelTooLow, completion) }
         let group = request.group
         guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
         if host.leads(group) {
@@ -162,7 +163,7 @@ extension ShardServer {
     }
 
     private func proposeTime(_ time: Int64, to group: String, _ done: @escaping (ProposalOutcome) -> Void) {
-        host.propose(GroupCommand.time(time).encoded(arena), to: group) { [self] outcome in
+        propose(.time(time), to: group) { [self] outcome in
             if case .applied = outcome, let machine = machines[group] {
                 groupClocks[group]?.applied(machine.replicatedTime, at: lane.clock.now)
             }
@@ -182,6 +183,7 @@ extension ProposalRefusal {
         // leadership is on its way to another node, which will serve
         case .stopping: .noLeader
         case .noSuchGroup: .noSuchGroup
+        case .levelTooLow: .levelTooLow
         }
     }
 }

@@ -153,7 +153,7 @@ extension ShardServer {
     /// Has the group's leader here propose a step.
     private func carryOut(_ step: ShardStep, at group: String, _ completion: @escaping (GroupAnswer) -> Void) {
         guard machines[group] != nil else { return completion(.notLeader(nil)) }
-        host.propose(GroupCommand.step(step).encoded(arena), to: group) { [self] outcome in
+        propose(.step(step), to: group) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ExecuteReply(packed, arena) else { return completion(.failed("malformed reply")) }
@@ -261,7 +261,8 @@ extension ShardServer {
         let group = arena.scope { arena in
             arena.unpack(flotilla__order_request__init, request.body).map { String(field: $0.pointee.group) }
         }
-        guard let group, case .step(let step)? = try? GroupCommand.decoded(request.attachment, arena) else {
+        let command = try? GroupCommand.decoded(request.attachment, arena, knowing: settings.knownLevel)
+        guard let group, case .step(let step)? = command else {
             return request.responder.fail(RpcCode.badRequest, "malformed order")
         }
         answer(.step(step), of: group) { [self] in reply($0, to: request) }

@@ -124,7 +124,7 @@ extension ShardServer {
     ) {
         let command = ControllerCommand.step(
             operation: operation.id, to: state, reason: nil, wallClock: lane.clock.wallClockMilliseconds)
-        host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+        propose(command) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else { return }
@@ -194,6 +194,8 @@ extension ShardServer {
             judgePlanned(command, token, judge)
         } else if case .resetMembers(let group, let peers, _, _) = command {
             confirmReset(of: group, to: peers, judge)
+        } else if case .upgrade = command {
+            judgeUpgrade(command, judge)
         } else {
             operate(command, request)
         }
@@ -206,7 +208,7 @@ extension ShardServer {
     ) -> ControllerCommand? {
         do throws(NamedErrorThrown) {
             guard let message else { throw NamedErrorThrown(.badRequest) }
-            return try ControllerCommand(message.pointee)
+            return try ControllerCommand(message.pointee, knowing: settings.knownLevel)
         } catch {
             if error.error == .unknownFormat {
                 refuse(request, .unknownFormat, nil)
@@ -218,7 +220,7 @@ extension ShardServer {
     }
 
     private func operate(_ command: ControllerCommand, _ request: RpcRequest) {
-        host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+        propose(command) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else {
@@ -252,7 +254,7 @@ extension ShardServer {
         // everything else about an operation follows from its participants
         case .step(let id, .aborted, let reason, _):
             return .step(operation: id, to: .aborted, reason: reason, wallClock: now)
-        case .node, .rebalance, .resetMembers: return command
+        case .node, .rebalance, .resetMembers, .upgrade: return command
         case .initialize, .join, .groupBorn, .verify, .step:
             request.responder.fail(RpcCode.badRequest, "malformed command")
             return nil

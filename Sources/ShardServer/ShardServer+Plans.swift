@@ -65,6 +65,8 @@ extension ShardServer {
         let plan: OperationPlan
         if case .node(let change, _) = command {
             plan = OperationPlan(change, before, clusterLoad)
+        } else if case .upgrade(let level, _) = command {
+            plan = OperationPlan(upgradeTo: level, before)
         } else if let operation = preview.reply.operation {
             plan = OperationPlan(operation, after, clusterLoad)
         } else {
@@ -149,7 +151,24 @@ extension ShardServer {
         case .begin(let kind, _, let wallClock):
             .success(.begin(kind, expectedVersion: token.version, wallClock: wallClock))
         case .node(let change, _): .success(.node(change, expectedVersion: token.version))
+        case .upgrade(let level, _): .success(.upgrade(to: level, expectedVersion: token.version))
         default: .failure(OrderRefusal(.badRequest, "there is no plan of such an order"))
+        }
+    }
+
+    /// `done` gets the command if it would be carried out, or why not. A program from before there were levels stops at
+    /// an entry of this kind, even if it is refused: so it becomes none.
+    func judgeUpgrade(
+        _ command: ControllerCommand, _ done: @escaping (Result<ControllerCommand, OrderRefusal>) -> Void
+    ) {
+        guard let controller else { return done(.failure(OrderRefusal(.noLeader, NamedError.noLeader.sentence))) }
+        preview(command, controller) { result in
+            switch result {
+            case .success(let preview):
+                guard let error = preview.reply.error else { return done(.success(command)) }
+                done(.failure(OrderRefusal(error, preview.reply.message ?? error.sentence)))
+            case .failure(let error): done(.failure(OrderRefusal(.damaged, error.description)))
+            }
         }
     }
 
@@ -170,7 +189,7 @@ extension ControllerCommand {
     /// Whether somebody may want to know what it would do.
     fileprivate var hasPlan: Bool {
         switch self {
-        case .begin, .node, .rebalance(.once, _): true
+        case .begin, .node, .rebalance(.once, _), .upgrade: true
         case .initialize, .join, .groupBorn, .verify, .step, .resetMembers, .rebalance: false
         }
     }

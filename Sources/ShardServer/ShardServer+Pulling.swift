@@ -176,7 +176,7 @@ extension ShardServer {
             operation: pull.operation, shard: staging.shard.id, epoch: staging.shard.epoch - 1,
             action: .stage(reply.chunk(staging.nextChunk)))
         let proposed = lane.clock.now
-        host.propose(GroupCommand.step(step).encoded(arena), to: pull.group) { [self] outcome in
+        propose(.step(step), to: pull.group) { [self] outcome in
             guard case .applied(let packed, _) = outcome else {
                 return pause(pull, "\(pull.group) could not take a part: \(outcome)")
             }

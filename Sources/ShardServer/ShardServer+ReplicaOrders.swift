@@ -173,6 +173,6 @@ extension ShardServer {
         let command = ControllerCommand.resetMembers(
             group: name, peers: members, expectedVersion: record.map.version,
             wallClock: lane.clock.wallClockMilliseconds)
-        host.propose(command.encoded(arena), to: name) { [self] _ in isFollowingReset = false }
+        propose(command) { [self] _ in isFollowingReset = false }
     }
 }

@@ -121,7 +121,7 @@ extension ShardServer {
         logger.log(.info, "everything is spread; rebalancing is off")
         let command = ControllerCommand.rebalance(.off, before: .once)
         // whoever leads next comes to the same end
-        host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { _ in }
+        propose(command) { _ in }
     }
 
     // MARK: ordering
@@ -152,7 +152,7 @@ extension ShardServer {
             let record = note("\(kind)", reason)
             let command = ControllerCommand.begin(
                 kind, expectedVersion: version, wallClock: lane.clock.wallClockMilliseconds)
-            host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+            propose(command) { [self] outcome in
                 guard scheduling.number == number else { return }
                 guard case .applied(let packed, _) = outcome, let reply = ControllerReply(packed, arena) else {
                     scheduling.update(record) { $0.problem = "the controller could not record it" }

@@ -90,6 +90,7 @@ extension ShardServer {
             reply.pointee.has_uptime_ms = 1
             reply.pointee.uptime_ms = UInt64(max(0, uptime.milliseconds))
             reply.pointee.version = arena.string(settings.version)
+            (reply.pointee.has_level, reply.pointee.level) = (1, settings.knownLevel)
             reply.pointee.has_stall_ms = 1
             reply.pointee.stall_ms = UInt64(max(0, host.stall.milliseconds))
             if let refusal = host.writeRefusal { reply.pointee.refusal = arena.string(refusal) }

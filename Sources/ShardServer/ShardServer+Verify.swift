@@ -28,15 +28,17 @@ extension ShardServer {
             return refuse(request.responder, .busy, "the group is being verified already")
         }
         let number = random.next()
-        let command =
-            group == ClusterMap.controllerGroup
-            ? ControllerCommand.verify(number).encoded(arena) : GroupCommand.verify(number).encoded(arena)
-        host.propose(command, to: group) { [self] outcome in
+        let completion = { [self] (outcome: ProposalOutcome) in
             switch outcome {
             case .applied(_, let position): begin(group, number, position.index, request.responder)
             case .notLeader, .unknown: giveUp(group, request.responder, .notLeader, nil)
             case .refused(let refusal): giveUp(group, request.responder, refusal.namedError, nil)
             }
+        }
+        if group == ClusterMap.controllerGroup {
+            propose(ControllerCommand.verify(number), completion: completion)
+        } else {
+            propose(GroupCommand.verify(number), to: group, completion: completion)
         }
     }
 

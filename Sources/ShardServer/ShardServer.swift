@@ -34,6 +34,9 @@ public final class ShardServer {
         public var scheduler = SchedulerSettings()
         /// How often the controller's leader asks the nodes for their load, and the scheduler what to do.
         public var loadPace = Interval.milliseconds(3000)
+        /// The highest ``ClusterLevel`` that the node announces, and of which it takes commands. Lower than the program's
+        /// own only to play an older program, and higher only to play a newer one.
+        public var knownLevel = ClusterLevel.newest
         /// Version printed in status.
         public var version = "0.1.0"
 
@@ -55,6 +58,9 @@ public final class ShardServer {
     public internal(set) var map: ClusterMap?
     /// The controller's operations as its replica here has applied them, ended ones too; none without a replica.
     public var recordedOperations: [ClusterOperation] { controller?.operations ?? [] }
+    /// Why the node must not run: its own state of the controller is that of a cluster at a higher level than its program
+    /// knows. The server is to be closed then.
+    public private(set) var startProblem: String?
     /// Whether the node has joined a cluster; then there is a map, though this node may not know it yet.
     public var belongsToCluster: Bool { directory.identity.clusterID != 0 }
     /// Called with every newer map.
@@ -82,12 +88,13 @@ public final class ShardServer {
     var strangerOrder: [NodeAddress] = []
 
     /// Nodes without a cluster that said they are there, by address; kept by the first controller.
-    var announced: [(node: NodeAddress, incarnation: UInt64, at: Instant)] = []
+    var announced: [(node: NodeAddress, incarnation: UInt64, level: UInt32, at: Instant)] = []
     var bootstrap: BootstrapRecord?
     /// Nodes that have confirmed the record.
     var confirmed: Set<NodeAddress> = []
     var formationUnderWay: Set<NodeAddress> = []
     var announcements = 0
+    var announcementsPassedOn = 0
     var nextFormation: Instant
     var driver = ControllerDriver()
     /// What this node carries out while it leads the controller.
@@ -128,7 +135,8 @@ public final class ShardServer {
         self.settings = settings
         self.host = host
         self.directory = directory
-        self.factory = StateMachineFactory(engine: engine, appliedMap: appliedMap, held: held)
+        self.factory = StateMachineFactory(
+            engine: engine, appliedMap: appliedMap, held: held, knownLevel: settings.knownLevel)
         self.lane = lane
         self.logger = logger
         self.startedAt = lane.clock.now
@@ -165,6 +173,8 @@ public final class ShardServer {
             host.open(record, stateMachine: machine)
         }
         host.removeUnknownStates()
+        startProblem = controller?.map.flatMap { outdated(by: $0) }
+        guard startProblem == nil else { return }
         adoptMap(controller?.map)
         startControllerReplica()
     }
@@ -228,6 +238,7 @@ public final class ShardServer {
         guard let newer, newer.version > map?.version ?? 0, newer.clusterID == directory.identity.clusterID else {
             return
         }
+        if let problem = outdated(by: newer) { return host.giveUp(problem) }
         map = newer
         findUnwantedReplicas(newer)
         tellMapWatchers()

@@ -9,6 +9,8 @@ struct StateMachineFactory: Sendable {
     let appliedMap: LockedValue<ClusterMap?>
     /// Where the state machines leave states that are to be compared.
     let held: HeldStates
+    /// The highest level of which this program knows the commands.
+    let knownLevel: UInt32
 
     /// The state machine of what lies under `number`; with nothing there, that of a replica born with `birth`.
     func make(
@@ -18,13 +20,15 @@ struct StateMachineFactory: Sendable {
         let hold: HeldStateReceiver = { held.put(group, number: $0, $1) }
         switch kind {
         case ShardServer.ReplicaKind.controller:
-            let machine = try ControllerStateMachine(engine: engine, replicaNumber: number, birth: birth)
+            let machine = try ControllerStateMachine(
+                engine: engine, replicaNumber: number, birth: birth, knowing: knownLevel)
             let applied = appliedMap
             machine.onChange = { applied.set($0) }
             machine.onHold = hold
             return machine
         case ShardServer.ReplicaKind.keyValue:
-            let machine = try KeyValueStateMachine(engine: engine, replicaNumber: number, birth: birth)
+            let machine = try KeyValueStateMachine(
+                engine: engine, replicaNumber: number, birth: birth, knowing: knownLevel)
             machine.onHold = hold
             return machine
         default:

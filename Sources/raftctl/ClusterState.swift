@@ -147,7 +147,8 @@ extension Cluster {
         return state
     }
 
-    private func statuses(of nodes: [NodeAddress]) async -> [NodeStatus?] {
+    /// What each node says; nil if it does not answer.
+    func statuses(of nodes: [NodeAddress]) async -> [NodeStatus?] {
         await withTaskGroup(of: (Int, NodeStatus?).self) { tasks in
             for (position, node) in nodes.enumerated() {
                 tasks.addTask { (position, await status(of: node)) }

@@ -41,7 +41,8 @@ struct Command: Sendable {
     /// Every command, in the order of the help.
     static let all: [Command] =
         [
-            .initialize, .status, .why, .nodeList, .nodeDrain, .nodeResume, .nodeRemove, .nodeSafeToStop,
+            .initialize, .status, .why, .clusterStatus, .clusterUpgrade, .nodeList, .nodeDrain, .nodeResume,
+            .nodeRemove, .nodeSafeToStop,
             .rebalance, .groupList, .groupShow, .groupVerify,
             .groupCreate, .groupDelete, .groupTransfer, .groupSnapshot,
             .shardList, .shardShow, .shardLocate, .shardSplit, .shardMerge, .shardMove,

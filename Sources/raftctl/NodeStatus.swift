@@ -14,6 +14,8 @@ struct NodeStatus: Equatable, Sendable {
     var logSpace: UInt64?
     var uptimeMilliseconds: UInt64?
     var version: String?
+    /// The highest cluster level that its program knows.
+    var level: UInt32?
     /// How long a sync, or what is being applied, has kept it waiting.
     var stallMilliseconds: UInt64?
     /// Why it refuses writes, if it does.
@@ -62,6 +64,7 @@ extension NodeStatus {
                 logSpace: reply.has_log_space != 0 ? reply.log_space : nil,
                 uptimeMilliseconds: reply.has_uptime_ms != 0 ? reply.uptime_ms : nil,
                 version: reply.version.map { String(cString: $0) },
+                level: reply.has_level != 0 ? reply.level : nil,
                 stallMilliseconds: reply.has_stall_ms != 0 ? reply.stall_ms : nil,
                 refusal: reply.refusal.map { String(cString: $0) },
                 unheard: (0..<reply.n_unheard).compactMap { NodeAddress(String(field: reply.unheard[$0])) },

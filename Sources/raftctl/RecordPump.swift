@@ -144,7 +144,7 @@ extension NamedError {
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
             .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation, .conflict,
-            .noSuchShard, .noSuchOperation, .noSuchNode:
+            .noSuchShard, .noSuchOperation, .noSuchNode, .levelTooLow, .programTooOld:
             false
         }
     }

@@ -68,6 +68,8 @@ final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @uncheck
     var snapshotBytes = 100_000
     /// Applying this index fails, if set.
     var failsAt: LogIndex?
+    /// Nothing is wrong there: the machine does not know what it is.
+    var isOutdatedThere = false
     /// Answers a command with itself instead of its tag and position.
     var repeatsPayload = false
     /// What comes of this index is wrong in one bit, if set.
@@ -93,7 +95,9 @@ final class RecordingMachine: SnapshotStateMachine, HashedStateMachine, @uncheck
     func apply(_ entries: [CommittedEntry]) throws(StateMachineError) -> [Bytes] {
         var replies: [Bytes] = []
         for entry in entries {
-            if entry.position.index == failsAt { throw StateMachineError("told to fail at \(entry.position)") }
+            if entry.position.index == failsAt {
+                throw StateMachineError("told to fail at \(entry.position)", needsNewerProgram: isOutdatedThere)
+            }
             let tag = Command.tag(of: entry.payload)
             history.note(entry, tag: tag, after: appliedPosition, by: node)
             appliedPosition = entry.position

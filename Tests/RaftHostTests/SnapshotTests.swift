@@ -409,6 +409,37 @@ struct SnapshotTests {
         #expect(leader.status(0)?.problem == nil && leader.leads(0))
     }
 
+    @Test("A state machine that does not know an entry stops there, and passes it over by nobody's snapshot")
+    func outdatedProgram() throws {
+        let cluster = try cluster(seed: 11)
+        write(20, cluster)
+        let old = try #require(cluster.nodes.first { $0.leads(0) })
+        let (store, history, number) = (old.stores[0], cluster.histories[0], old.number)
+        let unknown = history.lastIndex.advanced(by: 5)
+        @Sendable func machine(isOutdated: Bool) -> RecordingMachine {
+            let machine = RecordingMachine(node: number, history: history, store: store, seed: 1, flushesOneOf: .max)
+            (machine.failsAt, machine.isOutdatedThere) = (isOutdated ? unknown : nil, isOutdated)
+            return machine
+        }
+        (old.machines[0].failsAt, old.machines[0].isOutdatedThere) = (unknown, true)
+        old.host.remakeStateMachine = { _ in machine(isOutdated: true) }
+        write(20, cluster)
+        // far more often than what is broken is tried again
+        cluster.run(.milliseconds(60_000))
+        #expect(!old.leads(0) && cluster.leader(of: 0) != nil, "it gives leadership away")
+        #expect(old.status(0)?.problem?.contains("told to fail") == true && old.status(0)?.state == "damaged")
+        #expect(old.host.byGroup["g0"]?.needsState == false)
+        #expect(old.host.byGroup["g0"].map { $0.applied < unknown } == true)
+        #expect(old.host.records.first?.store == old.host.records.first?.number, "nothing took the state's place")
+        old.host.remakeStateMachine = { _ in machine(isOutdated: false) }
+        #expect(
+            cluster.run(limit: 20_000) {
+                old.status(0)?.appliedIndex == history.lastIndex && old.status(0)?.problem == nil
+            })
+        #expect(old.host.records.first?.store == old.host.records.first?.number)
+        #expect(cluster.allViolations == [])
+    }
+
     @Test("A log that may take no more refuses writes, and takes them again once there is something to compact it by")
     func fullLog() throws {
         let cluster = try cluster(seed: 9) {

@@ -72,7 +72,7 @@ import Testing
         case .sequenceTooOld, .internalError, .notAnInteger, .overflow: error
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .badRequest, .diskFull, .refused, .unknownFormat,
             .staleOperation, .conflict,
-            .noSuchShard, .noSuchOperation, .noSuchNode:
+            .noSuchShard, .noSuchOperation, .noSuchNode, .levelTooLow, .programTooOld:
             afterLoss ? .outcomeUnknown : error
         }
     }

@@ -79,8 +79,14 @@ struct CommandPeekTests {
             #expect(peek.format == current)
         }
         let newer = packed(format: current + 1, code: .get)
-        #expect(throws: NamedErrorThrown(.unknownFormat)) { try GroupCommand.decoded(newer, arena) }
-        #expect(CommandPeek(newer)?.format == current + 1)
+        #expect {
+            try GroupCommand.decoded(newer, arena)
+        } throws: { error in
+            let error = error as? NamedErrorThrown
+            return error?.error == .unknownFormat && error?.message?.contains("cluster level 2") == true
+        }
+        #expect(CommandPeek(newer)?.format == current + 1 && CommandPeek(newer)?.level == current + 1)
+        #expect(CommandPeek(packed(format: 0, code: .get))?.level == UInt64(ClusterLevel.first))
     }
 
     private func varint(_ number: UInt64) -> [UInt8] {

@@ -20,7 +20,9 @@ struct ControllerModelTests {
             guard let map = state.map else { return .groupBorn("g1") }
             let wallClock = Int64(roll(1_000_000))
             let version = roll(10) == 0 ? map.version &- UInt64(roll(2)) : nil
-            switch roll(21) {
+            switch roll(22) {
+            case 21:
+                return .upgrade(to: UInt32(1 + roll(4)), expectedVersion: version)
             case 20:
                 let modes = [Rebalancing.off, .once, .on]
                 return .rebalance(modes[roll(3)], before: roll(2) == 0 ? modes[roll(3)] : nil)
@@ -39,7 +41,7 @@ struct ControllerModelTests {
                 let number = 1 + roll(9)
                 return .join(
                     address: World.peer(number).address, incarnation: UInt64(100 + number + 10 * roll(2)),
-                    zone: roll(3) == 0 ? "z\(roll(3))" : nil)
+                    zone: roll(3) == 0 ? "z\(roll(3))" : nil, level: UInt32(2 + roll(3)))
             default:
                 return .node(
                     NodeChange(

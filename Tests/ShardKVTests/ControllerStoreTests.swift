@@ -38,7 +38,7 @@ struct ControllerStoreTests {
     }
 
     static func machine(_ engine: any KeyValueEngine) throws -> ControllerStateMachine {
-        try ControllerStateMachine(engine: engine, replicaNumber: 3, birth: RestartTests.birth)
+        try ControllerStateMachine(engine: engine, replicaNumber: 3, birth: RestartTests.birth, knowing: .max)
     }
 
     static func entries(_ commands: ArraySlice<ControllerCommand>) -> [CommittedEntry] {
@@ -173,7 +173,7 @@ struct ControllerStoreTests {
             .groupBorn("g2"))
         let pair = try #require(try contents(engine).last { $0[0][8] == KeyKind.history.rawValue })
         for value in [
-            Bytes(), Bytes([1]), Bytes([1, 4] + pair[1].array[2...]), Bytes([1, 2, 0, 0, 9, 9] + pair[1].array[6...]),
+            Bytes(), Bytes([1]), Bytes([1, 5] + pair[1].array[2...]), Bytes([1, 2, 0, 0, 9, 9] + pair[1].array[6...]),
         ] {
             try engine.write([.put(pair[0], value)])
             let machine = try ControllerStoreTests.machine(engine)

@@ -654,10 +654,15 @@ struct  Flotilla__NodeRecord
    */
   protobuf_c_boolean has_draining;
   protobuf_c_boolean draining;
+  /*
+   * the highest that its program knows, as it said last; absent: 1
+   */
+  protobuf_c_boolean has_level;
+  uint32_t level;
 };
 #define FLOTILLA__NODE_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__node_record__descriptor) \
-    , 0, NULL, 0, NULL, 0, 0 }
+    , 0, NULL, 0, NULL, 0, 0, 0, 0 }
 
 
 struct  Flotilla__GroupRecord
@@ -718,10 +723,15 @@ struct  Flotilla__ClusterMap
   Flotilla__GroupRecord **groups;
   size_t n_shards;
   Flotilla__ShardRecord **shards;
+  /*
+   * of the cluster: no entry of a higher one is proposed; absent: 1
+   */
+  protobuf_c_boolean has_level;
+  uint32_t level;
 };
 #define FLOTILLA__CLUSTER_MAP__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__cluster_map__descriptor) \
-    , 0, 0, 0, 0,NULL, 0,NULL, 0,NULL }
+    , 0, 0, 0, 0,NULL, 0,NULL, 0,NULL, 0, 0 }
 
 
 /*
@@ -864,10 +874,15 @@ struct  Flotilla__AnnounceRequest
    * replicas of a group are kept in different ones
    */
   char *zone;
+  /*
+   * the highest that the node's program knows; absent: 1
+   */
+  protobuf_c_boolean has_level;
+  uint32_t level;
 };
 #define FLOTILLA__ANNOUNCE_REQUEST__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__announce_request__descriptor) \
-    , NULL, 0, NULL }
+    , NULL, 0, NULL, 0, 0 }
 
 
 struct  Flotilla__AnnounceReply
@@ -1058,10 +1073,15 @@ struct  Flotilla__StatusReply
    */
   size_t n_unheard;
   char **unheard;
+  /*
+   * the highest that its program knows
+   */
+  protobuf_c_boolean has_level;
+  uint32_t level;
 };
 #define FLOTILLA__STATUS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__status_reply__descriptor) \
-    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0,NULL }
+    , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0,NULL, 0, 0 }
 
 
 /*
@@ -1906,6 +1926,9 @@ struct  Flotilla__ScheduledShard
 struct  Flotilla__ControllerCommand
 {
   ProtobufCMessage base;
+  /*
+   * the level that its kind needs
+   */
   uint32_t format;
   Flotilla__BootstrapRecord *initialize;
   Flotilla__AnnounceRequest *join;
@@ -1922,7 +1945,7 @@ struct  Flotilla__ControllerCommand
   Flotilla__OperationStep *step;
   Flotilla__NodeChange *node;
   /*
-   * with begin, node or reset: refused under any other version of the map
+   * with begin, node, reset or upgrade: refused under any other version of the map
    */
   protobuf_c_boolean has_expected_version;
   uint64_t expected_version;
@@ -1942,10 +1965,15 @@ struct  Flotilla__ControllerCommand
   protobuf_c_boolean has_rebalancing_before;
   uint32_t rebalancing_before;
   Flotilla__ResetMembers *reset_members;
+  /*
+   * the cluster's level from here on, unless a node does not know it
+   */
+  protobuf_c_boolean has_upgrade;
+  uint32_t upgrade;
 };
 #define FLOTILLA__CONTROLLER_COMMAND__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__controller_command__descriptor) \
-    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
+    , 0, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0 }
 
 
 /*
@@ -2052,6 +2080,9 @@ struct  Flotilla__Operation
 struct  Flotilla__GroupCommand
 {
   ProtobufCMessage base;
+  /*
+   * the level that its kind needs
+   */
   uint32_t format;
   Flotilla__WriteCommand *write;
   Flotilla__OpenSession *open_session;
