@@ -127,7 +127,10 @@ let package = Package(
             exclude: ["Scripts"]),
         suite(
             "FlotillaTests",
-            ["ClusterProcesses", "FlotillaTestSupport", "RaftCore", "RaftHost", "Flotilla", "CounterExample"]),
+            [
+                "ClusterProcesses", "FlotillaTestSupport", "RaftCore", "RaftHost", "ShardMap", "ShardClient", "Flotilla",
+                "CounterExample", "WireMessages", "CMessages",
+            ]),
         suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
     ],
     swiftLanguageModes: [.v6]
