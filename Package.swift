@@ -32,6 +32,8 @@ let package = Package(
         .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
         .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .systemLibrary(name: "CHTTPParser", providers: [.apt(["libhttp-parser-dev"])]),
+        .systemLibrary(name: "CJansson", pkgConfig: "jansson", providers: [.apt(["libjansson-dev"])]),
         .target(name: "CMessages", dependencies: ["CProtobufC"]),
         .target(name: "CAllocations"),
         // 1: the algorithm; routes, epochs, errors
@@ -53,7 +55,12 @@ let package = Package(
                 "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RaftHost", "ShardClient",
                 "WireMessages", "CMessages", "CProtobufC",
             ]),
-        module("Gateway", ["RaftCore", "ShardMap", "Transport", "ShardClient"]),
+        module(
+            "Gateway",
+            [
+                "RaftCore", "ShardMap", "Transport", "ShardClient", "WireMessages", "CMessages", "CProtobufC",
+                "CHTTPParser", "CJansson",
+            ]),
         module(
             "FlotillaTestSupport",
             [
@@ -127,8 +134,17 @@ let package = Package(
             exclude: ["Scripts"]),
         suite(
             "FlotillaTests",
-            ["ClusterProcesses", "FlotillaTestSupport", "RaftCore", "RaftHost", "Flotilla", "CounterExample"]),
-        suite("GatewayTests", ["RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway"]),
+            [
+                "ClusterProcesses", "FlotillaTestSupport", "RaftCore", "RaftHost", "ShardMap", "ShardClient",
+                "Flotilla",
+                "CounterExample", "WireMessages", "CMessages",
+            ]),
+        suite(
+            "GatewayTests",
+            [
+                "RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway", "WireMessages", "CMessages",
+                "CProtobufC",
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

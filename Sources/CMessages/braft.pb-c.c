@@ -502,6 +502,912 @@ void   braft__install_snapshot_response__free_unpacked
   assert(message->base.descriptor == &braft__install_snapshot_response__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   braft__add_peer_request__init
+                     (Braft__AddPeerRequest         *message)
+{
+  static const Braft__AddPeerRequest init_value = BRAFT__ADD_PEER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__add_peer_request__get_packed_size
+                     (const Braft__AddPeerRequest *message)
+{
+  assert(message->base.descriptor == &braft__add_peer_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__add_peer_request__pack
+                     (const Braft__AddPeerRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__add_peer_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__add_peer_request__pack_to_buffer
+                     (const Braft__AddPeerRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__add_peer_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__AddPeerRequest *
+       braft__add_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__AddPeerRequest *)
+     protobuf_c_message_unpack (&braft__add_peer_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__add_peer_request__free_unpacked
+                     (Braft__AddPeerRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__add_peer_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__add_peer_response__init
+                     (Braft__AddPeerResponse         *message)
+{
+  static const Braft__AddPeerResponse init_value = BRAFT__ADD_PEER_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__add_peer_response__get_packed_size
+                     (const Braft__AddPeerResponse *message)
+{
+  assert(message->base.descriptor == &braft__add_peer_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__add_peer_response__pack
+                     (const Braft__AddPeerResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__add_peer_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__add_peer_response__pack_to_buffer
+                     (const Braft__AddPeerResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__add_peer_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__AddPeerResponse *
+       braft__add_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__AddPeerResponse *)
+     protobuf_c_message_unpack (&braft__add_peer_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__add_peer_response__free_unpacked
+                     (Braft__AddPeerResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__add_peer_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__remove_peer_request__init
+                     (Braft__RemovePeerRequest         *message)
+{
+  static const Braft__RemovePeerRequest init_value = BRAFT__REMOVE_PEER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__remove_peer_request__get_packed_size
+                     (const Braft__RemovePeerRequest *message)
+{
+  assert(message->base.descriptor == &braft__remove_peer_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__remove_peer_request__pack
+                     (const Braft__RemovePeerRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__remove_peer_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__remove_peer_request__pack_to_buffer
+                     (const Braft__RemovePeerRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__remove_peer_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__RemovePeerRequest *
+       braft__remove_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__RemovePeerRequest *)
+     protobuf_c_message_unpack (&braft__remove_peer_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__remove_peer_request__free_unpacked
+                     (Braft__RemovePeerRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__remove_peer_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__remove_peer_response__init
+                     (Braft__RemovePeerResponse         *message)
+{
+  static const Braft__RemovePeerResponse init_value = BRAFT__REMOVE_PEER_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__remove_peer_response__get_packed_size
+                     (const Braft__RemovePeerResponse *message)
+{
+  assert(message->base.descriptor == &braft__remove_peer_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__remove_peer_response__pack
+                     (const Braft__RemovePeerResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__remove_peer_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__remove_peer_response__pack_to_buffer
+                     (const Braft__RemovePeerResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__remove_peer_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__RemovePeerResponse *
+       braft__remove_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__RemovePeerResponse *)
+     protobuf_c_message_unpack (&braft__remove_peer_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__remove_peer_response__free_unpacked
+                     (Braft__RemovePeerResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__remove_peer_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__change_peers_request__init
+                     (Braft__ChangePeersRequest         *message)
+{
+  static const Braft__ChangePeersRequest init_value = BRAFT__CHANGE_PEERS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__change_peers_request__get_packed_size
+                     (const Braft__ChangePeersRequest *message)
+{
+  assert(message->base.descriptor == &braft__change_peers_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__change_peers_request__pack
+                     (const Braft__ChangePeersRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__change_peers_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__change_peers_request__pack_to_buffer
+                     (const Braft__ChangePeersRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__change_peers_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__ChangePeersRequest *
+       braft__change_peers_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__ChangePeersRequest *)
+     protobuf_c_message_unpack (&braft__change_peers_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__change_peers_request__free_unpacked
+                     (Braft__ChangePeersRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__change_peers_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__change_peers_response__init
+                     (Braft__ChangePeersResponse         *message)
+{
+  static const Braft__ChangePeersResponse init_value = BRAFT__CHANGE_PEERS_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__change_peers_response__get_packed_size
+                     (const Braft__ChangePeersResponse *message)
+{
+  assert(message->base.descriptor == &braft__change_peers_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__change_peers_response__pack
+                     (const Braft__ChangePeersResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__change_peers_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__change_peers_response__pack_to_buffer
+                     (const Braft__ChangePeersResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__change_peers_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__ChangePeersResponse *
+       braft__change_peers_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__ChangePeersResponse *)
+     protobuf_c_message_unpack (&braft__change_peers_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__change_peers_response__free_unpacked
+                     (Braft__ChangePeersResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__change_peers_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__snapshot_request__init
+                     (Braft__SnapshotRequest         *message)
+{
+  static const Braft__SnapshotRequest init_value = BRAFT__SNAPSHOT_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__snapshot_request__get_packed_size
+                     (const Braft__SnapshotRequest *message)
+{
+  assert(message->base.descriptor == &braft__snapshot_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__snapshot_request__pack
+                     (const Braft__SnapshotRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__snapshot_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__snapshot_request__pack_to_buffer
+                     (const Braft__SnapshotRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__snapshot_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__SnapshotRequest *
+       braft__snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__SnapshotRequest *)
+     protobuf_c_message_unpack (&braft__snapshot_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__snapshot_request__free_unpacked
+                     (Braft__SnapshotRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__snapshot_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__snapshot_response__init
+                     (Braft__SnapshotResponse         *message)
+{
+  static const Braft__SnapshotResponse init_value = BRAFT__SNAPSHOT_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__snapshot_response__get_packed_size
+                     (const Braft__SnapshotResponse *message)
+{
+  assert(message->base.descriptor == &braft__snapshot_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__snapshot_response__pack
+                     (const Braft__SnapshotResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__snapshot_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__snapshot_response__pack_to_buffer
+                     (const Braft__SnapshotResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__snapshot_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__SnapshotResponse *
+       braft__snapshot_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__SnapshotResponse *)
+     protobuf_c_message_unpack (&braft__snapshot_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__snapshot_response__free_unpacked
+                     (Braft__SnapshotResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__snapshot_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__reset_peer_request__init
+                     (Braft__ResetPeerRequest         *message)
+{
+  static const Braft__ResetPeerRequest init_value = BRAFT__RESET_PEER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__reset_peer_request__get_packed_size
+                     (const Braft__ResetPeerRequest *message)
+{
+  assert(message->base.descriptor == &braft__reset_peer_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__reset_peer_request__pack
+                     (const Braft__ResetPeerRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__reset_peer_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__reset_peer_request__pack_to_buffer
+                     (const Braft__ResetPeerRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__reset_peer_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__ResetPeerRequest *
+       braft__reset_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__ResetPeerRequest *)
+     protobuf_c_message_unpack (&braft__reset_peer_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__reset_peer_request__free_unpacked
+                     (Braft__ResetPeerRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__reset_peer_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__reset_peer_response__init
+                     (Braft__ResetPeerResponse         *message)
+{
+  static const Braft__ResetPeerResponse init_value = BRAFT__RESET_PEER_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__reset_peer_response__get_packed_size
+                     (const Braft__ResetPeerResponse *message)
+{
+  assert(message->base.descriptor == &braft__reset_peer_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__reset_peer_response__pack
+                     (const Braft__ResetPeerResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__reset_peer_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__reset_peer_response__pack_to_buffer
+                     (const Braft__ResetPeerResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__reset_peer_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__ResetPeerResponse *
+       braft__reset_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__ResetPeerResponse *)
+     protobuf_c_message_unpack (&braft__reset_peer_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__reset_peer_response__free_unpacked
+                     (Braft__ResetPeerResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__reset_peer_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__transfer_leader_request__init
+                     (Braft__TransferLeaderRequest         *message)
+{
+  static const Braft__TransferLeaderRequest init_value = BRAFT__TRANSFER_LEADER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__transfer_leader_request__get_packed_size
+                     (const Braft__TransferLeaderRequest *message)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__transfer_leader_request__pack
+                     (const Braft__TransferLeaderRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__transfer_leader_request__pack_to_buffer
+                     (const Braft__TransferLeaderRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__TransferLeaderRequest *
+       braft__transfer_leader_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__TransferLeaderRequest *)
+     protobuf_c_message_unpack (&braft__transfer_leader_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__transfer_leader_request__free_unpacked
+                     (Braft__TransferLeaderRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__transfer_leader_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__transfer_leader_response__init
+                     (Braft__TransferLeaderResponse         *message)
+{
+  static const Braft__TransferLeaderResponse init_value = BRAFT__TRANSFER_LEADER_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__transfer_leader_response__get_packed_size
+                     (const Braft__TransferLeaderResponse *message)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__transfer_leader_response__pack
+                     (const Braft__TransferLeaderResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__transfer_leader_response__pack_to_buffer
+                     (const Braft__TransferLeaderResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__transfer_leader_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__TransferLeaderResponse *
+       braft__transfer_leader_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__TransferLeaderResponse *)
+     protobuf_c_message_unpack (&braft__transfer_leader_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__transfer_leader_response__free_unpacked
+                     (Braft__TransferLeaderResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__transfer_leader_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__get_leader_request__init
+                     (Braft__GetLeaderRequest         *message)
+{
+  static const Braft__GetLeaderRequest init_value = BRAFT__GET_LEADER_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__get_leader_request__get_packed_size
+                     (const Braft__GetLeaderRequest *message)
+{
+  assert(message->base.descriptor == &braft__get_leader_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__get_leader_request__pack
+                     (const Braft__GetLeaderRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__get_leader_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__get_leader_request__pack_to_buffer
+                     (const Braft__GetLeaderRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__get_leader_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__GetLeaderRequest *
+       braft__get_leader_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__GetLeaderRequest *)
+     protobuf_c_message_unpack (&braft__get_leader_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__get_leader_request__free_unpacked
+                     (Braft__GetLeaderRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__get_leader_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__get_leader_response__init
+                     (Braft__GetLeaderResponse         *message)
+{
+  static const Braft__GetLeaderResponse init_value = BRAFT__GET_LEADER_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__get_leader_response__get_packed_size
+                     (const Braft__GetLeaderResponse *message)
+{
+  assert(message->base.descriptor == &braft__get_leader_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__get_leader_response__pack
+                     (const Braft__GetLeaderResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__get_leader_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__get_leader_response__pack_to_buffer
+                     (const Braft__GetLeaderResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__get_leader_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__GetLeaderResponse *
+       braft__get_leader_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__GetLeaderResponse *)
+     protobuf_c_message_unpack (&braft__get_leader_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__get_leader_response__free_unpacked
+                     (Braft__GetLeaderResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__get_leader_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__get_file_request__init
+                     (Braft__GetFileRequest         *message)
+{
+  static const Braft__GetFileRequest init_value = BRAFT__GET_FILE_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__get_file_request__get_packed_size
+                     (const Braft__GetFileRequest *message)
+{
+  assert(message->base.descriptor == &braft__get_file_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__get_file_request__pack
+                     (const Braft__GetFileRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__get_file_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__get_file_request__pack_to_buffer
+                     (const Braft__GetFileRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__get_file_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__GetFileRequest *
+       braft__get_file_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__GetFileRequest *)
+     protobuf_c_message_unpack (&braft__get_file_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__get_file_request__free_unpacked
+                     (Braft__GetFileRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__get_file_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__get_file_response__init
+                     (Braft__GetFileResponse         *message)
+{
+  static const Braft__GetFileResponse init_value = BRAFT__GET_FILE_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__get_file_response__get_packed_size
+                     (const Braft__GetFileResponse *message)
+{
+  assert(message->base.descriptor == &braft__get_file_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__get_file_response__pack
+                     (const Braft__GetFileResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__get_file_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__get_file_response__pack_to_buffer
+                     (const Braft__GetFileResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__get_file_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__GetFileResponse *
+       braft__get_file_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__GetFileResponse *)
+     protobuf_c_message_unpack (&braft__get_file_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__get_file_response__free_unpacked
+                     (Braft__GetFileResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__get_file_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__local_file_meta__init
+                     (Braft__LocalFileMeta         *message)
+{
+  static const Braft__LocalFileMeta init_value = BRAFT__LOCAL_FILE_META__INIT;
+  *message = init_value;
+}
+size_t braft__local_file_meta__get_packed_size
+                     (const Braft__LocalFileMeta *message)
+{
+  assert(message->base.descriptor == &braft__local_file_meta__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__local_file_meta__pack
+                     (const Braft__LocalFileMeta *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__local_file_meta__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__local_file_meta__pack_to_buffer
+                     (const Braft__LocalFileMeta *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__local_file_meta__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__LocalFileMeta *
+       braft__local_file_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__LocalFileMeta *)
+     protobuf_c_message_unpack (&braft__local_file_meta__descriptor,
+                                allocator, len, data);
+}
+void   braft__local_file_meta__free_unpacked
+                     (Braft__LocalFileMeta *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__local_file_meta__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__local_snapshot_pb_meta__file__init
+                     (Braft__LocalSnapshotPbMeta__File         *message)
+{
+  static const Braft__LocalSnapshotPbMeta__File init_value = BRAFT__LOCAL_SNAPSHOT_PB_META__FILE__INIT;
+  *message = init_value;
+}
+void   braft__local_snapshot_pb_meta__init
+                     (Braft__LocalSnapshotPbMeta         *message)
+{
+  static const Braft__LocalSnapshotPbMeta init_value = BRAFT__LOCAL_SNAPSHOT_PB_META__INIT;
+  *message = init_value;
+}
+size_t braft__local_snapshot_pb_meta__get_packed_size
+                     (const Braft__LocalSnapshotPbMeta *message)
+{
+  assert(message->base.descriptor == &braft__local_snapshot_pb_meta__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__local_snapshot_pb_meta__pack
+                     (const Braft__LocalSnapshotPbMeta *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__local_snapshot_pb_meta__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__local_snapshot_pb_meta__pack_to_buffer
+                     (const Braft__LocalSnapshotPbMeta *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__local_snapshot_pb_meta__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__LocalSnapshotPbMeta *
+       braft__local_snapshot_pb_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__LocalSnapshotPbMeta *)
+     protobuf_c_message_unpack (&braft__local_snapshot_pb_meta__descriptor,
+                                allocator, len, data);
+}
+void   braft__local_snapshot_pb_meta__free_unpacked
+                     (Braft__LocalSnapshotPbMeta *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__local_snapshot_pb_meta__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__index_request__init
+                     (Braft__IndexRequest         *message)
+{
+  static const Braft__IndexRequest init_value = BRAFT__INDEX_REQUEST__INIT;
+  *message = init_value;
+}
+size_t braft__index_request__get_packed_size
+                     (const Braft__IndexRequest *message)
+{
+  assert(message->base.descriptor == &braft__index_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__index_request__pack
+                     (const Braft__IndexRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__index_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__index_request__pack_to_buffer
+                     (const Braft__IndexRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__index_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__IndexRequest *
+       braft__index_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__IndexRequest *)
+     protobuf_c_message_unpack (&braft__index_request__descriptor,
+                                allocator, len, data);
+}
+void   braft__index_request__free_unpacked
+                     (Braft__IndexRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__index_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   braft__index_response__init
+                     (Braft__IndexResponse         *message)
+{
+  static const Braft__IndexResponse init_value = BRAFT__INDEX_RESPONSE__INIT;
+  *message = init_value;
+}
+size_t braft__index_response__get_packed_size
+                     (const Braft__IndexResponse *message)
+{
+  assert(message->base.descriptor == &braft__index_response__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t braft__index_response__pack
+                     (const Braft__IndexResponse *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &braft__index_response__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t braft__index_response__pack_to_buffer
+                     (const Braft__IndexResponse *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &braft__index_response__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Braft__IndexResponse *
+       braft__index_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Braft__IndexResponse *)
+     protobuf_c_message_unpack (&braft__index_response__descriptor,
+                                allocator, len, data);
+}
+void   braft__index_response__free_unpacked
+                     (Braft__IndexResponse *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &braft__index_response__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const ProtobufCFieldDescriptor braft__entry_meta__field_descriptors[5] =
 {
   {
@@ -1480,6 +2386,1029 @@ const ProtobufCMessageDescriptor braft__install_snapshot_response__descriptor =
   (ProtobufCMessageInit) braft__install_snapshot_response__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
+static const ProtobufCFieldDescriptor braft__add_peer_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__AddPeerRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__AddPeerRequest, leader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__AddPeerRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__add_peer_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = leader_id */
+  2,   /* field[2] = peer_id */
+};
+static const ProtobufCIntRange braft__add_peer_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor braft__add_peer_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.AddPeerRequest",
+  "AddPeerRequest",
+  "Braft__AddPeerRequest",
+  "braft",
+  sizeof(Braft__AddPeerRequest),
+  3,
+  braft__add_peer_request__field_descriptors,
+  braft__add_peer_request__field_indices_by_name,
+  1,  braft__add_peer_request__number_ranges,
+  (ProtobufCMessageInit) braft__add_peer_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__add_peer_response__field_descriptors[2] =
+{
+  {
+    "old_peers",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__AddPeerResponse, n_old_peers),
+    offsetof(Braft__AddPeerResponse, old_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_peers",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__AddPeerResponse, n_new_peers),
+    offsetof(Braft__AddPeerResponse, new_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__add_peer_response__field_indices_by_name[] = {
+  1,   /* field[1] = new_peers */
+  0,   /* field[0] = old_peers */
+};
+static const ProtobufCIntRange braft__add_peer_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__add_peer_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.AddPeerResponse",
+  "AddPeerResponse",
+  "Braft__AddPeerResponse",
+  "braft",
+  sizeof(Braft__AddPeerResponse),
+  2,
+  braft__add_peer_response__field_descriptors,
+  braft__add_peer_response__field_indices_by_name,
+  1,  braft__add_peer_response__number_ranges,
+  (ProtobufCMessageInit) braft__add_peer_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__remove_peer_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__RemovePeerRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__RemovePeerRequest, leader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__RemovePeerRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__remove_peer_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = leader_id */
+  2,   /* field[2] = peer_id */
+};
+static const ProtobufCIntRange braft__remove_peer_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor braft__remove_peer_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.RemovePeerRequest",
+  "RemovePeerRequest",
+  "Braft__RemovePeerRequest",
+  "braft",
+  sizeof(Braft__RemovePeerRequest),
+  3,
+  braft__remove_peer_request__field_descriptors,
+  braft__remove_peer_request__field_indices_by_name,
+  1,  braft__remove_peer_request__number_ranges,
+  (ProtobufCMessageInit) braft__remove_peer_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__remove_peer_response__field_descriptors[2] =
+{
+  {
+    "old_peers",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__RemovePeerResponse, n_old_peers),
+    offsetof(Braft__RemovePeerResponse, old_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_peers",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__RemovePeerResponse, n_new_peers),
+    offsetof(Braft__RemovePeerResponse, new_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__remove_peer_response__field_indices_by_name[] = {
+  1,   /* field[1] = new_peers */
+  0,   /* field[0] = old_peers */
+};
+static const ProtobufCIntRange braft__remove_peer_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__remove_peer_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.RemovePeerResponse",
+  "RemovePeerResponse",
+  "Braft__RemovePeerResponse",
+  "braft",
+  sizeof(Braft__RemovePeerResponse),
+  2,
+  braft__remove_peer_response__field_descriptors,
+  braft__remove_peer_response__field_indices_by_name,
+  1,  braft__remove_peer_response__number_ranges,
+  (ProtobufCMessageInit) braft__remove_peer_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__change_peers_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__ChangePeersRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__ChangePeersRequest, leader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_peers",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__ChangePeersRequest, n_new_peers),
+    offsetof(Braft__ChangePeersRequest, new_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__change_peers_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = leader_id */
+  2,   /* field[2] = new_peers */
+};
+static const ProtobufCIntRange braft__change_peers_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor braft__change_peers_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.ChangePeersRequest",
+  "ChangePeersRequest",
+  "Braft__ChangePeersRequest",
+  "braft",
+  sizeof(Braft__ChangePeersRequest),
+  3,
+  braft__change_peers_request__field_descriptors,
+  braft__change_peers_request__field_indices_by_name,
+  1,  braft__change_peers_request__number_ranges,
+  (ProtobufCMessageInit) braft__change_peers_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__change_peers_response__field_descriptors[2] =
+{
+  {
+    "old_peers",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__ChangePeersResponse, n_old_peers),
+    offsetof(Braft__ChangePeersResponse, old_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_peers",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__ChangePeersResponse, n_new_peers),
+    offsetof(Braft__ChangePeersResponse, new_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__change_peers_response__field_indices_by_name[] = {
+  1,   /* field[1] = new_peers */
+  0,   /* field[0] = old_peers */
+};
+static const ProtobufCIntRange braft__change_peers_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__change_peers_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.ChangePeersResponse",
+  "ChangePeersResponse",
+  "Braft__ChangePeersResponse",
+  "braft",
+  sizeof(Braft__ChangePeersResponse),
+  2,
+  braft__change_peers_response__field_descriptors,
+  braft__change_peers_response__field_indices_by_name,
+  1,  braft__change_peers_response__number_ranges,
+  (ProtobufCMessageInit) braft__change_peers_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__snapshot_request__field_descriptors[2] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__SnapshotRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__SnapshotRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__snapshot_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = peer_id */
+};
+static const ProtobufCIntRange braft__snapshot_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__snapshot_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.SnapshotRequest",
+  "SnapshotRequest",
+  "Braft__SnapshotRequest",
+  "braft",
+  sizeof(Braft__SnapshotRequest),
+  2,
+  braft__snapshot_request__field_descriptors,
+  braft__snapshot_request__field_indices_by_name,
+  1,  braft__snapshot_request__number_ranges,
+  (ProtobufCMessageInit) braft__snapshot_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define braft__snapshot_response__field_descriptors NULL
+#define braft__snapshot_response__field_indices_by_name NULL
+#define braft__snapshot_response__number_ranges NULL
+const ProtobufCMessageDescriptor braft__snapshot_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.SnapshotResponse",
+  "SnapshotResponse",
+  "Braft__SnapshotResponse",
+  "braft",
+  sizeof(Braft__SnapshotResponse),
+  0,
+  braft__snapshot_response__field_descriptors,
+  braft__snapshot_response__field_indices_by_name,
+  0,  braft__snapshot_response__number_ranges,
+  (ProtobufCMessageInit) braft__snapshot_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__reset_peer_request__field_descriptors[4] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__ResetPeerRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__ResetPeerRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "old_peers",
+    3,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__ResetPeerRequest, n_old_peers),
+    offsetof(Braft__ResetPeerRequest, old_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "new_peers",
+    4,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Braft__ResetPeerRequest, n_new_peers),
+    offsetof(Braft__ResetPeerRequest, new_peers),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__reset_peer_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  3,   /* field[3] = new_peers */
+  2,   /* field[2] = old_peers */
+  1,   /* field[1] = peer_id */
+};
+static const ProtobufCIntRange braft__reset_peer_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 4 }
+};
+const ProtobufCMessageDescriptor braft__reset_peer_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.ResetPeerRequest",
+  "ResetPeerRequest",
+  "Braft__ResetPeerRequest",
+  "braft",
+  sizeof(Braft__ResetPeerRequest),
+  4,
+  braft__reset_peer_request__field_descriptors,
+  braft__reset_peer_request__field_indices_by_name,
+  1,  braft__reset_peer_request__number_ranges,
+  (ProtobufCMessageInit) braft__reset_peer_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define braft__reset_peer_response__field_descriptors NULL
+#define braft__reset_peer_response__field_indices_by_name NULL
+#define braft__reset_peer_response__number_ranges NULL
+const ProtobufCMessageDescriptor braft__reset_peer_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.ResetPeerResponse",
+  "ResetPeerResponse",
+  "Braft__ResetPeerResponse",
+  "braft",
+  sizeof(Braft__ResetPeerResponse),
+  0,
+  braft__reset_peer_response__field_descriptors,
+  braft__reset_peer_response__field_indices_by_name,
+  0,  braft__reset_peer_response__number_ranges,
+  (ProtobufCMessageInit) braft__reset_peer_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__transfer_leader_request__field_descriptors[3] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__TransferLeaderRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "leader_id",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__TransferLeaderRequest, leader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__TransferLeaderRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__transfer_leader_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = leader_id */
+  2,   /* field[2] = peer_id */
+};
+static const ProtobufCIntRange braft__transfer_leader_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor braft__transfer_leader_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.TransferLeaderRequest",
+  "TransferLeaderRequest",
+  "Braft__TransferLeaderRequest",
+  "braft",
+  sizeof(Braft__TransferLeaderRequest),
+  3,
+  braft__transfer_leader_request__field_descriptors,
+  braft__transfer_leader_request__field_indices_by_name,
+  1,  braft__transfer_leader_request__number_ranges,
+  (ProtobufCMessageInit) braft__transfer_leader_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define braft__transfer_leader_response__field_descriptors NULL
+#define braft__transfer_leader_response__field_indices_by_name NULL
+#define braft__transfer_leader_response__number_ranges NULL
+const ProtobufCMessageDescriptor braft__transfer_leader_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.TransferLeaderResponse",
+  "TransferLeaderResponse",
+  "Braft__TransferLeaderResponse",
+  "braft",
+  sizeof(Braft__TransferLeaderResponse),
+  0,
+  braft__transfer_leader_response__field_descriptors,
+  braft__transfer_leader_response__field_indices_by_name,
+  0,  braft__transfer_leader_response__number_ranges,
+  (ProtobufCMessageInit) braft__transfer_leader_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__get_leader_request__field_descriptors[2] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetLeaderRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer_id",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetLeaderRequest, peer_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__get_leader_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = peer_id */
+};
+static const ProtobufCIntRange braft__get_leader_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__get_leader_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.GetLeaderRequest",
+  "GetLeaderRequest",
+  "Braft__GetLeaderRequest",
+  "braft",
+  sizeof(Braft__GetLeaderRequest),
+  2,
+  braft__get_leader_request__field_descriptors,
+  braft__get_leader_request__field_indices_by_name,
+  1,  braft__get_leader_request__number_ranges,
+  (ProtobufCMessageInit) braft__get_leader_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__get_leader_response__field_descriptors[1] =
+{
+  {
+    "leader_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetLeaderResponse, leader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__get_leader_response__field_indices_by_name[] = {
+  0,   /* field[0] = leader_id */
+};
+static const ProtobufCIntRange braft__get_leader_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor braft__get_leader_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.GetLeaderResponse",
+  "GetLeaderResponse",
+  "Braft__GetLeaderResponse",
+  "braft",
+  sizeof(Braft__GetLeaderResponse),
+  1,
+  braft__get_leader_response__field_descriptors,
+  braft__get_leader_response__field_indices_by_name,
+  1,  braft__get_leader_response__number_ranges,
+  (ProtobufCMessageInit) braft__get_leader_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__get_file_request__field_descriptors[5] =
+{
+  {
+    "reader_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetFileRequest, reader_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "filename",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetFileRequest, filename),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "count",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetFileRequest, count),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "offset",
+    4,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_INT64,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetFileRequest, offset),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "read_partly",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Braft__GetFileRequest, has_read_partly),
+    offsetof(Braft__GetFileRequest, read_partly),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__get_file_request__field_indices_by_name[] = {
+  2,   /* field[2] = count */
+  1,   /* field[1] = filename */
+  3,   /* field[3] = offset */
+  4,   /* field[4] = read_partly */
+  0,   /* field[0] = reader_id */
+};
+static const ProtobufCIntRange braft__get_file_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor braft__get_file_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.GetFileRequest",
+  "GetFileRequest",
+  "Braft__GetFileRequest",
+  "braft",
+  sizeof(Braft__GetFileRequest),
+  5,
+  braft__get_file_request__field_descriptors,
+  braft__get_file_request__field_indices_by_name,
+  1,  braft__get_file_request__number_ranges,
+  (ProtobufCMessageInit) braft__get_file_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__get_file_response__field_descriptors[2] =
+{
+  {
+    "eof",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Braft__GetFileResponse, eof),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "read_size",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Braft__GetFileResponse, has_read_size),
+    offsetof(Braft__GetFileResponse, read_size),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__get_file_response__field_indices_by_name[] = {
+  0,   /* field[0] = eof */
+  1,   /* field[1] = read_size */
+};
+static const ProtobufCIntRange braft__get_file_response__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__get_file_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.GetFileResponse",
+  "GetFileResponse",
+  "Braft__GetFileResponse",
+  "braft",
+  sizeof(Braft__GetFileResponse),
+  2,
+  braft__get_file_response__field_descriptors,
+  braft__get_file_response__field_indices_by_name,
+  1,  braft__get_file_response__number_ranges,
+  (ProtobufCMessageInit) braft__get_file_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__local_file_meta__field_descriptors[3] =
+{
+  {
+    "user_meta",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Braft__LocalFileMeta, has_user_meta),
+    offsetof(Braft__LocalFileMeta, user_meta),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "source",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_ENUM,
+    offsetof(Braft__LocalFileMeta, has_source),
+    offsetof(Braft__LocalFileMeta, source),
+    &braft__file_source__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "checksum",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__LocalFileMeta, checksum),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__local_file_meta__field_indices_by_name[] = {
+  2,   /* field[2] = checksum */
+  1,   /* field[1] = source */
+  0,   /* field[0] = user_meta */
+};
+static const ProtobufCIntRange braft__local_file_meta__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor braft__local_file_meta__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.LocalFileMeta",
+  "LocalFileMeta",
+  "Braft__LocalFileMeta",
+  "braft",
+  sizeof(Braft__LocalFileMeta),
+  3,
+  braft__local_file_meta__field_descriptors,
+  braft__local_file_meta__field_indices_by_name,
+  1,  braft__local_file_meta__number_ranges,
+  (ProtobufCMessageInit) braft__local_file_meta__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__local_snapshot_pb_meta__file__field_descriptors[2] =
+{
+  {
+    "name",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Braft__LocalSnapshotPbMeta__File, name),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "meta",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Braft__LocalSnapshotPbMeta__File, meta),
+    &braft__local_file_meta__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__local_snapshot_pb_meta__file__field_indices_by_name[] = {
+  1,   /* field[1] = meta */
+  0,   /* field[0] = name */
+};
+static const ProtobufCIntRange braft__local_snapshot_pb_meta__file__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__local_snapshot_pb_meta__file__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.LocalSnapshotPbMeta.File",
+  "File",
+  "Braft__LocalSnapshotPbMeta__File",
+  "braft",
+  sizeof(Braft__LocalSnapshotPbMeta__File),
+  2,
+  braft__local_snapshot_pb_meta__file__field_descriptors,
+  braft__local_snapshot_pb_meta__file__field_indices_by_name,
+  1,  braft__local_snapshot_pb_meta__file__number_ranges,
+  (ProtobufCMessageInit) braft__local_snapshot_pb_meta__file__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor braft__local_snapshot_pb_meta__field_descriptors[2] =
+{
+  {
+    "meta",
+    1,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_MESSAGE,
+    0,   /* quantifier_offset */
+    offsetof(Braft__LocalSnapshotPbMeta, meta),
+    &braft__snapshot_meta__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "files",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Braft__LocalSnapshotPbMeta, n_files),
+    offsetof(Braft__LocalSnapshotPbMeta, files),
+    &braft__local_snapshot_pb_meta__file__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned braft__local_snapshot_pb_meta__field_indices_by_name[] = {
+  1,   /* field[1] = files */
+  0,   /* field[0] = meta */
+};
+static const ProtobufCIntRange braft__local_snapshot_pb_meta__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor braft__local_snapshot_pb_meta__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.LocalSnapshotPbMeta",
+  "LocalSnapshotPbMeta",
+  "Braft__LocalSnapshotPbMeta",
+  "braft",
+  sizeof(Braft__LocalSnapshotPbMeta),
+  2,
+  braft__local_snapshot_pb_meta__field_descriptors,
+  braft__local_snapshot_pb_meta__field_indices_by_name,
+  1,  braft__local_snapshot_pb_meta__number_ranges,
+  (ProtobufCMessageInit) braft__local_snapshot_pb_meta__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define braft__index_request__field_descriptors NULL
+#define braft__index_request__field_indices_by_name NULL
+#define braft__index_request__number_ranges NULL
+const ProtobufCMessageDescriptor braft__index_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.IndexRequest",
+  "IndexRequest",
+  "Braft__IndexRequest",
+  "braft",
+  sizeof(Braft__IndexRequest),
+  0,
+  braft__index_request__field_descriptors,
+  braft__index_request__field_indices_by_name,
+  0,  braft__index_request__number_ranges,
+  (ProtobufCMessageInit) braft__index_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define braft__index_response__field_descriptors NULL
+#define braft__index_response__field_indices_by_name NULL
+#define braft__index_response__number_ranges NULL
+const ProtobufCMessageDescriptor braft__index_response__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "braft.IndexResponse",
+  "IndexResponse",
+  "Braft__IndexResponse",
+  "braft",
+  sizeof(Braft__IndexResponse),
+  0,
+  braft__index_response__field_descriptors,
+  braft__index_response__field_indices_by_name,
+  0,  braft__index_response__number_ranges,
+  (ProtobufCMessageInit) braft__index_response__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
 static const ProtobufCEnumValue braft__entry_type__enum_values_by_number[4] =
 {
   { "ENTRY_TYPE_UNKNOWN", "BRAFT__ENTRY_TYPE__ENTRY_TYPE_UNKNOWN", 0 },
@@ -1510,5 +3439,33 @@ const ProtobufCEnumDescriptor braft__entry_type__descriptor =
   braft__entry_type__enum_values_by_name,
   1,
   braft__entry_type__value_ranges,
+  NULL,NULL,NULL,NULL   /* reserved[1234] */
+};
+static const ProtobufCEnumValue braft__file_source__enum_values_by_number[2] =
+{
+  { "FILE_SOURCE_LOCAL", "BRAFT__FILE_SOURCE__FILE_SOURCE_LOCAL", 0 },
+  { "FILE_SOURCE_REFERENCE", "BRAFT__FILE_SOURCE__FILE_SOURCE_REFERENCE", 1 },
+};
+static const ProtobufCIntRange braft__file_source__value_ranges[] = {
+{0, 0},{0, 2}
+};
+static const ProtobufCEnumValueIndex braft__file_source__enum_values_by_name[2] =
+{
+  { "FILE_SOURCE_LOCAL", 0 },
+  { "FILE_SOURCE_REFERENCE", 1 },
+};
+const ProtobufCEnumDescriptor braft__file_source__descriptor =
+{
+  PROTOBUF_C__ENUM_DESCRIPTOR_MAGIC,
+  "braft.FileSource",
+  "FileSource",
+  "Braft__FileSource",
+  "braft",
+  2,
+  braft__file_source__enum_values_by_number,
+  2,
+  braft__file_source__enum_values_by_name,
+  1,
+  braft__file_source__value_ranges,
   NULL,NULL,NULL,NULL   /* reserved[1234] */
 };

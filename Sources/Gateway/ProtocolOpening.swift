@@ -1,11 +1,21 @@
 internal import RaftCore
 
-/// Tells Redis from the other protocols of a port by a connection's first bytes.
+/// Tells Redis and HTTP from the other protocols of a port by a connection's first bytes.
 enum ProtocolOpening {
-    /// How the others begin. A Redis inline command may begin with GET too, but hardly goes on with a slash.
-    private static let others = [
-        "PRPC", "GET /", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "TRACE ", "CONNECT ", "PRI ",
+    /// How HTTP/1 begins. A Redis inline command may begin with GET too, but hardly goes on with a slash.
+    private static let http = [
+        "GET /", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "TRACE ", "CONNECT ",
     ].map { Array($0.utf8) }
+    /// How the others begin, HTTP/2 among them.
+    private static let others = http + ["PRPC", "PRI "].map { Array($0.utf8) }
+
+    /// Whether `bytes` begin a conversation in HTTP/1; nil: more bytes are needed to tell.
+    static func isHttp(_ bytes: Bytes) -> Bool? {
+        guard !bytes.isEmpty else { return nil }
+        let start = bytes.slice(from: 0, count: min(bytes.count, 16)).array
+        if http.contains(where: { start.starts(with: $0) }) { return true }
+        return http.contains { $0.starts(with: start) } ? nil : false
+    }
 
     /// Whether `bytes` begin a conversation in Redis's protocol; nil: more bytes are needed to tell.
     static func isRedis(_ bytes: Bytes) -> Bool? {

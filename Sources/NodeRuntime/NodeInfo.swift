@@ -4,7 +4,7 @@ import RaftCore
 import RaftHost
 import ShardServer
 
-/// What the Redis command INFO tells of a node.
+/// What the Redis command INFO and the page /status tell of a node.
 final class NodeInfo {
     private let host: RaftHost
     private let server: ShardServer
@@ -18,6 +18,13 @@ final class NodeInfo {
         self.configuration = configuration
         self.clock = clock
         self.startedAt = clock.now
+    }
+
+    /// The same as a page of text.
+    var page: String {
+        sections().map { section, fields in
+            "# \(section)\n" + fields.map { "\($0): \($1)\n" }.joined()
+        }.joined(separator: "\n")
     }
 
     func sections() -> [(section: String, fields: [(String, String)])] {

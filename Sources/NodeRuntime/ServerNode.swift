@@ -85,6 +85,7 @@ public final class ServerNode: @unchecked Sendable {
     private let remote: RpcTransport
     private let rpc: RpcServer
     private let redis: RedisServer
+    private let http: HttpServer
     private let data: DataDirectory
     private let logger: Logger
     private var isStopping = false
@@ -149,6 +150,7 @@ public final class ServerNode: @unchecked Sendable {
         redisSettings.requestTimeout = configuration.requestTimeout
         let info = NodeInfo(host: host, server: server, configuration: configuration, clock: loop.clock)
         redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
+        http = HttpServer(rpc: rpc, version: configuration.version) { info.page }
         connect()
         do throws(NodeError) {
             if let problem = server.startProblem { throw NodeError(problem) }
@@ -185,17 +187,16 @@ public final class ServerNode: @unchecked Sendable {
     private func listen() throws(NodeError) {
         let rpc = self.rpc
         let redis = self.redis
-        let isRedis: (Bytes) -> ProtocolSniffer.Match = { bytes in
-            switch RedisServer.matches(bytes) {
-            case .some(true): .yes
-            case .some(false): .no
-            case .none: .needMore
-            }
+        let http = self.http
+        func match(_ matches: @escaping (Bytes) -> Bool?) -> (Bytes) -> ProtocolSniffer.Match {
+            { bytes in matches(bytes).map { $0 ? .yes : .no } ?? .needMore }
         }
+        let (isHttp, isRedis) = (match(HttpServer.matches), match(RedisServer.matches))
         do throws(TransportError) {
             try network.listen(on: configuration.listen) { _ in
                 ProtocolSniffer(choices: [
                     (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
+                    (isHttp, { http.makeHandler() }),
                     (isRedis, { redis.makeHandler() }),
                 ])
             }

@@ -17,7 +17,8 @@ final class KnownPeer {
 }
 
 extension RaftHost {
-    /// Makes `server` answer the services every host has: braft.RaftService, and our own for identity and liveness.
+    /// Makes `server` answer the services every host has: braft's for consensus, for its command line and for its page
+    /// raft_stat, and our own for identity and liveness.
     public func register(on server: RpcServer) {
         server.register(RaftHost.nodeService) { [self] method, request in
             guard method == "hello" else { return false }
@@ -45,6 +46,8 @@ extension RaftHost {
             return true
         }
         registerSnapshots(on: server)
+        registerCli(on: server)
+        registerRaftStat(on: server)
         server.register(RaftHost.raftService) { [self] method, request in
             do throws(RaftWire.WireError) {
                 switch method {

@@ -69,6 +69,8 @@ extension RaftHost {
         /// How long after something was applied the replicas of a group are compared, and the shortest time between two
         /// comparisons.
         public var comparisonPace = Interval.milliseconds(1000)
+        /// Whether braft's command line service takes orders; who leads is said in any case.
+        public var answersCli = true
         /// Seed of the cores' random delays.
         public var seed: UInt64 = 1
 

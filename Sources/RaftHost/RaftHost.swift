@@ -47,6 +47,10 @@ public final class RaftHost: @unchecked Sendable {
     public var store: (any StateMachineStore)?
     /// Called on the lane with the state machine that took a failed one's place, or came with a snapshot.
     public var onStateMachine: (ReplicaRecord, any StateMachine) -> Void = { _, _ in }
+    /// Changes the members of a group for braft's command line service, and answers when that is committed or has failed;
+    /// false: the group is in nobody's record, and the host does it by itself. Called on the lane.
+    public var memberAuthority:
+        ((_ group: String, _ order: MemberOrder, _ done: @escaping (MemberAnswer) -> Void) -> Bool)?
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
 

@@ -132,7 +132,9 @@ extension ShardServer {
         case .refused(.notLeader), .unknown: reply = answer(raft, .notLeader, nil)
         case .refused(.busy): reply = answer(raft, .busy, "the leader of \(group) is not ready to change members")
         case .refused(let refusal): reply = answer(raft, .refused, refusal.sentence)
-        case .notCaughtUp(let peer): reply = answer(raft, .refused, "\(peer) did not catch up in time")
+        case .notCaughtUp(let peer):
+            reply = answer(raft, .refused, "\(peer) did not catch up in time")
+            noteNotCaughtUp(peer, operation: change.operation)
         }
         if change.waiting.isEmpty, reply.error == .refused {
             peersChanges[group] = PeersChange(

@@ -119,6 +119,9 @@ public final class ShardServer {
     /// Changes of members begun here, by group.
     var peersChanges: [String: PeersChange] = [:]
     var transfers: [OrderedTransfer] = []
+    /// Orders of braft's command line service that the controller carries out, in the order in which they came.
+    var cliOrders: [CliOrder] = []
+    var nextCliOrder: UInt64 = 0
     /// The map's record of a reset of the controller is on its way.
     var isFollowingReset = false
     var nextResetLook = Instant.distantPast
@@ -150,6 +153,7 @@ public final class ShardServer {
             }
         }
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
+        host.memberAuthority = { [unowned self] group, order, done in takeMemberOrder(group, order, done) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
         let factory = self.factory
         host.store = factory
@@ -193,6 +197,7 @@ public final class ShardServer {
         let deadlines = [
             proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), nextWatch, pollMap(now),
             held.turn(now), verifyTurn(now), peersChangesTurn(now), transfersTurn(now), collectTurn(now),
+            cliTurn(now),
         ]
         for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
@@ -212,6 +217,7 @@ public final class ShardServer {
         mapWatch.waiting = []
         peersChanges = [:]
         transfers = []
+        cliOrders = []
         collection.waiting = []
         pulling = Pulling()
         digestRetries = []

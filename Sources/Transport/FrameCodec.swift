@@ -21,6 +21,18 @@ final class FrameCodec {
             case .encoded(let bytes): bytes.count
             }
         }
+
+        /// Its bytes, in memory of their own if they were not packed yet.
+        var packed: Bytes {
+            switch self {
+            case .encoded(let bytes): bytes
+            case .message(let message):
+                Bytes(count: bytes) { buffer in
+                    guard let base = buffer.baseAddress else { return }
+                    protobuf_c_message_pack(message, base.assumingMemoryBound(to: UInt8.self))
+                }
+            }
+        }
     }
 
     /// A frame's pieces in sending order, or why it cannot be one.

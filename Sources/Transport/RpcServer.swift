@@ -13,6 +13,8 @@ public struct RpcRequest {
     public let body: Bytes
     /// Raw bytes that came behind it.
     public let attachment: Bytes
+    /// What followed the method in the path of an HTTP request, without the first slash; empty otherwise.
+    public let path: String
     /// The caller's log id, if it set one.
     public let logID: Int64?
     /// Where it came from.
@@ -65,6 +67,40 @@ public final class RpcServer {
 
     /// A handler for one accepted connection that speaks baidu_std.
     public func makeHandler() -> any ConnectionHandler { ServedConnection(self) }
+
+    /// The full names of the services, in the order in which they were registered.
+    public var serviceNames: [String] { services.map(\.name) }
+
+    /// The full name of a service by that or by its short name, which has no dot; nil if there is none.
+    public func fullName(of service: String) -> String? {
+        let isShort = !service.utf8.contains(UInt8(ascii: "."))
+        return services.first { (isShort ? $0.shortName : $0.name) == service }?.name
+    }
+
+    /// An error as this server tells it: its text decorated as brpc does, and -1 as ``RpcCode/internalError``.
+    public func failure(_ code: Int32, _ text: String) -> RpcError { RpcError(code, text, at: address) }
+
+    /// Serves a request that came by another protocol, as if it had come in a frame without an attachment. The completion
+    /// gets the reply, or the error with its text decorated as brpc does; exactly once, perhaps from within this call.
+    ///
+    /// - Parameter path: what followed the method where the other protocol has paths.
+    public func call(
+        _ service: String, _ method: String, body: Bytes, path: String = "", on connection: any Connection,
+        completion: @escaping (RpcResult) -> Void
+    ) {
+        let responder = RpcResponder(DirectCall(address: address, completion), 0)
+        guard !isStopping else { return responder.fail(RpcCode.stopping, "the server is stopping") }
+        guard let name = fullName(of: service), let registration = services.first(where: { $0.name == name }) else {
+            let isShort = !service.utf8.contains(UInt8(ascii: "."))
+            return responder.fail(isShort ? RpcCode.noService : RpcCode.noMethod, "no service \(service)")
+        }
+        let request = RpcRequest(
+            service: name, method: method, body: body, attachment: Bytes(), path: path, logID: nil,
+            connection: connection, responder: responder)
+        if !registration.serve(method, request) {
+            responder.fail(RpcCode.noMethod, "\(name) has no method \(method)")
+        }
+    }
 }
 
 extension RpcServer {
@@ -118,7 +154,7 @@ extension RpcServer {
             RpcRequest(
                 service: service.name, method: String(cString: request.pointee.method_name),
                 body: frame.payload.slice(from: 0, count: bodyBytes),
-                attachment: frame.payload.suffix(from: bodyBytes),
+                attachment: frame.payload.suffix(from: bodyBytes), path: "",
                 logID: request.pointee.has_log_id != 0 ? request.pointee.log_id : nil,
                 connection: connection, responder: RpcResponder(served, correlationID)))
     }
@@ -139,16 +175,58 @@ extension RpcServer {
         codec.encodeReply(correlationID: correlationID, body: body, attachmentBytes: attachmentBytes)
     }
 
-    /// -1 travels as EINTERNAL; the text is decorated as brpc's servers do.
     fileprivate func encodeFailure(_ correlationID: Int64, _ code: Int32, _ text: String) -> FrameCodec.Encoding {
+        codec.encodeFailure(correlationID: correlationID, error: RpcError(code, text, at: address))
+    }
+}
+
+extension RpcError {
+    /// -1 travels as EINTERNAL; the text is decorated as brpc's servers do.
+    fileprivate init(_ code: Int32, _ text: String, at address: NodeAddress) {
         precondition(code != 0, "a failure needs a code")
-        let error = RpcError(code: code == -1 ? RpcCode.internalError : code, text: "[\(address)][E\(code)]\(text)")
-        return codec.encodeFailure(correlationID: correlationID, error: error)
+        self.init(code: code == -1 ? RpcCode.internalError : code, text: "[\(address)][E\(code)]\(text)")
+    }
+}
+
+/// Where the answers to requests go. A class, for its calls cost less than an existential's.
+class AnswerTaker {
+    fileprivate func answer(_ correlationID: Int64, _ body: FrameCodec.Body, _ attachment: [Bytes]) {
+        preconditionFailure("a taker takes answers")
+    }
+
+    fileprivate func fail(_ correlationID: Int64, _ code: Int32, _ text: String) {
+        preconditionFailure("a taker takes answers")
+    }
+}
+
+/// A request that did not come in a frame.
+private final class DirectCall: AnswerTaker {
+    private let address: NodeAddress
+    private var completion: ((RpcResult) -> Void)?
+
+    init(address: NodeAddress, _ completion: @escaping (RpcResult) -> Void) {
+        self.address = address
+        self.completion = completion
+    }
+
+    override func answer(_ correlationID: Int64, _ body: FrameCodec.Body, _ attachment: [Bytes]) {
+        let bytes = attachment.count == 1 ? attachment[0] : Bytes(attachment.flatMap(\.array))
+        finish(.reply(RpcReply(body: body.packed, attachment: bytes)))
+    }
+
+    override func fail(_ correlationID: Int64, _ code: Int32, _ text: String) {
+        finish(.failed(RpcError(code, text, at: address)))
+    }
+
+    private func finish(_ result: RpcResult) {
+        guard let completion else { preconditionFailure("a request is answered once") }
+        self.completion = nil
+        completion(result)
     }
 }
 
 /// One accepted connection of a server; what responders hold of it.
-final class ServedConnection: ConnectionHandler {
+final class ServedConnection: AnswerTaker, ConnectionHandler {
     private let server: RpcServer
     /// Nil before the first bytes and after the end.
     private var connection: (any Connection)?
@@ -188,7 +266,7 @@ final class ServedConnection: ConnectionHandler {
         return Consumption(consumed: bytes.count)
     }
 
-    fileprivate func answer(_ correlationID: Int64, _ body: FrameCodec.Body, _ attachment: [Bytes]) {
+    fileprivate override func answer(_ correlationID: Int64, _ body: FrameCodec.Body, _ attachment: [Bytes]) {
         guard let connection else { return }
         let attachmentBytes = attachment.reduce(0) { $0 + $1.count }
         switch server.encode(correlationID, body, attachmentBytes) {
@@ -201,7 +279,7 @@ final class ServedConnection: ConnectionHandler {
         }
     }
 
-    fileprivate func fail(_ correlationID: Int64, _ code: Int32, _ text: String) {
+    fileprivate override func fail(_ correlationID: Int64, _ code: Int32, _ text: String) {
         guard let connection else { return }
         noteAnswer()
         guard case .pieces(let head, _) = server.encodeFailure(correlationID, code, text) else { return }
@@ -218,10 +296,10 @@ final class ServedConnection: ConnectionHandler {
 ///
 /// A small value to be copied and kept. It may pass through other threads; answers are given on the lane.
 public struct RpcResponder: @unchecked Sendable {
-    private let served: ServedConnection
+    private let served: AnswerTaker
     private let correlationID: Int64
 
-    fileprivate init(_ served: ServedConnection, _ correlationID: Int64) {
+    fileprivate init(_ served: AnswerTaker, _ correlationID: Int64) {
         self.served = served
         self.correlationID = correlationID
     }

@@ -6,6 +6,7 @@ import RaftHost
 /// A flag of raftd: what `--help` prints of it, and what it does.
 struct Flag: Sendable {
     var name: String
+    /// What it takes; empty: nothing, it is there or not.
     var value: String
     var help: String
     /// Takes the text over; false if it cannot.
@@ -32,6 +33,7 @@ struct Options: Sendable {
     var leaseReads = true
     var requestMilliseconds = 10_000
     var connections = 10_000
+    var answersCli = true
     var splitBytes = 1 << 30
     var splitOperations = 20_000
     var cooldownSeconds = 300
@@ -171,6 +173,13 @@ struct Options: Sendable {
         Flag(name: "max-connections", value: "N", help: "connections accepted at most (default 10000)") {
             number($0, 16...1_000_000, &$1.connections)
         },
+        Flag(
+            name: "no-cli", value: "",
+            help: "refuse the orders of braft's command line service, as its disable_cli does; raftctl works on"
+        ) {
+            $1.answersCli = $0 == "false"
+            return $0 == "true" || $0 == "false"
+        },
     ]
 
     static var help: String {
@@ -180,7 +189,9 @@ struct Options: Sendable {
             One node of a Flotilla cluster. Start every node, then run `raftctl init` once.
 
             """
-        for flag in flags { text += "\n  --\(flag.name) \(flag.value)\n      \(flag.help)" }
+        for flag in flags {
+            text += "\n  --\(flag.name)\(flag.value.isEmpty ? "" : " \(flag.value)")\n      \(flag.help)"
+        }
         text += "\n  --flagfile FILE\n      reads flags from FILE, one --name=value per line; # begins a comment"
         text += "\n  --help, --version\n"
         return text
@@ -214,7 +225,8 @@ extension Options {
             // brpc's users know their flags with underscores
             let name = String(parts[0].map { $0 == "_" ? "-" : $0 })
             var value = parts.count > 1 ? String(parts[1]) : nil
-            if value == nil { value = rest.popFirst() }
+            let isSwitch = Options.flags.contains { $0.name == name && $0.value.isEmpty }
+            if value == nil { value = isSwitch ? "true" : rest.popFirst() }
             guard let value else { throw UsageError(text: "--\(name) needs a value") }
             if name == "flagfile" {
                 guard depth < 8 else { throw UsageError(text: "flag files include each other") }
@@ -274,6 +286,7 @@ extension Options {
         configuration.host.raft.leaseReads = leaseReads
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
+        configuration.host.answersCli = answersCli
         configuration.scheduler.splitBytes = UInt64(splitBytes)
         configuration.scheduler.splitOperations = Double(splitOperations)
         configuration.scheduler.scale(toCooldown: .milliseconds(1000 * cooldownSeconds))

@@ -14,6 +14,30 @@ import Testing
         for input in inputs { target.run(input) }
     }
 
+    /// A short look around each of them: bytes changed, dropped, doubled and exchanged by chance, always the same.
+    @Test(arguments: ["http", "json"]) func whatIsLikeThemIsTaken(name: String) throws {
+        let target = try #require(FuzzTarget.all.first { $0.name == name })
+        var random = SeededRandom(seed: 7)
+        let inputs = try CorpusTests.inputs(in: CorpusTests.directory + name)
+        for _ in 0..<300 {
+            for input in inputs {
+                var bytes = input.array
+                for _ in 0...random.next() % 4 where !bytes.isEmpty {
+                    let place = Int(random.next() % UInt64(bytes.count))
+                    let end = min(bytes.count, place + Int(random.next() % 20))
+                    switch random.next() % 5 {
+                    case 0: bytes[place] = UInt8(truncatingIfNeeded: random.next())
+                    case 1: bytes.removeSubrange(place..<end)
+                    case 2: bytes.insert(contentsOf: bytes[place..<end], at: place)
+                    case 3: bytes[place] ^= 1 << UInt8(random.next() % 8)
+                    default: bytes += inputs[Int(random.next() % UInt64(inputs.count))].array.suffix(end - place)
+                    }
+                }
+                target.run(Bytes(bytes))
+            }
+        }
+    }
+
     private static func inputs(in directory: String) throws -> [Bytes] {
         guard let listing = opendir(directory) else { return [] }
         defer { closedir(listing) }

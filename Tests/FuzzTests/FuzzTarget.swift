@@ -11,6 +11,8 @@ struct FuzzTarget: Sendable {
     static let all = [
         FuzzTarget(name: "rpc", run: fuzzRpc),
         FuzzTarget(name: "redis", run: fuzzRedis),
+        FuzzTarget(name: "http", run: fuzzHttp),
+        FuzzTarget(name: "json", run: fuzzJson),
         FuzzTarget(name: "commands", run: fuzzCommands),
         FuzzTarget(name: "raftwire", run: fuzzRaftWire),
         FuzzTarget(name: "snapshots", run: fuzzSnapshots),

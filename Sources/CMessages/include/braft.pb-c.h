@@ -26,6 +26,27 @@ typedef struct Braft__TimeoutNowResponse Braft__TimeoutNowResponse;
 typedef struct Braft__SnapshotMeta Braft__SnapshotMeta;
 typedef struct Braft__InstallSnapshotRequest Braft__InstallSnapshotRequest;
 typedef struct Braft__InstallSnapshotResponse Braft__InstallSnapshotResponse;
+typedef struct Braft__AddPeerRequest Braft__AddPeerRequest;
+typedef struct Braft__AddPeerResponse Braft__AddPeerResponse;
+typedef struct Braft__RemovePeerRequest Braft__RemovePeerRequest;
+typedef struct Braft__RemovePeerResponse Braft__RemovePeerResponse;
+typedef struct Braft__ChangePeersRequest Braft__ChangePeersRequest;
+typedef struct Braft__ChangePeersResponse Braft__ChangePeersResponse;
+typedef struct Braft__SnapshotRequest Braft__SnapshotRequest;
+typedef struct Braft__SnapshotResponse Braft__SnapshotResponse;
+typedef struct Braft__ResetPeerRequest Braft__ResetPeerRequest;
+typedef struct Braft__ResetPeerResponse Braft__ResetPeerResponse;
+typedef struct Braft__TransferLeaderRequest Braft__TransferLeaderRequest;
+typedef struct Braft__TransferLeaderResponse Braft__TransferLeaderResponse;
+typedef struct Braft__GetLeaderRequest Braft__GetLeaderRequest;
+typedef struct Braft__GetLeaderResponse Braft__GetLeaderResponse;
+typedef struct Braft__GetFileRequest Braft__GetFileRequest;
+typedef struct Braft__GetFileResponse Braft__GetFileResponse;
+typedef struct Braft__LocalFileMeta Braft__LocalFileMeta;
+typedef struct Braft__LocalSnapshotPbMeta Braft__LocalSnapshotPbMeta;
+typedef struct Braft__LocalSnapshotPbMeta__File Braft__LocalSnapshotPbMeta__File;
+typedef struct Braft__IndexRequest Braft__IndexRequest;
+typedef struct Braft__IndexResponse Braft__IndexResponse;
 
 
 /* --- enums --- */
@@ -37,6 +58,14 @@ typedef enum _Braft__EntryType {
   BRAFT__ENTRY_TYPE__ENTRY_TYPE_CONFIGURATION = 3
     PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(BRAFT__ENTRY_TYPE)
 } Braft__EntryType;
+/*
+ * The file __raft_snapshot_meta of a snapshot.
+ */
+typedef enum _Braft__FileSource {
+  BRAFT__FILE_SOURCE__FILE_SOURCE_LOCAL = 0,
+  BRAFT__FILE_SOURCE__FILE_SOURCE_REFERENCE = 1
+    PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(BRAFT__FILE_SOURCE)
+} Braft__FileSource;
 
 /* --- messages --- */
 
@@ -210,6 +239,259 @@ struct  Braft__InstallSnapshotResponse
 #define BRAFT__INSTALL_SNAPSHOT_RESPONSE__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&braft__install_snapshot_response__descriptor) \
     , 0, 0 }
+
+
+/*
+ * braft.CliService.
+ */
+struct  Braft__AddPeerRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *leader_id;
+  char *peer_id;
+};
+#define BRAFT__ADD_PEER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__add_peer_request__descriptor) \
+    , NULL, NULL, NULL }
+
+
+struct  Braft__AddPeerResponse
+{
+  ProtobufCMessage base;
+  size_t n_old_peers;
+  char **old_peers;
+  size_t n_new_peers;
+  char **new_peers;
+};
+#define BRAFT__ADD_PEER_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__add_peer_response__descriptor) \
+    , 0,NULL, 0,NULL }
+
+
+struct  Braft__RemovePeerRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *leader_id;
+  char *peer_id;
+};
+#define BRAFT__REMOVE_PEER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__remove_peer_request__descriptor) \
+    , NULL, NULL, NULL }
+
+
+struct  Braft__RemovePeerResponse
+{
+  ProtobufCMessage base;
+  size_t n_old_peers;
+  char **old_peers;
+  size_t n_new_peers;
+  char **new_peers;
+};
+#define BRAFT__REMOVE_PEER_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__remove_peer_response__descriptor) \
+    , 0,NULL, 0,NULL }
+
+
+struct  Braft__ChangePeersRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *leader_id;
+  size_t n_new_peers;
+  char **new_peers;
+};
+#define BRAFT__CHANGE_PEERS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__change_peers_request__descriptor) \
+    , NULL, NULL, 0,NULL }
+
+
+struct  Braft__ChangePeersResponse
+{
+  ProtobufCMessage base;
+  size_t n_old_peers;
+  char **old_peers;
+  size_t n_new_peers;
+  char **new_peers;
+};
+#define BRAFT__CHANGE_PEERS_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__change_peers_response__descriptor) \
+    , 0,NULL, 0,NULL }
+
+
+struct  Braft__SnapshotRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *peer_id;
+};
+#define BRAFT__SNAPSHOT_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__snapshot_request__descriptor) \
+    , NULL, NULL }
+
+
+struct  Braft__SnapshotResponse
+{
+  ProtobufCMessage base;
+};
+#define BRAFT__SNAPSHOT_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__snapshot_response__descriptor) \
+     }
+
+
+struct  Braft__ResetPeerRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *peer_id;
+  size_t n_old_peers;
+  char **old_peers;
+  size_t n_new_peers;
+  char **new_peers;
+};
+#define BRAFT__RESET_PEER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__reset_peer_request__descriptor) \
+    , NULL, NULL, 0,NULL, 0,NULL }
+
+
+struct  Braft__ResetPeerResponse
+{
+  ProtobufCMessage base;
+};
+#define BRAFT__RESET_PEER_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__reset_peer_response__descriptor) \
+     }
+
+
+struct  Braft__TransferLeaderRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *leader_id;
+  char *peer_id;
+};
+#define BRAFT__TRANSFER_LEADER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__transfer_leader_request__descriptor) \
+    , NULL, NULL, NULL }
+
+
+struct  Braft__TransferLeaderResponse
+{
+  ProtobufCMessage base;
+};
+#define BRAFT__TRANSFER_LEADER_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__transfer_leader_response__descriptor) \
+     }
+
+
+struct  Braft__GetLeaderRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  char *peer_id;
+};
+#define BRAFT__GET_LEADER_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__get_leader_request__descriptor) \
+    , NULL, NULL }
+
+
+struct  Braft__GetLeaderResponse
+{
+  ProtobufCMessage base;
+  char *leader_id;
+};
+#define BRAFT__GET_LEADER_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__get_leader_response__descriptor) \
+    , NULL }
+
+
+/*
+ * braft.FileService. The bytes of a file are in the attachment, in segments.
+ */
+struct  Braft__GetFileRequest
+{
+  ProtobufCMessage base;
+  int64_t reader_id;
+  char *filename;
+  int64_t count;
+  int64_t offset;
+  protobuf_c_boolean has_read_partly;
+  protobuf_c_boolean read_partly;
+};
+#define BRAFT__GET_FILE_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__get_file_request__descriptor) \
+    , 0, NULL, 0, 0, 0, 0 }
+
+
+struct  Braft__GetFileResponse
+{
+  ProtobufCMessage base;
+  protobuf_c_boolean eof;
+  protobuf_c_boolean has_read_size;
+  int64_t read_size;
+};
+#define BRAFT__GET_FILE_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__get_file_response__descriptor) \
+    , 0, 0, 0 }
+
+
+struct  Braft__LocalFileMeta
+{
+  ProtobufCMessage base;
+  protobuf_c_boolean has_user_meta;
+  ProtobufCBinaryData user_meta;
+  protobuf_c_boolean has_source;
+  Braft__FileSource source;
+  char *checksum;
+};
+#define BRAFT__LOCAL_FILE_META__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__local_file_meta__descriptor) \
+    , 0, {0,NULL}, 0, BRAFT__FILE_SOURCE__FILE_SOURCE_LOCAL, NULL }
+
+
+struct  Braft__LocalSnapshotPbMeta__File
+{
+  ProtobufCMessage base;
+  char *name;
+  Braft__LocalFileMeta *meta;
+};
+#define BRAFT__LOCAL_SNAPSHOT_PB_META__FILE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__local_snapshot_pb_meta__file__descriptor) \
+    , NULL, NULL }
+
+
+struct  Braft__LocalSnapshotPbMeta
+{
+  ProtobufCMessage base;
+  Braft__SnapshotMeta *meta;
+  size_t n_files;
+  Braft__LocalSnapshotPbMeta__File **files;
+};
+#define BRAFT__LOCAL_SNAPSHOT_PB_META__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__local_snapshot_pb_meta__descriptor) \
+    , NULL, 0,NULL }
+
+
+/*
+ * braft.raft_stat.
+ */
+struct  Braft__IndexRequest
+{
+  ProtobufCMessage base;
+};
+#define BRAFT__INDEX_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__index_request__descriptor) \
+     }
+
+
+struct  Braft__IndexResponse
+{
+  ProtobufCMessage base;
+};
+#define BRAFT__INDEX_RESPONSE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&braft__index_response__descriptor) \
+     }
 
 
 /* Braft__EntryMeta methods */
@@ -421,6 +703,389 @@ Braft__InstallSnapshotResponse *
 void   braft__install_snapshot_response__free_unpacked
                      (Braft__InstallSnapshotResponse *message,
                       ProtobufCAllocator *allocator);
+/* Braft__AddPeerRequest methods */
+void   braft__add_peer_request__init
+                     (Braft__AddPeerRequest         *message);
+size_t braft__add_peer_request__get_packed_size
+                     (const Braft__AddPeerRequest   *message);
+size_t braft__add_peer_request__pack
+                     (const Braft__AddPeerRequest   *message,
+                      uint8_t             *out);
+size_t braft__add_peer_request__pack_to_buffer
+                     (const Braft__AddPeerRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__AddPeerRequest *
+       braft__add_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__add_peer_request__free_unpacked
+                     (Braft__AddPeerRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__AddPeerResponse methods */
+void   braft__add_peer_response__init
+                     (Braft__AddPeerResponse         *message);
+size_t braft__add_peer_response__get_packed_size
+                     (const Braft__AddPeerResponse   *message);
+size_t braft__add_peer_response__pack
+                     (const Braft__AddPeerResponse   *message,
+                      uint8_t             *out);
+size_t braft__add_peer_response__pack_to_buffer
+                     (const Braft__AddPeerResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__AddPeerResponse *
+       braft__add_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__add_peer_response__free_unpacked
+                     (Braft__AddPeerResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__RemovePeerRequest methods */
+void   braft__remove_peer_request__init
+                     (Braft__RemovePeerRequest         *message);
+size_t braft__remove_peer_request__get_packed_size
+                     (const Braft__RemovePeerRequest   *message);
+size_t braft__remove_peer_request__pack
+                     (const Braft__RemovePeerRequest   *message,
+                      uint8_t             *out);
+size_t braft__remove_peer_request__pack_to_buffer
+                     (const Braft__RemovePeerRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__RemovePeerRequest *
+       braft__remove_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__remove_peer_request__free_unpacked
+                     (Braft__RemovePeerRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__RemovePeerResponse methods */
+void   braft__remove_peer_response__init
+                     (Braft__RemovePeerResponse         *message);
+size_t braft__remove_peer_response__get_packed_size
+                     (const Braft__RemovePeerResponse   *message);
+size_t braft__remove_peer_response__pack
+                     (const Braft__RemovePeerResponse   *message,
+                      uint8_t             *out);
+size_t braft__remove_peer_response__pack_to_buffer
+                     (const Braft__RemovePeerResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__RemovePeerResponse *
+       braft__remove_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__remove_peer_response__free_unpacked
+                     (Braft__RemovePeerResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__ChangePeersRequest methods */
+void   braft__change_peers_request__init
+                     (Braft__ChangePeersRequest         *message);
+size_t braft__change_peers_request__get_packed_size
+                     (const Braft__ChangePeersRequest   *message);
+size_t braft__change_peers_request__pack
+                     (const Braft__ChangePeersRequest   *message,
+                      uint8_t             *out);
+size_t braft__change_peers_request__pack_to_buffer
+                     (const Braft__ChangePeersRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__ChangePeersRequest *
+       braft__change_peers_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__change_peers_request__free_unpacked
+                     (Braft__ChangePeersRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__ChangePeersResponse methods */
+void   braft__change_peers_response__init
+                     (Braft__ChangePeersResponse         *message);
+size_t braft__change_peers_response__get_packed_size
+                     (const Braft__ChangePeersResponse   *message);
+size_t braft__change_peers_response__pack
+                     (const Braft__ChangePeersResponse   *message,
+                      uint8_t             *out);
+size_t braft__change_peers_response__pack_to_buffer
+                     (const Braft__ChangePeersResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__ChangePeersResponse *
+       braft__change_peers_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__change_peers_response__free_unpacked
+                     (Braft__ChangePeersResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__SnapshotRequest methods */
+void   braft__snapshot_request__init
+                     (Braft__SnapshotRequest         *message);
+size_t braft__snapshot_request__get_packed_size
+                     (const Braft__SnapshotRequest   *message);
+size_t braft__snapshot_request__pack
+                     (const Braft__SnapshotRequest   *message,
+                      uint8_t             *out);
+size_t braft__snapshot_request__pack_to_buffer
+                     (const Braft__SnapshotRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__SnapshotRequest *
+       braft__snapshot_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__snapshot_request__free_unpacked
+                     (Braft__SnapshotRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__SnapshotResponse methods */
+void   braft__snapshot_response__init
+                     (Braft__SnapshotResponse         *message);
+size_t braft__snapshot_response__get_packed_size
+                     (const Braft__SnapshotResponse   *message);
+size_t braft__snapshot_response__pack
+                     (const Braft__SnapshotResponse   *message,
+                      uint8_t             *out);
+size_t braft__snapshot_response__pack_to_buffer
+                     (const Braft__SnapshotResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__SnapshotResponse *
+       braft__snapshot_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__snapshot_response__free_unpacked
+                     (Braft__SnapshotResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__ResetPeerRequest methods */
+void   braft__reset_peer_request__init
+                     (Braft__ResetPeerRequest         *message);
+size_t braft__reset_peer_request__get_packed_size
+                     (const Braft__ResetPeerRequest   *message);
+size_t braft__reset_peer_request__pack
+                     (const Braft__ResetPeerRequest   *message,
+                      uint8_t             *out);
+size_t braft__reset_peer_request__pack_to_buffer
+                     (const Braft__ResetPeerRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__ResetPeerRequest *
+       braft__reset_peer_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__reset_peer_request__free_unpacked
+                     (Braft__ResetPeerRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__ResetPeerResponse methods */
+void   braft__reset_peer_response__init
+                     (Braft__ResetPeerResponse         *message);
+size_t braft__reset_peer_response__get_packed_size
+                     (const Braft__ResetPeerResponse   *message);
+size_t braft__reset_peer_response__pack
+                     (const Braft__ResetPeerResponse   *message,
+                      uint8_t             *out);
+size_t braft__reset_peer_response__pack_to_buffer
+                     (const Braft__ResetPeerResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__ResetPeerResponse *
+       braft__reset_peer_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__reset_peer_response__free_unpacked
+                     (Braft__ResetPeerResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__TransferLeaderRequest methods */
+void   braft__transfer_leader_request__init
+                     (Braft__TransferLeaderRequest         *message);
+size_t braft__transfer_leader_request__get_packed_size
+                     (const Braft__TransferLeaderRequest   *message);
+size_t braft__transfer_leader_request__pack
+                     (const Braft__TransferLeaderRequest   *message,
+                      uint8_t             *out);
+size_t braft__transfer_leader_request__pack_to_buffer
+                     (const Braft__TransferLeaderRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__TransferLeaderRequest *
+       braft__transfer_leader_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__transfer_leader_request__free_unpacked
+                     (Braft__TransferLeaderRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__TransferLeaderResponse methods */
+void   braft__transfer_leader_response__init
+                     (Braft__TransferLeaderResponse         *message);
+size_t braft__transfer_leader_response__get_packed_size
+                     (const Braft__TransferLeaderResponse   *message);
+size_t braft__transfer_leader_response__pack
+                     (const Braft__TransferLeaderResponse   *message,
+                      uint8_t             *out);
+size_t braft__transfer_leader_response__pack_to_buffer
+                     (const Braft__TransferLeaderResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__TransferLeaderResponse *
+       braft__transfer_leader_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__transfer_leader_response__free_unpacked
+                     (Braft__TransferLeaderResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__GetLeaderRequest methods */
+void   braft__get_leader_request__init
+                     (Braft__GetLeaderRequest         *message);
+size_t braft__get_leader_request__get_packed_size
+                     (const Braft__GetLeaderRequest   *message);
+size_t braft__get_leader_request__pack
+                     (const Braft__GetLeaderRequest   *message,
+                      uint8_t             *out);
+size_t braft__get_leader_request__pack_to_buffer
+                     (const Braft__GetLeaderRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__GetLeaderRequest *
+       braft__get_leader_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__get_leader_request__free_unpacked
+                     (Braft__GetLeaderRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__GetLeaderResponse methods */
+void   braft__get_leader_response__init
+                     (Braft__GetLeaderResponse         *message);
+size_t braft__get_leader_response__get_packed_size
+                     (const Braft__GetLeaderResponse   *message);
+size_t braft__get_leader_response__pack
+                     (const Braft__GetLeaderResponse   *message,
+                      uint8_t             *out);
+size_t braft__get_leader_response__pack_to_buffer
+                     (const Braft__GetLeaderResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__GetLeaderResponse *
+       braft__get_leader_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__get_leader_response__free_unpacked
+                     (Braft__GetLeaderResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__GetFileRequest methods */
+void   braft__get_file_request__init
+                     (Braft__GetFileRequest         *message);
+size_t braft__get_file_request__get_packed_size
+                     (const Braft__GetFileRequest   *message);
+size_t braft__get_file_request__pack
+                     (const Braft__GetFileRequest   *message,
+                      uint8_t             *out);
+size_t braft__get_file_request__pack_to_buffer
+                     (const Braft__GetFileRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__GetFileRequest *
+       braft__get_file_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__get_file_request__free_unpacked
+                     (Braft__GetFileRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__GetFileResponse methods */
+void   braft__get_file_response__init
+                     (Braft__GetFileResponse         *message);
+size_t braft__get_file_response__get_packed_size
+                     (const Braft__GetFileResponse   *message);
+size_t braft__get_file_response__pack
+                     (const Braft__GetFileResponse   *message,
+                      uint8_t             *out);
+size_t braft__get_file_response__pack_to_buffer
+                     (const Braft__GetFileResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__GetFileResponse *
+       braft__get_file_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__get_file_response__free_unpacked
+                     (Braft__GetFileResponse *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__LocalFileMeta methods */
+void   braft__local_file_meta__init
+                     (Braft__LocalFileMeta         *message);
+size_t braft__local_file_meta__get_packed_size
+                     (const Braft__LocalFileMeta   *message);
+size_t braft__local_file_meta__pack
+                     (const Braft__LocalFileMeta   *message,
+                      uint8_t             *out);
+size_t braft__local_file_meta__pack_to_buffer
+                     (const Braft__LocalFileMeta   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__LocalFileMeta *
+       braft__local_file_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__local_file_meta__free_unpacked
+                     (Braft__LocalFileMeta *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__LocalSnapshotPbMeta__File methods */
+void   braft__local_snapshot_pb_meta__file__init
+                     (Braft__LocalSnapshotPbMeta__File         *message);
+/* Braft__LocalSnapshotPbMeta methods */
+void   braft__local_snapshot_pb_meta__init
+                     (Braft__LocalSnapshotPbMeta         *message);
+size_t braft__local_snapshot_pb_meta__get_packed_size
+                     (const Braft__LocalSnapshotPbMeta   *message);
+size_t braft__local_snapshot_pb_meta__pack
+                     (const Braft__LocalSnapshotPbMeta   *message,
+                      uint8_t             *out);
+size_t braft__local_snapshot_pb_meta__pack_to_buffer
+                     (const Braft__LocalSnapshotPbMeta   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__LocalSnapshotPbMeta *
+       braft__local_snapshot_pb_meta__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__local_snapshot_pb_meta__free_unpacked
+                     (Braft__LocalSnapshotPbMeta *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__IndexRequest methods */
+void   braft__index_request__init
+                     (Braft__IndexRequest         *message);
+size_t braft__index_request__get_packed_size
+                     (const Braft__IndexRequest   *message);
+size_t braft__index_request__pack
+                     (const Braft__IndexRequest   *message,
+                      uint8_t             *out);
+size_t braft__index_request__pack_to_buffer
+                     (const Braft__IndexRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__IndexRequest *
+       braft__index_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__index_request__free_unpacked
+                     (Braft__IndexRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Braft__IndexResponse methods */
+void   braft__index_response__init
+                     (Braft__IndexResponse         *message);
+size_t braft__index_response__get_packed_size
+                     (const Braft__IndexResponse   *message);
+size_t braft__index_response__pack
+                     (const Braft__IndexResponse   *message,
+                      uint8_t             *out);
+size_t braft__index_response__pack_to_buffer
+                     (const Braft__IndexResponse   *message,
+                      ProtobufCBuffer     *buffer);
+Braft__IndexResponse *
+       braft__index_response__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   braft__index_response__free_unpacked
+                     (Braft__IndexResponse *message,
+                      ProtobufCAllocator *allocator);
 /* --- per-message closures --- */
 
 typedef void (*Braft__EntryMeta_Closure)
@@ -456,6 +1121,69 @@ typedef void (*Braft__InstallSnapshotRequest_Closure)
 typedef void (*Braft__InstallSnapshotResponse_Closure)
                  (const Braft__InstallSnapshotResponse *message,
                   void *closure_data);
+typedef void (*Braft__AddPeerRequest_Closure)
+                 (const Braft__AddPeerRequest *message,
+                  void *closure_data);
+typedef void (*Braft__AddPeerResponse_Closure)
+                 (const Braft__AddPeerResponse *message,
+                  void *closure_data);
+typedef void (*Braft__RemovePeerRequest_Closure)
+                 (const Braft__RemovePeerRequest *message,
+                  void *closure_data);
+typedef void (*Braft__RemovePeerResponse_Closure)
+                 (const Braft__RemovePeerResponse *message,
+                  void *closure_data);
+typedef void (*Braft__ChangePeersRequest_Closure)
+                 (const Braft__ChangePeersRequest *message,
+                  void *closure_data);
+typedef void (*Braft__ChangePeersResponse_Closure)
+                 (const Braft__ChangePeersResponse *message,
+                  void *closure_data);
+typedef void (*Braft__SnapshotRequest_Closure)
+                 (const Braft__SnapshotRequest *message,
+                  void *closure_data);
+typedef void (*Braft__SnapshotResponse_Closure)
+                 (const Braft__SnapshotResponse *message,
+                  void *closure_data);
+typedef void (*Braft__ResetPeerRequest_Closure)
+                 (const Braft__ResetPeerRequest *message,
+                  void *closure_data);
+typedef void (*Braft__ResetPeerResponse_Closure)
+                 (const Braft__ResetPeerResponse *message,
+                  void *closure_data);
+typedef void (*Braft__TransferLeaderRequest_Closure)
+                 (const Braft__TransferLeaderRequest *message,
+                  void *closure_data);
+typedef void (*Braft__TransferLeaderResponse_Closure)
+                 (const Braft__TransferLeaderResponse *message,
+                  void *closure_data);
+typedef void (*Braft__GetLeaderRequest_Closure)
+                 (const Braft__GetLeaderRequest *message,
+                  void *closure_data);
+typedef void (*Braft__GetLeaderResponse_Closure)
+                 (const Braft__GetLeaderResponse *message,
+                  void *closure_data);
+typedef void (*Braft__GetFileRequest_Closure)
+                 (const Braft__GetFileRequest *message,
+                  void *closure_data);
+typedef void (*Braft__GetFileResponse_Closure)
+                 (const Braft__GetFileResponse *message,
+                  void *closure_data);
+typedef void (*Braft__LocalFileMeta_Closure)
+                 (const Braft__LocalFileMeta *message,
+                  void *closure_data);
+typedef void (*Braft__LocalSnapshotPbMeta__File_Closure)
+                 (const Braft__LocalSnapshotPbMeta__File *message,
+                  void *closure_data);
+typedef void (*Braft__LocalSnapshotPbMeta_Closure)
+                 (const Braft__LocalSnapshotPbMeta *message,
+                  void *closure_data);
+typedef void (*Braft__IndexRequest_Closure)
+                 (const Braft__IndexRequest *message,
+                  void *closure_data);
+typedef void (*Braft__IndexResponse_Closure)
+                 (const Braft__IndexResponse *message,
+                  void *closure_data);
 
 /* --- services --- */
 
@@ -463,6 +1191,7 @@ typedef void (*Braft__InstallSnapshotResponse_Closure)
 /* --- descriptors --- */
 
 extern const ProtobufCEnumDescriptor    braft__entry_type__descriptor;
+extern const ProtobufCEnumDescriptor    braft__file_source__descriptor;
 extern const ProtobufCMessageDescriptor braft__entry_meta__descriptor;
 extern const ProtobufCMessageDescriptor braft__term_leader__descriptor;
 extern const ProtobufCMessageDescriptor braft__request_vote_request__descriptor;
@@ -474,6 +1203,27 @@ extern const ProtobufCMessageDescriptor braft__timeout_now_response__descriptor;
 extern const ProtobufCMessageDescriptor braft__snapshot_meta__descriptor;
 extern const ProtobufCMessageDescriptor braft__install_snapshot_request__descriptor;
 extern const ProtobufCMessageDescriptor braft__install_snapshot_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__add_peer_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__add_peer_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__remove_peer_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__remove_peer_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__change_peers_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__change_peers_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__snapshot_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__snapshot_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__reset_peer_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__reset_peer_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__transfer_leader_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__transfer_leader_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__get_leader_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__get_leader_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__get_file_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__get_file_response__descriptor;
+extern const ProtobufCMessageDescriptor braft__local_file_meta__descriptor;
+extern const ProtobufCMessageDescriptor braft__local_snapshot_pb_meta__descriptor;
+extern const ProtobufCMessageDescriptor braft__local_snapshot_pb_meta__file__descriptor;
+extern const ProtobufCMessageDescriptor braft__index_request__descriptor;
+extern const ProtobufCMessageDescriptor braft__index_response__descriptor;
 
 PROTOBUF_C__END_DECLS
 
