@@ -280,7 +280,8 @@ extension RaftHost {
             else { return }
             switch result.value {
             case .success(nil): return
-            case .failure(let error): retryLater(replica, error.description)
+            case .failure(let error):
+                retryLater(replica, error.description, needsNewerProgram: error.needsNewerProgram)
             case .success(.some(let machine)) where machine.appliedPosition.index < replica.raft.base.index:
                 // it may have been read in a bad moment; there is no going on from there with the log
                 retryLater(
@@ -298,11 +299,12 @@ extension RaftHost {
         }
     }
 
-    private func retryLater(_ replica: Replica, _ problem: String) {
+    private func retryLater(_ replica: Replica, _ problem: String, needsNewerProgram: Bool = false) {
         replica.applyProblem = problem
         replica.applyRetry = now + settings.applyRetryInterval
         stalled.append(replica)
-        noteFailure(of: replica)
+        // what is too new is not lost
+        if !needsNewerProgram { noteFailure(of: replica) }
     }
 
     func servesAgain(_ replica: Replica) {

@@ -85,7 +85,8 @@ enum StoreFormat {
         guard let version = reader.byte() else { throw damaged(kind) }
         guard version <= newest(kind) else {
             throw StateMachineError(
-                "stored \(kind) have format \(version), this version reads up to \(newest(kind)); upgrade")
+                "stored \(kind) have format \(version), this version reads up to \(newest(kind)); upgrade",
+                needsNewerProgram: true)
         }
         return reader
     }

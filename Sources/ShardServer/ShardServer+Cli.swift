@@ -312,7 +312,7 @@ extension ShardServer {
     }
 
     private func propose(_ command: ControllerCommand, _ order: CliOrder) {
-        host.propose(command.encoded(arena), to: ClusterMap.controllerGroup) { [self] outcome in
+        propose(command) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
                 guard let reply = ControllerReply(packed, arena) else {
@@ -418,7 +418,7 @@ extension RpcError {
             case .noSuchGroup: CliCode.notFound
             case .busy, .staleOperation: CliCode.busy
             case .conflict: operation == nil ? CliCode.invalid : CliCode.busy
-            case .notLeader, .damaged: CliCode.notPermitted
+            case .notLeader, .damaged, .levelTooLow, .programTooOld: CliCode.notPermitted
             case .noLeader, .stopping, .diskFull, .notInitialized: CliCode.tryAgain
             case .outcomeUnknown, .unreachable: CliCode.timedOut
             default: CliCode.invalid

@@ -26,7 +26,7 @@ extension ShardServer {
         guard peek.isKnown, peek.level <= UInt64(settings.knownLevel) else {
             return fail(.unknownFormat, completion)
         }
-        guard peek.level <= UInt64(level) else { return fail(.levelTooLow, completion) }
+        guard peek.level <= UInt64(level) else { return fail(map == nil ? .noLeader : .levelTooLow, completion) }
         let group = request.group
         guard let machine = machines[group] else { return fail(.noSuchGroup, completion) }
         if host.leads(group) {

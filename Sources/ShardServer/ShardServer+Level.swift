@@ -16,7 +16,10 @@ extension ShardServer {
 
     /// Has a group's leader here propose `command`, unless the cluster's level does not allow it.
     func propose(_ command: GroupCommand, to group: String, completion: @escaping (ProposalOutcome) -> Void) {
-        guard command.level <= level else { return host.refuse(.levelTooLow, completion: completion) }
+        // without a map yet, as for a while after a start, nobody knows
+        guard command.level <= level else {
+            return host.refuse(map == nil ? .stopping : .levelTooLow, completion: completion)
+        }
         host.propose(command.encoded(arena), to: group, completion: completion)
     }
 

@@ -220,6 +220,10 @@ extension ShardServer {
     }
 
     private func operate(_ command: ControllerCommand, _ request: RpcRequest) {
+        // a program from before there were levels stops at the entry, which nobody needs here
+        if case .upgrade(let level, _) = command, level == controller?.map?.level {
+            return answerOperate(ControllerReply(), to: request)
+        }
         propose(command) { [self] outcome in
             switch outcome {
             case .applied(let packed, _):
@@ -227,21 +231,25 @@ extension ShardServer {
                     return refuseOperate(request, .internalError, nil)
                 }
                 operationsChanged()
-                arena.scope { arena in
-                    let message = arena.make(flotilla__operate_reply__init)
-                    message.pointee.error = reply.error?.rawValue ?? 0
-                    if let text = reply.message { message.pointee.message = arena.string(text) }
-                    if let operation = reply.operation { message.pointee.operation = operation.encoded(arena) }
-                    if let version = reply.version {
-                        message.pointee.has_version = 1
-                        message.pointee.version = version
-                    }
-                    request.responder.reply(message)
-                }
+                answerOperate(reply, to: request)
             case .notLeader: refuseOperate(request, .notLeader, nil)
             case .refused(let refusal): refuseOperate(request, refusal.namedError, nil)
             case .unknown: refuseOperate(request, .outcomeUnknown, nil)
             }
+        }
+    }
+
+    private func answerOperate(_ reply: ControllerReply, to request: RpcRequest) {
+        arena.scope { arena in
+            let message = arena.make(flotilla__operate_reply__init)
+            message.pointee.error = reply.error?.rawValue ?? 0
+            if let text = reply.message { message.pointee.message = arena.string(text) }
+            if let operation = reply.operation { message.pointee.operation = operation.encoded(arena) }
+            if let version = reply.version {
+                message.pointee.has_version = 1
+                message.pointee.version = version
+            }
+            request.responder.reply(message)
         }
     }
 

@@ -170,6 +170,8 @@ public final class ShardServer {
             do throws(StateMachineError) {
                 machine = try makeStateMachine(record.group, record.kind, record.store, record.birth)
             } catch {
+                // sound, and not for this program: no other state can be had for it, and this one must stay
+                guard !error.needsNewerProgram else { throw error }
                 // the others serve, and this one gets its state from its leader
                 host.open(record, unreadable: error.description)
                 continue

@@ -151,6 +151,23 @@ struct ClusterLevelTests {
         #expect(newer.map?.level == 2 && newer.map?.group("g1")?.isBorn == true)
     }
 
+    @Test("A state stored by a newer program is told from a damaged one: it must stay, for no other can be had")
+    func storedByNewer() throws {
+        let engine = MemoryEngine()
+        let machine = try KeyValueStateMachine(engine: engine, replicaNumber: 1)
+        _ = try machine.apply([entry(LogIndex(1), GroupCommand.time(10).encoded(arena))])
+        let key = KeyLayout(replicaNumber: 1).key(.meta)
+        let stored = try #require(try engine.get(key)).withUnsafeBytes { Array($0) }
+        for (bytes, isNewer) in [([StoreFormat.meta + 1] + stored.dropFirst(), true), ([], false)] {
+            try engine.write([.put(key, Bytes(bytes))])
+            #expect {
+                _ = try KeyValueStateMachine(engine: engine, replicaNumber: 1)
+            } throws: { error in
+                (error as? StateMachineError)?.needsNewerProgram == isNewer
+            }
+        }
+    }
+
     @Test("A group's replica stops at a command above its level; a newer program goes on, and is as all others")
     func aboveTheProgram() throws {
         func command(_ number: UInt64, level: UInt8) throws -> Bytes {
