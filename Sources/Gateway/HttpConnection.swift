@@ -13,6 +13,8 @@ final class HttpConnection: ConnectionHandler {
     /// Nil before the first bytes and after the end.
     private var connection: (any Connection)?
     private var isServing = false
+    /// Whether more has come than was taken; it waits until the request at hand is answered.
+    private var hasLeft = false
     private var isEnding = false
     /// Whether requests are being taken further down the stack, which goes on by itself.
     private var isTaking = false
@@ -40,6 +42,7 @@ final class HttpConnection: ConnectionHandler {
             }
         }
         if isServing { connection.isReadingPaused = true }
+        hasLeft = !isEnding && position < bytes.count
         return Consumption(consumed: isEnding ? bytes.count : position)
     }
 
@@ -50,14 +53,16 @@ final class HttpConnection: ConnectionHandler {
 
     func drained(_ connection: any Connection) { if !isServing { connection.isReadingPaused = false } }
 
-    var owesAnswers: Bool { isServing }
+    var owesAnswers: Bool { isServing || hasLeft }
 
     private func serve(_ request: HttpRequest, on connection: any Connection) {
         isServing = true
-        server.answer(request, on: connection) { response in
+        var head = request
+        head.body = []
+        server.answer(request, on: connection) { [head] response in
             precondition(self.isServing, "a request is answered once")
             self.isServing = false
-            self.send(response, to: request)
+            self.send(response, to: head)
         }
     }
 

@@ -96,8 +96,9 @@ extension RaftHost {
     }
 
     private func peerID(_ name: String) throws(RpcError) -> PeerID {
-        guard let peer = PeerID(name) else {
-            throw RpcError(code: CliCode.invalid, text: "a peer is not of the form ip:port:idx")
+        // braft knows no learners
+        guard let peer = PeerID(name), peer.role != .learner else {
+            throw RpcError(code: CliCode.invalid, text: "a peer is not of the form ip:port:idx[:role]")
         }
         return peer
     }

@@ -26,7 +26,7 @@ extension RaftHost {
     /// that is supported sends nothing. `last_snapshot_index` is where the log begins.
     public func raftStat(of group: String? = nil) -> String {
         var text = ""
-        let shown = replicas.filter { group == nil || $0.group == group }.sorted { $0.group < $1.group }
+        let shown = group.map { byGroup[$0].map { [$0] } ?? [] } ?? replicas.sorted { $0.group < $1.group }
         for replica in shown.prefix(RaftHost.raftStatGroupsMax) {
             text += "[\(replica.group)]\r\n"
             describe(replica, &text)

@@ -39,8 +39,11 @@ struct CliOrder {
     /// Since when the operation has not got on, and since when this node does not lead the group.
     var stuckSince: Instant?
     var ledElsewhereSince: Instant?
-    /// Why it is being cancelled.
+    /// Since when the controller's leader knows nothing of the operation: a new one may not have applied it yet.
+    var unknownSince: Instant?
+    /// Why it is being cancelled, and since when.
     var failure: RpcError?
+    var cancelledAt: Instant?
     /// Nil: nobody waits any more.
     var done: ((MemberAnswer) -> Void)?
 }
@@ -64,6 +67,10 @@ extension ShardServer {
     /// How long the end of an operation may take to get here once this node leads the group no more.
     private static let endPatience = Interval.milliseconds(3_000)
     private static let callPatience = Interval.milliseconds(5_000)
+    /// How long a new leader of the controller may take to know what an earlier one began.
+    private static let unknownPatience = Interval.milliseconds(2_000)
+    /// How long the map is kept from knowing of a reset.
+    private static let resetPatience = Interval.milliseconds(600_000)
 
     /// What ``RaftHost/RaftHost/memberAuthority`` is for groups of the map.
     func takeMemberOrder(_ group: String, _ order: MemberOrder, _ done: @escaping (MemberAnswer) -> Void) -> Bool {
@@ -118,7 +125,7 @@ extension ShardServer {
         cliOrders.append(
             CliOrder(
                 number: nextCliOrder, group: group, step: .order(command), before: before, after: before, due: now,
-                until: now + ShardServer.cliPatience, done: done))
+                until: now + (done == nil ? ShardServer.resetPatience : ShardServer.cliPatience), done: done))
         lane.requestTurn()
     }
 
@@ -158,6 +165,7 @@ extension ShardServer {
     private func cancel(at position: Int, _ operation: UInt64, _ reason: String) {
         guard cliOrders[position].failure == nil else { return }
         cliOrders[position].failure = RpcError(code: CliCode.notCaughtUp, text: reason)
+        cliOrders[position].cancelledAt = lane.clock.now
         cliOrders[position].step = .order(
             .step(
                 operation: operation, to: .aborted, reason: reason, wallClock: lane.clock.wallClockMilliseconds))
@@ -193,6 +201,9 @@ extension ShardServer {
             cliOrders[position].due = now + .milliseconds(20)
         case .progress(let operation, let problem): note(at: position, operation, problem, now)
         case .unknownOperation:
+            let since = asked.unknownSince ?? now
+            cliOrders[position].unknownSince = since
+            guard since + ShardServer.unknownPatience <= now else { return }
             let error = RpcError(code: CliCode.timedOut, text: "the controller has forgotten what came of it")
             finish(at: position, .failed(error))
         }
@@ -200,6 +211,7 @@ extension ShardServer {
 
     private func giveUp(at position: Int, _ now: Instant, _ problem: String) {
         guard cliOrders[position].until <= now else { return }
+        if cliOrders[position].done == nil { warnOfReset(cliOrders[position].group, problem) }
         let isUnknown =
             if case .watch = cliOrders[position].step { true } else { cliOrders[position].mayHaveBegun }
         let code = isUnknown ? CliCode.timedOut : CliCode.tryAgain
@@ -215,31 +227,44 @@ extension ShardServer {
         }
         switch command {
         case .begin(.changePeers(let change), _, _):
-            if asked.mayHaveBegun, let operation, case .changePeers(let known) = operation.kind,
-                known.group == change.group, known.from.sorted() == change.from.sorted()
+            guard asked.mayHaveBegun, error == .conflict else {
+                return finish(at: position, .failed(RpcError(error, text, operation)))
+            }
+            if let operation, case .changePeers(let known) = operation.kind, known.group == change.group,
+                known.from.sorted() == change.from.sorted(), known.to.hasSameNodes(as: change.to)
             {
                 cliOrders[position].after = known.to
                 cliOrders[position].step = .watch(operation.id)
                 return
             }
-            finish(at: position, .failed(RpcError(error, text, operation)))
+            // it may have been carried out, or have come too late
+            let present = host.raft(of: asked.group)?.configuration.listed ?? []
+            if operation == nil, present.hasSameNodes(as: change.to) {
+                return finish(at: position, .done(before: asked.before, after: present))
+            }
+            let problem = RpcError(code: CliCode.timedOut, text: text ?? error.sentence)
+            finish(at: position, .failed(operation == nil ? problem : RpcError(error, text, operation)))
         case .step(let id, _, _, _):
             // it has come to its end first
             cliOrders[position].step = .watch(id)
         default:
-            // the group's new leader is not there yet
-            guard error == .busy, now < asked.until else {
-                logger.log(
-                    .warning, "the map does not follow a reset",
-                    [("group", asked.group), ("problem", text ?? error.sentence)])
+            // the group's new leader is not there yet, or somebody who led does not know that it is over, or the map
+            // has changed meanwhile
+            guard [.busy, .conflict, .refused, .staleOperation].contains(error), now < asked.until else {
+                warnOfReset(asked.group, text ?? error.sentence)
                 return finish(at: position, .failed(RpcError(error, text)))
             }
-            cliOrders[position].due = now + .milliseconds(500)
+            cliOrders[position].due = now + .milliseconds(1000)
         }
+    }
+
+    private func warnOfReset(_ group: String, _ problem: String) {
+        logger.log(.warning, "the map does not follow a reset", [("group", group), ("problem", problem)])
     }
 
     private func note(at position: Int, _ operation: ClusterOperation, _ problem: String?, _ now: Instant) {
         cliOrders[position].until = now + ShardServer.cliPatience
+        cliOrders[position].unknownSince = nil
         let order = cliOrders[position]
         switch operation.state {
         case .done: return finish(at: position, .done(before: order.before, after: order.after))
@@ -249,7 +274,12 @@ extension ShardServer {
             return finish(at: position, .failed(error))
         case .begun, .switched, .aborted: break
         }
-        guard order.failure == nil else { return }
+        if let failure = order.failure {
+            if let since = order.cancelledAt, since + ShardServer.cliPatience <= now {
+                finish(at: position, .failed(failure))
+            }
+            return
+        }
         if host.leads(order.group) {
             cliOrders[position].ledElsewhereSince = nil
         } else if let since = order.ledElsewhereSince {
@@ -385,6 +415,16 @@ extension ShardServer {
         case .noLeader, .stopping, .diskFull, .outcomeUnknown: return .failed(text ?? error.sentence)
         default: return .refused(error, text, operation)
         }
+    }
+}
+
+extension [PeerID] {
+    /// Whether both name the same nodes in the same roles; the controller gives newcomers their idx.
+    fileprivate func hasSameNodes(as other: [PeerID]) -> Bool {
+        func names(_ peers: [PeerID]) -> [String] {
+            peers.map { PeerID(address: $0.address, role: $0.role).description }.sorted()
+        }
+        return names(self) == names(other)
     }
 }
 

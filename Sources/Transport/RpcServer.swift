@@ -219,7 +219,8 @@ private final class DirectCall: AnswerTaker {
     }
 
     private func finish(_ result: RpcResult) {
-        guard let completion else { preconditionFailure("a request is answered once") }
+        // a stranger's request must not be able to end the process
+        guard let completion else { return assertionFailure("a request is answered once") }
         self.completion = nil
         completion(result)
     }

@@ -175,7 +175,7 @@ struct Options: Sendable {
         },
         Flag(
             name: "no-cli", value: "",
-            help: "refuse the orders of braft's command line service, as its disable_cli does; raftctl works on"
+            help: "refuse the orders of braft's command line service, as its disable_cli does (default: take them)"
         ) {
             $1.answersCli = $0 == "false"
             return $0 == "true" || $0 == "false"

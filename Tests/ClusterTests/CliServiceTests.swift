@@ -129,7 +129,8 @@ extension Clusters {
             // an empty name is the only replica there is
             #expect(try code("add_peer", fields("", known)) == 0)
             // which members
-            for name in ["", "nobody", "10.0.0.1", "[::1]:80:0", "10.0.0.1:80:x", "10.0.0.1:80:0:3"] {
+            for name in ["", "nobody", "10.0.0.1", "[::1]:80:0", "10.0.0.1:80:x", "10.0.0.1:80:0:2", "10.0.0.1:80:0:3"]
+            {
                 #expect(try code("add_peer", fields("\(leader)", peer(name))) == 22, "\(name)")
             }
             #expect(try code("add_peer", fields("\(leader)", peer("10.9.8.7:6543:0"))) == 22, "no node of the map")

@@ -1,5 +1,6 @@
 import CMessages
 import CProtobufC
+import Glibc
 import RaftCore
 import Testing
 import WireMessages
@@ -148,6 +149,62 @@ private struct RandomMessages {
         // what is not set is not written, empty lists neither
         #expect(try encode(Bytes(), braft__change_peers_response__init) == "{}")
         #expect(try decode(#"{"old_peers":[],"new_peers":null}"#, braft__change_peers_response__init).isEmpty)
+    }
+
+    /// By a descriptor made by hand, for no message here has fields of every type.
+    @Test func everyTypeIsMapped() throws {
+        let types: [(FieldKind, [String])] = [
+            (.int32, ["-2147483648", "0"]), (.sint32, ["-2147483648", "2147483647"]), (.sfixed32, ["-1"]),
+            (.int64, ["-9223372036854775808"]), (.sint64, ["-9223372036854775808", "9223372036854775807", "-1"]),
+            (.sfixed64, ["-2"]), (.uint32, ["4294967295"]), (.fixed32, ["4294967295"]),
+            (.uint64, ["9223372036854775807", "\"18446744073709551615\""]), (.fixed64, ["\"9223372036854775808\""]),
+            (.float, ["1.5", "-0.0", "\"NaN\"", "\"Infinity\"", "\"-Infinity\"", "3.4028235e+38"]),
+            (.double, ["0.1", "\"NaN\"", "\"-Infinity\"", "5e-324", "1.7976931348623157e+308"]),
+            (.bool, ["true", "false"]), (.string, ["\"\"", "\"\\u0001 \\\" \\\\ é\""]), (.bytes, ["\"AP8=\""]),
+        ]
+        for (kind, values) in types {
+            let descriptor = try Self.handmade(of: kind)
+            for text in values.map({ "{\"f\":\($0),\"r\":[]}" }) + [
+                "{\"f\":\(values[0]),\"r\":[\(values.joined(separator: ","))]}"
+            ] {
+                let packed = try mapping.decode(Bytes(text), as: descriptor)
+                let again = String(decoding: try mapping.encode(packed, as: descriptor), as: UTF8.self)
+                #expect(again == text.replacing(",\"r\":[]", with: ""), "\(kind)")
+            }
+            for bad in ["[]", "{}", kind == .bool ? "1" : "true", kind == .string ? "1" : "\"x\"", "-1e400"] {
+                #expect(throws: JsonProblem.self, "\(kind): \(bad)") {
+                    try mapping.decode(Bytes("{\"f\":\(bad)}"), as: descriptor)
+                }
+            }
+        }
+        #expect(throws: JsonProblem.self) {
+            try mapping.decode(Bytes("{\"f\":1e39}"), as: try Self.handmade(of: .float))
+        }
+    }
+
+    /// A message with a required field `f` and a repeated one `r`. Its memory is never freed.
+    private static func handmade(of kind: FieldKind) throws -> JsonMapping.Descriptor {
+        let fields = UnsafeMutablePointer<ProtobufCFieldDescriptor>.allocate(capacity: 2)
+        for (position, (name, label)) in [("f", 0), ("r", 2)].enumerated() {
+            var field = ProtobufCFieldDescriptor()
+            field.name = UnsafePointer(strdup(name))
+            field.id = UInt32(position + 1)
+            field.label = ProtobufCLabel(rawValue: UInt32(label))
+            field.type = ProtobufCType(rawValue: kind.rawValue)
+            (field.offset, field.quantifier_offset) = (UInt32(24 + 16 * position), 56)
+            (fields + position).initialize(to: field)
+        }
+        let ranges = UnsafeMutablePointer<ProtobufCIntRange>.allocate(capacity: 2)
+        ranges.initialize(to: ProtobufCIntRange(start_value: 1, orig_index: 0))
+        (ranges + 1).initialize(to: ProtobufCIntRange(start_value: 0, orig_index: 2))
+        let descriptor = UnsafeMutablePointer<ProtobufCMessageDescriptor>.allocate(capacity: 1)
+        descriptor.initialize(to: ProtobufCMessageDescriptor())
+        descriptor.pointee.magic = 0x28aa_eef9
+        descriptor.pointee.name = UnsafePointer(strdup("test.Message"))
+        (descriptor.pointee.sizeof_message, descriptor.pointee.n_fields) = (64, 2)
+        descriptor.pointee.fields = UnsafePointer(fields)
+        (descriptor.pointee.n_field_ranges, descriptor.pointee.field_ranges) = (1, UnsafePointer(ranges))
+        return UnsafePointer(descriptor)
     }
 
     @Test func bytesAreBase64() throws {
