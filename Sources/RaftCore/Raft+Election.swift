@@ -2,8 +2,10 @@
 struct Candidacy: Sendable {
     /// Who granted the (pre-)vote, the candidate first.
     var granted: [PeerID]
-    /// The leader that told this replica to campaign, if one did.
+    /// The leader that told this replica to campaign, if one did, or that a voter says has gone for its sake.
     var handOver: TermLeader?
+    /// Foreign voters that stand by a leader, and have not been told that it has gone.
+    var setAside: [PeerID] = []
 }
 
 /// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
@@ -210,6 +212,9 @@ extension Raft {
             ? role == .preCandidate && reply.requestTerm == term.next
             : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
         let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
+        if isCurrent, !reply.isPreVote, let details = reply.details {
+            note(details, granted: reply.granted, of: voter, &effects)
+        }
         guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
         // the request left after this replica's own vote was durable
         if !reply.isPreVote { durableTerm = term }
@@ -220,6 +225,25 @@ extension Raft {
         } else {
             becomeLeader(around, &effects)
         }
+    }
+
+    /// braft's voters that stand by a leader are asked once more as soon as that one is known to have gone.
+    private mutating func note(
+        _ details: VoteDetails, granted: Bool, of voter: PeerID, _ effects: inout Effects
+    ) {
+        guard var candidacy else { return }
+        if details.isDisrupted, candidacy.handOver == nil {
+            candidacy.handOver = TermLeader(leader: voter, term: details.previousTerm)
+        }
+        if !granted, details.isRejectedByLease, !candidacy.setAside.contains(voter) {
+            candidacy.setAside.append(voter)
+        }
+        if let handOver = candidacy.handOver, !candidacy.setAside.isEmpty, handOver != self.candidacy?.handOver {
+            let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
+            for peer in candidacy.setAside { effects.messages.append(Outbound(to: peer, body: .vote(request))) }
+            candidacy.setAside.removeAll()
+        }
+        self.candidacy = candidacy
     }
 
     /// TimeoutNow (§3.10): campaigns at once, in the name of the leader that hands over.
@@ -245,9 +269,21 @@ extension Raft {
     mutating func consider(
         _ request: VoteRequest, from asker: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
+        let before = (term: term, leads: role == .leader)
         let granted = grants(request, to: asker, around, &effects)
+        var details: VoteDetails?
+        if around.isForeign(asker) {
+            let leads = role == .leader
+            details = VoteDetails(
+                // a leader that would not go must not be taken for one that has gone
+                isDisrupted: before.leads && (request.isPreVote ? granted : !leads), previousTerm: before.term,
+                isRejectedByLease: !granted && !leads && request.term >= term && request.last >= lastEverHeld
+                    && isLoyal(against: asker, request, around))
+        }
         let reply = Message.voteReply(
-            VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted))
+            VoteReply(
+                isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted,
+                details: details))
         let mustBeDurable = granted && !request.isPreVote && !planted("vote-answered-before-durable")
         if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }

@@ -12,17 +12,34 @@ extension RaftHost {
 
     func makeLink(to node: NodeAddress) {
         let link = PeerLink(
-            address: node, data: makeChannel(to: node), liveness: makeChannel(to: node), silentSince: now)
-        link.data.onStateChange = { [self] isConnected in
+            address: node, data: RpcChannel(address: node, network: network, clock: lane.clock),
+            liveness: RpcChannel(address: node, network: network, clock: lane.clock), silentSince: now)
+        link.data.greeting = { [self, weak link] channel, done in
+            introduce(on: channel, to: node) { kind in
+                link?.kind = kind
+                link?.answeredAt = self.lane.clock.now
+                done(kind != nil)
+            }
+        }
+        // to a foreign node it carries nothing but that question
+        link.liveness.greeting = { [self, weak link] channel, done in
+            introduce(on: channel, to: node) { kind in
+                link?.livenessKind = kind
+                done(kind != nil)
+            }
+        }
+        link.data.onStateChange = { [self, weak link] isConnected in
             if isConnected {
                 tellReplicas(of: node)
             } else {
+                link?.kind = nil
                 for replica in replicasByNode[node] ?? [] { inbox.append((replica, .connectionLost(node))) }
             }
             lane.requestTurn()
         }
-        link.liveness.onStateChange = { [self] isConnected in
+        link.liveness.onStateChange = { [self, weak link] isConnected in
             guard !isConnected else { return }
+            link?.livenessKind = nil
             livenessInbox.append(.failed(node))
             lane.requestTurn()
         }
@@ -33,6 +50,15 @@ extension RaftHost {
     /// Connections that are open and bring nothing: every call on them would wait for ever and take memory, and what
     /// was lost on the way is sent again ever more seldom. They are opened anew when the node comes back.
     func resetIfHung(_ link: PeerLink) {
+        if link.kind == .foreign {
+            // it promises nothing, but it answers heartbeats
+            let isHung = link.answeredAt + settings.raft.electionTimeout + settings.raft.electionTimeout < now
+            if isHung, link.data.pendingCalls > 0 {
+                link.answeredAt = now
+                link.data.reset(reason: "the node is silent")
+            }
+            return
+        }
         guard let since = link.silentSince, settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
         else { return }
         link.silentSince = now
@@ -48,9 +74,11 @@ extension RaftHost {
         let peer = message.to
         switch message.body {
         case .append(let ticket, let previousTerm, let commit):
-            link.enqueue(
-                AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit),
-                on: outlet(of: replica, to: peer, link))
+            let order = AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit)
+            let outlet = outlet(of: replica, to: peer, link)
+            // heartbeats go beside entries: a slow disk there must not look like a dead leader here
+            if link.kind == .foreign, ticket.count == 0 { return call(order, entries: [], on: outlet, link) }
+            link.enqueue(order, on: outlet)
         case .vote(let request):
             wire.arena.scope { arena in
                 let body = wire.voteRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
@@ -81,6 +109,7 @@ extension RaftHost {
                 }
             }
         case .release(let request):
+            guard link.kind != .foreign else { return }
             wire.arena.scope { arena in
                 let body = wire.releaseRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
                 link.data.call(
@@ -95,6 +124,7 @@ extension RaftHost {
                 }
             }
         case .readIndex(let request):
+            guard link.kind != .foreign else { return receive(.readIndexFailed(request), replica) }
             wire.arena.scope { arena in
                 let body = wire.readIndexRequest(
                     request, group: replica.group, from: replica.id, to: peer, arena: arena)
@@ -131,10 +161,10 @@ extension RaftHost {
     func pump(_ link: PeerLink) {
         while link.data.unsentBytes < settings.linkBytes, let outlet = link.ready.popFirst() {
             outlet.isReady = false
-            while link.data.unsentBytes < settings.linkBytes, let order = outlet.orders.popFirst() {
+            while !outlet.isAwaiting, link.data.unsentBytes < settings.linkBytes, let order = outlet.orders.popFirst() {
                 guard sendFirstFrame(of: order, on: outlet, link) else { break }
             }
-            if !outlet.orders.isEmpty { link.makeReady(outlet) }
+            if !outlet.orders.isEmpty, !outlet.isAwaiting { link.makeReady(outlet) }
         }
     }
 
@@ -189,6 +219,8 @@ extension RaftHost {
         let peer = outlet.peer
         let ticket = order.ticket
         let hasState = !replica.raft.configuration.isWitness(peer)
+        let waits = link.kind == .foreign && ticket.count > 0
+        if waits { outlet.isAwaiting = true }
         wire.arena.scope { arena in
             let body = wire.appendRequest(
                 group: replica.group, from: replica.id, to: peer, term: ticket.term,
@@ -199,6 +231,8 @@ extension RaftHost {
                 attachment: hasState ? entries.compactMap { $0.payload.isEmpty ? nil : $0.payload } : [],
                 deadline: nil
             ) { [self] result in
+                if waits { noteAnswer(result, of: outlet, link) }
+                if link.kind == .foreign, case .reply = result { link.answeredAt = lane.clock.now }
                 switch result {
                 case .reply(let reply):
                     if let answer = wire.decodeAppendReply(reply.body, to: ticket) {
@@ -210,10 +244,18 @@ extension RaftHost {
                     logger.log(
                         .debug, "append failed",
                         [("group", replica.group), ("peer", peer.description), ("problem", error.text)])
-                    receive(.appendFailed(ticket, peer: peer), replica)
+                    let isBusy = error.code == RaftHost.busy || error.code == RaftHost.superseded
+                    receive(.appendFailed(ticket, peer: peer, isBusy: isBusy), replica)
                 }
             }
         }
+    }
+
+    /// A foreign node has the entries, or refuses them: then it gets none of those that wait behind.
+    private func noteAnswer(_ result: RpcResult, of outlet: Outlet, _ link: PeerLink) {
+        outlet.isAwaiting = false
+        if case .failed = result { outlet.clear() }
+        link.makeReady(outlet)
     }
 
     /// Reads entries that are no longer in memory; the outlet waits.
@@ -296,7 +338,9 @@ extension RaftHost {
     /// its `expire` once a turn.
     public func makeChannel(to node: NodeAddress) -> RpcChannel {
         let channel = RpcChannel(address: node, network: network, clock: lane.clock)
-        channel.greeting = { [self] channel, done in sayHello(on: channel, to: node, done) }
+        channel.greeting = { [self] channel, done in
+            sayHello(on: channel, to: node) { done($0 == .welcome) }
+        }
         return channel
     }
 

@@ -175,6 +175,7 @@ extension RaftHost {
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
         }
+        if let at = pursueStrangers(), at < earliest { earliest = at }
         for link in links {
             resetIfHung(link)
             if let at = link.data.expire(now: now), at < earliest { earliest = at }
@@ -263,6 +264,10 @@ extension RaftHost {
                 [("group", replica.group), ("reason", refusal.rawValue), ("term", replica.raft.term.description)])
         }
         if effects.statusChanged {
+            if let leader = replica.raft.leader, liveness.isForeign(leader.address) {
+                let group = replica.group
+                deferred.append { [self] in onForeignLeader(group) }
+            }
             logger.log(
                 .debug, "status changed",
                 [
@@ -453,5 +458,8 @@ extension RaftHost {
         link.liveness.onStateChange = nil
         link.data.close()
         link.liveness.close()
+        if link.kind == .foreign, !strangers.contains(where: { $0.address == node }) {
+            livenessInbox.append(.familiar(node))
+        }
     }
 }
