@@ -6,6 +6,8 @@ struct Candidacy: Sendable {
     var handOver: TermLeader?
     /// Foreign voters that stand by a leader, and have not been told that it has gone.
     var setAside: [PeerID] = []
+    /// Those who have been told since; nobody is asked a third time.
+    var askedAgain: [PeerID] = []
 }
 
 /// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
@@ -235,10 +237,12 @@ extension Raft {
         if details.isDisrupted, candidacy.handOver == nil {
             candidacy.handOver = TermLeader(leader: voter, term: details.previousTerm)
         }
-        if !granted, details.isRejectedByLease, !candidacy.setAside.contains(voter) {
+        let isHeld = !granted && details.isRejectedByLease
+        if isHeld, !candidacy.setAside.contains(voter), !candidacy.askedAgain.contains(voter) {
             candidacy.setAside.append(voter)
         }
-        if let handOver = candidacy.handOver, !candidacy.setAside.isEmpty, handOver != self.candidacy?.handOver {
+        if let handOver = candidacy.handOver, !candidacy.setAside.isEmpty {
+            candidacy.askedAgain += candidacy.setAside
             let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
             for peer in candidacy.setAside { effects.messages.append(Outbound(to: peer, body: .vote(request))) }
             candidacy.setAside.removeAll()

@@ -45,7 +45,9 @@ extension RaftHost {
         switch kind(of: sender.address) {
         case .foreign: return
         case .familiar: throw RaftHost.stranger
-        case nil: throw RaftWire.WireError(code: RaftHost.busy, text: "who \(sender) is, is not known yet")
+        case nil:
+            throw RaftWire.WireError(
+                code: RaftHost.busy, text: "who \(sender) is, is not known yet: say hello first, or come again")
         }
     }
 
