@@ -54,13 +54,12 @@ final class PeerLink: @unchecked Sendable {
     let liveness: RpcChannel
     /// Outlets with something to send.
     var ready = FIFO<Outlet>()
-    /// Since when the node has not answered this one, or since the last measure against that.
+    /// Since when the node has not answered this one, or since the last measure against that; of a foreign one, since
+    /// when it owes answers and has given none.
     var silentSince: Instant?
     /// What was found at the other end of ``data``, and of ``liveness``; nil while there is no connection.
     var kind: PeerKind?
     var livenessKind: PeerKind?
-    /// When a foreign node answered last, or was found to be one.
-    var answeredAt = Instant.distantPast
     /// When somebody last asked for a connection.
     var soughtAt = Instant.distantPast
 

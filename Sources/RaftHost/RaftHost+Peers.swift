@@ -17,7 +17,6 @@ extension RaftHost {
         link.data.greeting = { [self, weak link] channel, done in
             introduce(on: channel, to: node) { kind in
                 link?.kind = kind
-                link?.answeredAt = self.lane.clock.now
                 done(kind != nil)
             }
         }
@@ -52,12 +51,12 @@ extension RaftHost {
     func resetIfHung(_ link: PeerLink) {
         if link.kind == .foreign {
             // it promises nothing, but it answers heartbeats
-            let isHung = link.answeredAt + settings.raft.electionTimeout + settings.raft.electionTimeout < now
-            if isHung, link.data.pendingCalls > 0 {
-                link.answeredAt = now
-                link.data.reset(reason: "the node is silent")
-            }
-            return
+            guard link.data.pendingCalls > 0 else { return link.silentSince = nil }
+            let since = link.silentSince ?? now
+            link.silentSince = since
+            guard since + settings.raft.electionTimeout + settings.raft.electionTimeout < now else { return }
+            link.silentSince = now
+            return link.data.reset(reason: "the node is silent")
         }
         guard let since = link.silentSince, settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
         else { return }
@@ -232,7 +231,7 @@ extension RaftHost {
                 deadline: nil
             ) { [self] result in
                 if waits { noteAnswer(result, of: outlet, link) }
-                if link.kind == .foreign, case .reply = result { link.answeredAt = lane.clock.now }
+                if link.kind == .foreign, case .reply = result { link.silentSince = nil }
                 switch result {
                 case .reply(let reply):
                     if let answer = wire.decodeAppendReply(reply.body, to: ticket) {

@@ -82,7 +82,7 @@ struct StrangerTests {
         let other = try ScriptedForeigner(at: 9, in: cluster.world)
         #expect(other.askForVote("g0", of: cluster.nodes[0].peer, as: cluster.nodes[2].peer) == 1)
         // and the other way round
-        cluster.world.crash(SimulatedNode.address(3))
+        cluster.nodes[2].crash()
         let second = try ScriptedForeigner(at: 3, in: cluster.world)
         cluster.run(.milliseconds(6000))
         #expect(second.askForVote("g0", of: cluster.nodes[0].peer) == nil)
@@ -93,7 +93,7 @@ struct StrangerTests {
 @Suite("What a foreign member is sent")
 struct ForeignSendingTests {
     /// Answers appends as a braft does that holds everything.
-    private func agree(_ wire: RaftWire, _ request: RpcRequest) -> Bytes? {
+    static func agree(_ wire: RaftWire, _ request: RpcRequest) -> Bytes? {
         guard let (_, message, _) = try? wire.decodeAppendRequest(request.body, attachment: request.attachment) else {
             return nil
         }
@@ -122,7 +122,7 @@ struct ForeignSendingTests {
             else { return nil }
             guard message.entries.contains(where: { $0.kind == .data }) else {
                 heartbeats += 1
-                return self.agree(foreigner.wire, request)
+                return Self.agree(foreigner.wire, request)
             }
             held.append(request)
             mostHeld = max(mostHeld, held.count)
@@ -137,7 +137,7 @@ struct ForeignSendingTests {
         #expect(held.count == 1 && heartbeats >= before + 5)
         // one frame after the other, once it may
         for _ in 0..<60 {
-            for request in held { request.responder.reply(body: agree(foreigner.wire, request)!) }
+            for request in held { request.responder.reply(body: Self.agree(foreigner.wire, request)!) }
             held = []
             cluster.run(.milliseconds(100))
         }
@@ -145,6 +145,40 @@ struct ForeignSendingTests {
         #expect(
             leader.host.raft(of: "g0")?.progress(of: foreigner.peer)?.match == leader.host.raft(of: "g0")?.lastIndex)
         #expect(Set(foreigner.calls).isSubset(of: ["append_entries", "pre_vote", "request_vote"]))
+    }
+}
+
+@Suite("Elections that need a foreign member")
+struct ForeignVoteTests {
+    @Test("Two nodes and a braft go on without either node, again and again, over connections long idle")
+    func votes() throws {
+        let cluster = HostCluster(seed: 38)
+        for node in cluster.nodes.prefix(2) { try node.start() }
+        let foreigner = try ScriptedForeigner(at: 3, in: cluster.world)
+        foreigner.answer = { [unowned foreigner] method, request in
+            let wire = foreigner.wire
+            switch method {
+            case "pre_vote", "request_vote":
+                let isPreVote = method == "pre_vote"
+                guard let (_, vote) = try? wire.decodeVoteRequest(request.body, isPreVote: isPreVote) else {
+                    return nil
+                }
+                let term = isPreVote ? Term(vote.term.rawValue - 1) : vote.term
+                return wire.packReply(
+                    .voteReply(VoteReply(isPreVote: isPreVote, requestTerm: vote.term, term: term, granted: true)))
+            default: return ForeignSendingTests.agree(wire, request)
+            }
+        }
+        for _ in 0..<3 {
+            cluster.run(.milliseconds(20_000))
+            let leader = try #require(cluster.leader(of: 0))
+            let other = try #require(cluster.nodes.prefix(2).first { $0 !== leader })
+            leader.crash()
+            #expect(cluster.run(limit: 10_000) { other.leads(0) }, "the braft's vote makes a majority")
+            #expect(cluster.propose(Bytes("x"), on: other)?.position != nil)
+            try leader.start()
+        }
+        #expect(cluster.allViolations == [])
     }
 }
 
