@@ -155,9 +155,11 @@ extension Raft {
             noteMismatch(reply, of: position, around, &effects)
             peer = leadership!.peers[position]
         }
+        // an answer to what went beside a probe must not put off the next one
+        let isAwaited = before.state != .probe || reply.ticket.previous >= before.next.previous
         let gotOn =
             peer.match > before.match || peer.state != before.state
-            || (peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
+            || (isAwaited && peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
         if !peer.isWaiting {
             leadership!.peers[position].waitingSince = nil
         } else if gotOn {

@@ -42,6 +42,12 @@ extension RaftHost {
     ) throws(RaftWire.WireError) {
         guard !(connection.context is KnownPeer) else { throw RaftHost.stranger }
         if hearsStrangers(replica) { return }
+        // a leader that the group has, but this replica does not know of, waits until one of ours has told it
+        let membership = replica.raft.configuration
+        guard membership.isEmpty || membership.contains(sender) else {
+            throw RaftWire.WireError(
+                code: 1, text: "\(sender) is no member of \(replica.group); a node of this cluster says hello first")
+        }
         switch kind(of: sender.address) {
         case .foreign: return
         case .familiar: throw RaftHost.stranger

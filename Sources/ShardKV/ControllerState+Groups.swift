@@ -117,10 +117,19 @@ extension ControllerState {
 
     /// The peer that is meant: who is a member keeps its idx, a newcomer gets one that the group never had there.
     private func member(_ peer: PeerID, of group: Group, _ map: ClusterMap) throws(ControllerRefusal) -> PeerID {
-        // a foreign one knows its idx itself
-        if map.node(at: peer.address) == nil { return peer }
         let present = group.peers.first { $0.address == peer.address }
         let retired = group.retired.first { $0.address == peer.address }
+        // a foreign one knows its idx itself; but whoever was a member may have voted, and must not forget that
+        if map.node(at: peer.address) == nil, present == nil {
+            let least = retired.map { $0.idx + 1 } ?? 0
+            guard peer.idx >= least, peer.idx < Limits.foreignIdx else {
+                throw ControllerRefusal(
+                    .conflict,
+                    "\(peer) cannot be a member of group \(group.id): the next member at \(peer.address) needs an idx from "
+                        + "\(least) to \(Limits.foreignIdx - 1)")
+            }
+            return peer
+        }
         let idx = present?.idx ?? retired.map { $0.idx + 1 } ?? 0
         guard peer.idx == idx || peer.idx == 0 else {
             let reason =

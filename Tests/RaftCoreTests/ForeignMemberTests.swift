@@ -58,6 +58,29 @@ struct ForeignMemberTests {
         }
     }
 
+    @Test("heartbeats that are answered do not put off the probe that an error has put off", arguments: [false, true])
+    func probeIsDue(isBusy: Bool) throws {
+        var stage = Stage(terms: [1, 1, 1])
+        stage.lead()
+        stage.gainSupport(from: [b])
+        stage.makeForeign(c)
+        // the leader's own entry is the next one, and nothing is known of what the foreign member has
+        let probe = stage.ticket(after: 3, count: 1)
+        stage.step(.appendFailed(probe, peer: c, isBusy: isBusy))
+        let began = stage.now
+        var probed: Interval?
+        for _ in 0..<40 where probed == nil {
+            stage.gainSupport(from: [b], tells: false)
+            for ticket in stage.reachDeadline().appends(to: c) {
+                if ticket.previous == index(3) { probed = stage.now - began }
+                if ticket.previous == .zero { stage.answer(ticket, from: c) }
+            }
+            stage.catchUp([b])
+        }
+        let waited = try #require(probed)
+        #expect(waited <= .milliseconds(isBusy ? 1200 : 300) && waited >= .milliseconds(isBusy ? 1000 : 100))
+    }
+
     @Test("a new connection to it is used for a probe at once")
     func reconnected() throws {
         var stage = settled()

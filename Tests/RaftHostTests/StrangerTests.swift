@@ -25,28 +25,55 @@ struct StrangerTests {
         #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == nil)
     }
 
-    @Test("One that is no member is dialled first: busy until it is known, then heard") func stranger() throws {
-        let cluster = try started(seed: 32)
-        let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
+    /// A replica that no leader has told of its group yet.
+    private func createNewcomer(on node: SimulatedNode, in cluster: HostCluster) {
+        node.lane.post {
+            node.host.create(group: "new", peer: node.peer, birth: .empty, kind: "recording") { number in
+                RecordingMachine(
+                    node: Int(number), history: AppliedHistory(group: "new"), store: MachineStore(), seed: 1,
+                    flushesOneOf: .max)
+            } completion: {
+                #expect($0 == nil)
+            }
+        }
         cluster.run(.milliseconds(1000))
+    }
+
+    @Test("Whoever is no member is not heard, nor dialled") func noMember() throws {
+        let cluster = try started(seed: 39)
+        let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
+        cluster.run(.milliseconds(2000))
+        for _ in 0..<2 {
+            #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == 1)
+            cluster.run(.milliseconds(300))
+        }
         #expect(foreigner.connections == 0)
-        #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == RaftHost.busy)
+    }
+
+    @Test("A newcomer that knows no members hears a braft: busy until it has found out what that is")
+    func stranger() throws {
+        let cluster = try started(seed: 32)
+        let node = cluster.nodes[0]
+        let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
+        createNewcomer(on: node, in: cluster)
+        #expect(foreigner.connections == 0)
+        #expect(foreigner.askForVote("new", of: node.peer) == RaftHost.busy)
         cluster.run(.milliseconds(300))
         #expect(foreigner.connections == 1)
-        #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == nil)
-        // and is forgotten when nothing is heard of it
+        #expect(foreigner.askForVote("new", of: node.peer) == nil)
+        // and it is forgotten when nothing is heard of it
         cluster.run(.milliseconds(31_000))
-        #expect(cluster.nodes[0].host.strangers.isEmpty)
-        #expect(!cluster.nodes[0].host.liveness.isForeign(foreigner.peer.address))
+        #expect(node.host.strangers.isEmpty && !node.host.liveness.isForeign(foreigner.peer.address))
     }
 
     @Test("Nobody is heard in the name of a node of the cluster, or of the receiver itself") func impostor() throws {
         let cluster = try started(seed: 33)
         let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
+        createNewcomer(on: cluster.nodes[0], in: cluster)
         cluster.run(.milliseconds(3000))
-        for _ in 0..<2 {
-            #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer, as: cluster.nodes[1].peer) == 1)
-            #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer, as: cluster.nodes[0].peer) == 1)
+        for group in ["g0", "new", "g0", "new"] {
+            #expect(foreigner.askForVote(group, of: cluster.nodes[0].peer, as: cluster.nodes[1].peer) == 1)
+            #expect(foreigner.askForVote(group, of: cluster.nodes[0].peer, as: cluster.nodes[0].peer) == 1)
             cluster.run(.milliseconds(200))
         }
     }
@@ -54,17 +81,17 @@ struct StrangerTests {
     @Test("Names of many strangers cost a bounded number of connections") func bound() throws {
         let cluster = try started(seed: 34)
         let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
-        cluster.run(.milliseconds(1000))
+        createNewcomer(on: cluster.nodes[0], in: cluster)
         for number in 0..<60 {
             let name = PeerID(address: SimulatedNode.address(1000 + number))
-            #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer, as: name) == RaftHost.busy)
+            #expect(foreigner.askForVote("new", of: cluster.nodes[0].peer, as: name) == RaftHost.busy)
             #expect(cluster.nodes[0].host.strangers.count <= RaftHost.strangersMax)
         }
         // whoever is real is heard when the others are a while ago
         cluster.run(.milliseconds(2500))
-        #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == RaftHost.busy)
+        #expect(foreigner.askForVote("new", of: cluster.nodes[0].peer) == RaftHost.busy)
         cluster.run(.milliseconds(300))
-        #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == nil)
+        #expect(foreigner.askForVote("new", of: cluster.nodes[0].peer) == nil)
     }
 
     @Test("When one of ours takes a braft's place, what speaks without hello in its name is heard no more")
@@ -72,11 +99,10 @@ struct StrangerTests {
         throws
     {
         let cluster = try started(seed: 35)
-        var foreigner: ScriptedForeigner? = try ScriptedForeigner(at: 3, in: cluster.world)
+        let first = try ScriptedForeigner(at: 3, in: cluster.world)
         cluster.run(.milliseconds(3000))
-        #expect(foreigner!.askForVote("g0", of: cluster.nodes[0].peer) == nil)
+        #expect(first.askForVote("g0", of: cluster.nodes[0].peer) == nil)
         cluster.world.crash(SimulatedNode.address(3))
-        foreigner = nil
         try cluster.nodes[2].start()
         cluster.run(.milliseconds(6000))
         let other = try ScriptedForeigner(at: 9, in: cluster.world)
@@ -190,7 +216,8 @@ struct NotServedTests {
         #expect(try cluster.form())
         let foreigner = try ScriptedForeigner(at: 50, in: cluster.world)
         var asked: [String] = []
-        foreigner.answer = { method, request in
+        foreigner.answer = { [unowned foreigner] method, request in
+            if method == "append_entries" { return ForeignSendingTests.agree(foreigner.wire, request) }
             guard method == "transfer_leader" else { return nil }
             let name = Arena().scope { arena in
                 arena.unpack(braft__transfer_leader_request__init, request.body).map {
@@ -203,6 +230,17 @@ struct NotServedTests {
             return nil
         }
         let group = "g1"
+        // a member of the group before it leads
+        let leader = try #require(cluster.nodes.first { $0.host.leads(group) })
+        let present = try #require(leader.host.raft(of: group)).configuration
+        var outcome: ChangeOutcome?
+        leader.lane.post {
+            leader.host.changeMembership(of: group, to: Configuration(peers: present.peers + [foreigner.peer])) {
+                outcome = $0
+            }
+        }
+        #expect(cluster.world.runUntil(limit: .milliseconds(5000)) { outcome != nil })
+        guard case .done = outcome else { Issue.record("not a member: \(outcome as Any)"); return }
         func lead(for milliseconds: Int) {
             for _ in 0..<milliseconds / 100 {
                 for node in cluster.nodes {

@@ -63,6 +63,15 @@ struct ControllerRefusalTests {
         try world.run(
             change(from: try world.group("g1").peers, to: present, foreign: false))
         #expect(try world.group("g1").peers.contains(braft) == false)
+        // it may have voted under its name; what comes next at its address has another one
+        let now = try world.group("g1").peers
+        for idx in [0, 3, -1, 1 << 20, .max] as [Int32] {
+            world.expectRefusal(
+                change(from: now, to: now + [World.peer(40, idx: idx)]), .conflict, "idx from 4 to 1048575")
+        }
+        world.expectRefusal(
+            change(from: now, to: now + [World.peer(41, idx: .max)]), .conflict, "idx from 0 to 1048575")
+        try world.run(change(from: now, to: now + [World.peer(40, idx: 4)]))
     }
 
     @Test func merges() throws {
