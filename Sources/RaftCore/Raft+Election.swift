@@ -73,13 +73,20 @@ extension Raft {
 
     /// Rests under the promise to the leader that it follows, or gives it the time to show itself.
     mutating func restOrWait(for leader: PeerID, _ around: Surroundings) {
-        if !around.isForeign(leader), isPledged(around) { electionDeadline = nil } else { waitAwake(around) }
+        if restsUnderPromise(around) { electionDeadline = nil } else { waitAwake(around) }
     }
+
+    /// Whether it is loyal to a leader whose end it will hear of.
+    private func restsUnderPromise(_ around: Surroundings) -> Bool { pledge?.leaseEnd == nil && isPledged(around) }
 
     /// Whether it owes loyalty to the leader that it accepted last.
     func isPledged(_ around: Surroundings) -> Bool {
         guard let pledge, !planted("loyal-to-nobody") else { return false }
-        if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
+        if let end = pledge.leaseEnd {
+            // whatever is there now, or known to be: the lease was given
+            if around.now < end { return true }
+            if around.isForeign(pledge.leader) { return false }
+        }
         return around.hasPromised(pledge.leader)
             && (around.promise(to: pledge.leader) == pledge.promise || planted("loyal-to-any-run"))
     }
@@ -115,7 +122,7 @@ extension Raft {
     /// Whoever found too few nodes to campaign looks again.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
         hastenRelease(to: node, around)
-        if let leader, leader.address == node, !around.isForeign(leader), isPledged(around) {
+        if let leader, leader.address == node, restsUnderPromise(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {
             wake(from: around.now)
@@ -137,7 +144,7 @@ extension Raft {
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
         guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
         if let leader, leader == pledge?.leader, isPledged(around) {
-            if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
+            if restsUnderPromise(around) { electionDeadline = nil } else { waitAwake(around) }
             return
         }
         // without a majority there is nothing to ask for; news of it will come
@@ -236,9 +243,13 @@ extension Raft {
         guard var candidacy else { return }
         if details.isDisrupted, candidacy.handOver == nil {
             candidacy.handOver = TermLeader(leader: voter, term: details.previousTerm)
-        }
-        let isHeld = !granted && details.isRejectedByLease
-        if isHeld, !candidacy.setAside.contains(voter), !candidacy.askedAgain.contains(voter) {
+            // our own voters do not say what holds them
+            candidacy.setAside = configuration.voters.filter {
+                $0 != id && $0 != voter && !candidacy.granted.contains($0)
+            }
+        } else if !granted, details.isRejectedByLease, !candidacy.setAside.contains(voter),
+            !candidacy.askedAgain.contains(voter)
+        {
             candidacy.setAside.append(voter)
         }
         if let handOver = candidacy.handOver, !candidacy.setAside.isEmpty {
@@ -263,7 +274,9 @@ extension Raft {
         effects.reply = .timeoutNowReply(TimeoutNowReply(term: term, success: campaigns))
         guard campaigns else { return }
         pledge = nil
-        campaign(handOver: TermLeader(leader: sender, term: term), around, &effects)
+        // a foreign leader that has not stepped down may go on leading: its own answer to the vote will tell
+        let hasGone = request.oldLeaderSteppedDown || !around.isForeign(sender)
+        campaign(handOver: hasGone ? TermLeader(leader: sender, term: term) : nil, around, &effects)
     }
 }
 

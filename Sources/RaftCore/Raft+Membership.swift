@@ -67,6 +67,10 @@ extension Raft {
             if change.finalIndex != nil {
                 leadership!.change = nil
                 effects.finishedChanges.append((change.id, .done(last.index)))
+            } else if !change.target.learners.isEmpty, change.target.members.contains(where: { around.isForeign($0) }) {
+                // found out since
+                failChange(.refused(.foreignWithLearners), &effects)
+                leadership!.hasLeavers = true
             } else if change.catchingUp.isEmpty {
                 begin(change, around, &effects)
             }

@@ -24,6 +24,9 @@ final class Outlet: @unchecked Sendable {
     var isLoading = false
     /// Of a foreign peer: entries are on their way to it. What follows waits, for it may handle requests in any order.
     var isAwaiting = false
+    /// Of a foreign peer: appends without entries on their way, and the latest of those that wait for one of them.
+    var bareUnderWay = 0
+    var waitingBare: AppendOrder?
 
     init(replica: Replica, peer: PeerID, link: PeerLink) {
         self.replica = replica

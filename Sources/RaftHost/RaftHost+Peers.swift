@@ -9,6 +9,7 @@ extension RaftHost {
     static let livenessService = "flotilla.LivenessService"
     static let groupService = "flotilla.GroupService"
     static let nodeService = "flotilla.NodeService"
+    private static let bareUnderWayMax = 4
 
     func makeLink(to node: NodeAddress) {
         let link = PeerLink(
@@ -17,6 +18,11 @@ extension RaftHost {
         link.data.greeting = { [self, weak link] channel, done in
             introduce(on: channel, to: node) { kind in
                 link?.kind = kind
+                link?.silentSince = nil
+                // another process than the one at the other end of that
+                if let kind, let other = link?.livenessKind, other != kind {
+                    link?.liveness.reset(reason: "the node is another one")
+                }
                 done(kind != nil)
             }
         }
@@ -24,6 +30,9 @@ extension RaftHost {
         link.liveness.greeting = { [self, weak link] channel, done in
             introduce(on: channel, to: node) { kind in
                 link?.livenessKind = kind
+                if let kind, let other = link?.kind, other != kind {
+                    link?.data.reset(reason: "the node is another one")
+                }
                 done(kind != nil)
             }
         }
@@ -76,7 +85,7 @@ extension RaftHost {
             let order = AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit)
             let outlet = outlet(of: replica, to: peer, link)
             // heartbeats go beside entries: a slow disk there must not look like a dead leader here
-            if link.kind == .foreign, ticket.count == 0 { return call(order, entries: [], on: outlet, link) }
+            if link.kind == .foreign, ticket.count == 0 { return sendBare(order, on: outlet, link) }
             link.enqueue(order, on: outlet)
         case .vote(let request):
             wire.arena.scope { arena in
@@ -142,6 +151,12 @@ extension RaftHost {
             }
         case .snapshot: sendSnapshot(to: peer, of: replica)
         }
+    }
+
+    /// Of appends without entries a few are under way to a foreign node; the latest one waits, for it asks for no less.
+    private func sendBare(_ order: AppendOrder, on outlet: Outlet, _ link: PeerLink) {
+        guard outlet.bareUnderWay < RaftHost.bareUnderWayMax else { return outlet.waitingBare = order }
+        call(order, entries: [], on: outlet, link)
     }
 
     private func receive(_ event: Event, _ replica: Replica) {
@@ -219,7 +234,9 @@ extension RaftHost {
         let ticket = order.ticket
         let hasState = !replica.raft.configuration.isWitness(peer)
         let waits = link.kind == .foreign && ticket.count > 0
+        let isBare = link.kind == .foreign && ticket.count == 0
         if waits { outlet.isAwaiting = true }
+        if isBare { outlet.bareUnderWay += 1 }
         wire.arena.scope { arena in
             let body = wire.appendRequest(
                 group: replica.group, from: replica.id, to: peer, term: ticket.term,
@@ -231,10 +248,19 @@ extension RaftHost {
                 deadline: nil
             ) { [self] result in
                 if waits { noteAnswer(result, of: outlet, link) }
+                if isBare { outlet.bareUnderWay -= 1 }
                 if link.kind == .foreign, case .reply = result { link.silentSince = nil }
+                if isBare, let next = outlet.waitingBare {
+                    outlet.waitingBare = nil
+                    // only while it is the same leadership that asks
+                    if link.kind == .foreign, replica.raft.isLeader, replica.raft.term == next.ticket.term {
+                        call(next, entries: [], on: outlet, link)
+                    }
+                }
                 switch result {
                 case .reply(let reply):
                     if let answer = wire.decodeAppendReply(reply.body, to: ticket) {
+                        if waits, !answer.success { outlet.clear() }
                         receive(.received(.appendReply(answer), from: peer), replica)
                     } else {
                         receive(.appendFailed(ticket, peer: peer), replica)

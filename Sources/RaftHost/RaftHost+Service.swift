@@ -284,6 +284,11 @@ extension RaftHost {
             welcomed[run.nodeID] = peer
         }
         request.connection.context = peer
+        if let link = linkByNode[address], link.kind == .foreign || link.livenessKind == .foreign {
+            // what answered there is gone, and its connection does not know yet
+            link.data.reset(reason: "one of our nodes is there now")
+            link.liveness.reset(reason: "one of our nodes is there now")
+        }
         answerHello(request, error: 0, nil)
     }
 

@@ -41,10 +41,19 @@ extension RaftHost {
         _ sender: PeerID, on connection: any Connection, to replica: Replica
     ) throws(RaftWire.WireError) {
         guard !(connection.context is KnownPeer) else { throw RaftHost.stranger }
-        if hearsStrangers(replica) { return }
+        let isMember = replica.raft.configuration.contains(sender)
+        if hearsStrangers(replica) {
+            // though it cannot be dialled, perhaps: what it is owed must not depend on that
+            if isMember, sender != replica.id, linkByNode[sender.address]?.kind == nil,
+                !liveness.isForeign(sender.address)
+            {
+                now = lane.clock.now
+                stepLiveness(.foreign(sender.address))
+            }
+            return
+        }
         // a leader that the group has, but this replica does not know of, waits until one of ours has told it
-        let membership = replica.raft.configuration
-        guard membership.isEmpty || membership.contains(sender) else {
+        guard replica.raft.configuration.isEmpty || isMember else {
             throw RaftWire.WireError(
                 code: 1, text: "\(sender) is no member of \(replica.group); a node of this cluster says hello first")
         }
@@ -53,7 +62,7 @@ extension RaftHost {
         case .familiar: throw RaftHost.stranger
         case nil:
             throw RaftWire.WireError(
-                code: RaftHost.busy, text: "who \(sender) is, is not known yet: say hello first, or come again")
+                code: RaftHost.again, text: "who \(sender) is, is not known yet: say hello first, or come again")
         }
     }
 
@@ -61,14 +70,19 @@ extension RaftHost {
     private func kind(of address: NodeAddress) -> PeerKind? {
         guard address != identity.address else { return .familiar }
         now = lane.clock.now
-        let stranger = strangers.first { $0.address == address }
-        stranger?.usedAt = now
+        let stranger = strangers.firstIndex { $0.address == address }
         if let link = linkByNode[address] {
-            if let kind = link.kind ?? link.livenessKind { return kind }
+            if let kind = link.kind ?? link.livenessKind {
+                if let stranger { forgetStranger(at: stranger) }
+                return kind
+            }
             seek(link)
         }
-        if let stranger { return stranger.kind }
-        if linkByNode[address] == nil { dial(address) }
+        if let stranger {
+            strangers[stranger].usedAt = now
+            return strangers[stranger].kind
+        }
+        if linkByNode[address] == nil, address.ip != 0, address.port != 0 { dial(address) }
         return nil
     }
 

@@ -395,8 +395,9 @@ extension RaftHost {
         liveness.step(event, now: now, into: &livenessEffects)
         let requests = livenessEffects.requests
         let changed = livenessEffects.changed
+        let checks = livenessEffects.checksVitals
         for (to, request) in requests { sendSupportRequest(request, to: to) }
-        if livenessEffects.checksVitals { checkVitals() }
+        if checks { checkVitals() }
         for node in changed {
             if let link = linkByNode[node] {
                 link.silentSince = liveness.isReachable(node) ? nil : link.silentSince ?? now
@@ -458,7 +459,7 @@ extension RaftHost {
         link.liveness.onStateChange = nil
         link.data.close()
         link.liveness.close()
-        if link.kind == .foreign, !strangers.contains(where: { $0.address == node }) {
+        if liveness.isForeign(node), !strangers.contains(where: { $0.address == node }) {
             livenessInbox.append(.familiar(node))
         }
     }
