@@ -7495,7 +7495,7 @@ const ProtobufCMessageDescriptor flotilla__delete_group_operation__descriptor =
   (ProtobufCMessageInit) flotilla__delete_group_operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__change_peers_operation__field_descriptors[3] =
+static const ProtobufCFieldDescriptor flotilla__change_peers_operation__field_descriptors[4] =
 {
   {
     "group",
@@ -7533,16 +7533,30 @@ static const ProtobufCFieldDescriptor flotilla__change_peers_operation__field_de
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "allows_foreign",
+    10,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ChangePeersOperation, has_allows_foreign),
+    offsetof(Flotilla__ChangePeersOperation, allows_foreign),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__change_peers_operation__field_indices_by_name[] = {
+  3,   /* field[3] = allows_foreign */
   1,   /* field[1] = from */
   0,   /* field[0] = group */
   2,   /* field[2] = to */
 };
-static const ProtobufCIntRange flotilla__change_peers_operation__number_ranges[1 + 1] =
+static const ProtobufCIntRange flotilla__change_peers_operation__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 10, 3 },
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor =
 {
@@ -7552,10 +7566,10 @@ const ProtobufCMessageDescriptor flotilla__change_peers_operation__descriptor =
   "Flotilla__ChangePeersOperation",
   "flotilla",
   sizeof(Flotilla__ChangePeersOperation),
-  3,
+  4,
   flotilla__change_peers_operation__field_descriptors,
   flotilla__change_peers_operation__field_indices_by_name,
-  1,  flotilla__change_peers_operation__number_ranges,
+  2,  flotilla__change_peers_operation__number_ranges,
   (ProtobufCMessageInit) flotilla__change_peers_operation__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -46,8 +46,9 @@ public enum Event: Sendable {
     case deadlineReached
     /// The connection to a node broke: requests under way to it are lost.
     case connectionLost(NodeAddress)
-    /// An append was answered with an RPC error.
-    case appendFailed(AppendTicket, peer: PeerID)
+    /// An append was answered with an RPC error; `isBusy` if that asks for more patience than others do (braft's EBUSY
+    /// and EINTR).
+    case appendFailed(AppendTicket, peer: PeerID, isBusy: Bool = false)
     /// A promise between this node and that one was gained or lapsed, or the node started anew, or can be reached
     /// again.
     case livenessChanged(NodeAddress)
@@ -190,6 +191,8 @@ public enum ChangeRefusal: String, Equatable, Sendable {
     case roleChange
     /// A reset must keep this replica as a voter, and is not for a group that has its majority.
     case notApplicable
+    /// braft knows no learners: a group has none while it has a foreign member.
+    case foreignWithLearners
 }
 
 /// A snapshot takes the place of the log's beginning.

@@ -76,12 +76,31 @@ public struct VoteReply: Equatable, Sendable {
     public var term: Term
     /// Whether the vote was given.
     public var granted: Bool
+    /// What a voter tells braft besides; nil between Flotilla nodes, which need none of it.
+    public var details: VoteDetails?
     /// An answer.
-    public init(isPreVote: Bool, requestTerm: Term, term: Term, granted: Bool) {
+    public init(isPreVote: Bool, requestTerm: Term, term: Term, granted: Bool, details: VoteDetails? = nil) {
         self.isPreVote = isPreVote
         self.requestTerm = requestTerm
         self.term = term
         self.granted = granted
+        self.details = details
+    }
+}
+
+/// Tells a candidate how it can win voters that stand by a leader which is going: it names that leader to them.
+public struct VoteDetails: Equatable, Sendable {
+    /// Of a vote: the voter led and leads no more because of it. Of a pre-vote: it leads, and would.
+    public var isDisrupted: Bool
+    /// The voter's term before it considered.
+    public var previousTerm: Term
+    /// The candidate's log would do, but the voter stands by a leader.
+    public var isRejectedByLease: Bool
+    /// Details.
+    public init(isDisrupted: Bool, previousTerm: Term, isRejectedByLease: Bool) {
+        self.isDisrupted = isDisrupted
+        self.previousTerm = previousTerm
+        self.isRejectedByLease = isRejectedByLease
     }
 }
 

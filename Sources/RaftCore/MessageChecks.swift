@@ -8,7 +8,7 @@ extension Message {
             return request.term.isCounted && request.last.isPlace && request.last.term <= request.term
                 && (request.handOver?.term.isSane ?? true)
         case .voteReply(let reply):
-            return reply.term.isSane && reply.requestTerm.isSane
+            return reply.term.isSane && reply.requestTerm.isSane && (reply.details?.previousTerm.isSane ?? true)
         case .appendRequest(let request):
             return request.term.isCounted && request.previous.isPlace && request.commit >= .zero
         case .appendReply(let reply):

@@ -16,7 +16,8 @@
 ///    worker or lane, keeps a promise.
 /// 6. At most one request per node is unanswered; after one promise duration it has failed, and the node is unreachable
 ///    until it answers. All nodes are asked on one beat, so that one check serves all; a message that waits for the check
-///    is held back for a promise at most. A node that does not speak our services is foreign and promises nothing.
+///    is held back for a promise at most. A node that does not speak our services is foreign: it promises nothing and is
+///    asked for nothing.
 public struct NodeLiveness: Sendable {
     /// The settings in force.
     public let settings: Settings
@@ -113,7 +114,8 @@ public struct NodeLiveness: Sendable {
         case .answered(let reply, let supporter): note(reply, from: supporter, now, &effects)
         case .failed(let node):
             if let position = find(node) { fail(position, now: now, &effects) }
-        case .foreign(let node): noteForeign(node, &effects)
+        case .foreign(let node): noteForeign(node, now: now, &effects)
+        case .familiar(let node): noteFamiliar(node, now: now, &effects)
         case .vitalsConfirmed(let startedAt): noteVitals(startedAt, now: now)
         case .track(let nodes): track(nodes, now: now)
         }
@@ -173,7 +175,7 @@ extension NodeLiveness {
 
     private func sendDeadline(of peer: Peer) -> Instant? {
         if let failure = failure(of: peer) { return failure }
-        guard peer.isTracked else { return nil }
+        guard peer.isTracked, !peer.isForeign else { return nil }
         guard awaitsVitals(peer), let sentAt = peer.sentAt else { return peer.nextSend }
         return max(peer.nextSend, sentAt + settings.promise)
     }
@@ -211,7 +213,9 @@ extension NodeLiveness {
 
     /// A promise outlives the groups it was given for; what is known of a node does not outlive the promises.
     private mutating func forgetStrangers() {
-        peers.removeAll { !$0.isTracked && $0.promiseEnd == nil && $0.supportEnd == nil && $0.unanswered == nil }
+        peers.removeAll {
+            !$0.isTracked && !$0.isForeign && $0.promiseEnd == nil && $0.supportEnd == nil && $0.unanswered == nil
+        }
     }
 
     private mutating func expire(now: Instant, _ effects: inout Effects) {
@@ -243,13 +247,27 @@ extension NodeLiveness {
         peers[position].nextSend = nextBeat(after: now)
     }
 
-    /// A foreign node keeps no promise, whoever gave it at that address.
-    private mutating func noteForeign(_ node: NodeAddress, _ effects: inout Effects) {
-        guard let position = find(node), !peers[position].isForeign else { return }
+    /// A foreign node keeps no promise, whoever gave it at that address, and is not asked for one.
+    private mutating func noteForeign(_ node: NodeAddress, now: Instant, _ effects: inout Effects) {
+        guard node != self.node else { return }
+        let position = place(of: node)
+        if position == peers.count || peers[position].node != node {
+            peers.insert(Peer(node: node, now: now), at: position)
+        }
+        guard !peers[position].isForeign else { return }
         hasMetForeigners = true
         peers[position].isForeign = true
         peers[position].supportEnd = nil
         effects.noteChange(of: node)
+    }
+
+    private mutating func noteFamiliar(_ node: NodeAddress, now: Instant, _ effects: inout Effects) {
+        guard let position = find(node), peers[position].isForeign else { return }
+        peers[position].isForeign = false
+        peers[position].hasAnswered = false
+        peers[position].nextSend = now
+        effects.noteChange(of: node)
+        forgetStrangers()
     }
 
     private mutating func noteVitals(_ startedAt: Instant, now: Instant) {

@@ -70,9 +70,12 @@ extension NodeLiveness {
         case answered(Reply, from: NodeAddress)
         /// The request to a node failed, or the connection broke.
         case failed(NodeAddress)
-        /// A node was found not to speak our services (braft answers their calls with 1001 or 1002). Undone when it
-        /// answers a request or asks for support itself.
+        /// A node, tracked or not, was found not to speak our services (braft answers their calls with 1001 or 1002).
+        /// Undone when it asks for support itself, and by ``familiar(_:)``. Each is remembered until then: how many
+        /// there are is for the host to bound.
         case foreign(NodeAddress)
+        /// A node was found to speak them, or is nobody's concern any more.
+        case familiar(NodeAddress)
         /// A check of this node's own vitals that was started at that moment has ended well: since then the lane has
         /// finished a turn, the apply worker a job, and the log a sync. Never later than the step's `now`.
         case vitalsConfirmed(startedAt: Instant)

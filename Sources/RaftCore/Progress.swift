@@ -4,7 +4,8 @@
 /// 2. In `probe` at most one append is under way, and `next` does not move before it is answered.
 /// 3. In `replicate` the entries `match + 1 ..< next` are under way; appends overlap freely.
 /// 4. In `snapshot` one snapshot is under way, and no entries are.
-/// 5. `match` goes back only when the peer denies what it acknowledged, for a part of its log is lost. Then a success
+/// 5. A foreign member has at most one append with entries under way, for it may handle several in any order.
+/// 6. `match` goes back only when the peer denies what it acknowledged, for a part of its log is lost. Then a success
 ///    counts only if its append left after the denial came, however late others arrive: they may have been said before
 ///    the loss.
 struct Progress: Sendable {
@@ -47,6 +48,8 @@ struct Progress: Sendable {
     /// When it was last sent an append, and when it last answered one in this term; what a foreign member is judged by.
     var sentAt = Instant.distantPast
     var answeredAt = Instant.distantPast
+    /// Until then a foreign member that answered an append with an error gets no entries.
+    var heldUntil = Instant.distantPast
 
     /// A member of which nothing is known but that it may hold everything before `next`.
     init(peer: PeerID, next: LogIndex) {

@@ -2,8 +2,12 @@
 struct Candidacy: Sendable {
     /// Who granted the (pre-)vote, the candidate first.
     var granted: [PeerID]
-    /// The leader that told this replica to campaign, if one did.
+    /// The leader that told this replica to campaign, if one did, or that a voter says has gone for its sake.
     var handOver: TermLeader?
+    /// Foreign voters that stand by a leader, and have not been told that it has gone.
+    var setAside: [PeerID] = []
+    /// Those who have been told since; nobody is asked a third time.
+    var askedAgain: [PeerID] = []
 }
 
 /// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
@@ -69,13 +73,20 @@ extension Raft {
 
     /// Rests under the promise to the leader that it follows, or gives it the time to show itself.
     mutating func restOrWait(for leader: PeerID, _ around: Surroundings) {
-        if !around.isForeign(leader), isPledged(around) { electionDeadline = nil } else { waitAwake(around) }
+        if restsUnderPromise(around) { electionDeadline = nil } else { waitAwake(around) }
     }
+
+    /// Whether it is loyal to a leader whose end it will hear of.
+    private func restsUnderPromise(_ around: Surroundings) -> Bool { pledge?.leaseEnd == nil && isPledged(around) }
 
     /// Whether it owes loyalty to the leader that it accepted last.
     func isPledged(_ around: Surroundings) -> Bool {
         guard let pledge, !planted("loyal-to-nobody") else { return false }
-        if let end = pledge.leaseEnd, around.isForeign(pledge.leader) { return around.now < end }
+        if let end = pledge.leaseEnd {
+            // whatever is there now, or known to be: the lease was given
+            if around.now < end { return true }
+            if around.isForeign(pledge.leader) { return false }
+        }
         return around.hasPromised(pledge.leader)
             && (around.promise(to: pledge.leader) == pledge.promise || planted("loyal-to-any-run"))
     }
@@ -111,7 +122,7 @@ extension Raft {
     /// Whoever found too few nodes to campaign looks again.
     mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
         hastenRelease(to: node, around)
-        if let leader, leader.address == node, !around.isForeign(leader), isPledged(around) {
+        if let leader, leader.address == node, restsUnderPromise(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {
             wake(from: around.now)
@@ -133,7 +144,7 @@ extension Raft {
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
         guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
         if let leader, leader == pledge?.leader, isPledged(around) {
-            if around.isForeign(leader) { waitAwake(around) } else { electionDeadline = nil }
+            if restsUnderPromise(around) { electionDeadline = nil } else { waitAwake(around) }
             return
         }
         // without a majority there is nothing to ask for; news of it will come
@@ -210,6 +221,9 @@ extension Raft {
             ? role == .preCandidate && reply.requestTerm == term.next
             : role == .candidate && (reply.requestTerm == term || planted("votes-of-other-terms-count"))
         let isPreVoteForVote = planted("pre-votes-count-as-votes") && reply.isPreVote && role == .candidate
+        if isCurrent, !reply.isPreVote, let details = reply.details {
+            note(details, granted: reply.granted, of: voter, &effects)
+        }
         guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
         // the request left after this replica's own vote was durable
         if !reply.isPreVote { durableTerm = term }
@@ -220,6 +234,31 @@ extension Raft {
         } else {
             becomeLeader(around, &effects)
         }
+    }
+
+    /// braft's voters that stand by a leader are asked once more as soon as that one is known to have gone.
+    private mutating func note(
+        _ details: VoteDetails, granted: Bool, of voter: PeerID, _ effects: inout Effects
+    ) {
+        guard var candidacy else { return }
+        if details.isDisrupted, candidacy.handOver == nil {
+            candidacy.handOver = TermLeader(leader: voter, term: details.previousTerm)
+            // our own voters do not say what holds them
+            candidacy.setAside = configuration.voters.filter {
+                $0 != id && $0 != voter && !candidacy.granted.contains($0)
+            }
+        } else if !granted, details.isRejectedByLease, !candidacy.setAside.contains(voter),
+            !candidacy.askedAgain.contains(voter)
+        {
+            candidacy.setAside.append(voter)
+        }
+        if let handOver = candidacy.handOver, !candidacy.setAside.isEmpty {
+            candidacy.askedAgain += candidacy.setAside
+            let request = VoteRequest(isPreVote: false, term: term, last: log.last, handOver: handOver)
+            for peer in candidacy.setAside { effects.messages.append(Outbound(to: peer, body: .vote(request))) }
+            candidacy.setAside.removeAll()
+        }
+        self.candidacy = candidacy
     }
 
     /// TimeoutNow (§3.10): campaigns at once, in the name of the leader that hands over.
@@ -235,7 +274,9 @@ extension Raft {
         effects.reply = .timeoutNowReply(TimeoutNowReply(term: term, success: campaigns))
         guard campaigns else { return }
         pledge = nil
-        campaign(handOver: TermLeader(leader: sender, term: term), around, &effects)
+        // a foreign leader that has not stepped down may go on leading: its own answer to the vote will tell
+        let hasGone = request.oldLeaderSteppedDown || !around.isForeign(sender)
+        campaign(handOver: hasGone ? TermLeader(leader: sender, term: term) : nil, around, &effects)
     }
 }
 
@@ -245,9 +286,21 @@ extension Raft {
     mutating func consider(
         _ request: VoteRequest, from asker: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
+        let before = (term: term, leads: role == .leader)
         let granted = grants(request, to: asker, around, &effects)
+        var details: VoteDetails?
+        if around.isForeign(asker) {
+            let leads = role == .leader
+            details = VoteDetails(
+                // a leader that would not go must not be taken for one that has gone
+                isDisrupted: before.leads && (request.isPreVote ? granted : !leads), previousTerm: before.term,
+                isRejectedByLease: !granted && !leads && request.term >= term && request.last >= lastEverHeld
+                    && isLoyal(against: asker, request, around))
+        }
         let reply = Message.voteReply(
-            VoteReply(isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted))
+            VoteReply(
+                isPreVote: request.isPreVote, requestTerm: request.term, term: term, granted: granted,
+                details: details))
         let mustBeDurable = granted && !request.isPreVote && !planted("vote-answered-before-durable")
         if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }

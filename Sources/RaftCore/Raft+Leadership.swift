@@ -108,7 +108,8 @@ extension Raft {
 
     mutating func leaderLivenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
         checkSupport(around, &effects)
-        guard role == .leader, around.liveness.supportStands(from: node, now: around.now) else { return }
+        let isBack = around.liveness.supportStands(from: node, now: around.now) || around.liveness.isForeign(node)
+        guard role == .leader, isBack else { return }
         for position in leadership!.peers.indices where leadership!.peers[position].peer.address == node {
             reconnect(position, around, &effects)
         }
@@ -233,14 +234,20 @@ extension Raft {
 
     private func isFit(_ peer: PeerID) -> Bool { configuration.isVoter(peer) && !configuration.isWitness(peer) }
 
-    /// The voter with the longest log among those whose nodes support this one; the first of equals.
+    /// The voter with the longest log among those whose nodes support this one; the first of equals. A foreign one that
+    /// answers, only if there is no other: it may be unable to serve what the group holds.
     private func bestSuccessor(_ around: Surroundings) -> PeerID? {
         var best: Progress?
+        var bestForeign: Progress?
         for peer in leadership?.peers ?? [] where isFit(peer.peer) {
-            guard around.isSupported(by: peer.peer) || around.isForeign(peer.peer) else { continue }
-            if best == nil || peer.match > best!.match { best = peer }
+            if around.isForeign(peer.peer) {
+                guard around.now < peer.answeredAt + settings.electionTimeout else { continue }
+                if bestForeign == nil || peer.match > bestForeign!.match { bestForeign = peer }
+            } else if around.isSupported(by: peer.peer) {
+                if best == nil || peer.match > best!.match { best = peer }
+            }
         }
-        return best?.peer
+        return (best ?? bestForeign)?.peer
     }
 
     /// Tells the target to campaign as soon as it holds the whole log.

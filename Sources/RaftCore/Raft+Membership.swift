@@ -37,6 +37,9 @@ extension Raft {
             configuration.isVoter($0) && configuration.isWitness($0) != target.isWitness($0)
         }
         guard !changesRole else { return refuse(.roleChange) }
+        guard target.learners.isEmpty || !target.members.contains(where: { around.isForeign($0) }) else {
+            return refuse(.foreignWithLearners)
+        }
         guard target != configuration else { return effects.finishedChanges.append((change, .done(last.index))) }
         let newcomers = target.peers.filter { !configuration.isVoter($0) }
         leadership!.change = MembershipChange(
@@ -64,6 +67,10 @@ extension Raft {
             if change.finalIndex != nil {
                 leadership!.change = nil
                 effects.finishedChanges.append((change.id, .done(last.index)))
+            } else if !change.target.learners.isEmpty, change.target.members.contains(where: { around.isForeign($0) }) {
+                // found out since
+                failChange(.refused(.foreignWithLearners), &effects)
+                leadership!.hasLeavers = true
             } else if change.catchingUp.isEmpty {
                 begin(change, around, &effects)
             }

@@ -13,7 +13,7 @@ extension Raft {
     /// Sends whatever the window still takes; to a peer with nothing under way also a new commit index, once.
     mutating func feed(_ position: Int, _ around: Surroundings, _ effects: inout Effects) {
         let peer = leadership!.peers[position]
-        guard peer.state == .replicate else { return }
+        guard peer.state == .replicate, peer.heldUntil <= around.now else { return }
         guard !needsSnapshot(peer) else { return sendSnapshot(to: position, around, &effects) }
         if peer.next <= lastSendable(to: peer) {
             sendEntries(to: position, around, &effects)
@@ -26,7 +26,7 @@ extension Raft {
         while leadership!.peers[position].next <= lastSendable(to: leadership!.peers[position]) {
             let peer = leadership!.peers[position]
             let room = settings.maxEntriesInFlight - peer.entriesInFlight
-            guard room > 0 else { return }
+            guard room > 0, peer.entriesInFlight == 0 || !around.isForeign(peer.peer) else { return }
             let count = min(room, sendable(to: peer))
             send(to: position, after: peer.next.previous, count: count, around, &effects)
             leadership!.peers[position].next = peer.next.advanced(by: count)
@@ -102,11 +102,26 @@ extension Raft {
         }
     }
 
-    mutating func loseAppend(_ ticket: AppendTicket, to peer: PeerID, _ around: Surroundings) {
+    mutating func loseAppend(_ ticket: AppendTicket, to peer: PeerID, isBusy: Bool, _ around: Surroundings) {
         guard ticket.term == term, let position = leadership?.position(of: peer),
             leadership!.peers[position].state != .snapshot
         else { return }
-        leadership!.peers[position].becomeProbe(now: around.now)
+        guard around.isForeign(peer) else { return leadership!.peers[position].becomeProbe(now: around.now) }
+        // the heartbeats that follow each other while it is away must not put off the probe that is due
+        let isHeartbeat =
+            leadership!.peers[position].state == .probe
+            && ticket.previous != leadership!.peers[position].next.previous
+        if !isHeartbeat { hold(position, for: isBusy ? settings.retryInterval : settings.heartbeatInterval, around) }
+    }
+
+    /// Gives a foreign member that answered with an error the pause that a braft leader would give it, then probes.
+    private mutating func hold(_ position: Int, for pause: Interval, _ around: Surroundings) {
+        guard leadership!.peers[position].heldUntil <= around.now else { return }
+        let end = around.now + pause
+        leadership!.peers[position].heldUntil = end
+        // so that it is due for a probe at the end
+        leadership!.peers[position].becomeProbe(
+            now: end + Interval(nanoseconds: -settings.retryInterval.nanoseconds))
     }
 }
 
@@ -140,9 +155,11 @@ extension Raft {
             noteMismatch(reply, of: position, around, &effects)
             peer = leadership!.peers[position]
         }
+        // an answer to what went beside a probe must not put off the next one
+        let isAwaited = before.state != .probe || reply.ticket.previous >= before.next.previous
         let gotOn =
             peer.match > before.match || peer.state != before.state
-            || (peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
+            || (isAwaited && peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
         if !peer.isWaiting {
             leadership!.peers[position].waitingSince = nil
         } else if gotOn {

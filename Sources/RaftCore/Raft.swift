@@ -275,7 +275,7 @@ extension Raft {
         case .deadlineReached:
             if role == .leader { leaderDeadlineReached(around, &effects) } else { followerDue(around, &effects) }
         case .connectionLost(let node): loseConnection(to: node, around)
-        case .appendFailed(let ticket, let peer): loseAppend(ticket, to: peer, around)
+        case .appendFailed(let ticket, let peer, let isBusy): loseAppend(ticket, to: peer, isBusy: isBusy, around)
         case .livenessChanged(let node):
             if role == .leader { leaderLivenessChanged(node, around, &effects) } else { livenessChanged(node, around) }
         case .transferRequested(let target): transferLeadership(to: target, around)

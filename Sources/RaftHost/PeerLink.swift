@@ -22,6 +22,11 @@ final class Outlet: @unchecked Sendable {
     /// Entries read from the log for the first order, once they are there.
     var loaded: [LogEntry] = []
     var isLoading = false
+    /// Of a foreign peer: entries are on their way to it. What follows waits, for it may handle requests in any order.
+    var isAwaiting = false
+    /// Of a foreign peer: appends without entries on their way, and the latest of those that wait for one of them.
+    var bareUnderWay = 0
+    var waitingBare: AppendOrder?
 
     init(replica: Replica, peer: PeerID, link: PeerLink) {
         self.replica = replica
@@ -36,6 +41,14 @@ final class Outlet: @unchecked Sendable {
     }
 }
 
+/// What answers at an address.
+enum PeerKind {
+    /// A node of this cluster.
+    case familiar
+    /// Something that does not speak our services, such as a braft.
+    case foreign
+}
+
 /// Everything between this node and one other: a connection for the groups and one for liveness, so that nothing
 /// large can delay the latter.
 final class PeerLink: @unchecked Sendable {
@@ -44,8 +57,14 @@ final class PeerLink: @unchecked Sendable {
     let liveness: RpcChannel
     /// Outlets with something to send.
     var ready = FIFO<Outlet>()
-    /// Since when the node has not answered this one, or since the last measure against that.
+    /// Since when the node has not answered this one, or since the last measure against that; of a foreign one, since
+    /// when it owes answers and has given none.
     var silentSince: Instant?
+    /// What was found at the other end of ``data``, and of ``liveness``; nil while there is no connection.
+    var kind: PeerKind?
+    var livenessKind: PeerKind?
+    /// When somebody last asked for a connection.
+    var soughtAt = Instant.distantPast
 
     init(address: NodeAddress, data: RpcChannel, liveness: RpcChannel, silentSince: Instant) {
         self.address = address
@@ -55,6 +74,8 @@ final class PeerLink: @unchecked Sendable {
     }
 
     func enqueue(_ order: AppendOrder, on outlet: Outlet) {
+        // what was ordered before and waits is for a place that the core has left
+        if kind == .foreign { _ = outlet.orders.removeAll() }
         // the answer to a later probe of the same place serves for the earlier one as well
         if order.ticket.count == 0, let last = outlet.orders.last, last.ticket.count == 0,
             last.ticket.previous == order.ticket.previous, last.ticket.term == order.ticket.term

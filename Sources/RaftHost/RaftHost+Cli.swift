@@ -289,6 +289,9 @@ extension MemberAnswer {
             self = .failed(RpcError(code: CliCode.invalid, text: "no member that votes and holds the state is left"))
         case .refused(.roleChange):
             self = .failed(RpcError(code: CliCode.invalid, text: "a member changes its role under another idx only"))
+        case .refused(.foreignWithLearners):
+            let text = "a group with a member that runs another program cannot have learners"
+            self = .failed(RpcError(code: CliCode.invalid, text: text))
         case .refused(.notApplicable):
             let text = "a reset keeps this replica as a voter, and is for a group that has lost its majority"
             self = .failed(RpcError(code: CliCode.notPermitted, text: text))

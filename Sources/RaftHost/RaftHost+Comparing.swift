@@ -85,7 +85,7 @@ extension RaftHost {
             }
         }
         // in the order of the links, which is the same in every run
-        let asked = links.filter { questions[$0.address] != nil }
+        let asked = links.filter { questions[$0.address] != nil && $0.kind != .foreign }
         guard !asked.isEmpty else { return }
         comparing = round
         round.waiting = asked.count

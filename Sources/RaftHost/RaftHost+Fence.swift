@@ -46,7 +46,7 @@ extension RaftHost {
 
     /// A lost one is sent again by the next comparison.
     func sendFence(_ fence: Fence, _ right: AppliedHash?, to peer: PeerID, of replica: Replica, isOrder: Bool) {
-        guard let link = linkByNode[peer.address] else { return }
+        guard let link = linkByNode[peer.address], link.kind != .foreign else { return }
         wire.arena.scope { arena in
             let message = arena.make(flotilla__fence_request__init)
             message.pointee.group_id = arena.string(replica.group)

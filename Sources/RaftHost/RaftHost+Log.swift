@@ -249,6 +249,8 @@ extension RaftHost {
         (replicas, slots, byGroup, replicasByNode) = ([], [], [:], [:])
         removals = []
         (links, linkByNode) = ([], [:])
+        for stranger in strangers { stranger.channel.close() }
+        strangers = []
         (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
         (batch, batchUnderWay, blockage, passing) = (LogBatch(), nil, nil, nil)
         (stopping, vitalsCheck) = (nil, nil)

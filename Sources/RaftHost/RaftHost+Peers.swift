@@ -9,20 +9,45 @@ extension RaftHost {
     static let livenessService = "flotilla.LivenessService"
     static let groupService = "flotilla.GroupService"
     static let nodeService = "flotilla.NodeService"
+    private static let bareUnderWayMax = 4
 
     func makeLink(to node: NodeAddress) {
         let link = PeerLink(
-            address: node, data: makeChannel(to: node), liveness: makeChannel(to: node), silentSince: now)
-        link.data.onStateChange = { [self] isConnected in
+            address: node, data: RpcChannel(address: node, network: network, clock: lane.clock),
+            liveness: RpcChannel(address: node, network: network, clock: lane.clock), silentSince: now)
+        link.data.greeting = { [self, weak link] channel, done in
+            introduce(on: channel, to: node) { kind in
+                link?.kind = kind
+                link?.silentSince = nil
+                // another process than the one at the other end of that
+                if let kind, let other = link?.livenessKind, other != kind {
+                    link?.liveness.reset(reason: "the node is another one")
+                }
+                done(kind != nil)
+            }
+        }
+        // to a foreign node it carries nothing but that question
+        link.liveness.greeting = { [self, weak link] channel, done in
+            introduce(on: channel, to: node) { kind in
+                link?.livenessKind = kind
+                if let kind, let other = link?.kind, other != kind {
+                    link?.data.reset(reason: "the node is another one")
+                }
+                done(kind != nil)
+            }
+        }
+        link.data.onStateChange = { [self, weak link] isConnected in
             if isConnected {
                 tellReplicas(of: node)
             } else {
+                link?.kind = nil
                 for replica in replicasByNode[node] ?? [] { inbox.append((replica, .connectionLost(node))) }
             }
             lane.requestTurn()
         }
-        link.liveness.onStateChange = { [self] isConnected in
+        link.liveness.onStateChange = { [self, weak link] isConnected in
             guard !isConnected else { return }
+            link?.livenessKind = nil
             livenessInbox.append(.failed(node))
             lane.requestTurn()
         }
@@ -33,6 +58,15 @@ extension RaftHost {
     /// Connections that are open and bring nothing: every call on them would wait for ever and take memory, and what
     /// was lost on the way is sent again ever more seldom. They are opened anew when the node comes back.
     func resetIfHung(_ link: PeerLink) {
+        if link.kind == .foreign {
+            // it promises nothing, but it answers heartbeats
+            guard link.data.pendingCalls > 0 else { return link.silentSince = nil }
+            let since = link.silentSince ?? now
+            link.silentSince = since
+            guard since + settings.raft.electionTimeout + settings.raft.electionTimeout < now else { return }
+            link.silentSince = now
+            return link.data.reset(reason: "the node is silent")
+        }
         guard let since = link.silentSince, settings.liveness.promise.nanoseconds * 3 < (now - since).nanoseconds
         else { return }
         link.silentSince = now
@@ -48,9 +82,11 @@ extension RaftHost {
         let peer = message.to
         switch message.body {
         case .append(let ticket, let previousTerm, let commit):
-            link.enqueue(
-                AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit),
-                on: outlet(of: replica, to: peer, link))
+            let order = AppendOrder(ticket: ticket, previousTerm: previousTerm, commit: commit)
+            let outlet = outlet(of: replica, to: peer, link)
+            // heartbeats go beside entries: a slow disk there must not look like a dead leader here
+            if link.kind == .foreign, ticket.count == 0 { return sendBare(order, on: outlet, link) }
+            link.enqueue(order, on: outlet)
         case .vote(let request):
             wire.arena.scope { arena in
                 let body = wire.voteRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
@@ -81,6 +117,7 @@ extension RaftHost {
                 }
             }
         case .release(let request):
+            guard link.kind != .foreign else { return }
             wire.arena.scope { arena in
                 let body = wire.releaseRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
                 link.data.call(
@@ -95,6 +132,7 @@ extension RaftHost {
                 }
             }
         case .readIndex(let request):
+            guard link.kind != .foreign else { return receive(.readIndexFailed(request), replica) }
             wire.arena.scope { arena in
                 let body = wire.readIndexRequest(
                     request, group: replica.group, from: replica.id, to: peer, arena: arena)
@@ -115,6 +153,12 @@ extension RaftHost {
         }
     }
 
+    /// Of appends without entries a few are under way to a foreign node; the latest one waits, for it asks for no less.
+    private func sendBare(_ order: AppendOrder, on outlet: Outlet, _ link: PeerLink) {
+        guard outlet.bareUnderWay < RaftHost.bareUnderWayMax else { return outlet.waitingBare = order }
+        call(order, entries: [], on: outlet, link)
+    }
+
     private func receive(_ event: Event, _ replica: Replica) {
         inbox.append((replica, event))
         lane.requestTurn()
@@ -131,10 +175,10 @@ extension RaftHost {
     func pump(_ link: PeerLink) {
         while link.data.unsentBytes < settings.linkBytes, let outlet = link.ready.popFirst() {
             outlet.isReady = false
-            while link.data.unsentBytes < settings.linkBytes, let order = outlet.orders.popFirst() {
+            while !outlet.isAwaiting, link.data.unsentBytes < settings.linkBytes, let order = outlet.orders.popFirst() {
                 guard sendFirstFrame(of: order, on: outlet, link) else { break }
             }
-            if !outlet.orders.isEmpty { link.makeReady(outlet) }
+            if !outlet.orders.isEmpty, !outlet.isAwaiting { link.makeReady(outlet) }
         }
     }
 
@@ -189,6 +233,10 @@ extension RaftHost {
         let peer = outlet.peer
         let ticket = order.ticket
         let hasState = !replica.raft.configuration.isWitness(peer)
+        let waits = link.kind == .foreign && ticket.count > 0
+        let isBare = link.kind == .foreign && ticket.count == 0
+        if waits { outlet.isAwaiting = true }
+        if isBare { outlet.bareUnderWay += 1 }
         wire.arena.scope { arena in
             let body = wire.appendRequest(
                 group: replica.group, from: replica.id, to: peer, term: ticket.term,
@@ -199,9 +247,20 @@ extension RaftHost {
                 attachment: hasState ? entries.compactMap { $0.payload.isEmpty ? nil : $0.payload } : [],
                 deadline: nil
             ) { [self] result in
+                if waits { noteAnswer(result, of: outlet, link) }
+                if isBare { outlet.bareUnderWay -= 1 }
+                if link.kind == .foreign, case .reply = result { link.silentSince = nil }
+                if isBare, let next = outlet.waitingBare {
+                    outlet.waitingBare = nil
+                    // only while it is the same leadership that asks
+                    if link.kind == .foreign, replica.raft.isLeader, replica.raft.term == next.ticket.term {
+                        call(next, entries: [], on: outlet, link)
+                    }
+                }
                 switch result {
                 case .reply(let reply):
                     if let answer = wire.decodeAppendReply(reply.body, to: ticket) {
+                        if waits, !answer.success { outlet.clear() }
                         receive(.received(.appendReply(answer), from: peer), replica)
                     } else {
                         receive(.appendFailed(ticket, peer: peer), replica)
@@ -210,10 +269,18 @@ extension RaftHost {
                     logger.log(
                         .debug, "append failed",
                         [("group", replica.group), ("peer", peer.description), ("problem", error.text)])
-                    receive(.appendFailed(ticket, peer: peer), replica)
+                    let isBusy = error.code == RaftHost.busy || error.code == RaftHost.superseded
+                    receive(.appendFailed(ticket, peer: peer, isBusy: isBusy), replica)
                 }
             }
         }
+    }
+
+    /// A foreign node has the entries, or refuses them: then it gets none of those that wait behind.
+    private func noteAnswer(_ result: RpcResult, of outlet: Outlet, _ link: PeerLink) {
+        outlet.isAwaiting = false
+        if case .failed = result { outlet.clear() }
+        link.makeReady(outlet)
     }
 
     /// Reads entries that are no longer in memory; the outlet waits.
@@ -296,7 +363,9 @@ extension RaftHost {
     /// its `expire` once a turn.
     public func makeChannel(to node: NodeAddress) -> RpcChannel {
         let channel = RpcChannel(address: node, network: network, clock: lane.clock)
-        channel.greeting = { [self] channel, done in sayHello(on: channel, to: node, done) }
+        channel.greeting = { [self] channel, done in
+            sayHello(on: channel, to: node) { done($0 == .welcome) }
+        }
         return channel
     }
 

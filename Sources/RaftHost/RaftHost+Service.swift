@@ -71,17 +71,31 @@ extension RaftHost {
     static let noSuchReplica = RaftWire.WireError(code: 2, text: "peer_id not exist")
     static let stranger = RaftWire.WireError(code: 1, text: "say hello first (flotilla.NodeService)")
 
-    /// Finds the replica addressed, with braft's error numbers for what is wrong.
+    /// Finds the replica addressed by a node of this cluster, with braft's error numbers for what is wrong.
     func addressed(
-        _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32?
+        _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32
     ) throws(RaftWire.WireError) -> (Replica, PeerID) {
         guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
+        return try found(addressing, badSender: badSender)
+    }
+
+    /// The same for a request of braft's services, which a foreign node makes without saying hello.
+    func addressedByAnybody(
+        _ addressing: RaftWire.Addressing, _ request: RpcRequest, badSender: Int32
+    ) throws(RaftWire.WireError) -> (Replica, PeerID) {
+        let (replica, from) = try found(addressing, badSender: badSender)
+        if !isKnownPeer(request.connection) { try checkStranger(from, on: request.connection, to: replica) }
+        return (replica, from)
+    }
+
+    private func found(
+        _ addressing: RaftWire.Addressing, badSender: Int32
+    ) throws(RaftWire.WireError) -> (Replica, PeerID) {
         guard let to = PeerID(addressing.to) else { throw RaftWire.WireError(code: 22, text: "peer_id invalid") }
         guard let replica = byGroup[addressing.group], replica.id == to else {
             throw RaftHost.noSuchReplica
         }
         if let from = PeerID(addressing.from) { return (replica, from) }
-        guard let badSender else { return (replica, to) }
         throw RaftWire.WireError(code: badSender, text: "server_id invalid")
     }
 
@@ -92,13 +106,12 @@ extension RaftHost {
 
     private func vote(_ request: RpcRequest, isPreVote: Bool) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeVoteRequest(request.body, isPreVote: isPreVote)
-        let (replica, from) = try addressed(addressing, request, badSender: 22)
+        let (replica, from) = try addressedByAnybody(addressing, request, badSender: 22)
         step(replica, .received(.voteRequest(message), from: from), StepContext(responder: request.responder))
         lane.requestTurn()
     }
 
     private func append(_ request: RpcRequest) throws(RaftWire.WireError) {
-        guard isKnownPeer(request.connection) else { throw RaftHost.stranger }
         // the leader comes back with it later; memory must not fill up behind a log that stands still
         guard request.attachment.isEmpty || (waitingBytes < settings.batchBytes && !isLogTight),
             waitingDuties < settings.batchAnswers
@@ -106,7 +119,7 @@ extension RaftHost {
             throw RaftWire.WireError(code: 16, text: "too much waits for the log")
         }
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
-        let (replica, from) = try addressed(addressing, request, badSender: 1003)
+        let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
         step(
             replica, .received(.appendRequest(message), from: from, run: run(of: request)),
             StepContext(responder: request.responder, incoming: entries))
@@ -115,7 +128,7 @@ extension RaftHost {
 
     private func timeoutNow(_ request: RpcRequest) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeTimeoutNowRequest(request.body)
-        let (replica, from) = try addressed(addressing, request, badSender: nil)
+        let (replica, from) = try addressedByAnybody(addressing, request, badSender: 22)
         // leadership would only move from one who cannot serve to another
         guard canServe(replica) else {
             let refusal = TimeoutNowReply(term: replica.raft.term, success: false)
@@ -211,6 +224,9 @@ extension RaftHost {
             return (run, message.cluster_id, message.format, address)
         }
         guard let parsed else { return request.responder.fail(RpcCode.badRequest, "malformed hello") }
+        guard !isOnItsOwn else {
+            return request.responder.fail(RpcCode.noMethod, "this node is in no cluster, and hears everybody")
+        }
         if let refusal = refusal(of: parsed.run, cluster: parsed.cluster, format: parsed.format) {
             logger.log(
                 identity.clusterID == 0 ? .debug : .warning, "hello refused",
@@ -268,6 +284,11 @@ extension RaftHost {
             welcomed[run.nodeID] = peer
         }
         request.connection.context = peer
+        if let link = linkByNode[address], link.kind == .foreign || link.livenessKind == .foreign {
+            // what answered there is gone, and its connection does not know yet
+            link.data.reset(reason: "one of our nodes is there now")
+            link.liveness.reset(reason: "one of our nodes is there now")
+        }
         answerHello(request, error: 0, nil)
     }
 
@@ -288,9 +309,20 @@ extension RaftHost {
         }
     }
 
+    /// What came of a hello.
+    enum HelloOutcome {
+        /// A node of this cluster, and the one it should be.
+        case welcome
+        /// Something that does not speak our services.
+        case foreign
+        /// Nobody to talk to, or nobody who wants to.
+        case refused
+    }
+
     /// Opens an outgoing connection: says who we are, and checks who answers.
-    func sayHello(on channel: RpcChannel, to node: NodeAddress, _ done: @escaping (Bool) -> Void) {
-        guard identity.clusterID != 0 else { return done(false) }
+    func sayHello(on channel: RpcChannel, to node: NodeAddress, _ done: @escaping (HelloOutcome) -> Void) {
+        guard !isOnItsOwn else { return done(.foreign) }
+        guard identity.clusterID != 0 else { return done(.refused) }
         wire.arena.scope { arena in
             let message = arena.make(flotilla__hello_request__init)
             message.pointee.format = 1
@@ -307,18 +339,15 @@ extension RaftHost {
                 switch result {
                 case .reply(let reply): welcome(reply.body, from: node, done)
                 case .failed(let error):
-                    if error.code == RpcCode.noService || error.code == RpcCode.noMethod {
-                        livenessInbox.append(.foreign(node))
-                        lane.requestTurn()
-                    }
-                    done(false)
+                    let isForeign = error.code == RpcCode.noService || error.code == RpcCode.noMethod
+                    done(isForeign ? .foreign : .refused)
                 }
             }
         }
     }
 
     /// Whoever answers is judged like one who asks: an old copy of a directory may neither ask nor answer.
-    private func welcome(_ body: Bytes, from node: NodeAddress, _ done: @escaping (Bool) -> Void) {
+    private func welcome(_ body: Bytes, from node: NodeAddress, _ done: @escaping (HelloOutcome) -> Void) {
         let parsed = wire.arena.scope { arena -> (error: UInt32, text: String, run: NodeState.PeerRun)? in
             arena.unpack(flotilla__hello_reply__init, body).map {
                 let run = NodeState.PeerRun(
@@ -327,15 +356,15 @@ extension RaftHost {
                 return ($0.pointee.error, String(field: $0.pointee.message), run)
             }
         }
-        guard let parsed else { return done(false) }
+        guard let parsed else { return done(.refused) }
         if parsed.error != 0 {
             logger.log(.info, "hello was refused", [("node", node.description), ("problem", parsed.text)])
-            return done(false)
+            return done(.refused)
         }
         if let refusal = refusal(of: parsed.run, cluster: identity.clusterID, format: 1) {
             logger.log(.warning, "peer is not who it should be", [("node", node.description), ("problem", refusal)])
-            return done(false)
+            return done(.refused)
         }
-        remember(parsed.run) { done(true) }
+        remember(parsed.run) { done(.welcome) }
     }
 }

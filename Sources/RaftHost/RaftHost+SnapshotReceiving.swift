@@ -76,7 +76,7 @@ extension RaftHost {
 
     func installSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
         let (addressing, message, uri) = try wire.decodeSnapshotRequest(request.body)
-        let (replica, from) = try addressed(addressing, request, badSender: 1003)
+        let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
         // the log may hold what is offered, and the state not
         let needsState = replica.needsState
         step(

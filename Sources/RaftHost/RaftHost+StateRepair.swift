@@ -110,7 +110,9 @@ extension RaftHost {
     }
 
     private func askForState(of replica: Replica) {
-        guard let leader = replica.raft.leader, leader != replica.id, let link = linkByNode[leader.address] else {
+        guard let leader = replica.raft.leader, leader != replica.id, let link = linkByNode[leader.address],
+            link.kind != .foreign
+        else {
             return
         }
         wire.arena.scope { arena in

@@ -175,6 +175,7 @@ extension RaftHost {
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
         }
+        if let at = pursueStrangers(), at < earliest { earliest = at }
         for link in links {
             resetIfHung(link)
             if let at = link.data.expire(now: now), at < earliest { earliest = at }
@@ -263,6 +264,10 @@ extension RaftHost {
                 [("group", replica.group), ("reason", refusal.rawValue), ("term", replica.raft.term.description)])
         }
         if effects.statusChanged {
+            if let leader = replica.raft.leader, liveness.isForeign(leader.address) {
+                let group = replica.group
+                deferred.append { [self] in onForeignLeader(group) }
+            }
             logger.log(
                 .debug, "status changed",
                 [
@@ -390,8 +395,9 @@ extension RaftHost {
         liveness.step(event, now: now, into: &livenessEffects)
         let requests = livenessEffects.requests
         let changed = livenessEffects.changed
+        let checks = livenessEffects.checksVitals
         for (to, request) in requests { sendSupportRequest(request, to: to) }
-        if livenessEffects.checksVitals { checkVitals() }
+        if checks { checkVitals() }
         for node in changed {
             if let link = linkByNode[node] {
                 link.silentSince = liveness.isReachable(node) ? nil : link.silentSince ?? now
@@ -453,5 +459,8 @@ extension RaftHost {
         link.liveness.onStateChange = nil
         link.data.close()
         link.liveness.close()
+        if liveness.isForeign(node), !strangers.contains(where: { $0.address == node }) {
+            livenessInbox.append(.familiar(node))
+        }
     }
 }

@@ -30,6 +30,9 @@ public final class RaftHost: @unchecked Sendable {
     let logger: Logger
     let wire = RaftWire()
 
+    /// In no cluster: it says no hello and wants none, every other node is foreign to it, and it to them. Set before the
+    /// start.
+    public var isOnItsOwn = false
     /// Who this node is; the cluster and node ids are set when it joins.
     public private(set) var identity: NodeIdentity
     /// Tells connections of two processes under one run number apart.
@@ -53,6 +56,8 @@ public final class RaftHost: @unchecked Sendable {
         ((_ group: String, _ order: MemberOrder, _ done: @escaping (MemberAnswer) -> Void) -> Bool)?
     /// Called in a turn in which the replica of a group gained or lost leadership.
     public var onLeadership: (_ group: String, _ isLeader: Bool) -> Void = { _, _ in }
+    /// Called in a turn in which the replica of a group came to follow a foreign leader.
+    public var onForeignLeader: (_ group: String) -> Void = { _ in }
 
     /// Sees what the replicas do, if set; set before the first is opened.
     public var observer: (any ReplicaObserver)?
@@ -71,6 +76,8 @@ public final class RaftHost: @unchecked Sendable {
     var replicasByNode: [NodeAddress: [Replica]] = [:]
     var links: [PeerLink] = []
     var linkByNode: [NodeAddress: PeerLink] = [:]
+    /// Connections to those who are in no configuration here and spoke without hello.
+    var strangers: [StrangerLink] = []
     var nodeState: NodeState
     /// Of the runs in it those that are known to be durable, by node id.
     var durableRuns: [UInt64: NodeState.PeerRun] = [:]

@@ -214,6 +214,14 @@ struct RaftWire {
                 let response = arena.make(braft__request_vote_response__init)
                 response.pointee.term = reply.term.rawValue
                 response.pointee.granted = reply.granted ? 1 : 0
+                if let details = reply.details {
+                    response.pointee.has_disrupted = 1
+                    response.pointee.disrupted = details.isDisrupted ? 1 : 0
+                    response.pointee.has_previous_term = 1
+                    response.pointee.previous_term = details.previousTerm.rawValue
+                    response.pointee.has_rejected_by_lease = 1
+                    response.pointee.rejected_by_lease = details.isRejectedByLease ? 1 : 0
+                }
                 return arena.pack(response)
             case .appendReply(let reply):
                 let response = arena.make(braft__append_entries_response__init)
@@ -267,9 +275,15 @@ struct RaftWire {
     func decodeVoteReply(_ body: Bytes, to request: VoteRequest) -> VoteReply? {
         arena.scope { arena in
             arena.unpack(braft__request_vote_response__init, body).map { message in
-                VoteReply(
-                    isPreVote: request.isPreVote, requestTerm: request.term, term: Term(message.pointee.term),
-                    granted: message.pointee.granted != 0)
+                let message = message.pointee
+                let details = VoteDetails(
+                    isDisrupted: message.has_disrupted != 0 && message.disrupted != 0,
+                    previousTerm: Term(message.has_previous_term != 0 ? message.previous_term : 0),
+                    isRejectedByLease: message.has_rejected_by_lease != 0 && message.rejected_by_lease != 0)
+                return VoteReply(
+                    isPreVote: request.isPreVote, requestTerm: request.term, term: Term(message.term),
+                    granted: message.granted != 0,
+                    details: details.isDisrupted || details.isRejectedByLease ? details : nil)
             }
         }
     }

@@ -26,7 +26,7 @@ extension NamedError {
         switch self {
         case .notLeader: .follow
         case .busy, .deadlineExceeded, .windowExceeded: .retry
-        case .noLeader, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
+        case .noLeader, .notServed, .stopping, .damaged, .notInitialized, .unreachable: .retryElsewhere
         case .wrongShard, .noSuchGroup, .wrongIdentity: .refreshMap
         case .shardFrozen: .awaitMove
         case .sessionExpired: .reopenSession

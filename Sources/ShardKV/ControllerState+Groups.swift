@@ -26,7 +26,7 @@ extension ControllerState {
                 .refused, "there are \(map.groups.count) groups, the most there may be; delete some first")
         }
         let peers = creation.peers.map { PeerID(address: $0.address, idx: 0, role: $0.role) }
-        try check(peers, newcomers: peers, map)
+        try check(peers, newcomers: peers, foreign: [], map)
         return CreateGroupOperation(group: name, peers: peers)
     }
 
@@ -71,8 +71,13 @@ extension ControllerState {
                     + "plan the change again")
         }
         var to: [PeerID] = []
-        for peer in change.to { to.append(try member(peer, of: group)) }
-        try check(to, newcomers: to.filter { !group.peers.contains($0) }, map)
+        for peer in change.to { to.append(try member(peer, of: group, map)) }
+        let foreign = to.filter { map.node(at: $0.address) == nil }
+        let newcomers = to.filter { !group.peers.contains($0) }
+        try check(
+            to, newcomers: newcomers,
+            foreign: change.allowsForeign ? foreign : foreign.filter { !newcomers.contains($0) }, map)
+        try checkForeign(foreign, in: to, of: group)
         for peer in to
         where group.peers.contains(where: { $0 == peer && ($0.role == .witness) != (peer.role == .witness) }) {
             throw ControllerRefusal(
@@ -83,13 +88,48 @@ extension ControllerState {
         guard !to.hasSameMembers(as: group.peers) else {
             throw ControllerRefusal(.refused, "group \(group.id) has these members already")
         }
-        return ChangePeersOperation(group: group.id, from: group.peers, to: to)
+        return ChangePeersOperation(
+            group: group.id, from: group.peers, to: to, allowsForeign: change.allowsForeign)
+    }
+
+    /// What only foreign members hold nobody here can serve, and while one of them leads nobody serves at all: so they are
+    /// few, and of the controller none.
+    private func checkForeign(
+        _ foreign: [PeerID], in peers: [PeerID], of group: Group
+    ) throws(ControllerRefusal) {
+        guard let first = foreign.first else { return }
+        guard group.id != ClusterMap.controllerGroup else {
+            throw ControllerRefusal(
+                .refused, "\(first.address) is no node of this cluster, and only nodes can be members of the controller"
+            )
+        }
+        guard !peers.contains(where: { $0.role == .learner }) else {
+            throw ControllerRefusal(
+                .refused, "a group with a foreign member, here \(first), cannot have learners: braft knows none")
+        }
+        guard foreign.count * 2 < peers.count else {
+            throw ControllerRefusal(
+                .refused,
+                "\(foreign.count) of \(peers.count) voters of group \(group.id) would be foreign (\(listed(foreign))); "
+                    + "more than half must be nodes of this cluster")
+        }
     }
 
     /// The peer that is meant: who is a member keeps its idx, a newcomer gets one that the group never had there.
-    private func member(_ peer: PeerID, of group: Group) throws(ControllerRefusal) -> PeerID {
+    private func member(_ peer: PeerID, of group: Group, _ map: ClusterMap) throws(ControllerRefusal) -> PeerID {
         let present = group.peers.first { $0.address == peer.address }
         let retired = group.retired.first { $0.address == peer.address }
+        // a foreign one knows its idx itself; but whoever was a member may have voted, and must not forget that
+        if map.node(at: peer.address) == nil, present == nil {
+            let least = retired.map { $0.idx + 1 } ?? 0
+            guard peer.idx >= least, peer.idx < Limits.foreignIdx else {
+                throw ControllerRefusal(
+                    .conflict,
+                    "\(peer) cannot be a member of group \(group.id): the next member at \(peer.address) needs an idx from "
+                        + "\(least) to \(Limits.foreignIdx - 1)")
+            }
+            return peer
+        }
         let idx = present?.idx ?? retired.map { $0.idx + 1 } ?? 0
         guard peer.idx == idx || peer.idx == 0 else {
             let reason =
@@ -102,7 +142,7 @@ extension ControllerState {
 
     /// Whether a group can have these members, of which `newcomers` are not there yet.
     private func check(
-        _ peers: [PeerID], newcomers: [PeerID], _ map: ClusterMap
+        _ peers: [PeerID], newcomers: [PeerID], foreign: [PeerID], _ map: ClusterMap
     ) throws(ControllerRefusal) {
         guard peers.contains(where: { $0.role == .replica }) else {
             throw ControllerRefusal(.refused, "a group needs at least one voting member that holds its data")
@@ -114,9 +154,11 @@ extension ControllerState {
         for (address, next) in zip(addresses, addresses.dropFirst()) where address == next {
             throw ControllerRefusal(.refused, "\(address) is named twice; a group has one member on a node")
         }
-        for peer in peers where map.node(at: peer.address) == nil {
+        for peer in peers where map.node(at: peer.address) == nil && !foreign.contains(peer) {
             throw ControllerRefusal(
-                .noSuchNode, "there is no node at \(peer.address); start raftd there, or see raftctl node list")
+                .noSuchNode,
+                "there is no node at \(peer.address); start raftd there, see raftctl node list, or say --foreign if a "
+                    + "braft is meant")
         }
         for peer in newcomers {
             guard let node = map.node(at: peer.address), node.isDraining else { continue }

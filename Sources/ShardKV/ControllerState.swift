@@ -35,6 +35,8 @@ public struct ControllerState: Equatable, Sendable {
         public static let deletedGroups = 1 << 20
         /// Members of one group.
         public static let peers = 32
+        /// The idx of a foreign member is below this, so that there is always a next one.
+        public static let foreignIdx: Int32 = 1 << 20
         /// Shards.
         public static let shards = 1 << 20
         /// Operations under way.

@@ -161,11 +161,15 @@ public struct ChangePeersOperation: Equatable, Sendable {
     public var from: [PeerID]
     /// The members to be. The controller gives newcomers an idx above any that the group had at their address.
     public var to: [PeerID]
+    /// Newcomers at addresses where the map has no node are foreign: they run another program, such as a braft, and keep
+    /// the idx named. Without it they are refused as mistakes.
+    public var allowsForeign: Bool
     /// A change of members.
-    public init(group: String, from: [PeerID], to: [PeerID]) {
+    public init(group: String, from: [PeerID], to: [PeerID], allowsForeign: Bool = false) {
         self.group = group
         self.from = from
         self.to = to
+        self.allowsForeign = allowsForeign
     }
 }
 

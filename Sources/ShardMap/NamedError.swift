@@ -69,6 +69,9 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// The program of a node knows only lower levels than the cluster has, or is to have.
     case programTooOld = 33
 
+    /// The group is led by a member that runs another program and serves no keys; it is asked to hand over.
+    case notServed = 34
+
     /// What the error says about whether the request happened.
     public enum Class: Sendable {
         /// Certainly not executed.
@@ -91,7 +94,8 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
     /// First word of the Redis error, as clients match on it.
     public var redisPrefix: String {
         switch self {
-        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded, .shardFrozen: "TRYAGAIN"
+        case .notLeader, .wrongShard, .noLeader, .sessionExpired, .deadlineExceeded, .shardFrozen, .notServed:
+            "TRYAGAIN"
         case .busy, .windowExceeded: "BUSY"
         case .notInitialized, .unreachable, .noSuchGroup, .stopping: "CLUSTERDOWN"
         case .diskFull: "MISCONF"
@@ -136,6 +140,7 @@ public enum NamedError: UInt32, Sendable, CaseIterable {
         case .noSuchNode: "there is no such node; see raftctl node list"
         case .levelTooLow: "the cluster's level does not allow it yet; raise it: raftctl cluster upgrade"
         case .programTooOld: "the program of a node is too old for the cluster's level; start a newer raftd there"
+        case .notServed: "a member that serves no keys leads the group; it is asked to hand over, try again in a moment"
         }
     }
 }

@@ -170,6 +170,7 @@ extension ChangePeersOperation {
         message.pointee.from = arena.strings(from.map(\.description))
         message.pointee.n_to = to.count
         message.pointee.to = arena.strings(to.map(\.description))
+        if allowsForeign { (message.pointee.has_allows_foreign, message.pointee.allows_foreign) = (1, 1) }
         return message
     }
 
@@ -177,6 +178,8 @@ extension ChangePeersOperation {
         guard let from = PeerID.decoded(message.from, count: message.n_from),
             let to = PeerID.decoded(message.to, count: message.n_to)
         else { return nil }
-        self.init(group: String(field: message.group), from: from, to: to)
+        self.init(
+            group: String(field: message.group), from: from, to: to,
+            allowsForeign: message.has_allows_foreign != 0 && message.allows_foreign != 0)
     }
 }

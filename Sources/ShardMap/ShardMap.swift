@@ -145,6 +145,10 @@ public struct ClusterMap: Equatable, Sendable {
     public func node(_ id: UInt64) -> Node? { nodes.first { $0.id == id } }
     /// The node at `address`.
     public func node(at address: NodeAddress) -> Node? { nodes.first { $0.address == address } }
+    /// The addresses of those members that are on nodes of the cluster; the others run another program.
+    public func nodes(of members: [PeerID]) -> [NodeAddress] {
+        members.map(\.address).filter { node(at: $0) != nil }
+    }
 }
 
 /// Limits of what a client may store; part of the service's contract.

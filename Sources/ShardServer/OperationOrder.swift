@@ -66,7 +66,8 @@ extension ClusterOperation {
         case (.createGroup(let creation), _): return [.awaitBirth(group: creation.group), .record(.done)]
         case (.deleteGroup, _): return [.record(.done)]
         case (.changePeers(let change), _):
-            let newcomers = change.to.filter { !change.from.contains($0) }
+            // a foreign one has its replica from whoever runs it
+            let newcomers = change.to.filter { !change.from.contains($0) && map.node(at: $0.address) != nil }
             return newcomers.map { .create($0, group: change.group) }
                 + [.change(group: change.group, from: change.from, to: change.to), .record(.done)]
         }

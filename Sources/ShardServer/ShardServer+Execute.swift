@@ -54,7 +54,7 @@ extension ShardServer {
     private func failure(of outcome: ProposalOutcome) -> ExecuteReply {
         switch outcome {
         case .applied: ExecuteReply()
-        case .notLeader(let leader): ExecuteReply(error: .notLeader, leader: leader?.address)
+        case .notLeader(let leader): notLeading(leader)
         case .refused(let refusal): ExecuteReply(error: refusal.namedError)
         case .unknown: ExecuteReply(error: .outcomeUnknown, message: "leadership was lost before the write was applied")
         }
@@ -89,7 +89,7 @@ extension ShardServer {
                 let time = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
                 evaluate(request, at: moment, time: time, until: deadline, completion)
             case .notLeader(let leader):
-                completion(ExecuteReply(error: .notLeader, leader: leader?.address).packed(arena))
+                completion(notLeading(leader).packed(arena))
             case .refused(let refusal): fail(refusal.namedError, completion)
             }
         }

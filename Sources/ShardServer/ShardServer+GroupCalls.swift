@@ -102,17 +102,17 @@ extension ShardServer {
         _ question: GroupQuestion, of group: String, hops: Int = ShardServer.hops, at node: NodeAddress? = nil,
         completion: @escaping (GroupAnswer) -> Void
     ) {
-        guard let members = map?.group(group).map({ $0.peers + $0.joining }) else {
+        guard let map, let members = map.group(group).map({ $0.peers + $0.joining }) else {
             return completion(.failed("there is no group \(group) in the map"))
         }
-        guard let target = node ?? leaderHints.target(of: group, members.map(\.address)) else {
+        guard let target = node ?? leaderHints.target(of: group, map.nodes(of: members)) else {
             return completion(.failed("\(group) has no members"))
         }
         let judge = { [self] (answer: GroupAnswer) in
             switch answer {
             case .notLeader(let hint):
                 leaderHints.note(hint, of: group)
-                if let hint, hint != target, hops > 0 {
+                if let hint, hint != target, hops > 0, map.node(at: hint) != nil {
                     return ask(question, of: group, hops: hops - 1, at: hint, completion: completion)
                 }
                 completion(.failed("\(group) has no leader that could be found"))

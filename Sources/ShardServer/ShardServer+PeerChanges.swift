@@ -274,6 +274,7 @@ extension ChangeRefusal {
         case .busy: "another change or a hand-over is under way"
         case .noVoters: "nobody would be left who votes and holds the group's state"
         case .roleChange: "a voter cannot become a witness, or a witness a replica: it needs a new idx"
+        case .foreignWithLearners: "a group with a member that runs another program cannot have learners"
         case .notApplicable: "the change does not apply to the group as it is"
         }
     }

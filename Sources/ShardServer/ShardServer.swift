@@ -122,6 +122,7 @@ public final class ShardServer {
     /// Orders of braft's command line service that the controller carries out, in the order in which they came.
     var cliOrders: [CliOrder] = []
     var nextCliOrder: UInt64 = 0
+    var reclaiming = Reclaiming()
     /// The map's record of a reset of the controller is on its way.
     var isFollowingReset = false
     var nextResetLook = Instant.distantPast
@@ -155,6 +156,7 @@ public final class ShardServer {
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.memberAuthority = { [unowned self] group, order, done in takeMemberOrder(group, order, done) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
+        host.onForeignLeader = { [unowned self] group in foreignLeads(group) }
         let factory = self.factory
         host.store = factory
         host.remakeStateMachine = { record throws(StateMachineError) in
@@ -200,6 +202,7 @@ public final class ShardServer {
             proposeFirstTimes(now), driveGroups(now), driveOperations(now), pullTurn(now), nextWatch, pollMap(now),
             held.turn(now), verifyTurn(now), peersChangesTurn(now), transfersTurn(now), collectTurn(now),
             cliTurn(now),
+            reclaimTurn(now),
         ]
         for deadline in deadlines {
             if let deadline { next = next.map { min($0, deadline) } ?? deadline }
@@ -216,6 +219,8 @@ public final class ShardServer {
     public func close() {
         for node in channelOrder { channels[node]?.close() }
         for node in strangerOrder { strangers[node]?.close() }
+        for node in reclaiming.channelOrder { reclaiming.channels[node]?.close() }
+        reclaiming = Reclaiming()
         mapWatch.waiting = []
         peersChanges = [:]
         transfers = []

@@ -173,6 +173,11 @@ public final class RpcChannel {
         return next
     }
 
+    /// Connects, though nobody has called yet, or without waiting any longer for the next attempt.
+    public func open() {
+        if case .unused = link { connect() } else { reconnectNow() }
+    }
+
     /// Does not wait any longer before the next attempt: there is a sign that the other side is back.
     public func reconnectNow() {
         guard case .waiting = link else { return }

@@ -64,12 +64,15 @@ extension Command {
     ) -> Command {
         let isController = path[0] == ClusterMap.controllerGroup
         let count = isController ? 1 : 2
+        let mayAddForeign = !isController && path[1] != "remove-peer"
+        let foreign = CommandOption("foreign", nil, "newcomers at addresses of no node are brafts")
         return Command(
             path: path, arguments: isController ? argument : "GROUP \(argument)", positionals: count...count,
-            options: CommandOption.operation, summary: summary,
+            options: (mayAddForeign ? [foreign] : []) + CommandOption.operation, summary: summary,
             details: """
                 PEER is a node as ip:port. Newcomers catch up before they count; the change passes through a joint
-                membership where more than one member changes. Members that leave delete their replicas.
+                membership where more than one member changes. Members that leave delete their replicas. With --foreign a
+                PEER at an address that is no node's is a braft, as ip:port:idx, started there for this group.
                 """,
             run: { invocation throws(Failure) in
                 let id = isController ? ClusterMap.controllerGroup : invocation.positionals[0]
@@ -78,7 +81,9 @@ extension Command {
                     throw .failed("there is no group '\(id)'; raftctl group list shows them")
                 }
                 let wanted = try target(group.peers, invocation.positionals[count - 1])
-                let change = ChangePeersOperation(group: id, from: group.peers, to: wanted)
+                let change = ChangePeersOperation(
+                    group: id, from: group.peers, to: wanted,
+                    allowsForeign: invocation.isSet("foreign"))
                 try await cluster.begin(.changePeers(change), "the change of members", invocation)
             })
     }

@@ -140,7 +140,7 @@ extension NamedError {
     fileprivate var mayPass: Bool {
         switch self {
         case .notLeader, .wrongShard, .sessionExpired, .windowExceeded, .busy, .deadlineExceeded, .unreachable,
-            .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .sequenceTooOld, .shardFrozen:
+            .outcomeUnknown, .stopping, .noSuchGroup, .noLeader, .notServed, .sequenceTooOld, .shardFrozen:
             true
         case .sequenceReused, .keyTooLarge, .valueTooLarge, .notAnInteger, .overflow, .badRequest, .diskFull, .damaged,
             .notInitialized, .wrongIdentity, .refused, .unknownFormat, .internalError, .staleOperation, .conflict,

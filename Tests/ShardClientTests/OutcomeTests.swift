@@ -64,7 +64,8 @@ import Testing
     /// How a whole reply's error ends a write; nil: it does not, the write is sent again.
     static func ending(of error: NamedError, afterLoss: Bool) -> NamedError? {
         switch error {
-        case .notLeader, .noLeader, .busy, .deadlineExceeded, .windowExceeded, .stopping, .damaged, .notInitialized,
+        case .notLeader, .noLeader, .notServed, .busy, .deadlineExceeded, .windowExceeded, .stopping, .damaged,
+            .notInitialized,
             .unreachable, .wrongShard, .noSuchGroup, .wrongIdentity, .outcomeUnknown,
             .shardFrozen:
             nil

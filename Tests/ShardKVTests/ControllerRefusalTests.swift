@@ -34,6 +34,46 @@ struct ControllerRefusalTests {
         world.expectRefusal(split(2, Bytes("bc")), .conflict, "operation \(operation.id)", "split shard 2", "wait")
     }
 
+    @Test func foreignMembers() throws {
+        var world = try World()
+        let present = try world.group("g1").peers
+        let braft = World.peer(40, idx: 3)
+        func change(_ group: String = "g1", from: [PeerID]? = nil, to: [PeerID], foreign: Bool = true)
+            -> ClusterOperation.Kind
+        {
+            .changePeers(
+                ChangePeersOperation(group: group, from: from ?? present, to: to, allowsForeign: foreign))
+        }
+        world.expectRefusal(change(to: present + [braft], foreign: false), .noSuchNode, "10.0.0.40", "--foreign")
+        world.expectRefusal(
+            change(to: [present[0], present[1], braft, World.peer(41)]), .refused, "2 of 4 voters", "more than half")
+        world.expectRefusal(change(to: [present[0], braft]), .refused, "1 of 2 voters")
+        let learner = World.peer(4, role: .learner)
+        world.expectRefusal(change(to: present + [braft, learner]), .refused, "learners")
+        let controller = try world.group("controller").peers
+        world.expectRefusal(
+            change("controller", from: controller, to: controller + [braft]), .refused, "only nodes", "controller")
+        // it keeps the idx that it has, and counts from then on without being named again
+        try world.run(change(to: present + [braft]))
+        let mixed = try world.group("g1").peers
+        #expect(mixed.contains { $0 == braft && $0.idx == 3 })
+        world.expectRefusal(
+            change(from: mixed, to: [present[0], braft], foreign: false), .refused, "1 of 2 voters")
+        try world.run(change(from: mixed, to: [present[0], present[1], World.peer(4), braft], foreign: false))
+        try world.run(
+            change(from: try world.group("g1").peers, to: present, foreign: false))
+        #expect(try world.group("g1").peers.contains(braft) == false)
+        // it may have voted under its name; what comes next at its address has another one
+        let now = try world.group("g1").peers
+        for idx in [0, 3, -1, 1 << 20, .max] as [Int32] {
+            world.expectRefusal(
+                change(from: now, to: now + [World.peer(40, idx: idx)]), .conflict, "idx from 4 to 1048575")
+        }
+        world.expectRefusal(
+            change(from: now, to: now + [World.peer(41, idx: .max)]), .conflict, "idx from 0 to 1048575")
+        try world.run(change(from: now, to: now + [World.peer(40, idx: 4)]))
+    }
+
     @Test func merges() throws {
         var world = try World()
         func merge(_ left: UInt64, _ right: UInt64) -> ClusterOperation.Kind {

@@ -856,10 +856,15 @@ struct  Flotilla__ChangePeersOperation
   char **from;
   size_t n_to;
   char **to;
+  /*
+   * newcomers at addresses of no node are members that run another program
+   */
+  protobuf_c_boolean has_allows_foreign;
+  protobuf_c_boolean allows_foreign;
 };
 #define FLOTILLA__CHANGE_PEERS_OPERATION__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__change_peers_operation__descriptor) \
-    , NULL, 0,NULL, 0,NULL }
+    , NULL, 0,NULL, 0,NULL, 0, 0 }
 
 
 /*
