@@ -10,6 +10,10 @@ public protocol StateMachineStore: Sendable {
     /// for members of such a group instead, however far they lag, until the log as a whole is near its bound.
     func takes(_ group: String, kind: String) -> Bool
 
+    /// Whether ``install(_:as:group:kind:expecting:)`` can also take the files of a braft's snapshot, which lie in the folder
+    /// as ``BraftSnapshot`` says. False unless a store says otherwise; what ``takes(_:kind:)`` refuses is refused here too.
+    func takesBraftFiles(_ group: String, kind: String) -> Bool
+
     /// Takes in what a ``FrozenState`` wrote into `folder` for `number`, durably, and opens a state machine of `kind` on
     /// it. Throws, and leaves nothing under `number`, if the files are damaged, of a newer format, or hold another
     /// state than that of `meta`.
@@ -29,4 +33,9 @@ public protocol StateMachineStore: Sendable {
 
     /// Makes everything written so far durable, of all numbers at once; waits for the disk.
     func flush() throws(StateMachineError)
+}
+
+extension StateMachineStore {
+    /// False: a state is what our own nodes wrote.
+    public func takesBraftFiles(_ group: String, kind: String) -> Bool { false }
 }

@@ -56,7 +56,8 @@ extension RaftHost {
         public var saveBytes = 64 << 20
         /// Entries applied to a volatile state machine after which its state is saved, at the latest.
         public var saveEntries = 100_000
-        /// Bytes of snapshots that this node sends to others and saves for itself in a second, all together.
+        /// Bytes of snapshots that this node sends to others, gets from brafts and saves for itself in a second, all
+        /// together.
         public var snapshotBytesPerSecond = 64 << 20
         /// Bytes of a snapshot in one answer at most, and about as many in one step of writing it.
         public var snapshotChunkBytes = 256 << 10

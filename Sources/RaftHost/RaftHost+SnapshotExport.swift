@@ -96,14 +96,15 @@ extension RaftHost {
             }
         } completion: { [self] in
             now = lane.clock.now
+            snapshot.usedAt = now
             // dropped: its folder goes behind this
             guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped, !isOver else { return }
             switch result.value {
             case .success(.wrote(let bytes))?: schedule(export, of: snapshot, after: bytes)
             case .success(.done(let folder, let files))?:
                 snapshot.phase = .ready(folder, files)
-                snapshot.usedAt = now
                 for responder in waiting { answerOpen(responder, files) }
+                if let exhibit = snapshot.exhibit { list(files, in: folder, of: snapshot, exhibit) }
             case .failure(let error)?:
                 logger.log(
                     .warning, "a snapshot cannot be written",
@@ -111,6 +112,7 @@ extension RaftHost {
                 drop(snapshot)
                 // there may have been no room for it, and then the state is as sound as it was
                 if error.isDamage { couldNotRead(snapshot.replica.group, error) }
+                if snapshot.exhibit != nil { isUnanswered(snapshot.peer, snapshot.replica) }
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()

@@ -37,9 +37,15 @@ final class IncomingSnapshot: @unchecked Sendable {
     /// Pieces that came with a wrong checksum.
     var badPieces = 0
     var usedAt: Instant
+    /// Set if it comes from a braft, as files and not in our pieces.
+    let download: BraftDownload?
 
-    init(id: UInt64, replica: Replica, sender: NodeAddress, meta: SnapshotMeta, store: UInt64, now: Instant) {
+    init(
+        id: UInt64, replica: Replica, sender: NodeAddress, meta: SnapshotMeta, store: UInt64, now: Instant,
+        download: BraftDownload? = nil
+    ) {
         self.id = id
+        self.download = download
         self.replica = replica
         self.sender = sender
         self.meta = meta
@@ -48,6 +54,7 @@ final class IncomingSnapshot: @unchecked Sendable {
     }
 
     var folderName: String { "in-\(store)" }
+    var receivedBytes: Int { download?.receivedBytes ?? pieces.received }
     var isActive: Bool { if case .interrupted = phase { false } else { true } }
     var isBeingInstalled: Bool { if case .installing = phase { true } else { false } }
 }
@@ -59,7 +66,7 @@ struct SnapshotReceiving {
     /// Connections of their own: nothing large delays an append.
     var channels: [NodeAddress: RpcChannel] = [:]
     var channelOrder: [NodeAddress] = []
-    /// Pieces asked for, ever.
+    /// Pieces asked for, ever, of our nodes or of brafts.
     var piecesAsked = 0
 }
 
@@ -95,9 +102,15 @@ extension RaftHost {
         guard replica.id.role != .witness else {
             return step(replica, .snapshotReceived(meta), StepContext(responder: request.responder))
         }
-        guard takesSnapshots(replica), replica.stateMachine is any SnapshotStateMachine else {
+        let source = RaftWire.braftSource(uri)
+        guard takesSnapshots(replica), source == nil || takesBraftFiles(replica),
+            replica.stateMachine is any SnapshotStateMachine
+        else {
             noteUnusable(meta, of: replica, from: from)
             throw RaftWire.WireError(code: 22, text: "Not support snapshot")
+        }
+        if let source {
+            return try want(meta, from: from.address, source, of: replica, request.responder)
         }
         guard let id = RaftWire.snapshotID(uri, from: from.address) else {
             throw RaftWire.WireError(code: 22, text: "the uri \(uri) cannot be used")
@@ -108,6 +121,11 @@ extension RaftHost {
     /// Whether a state from another node can take the place of the replica's.
     func takesSnapshots(_ replica: Replica) -> Bool {
         store?.takes(replica.group, kind: replica.record.kind) ?? false
+    }
+
+    /// Whether the files of a braft can.
+    private func takesBraftFiles(_ replica: Replica) -> Bool {
+        store?.takesBraftFiles(replica.group, kind: replica.record.kind) ?? false
     }
 
     /// The entries that the replica lacks are gone at the leader, which offers a state that cannot be taken.
@@ -127,7 +145,7 @@ extension RaftHost {
     ) throws(RaftWire.WireError) {
         now = lane.clock.now
         if let known = replica.incoming {
-            if known.id == id, known.sender == sender, known.meta == meta {
+            if known.id == id, known.download == nil, known.sender == sender, known.meta == meta {
                 known.responder?.fail(RaftHost.superseded, "offered again")
                 known.responder = responder
                 known.usedAt = now
@@ -145,6 +163,11 @@ extension RaftHost {
         guard hasRoomForAnother, replica.nextIncoming <= now, stopping == nil else { throw RaftHost.tooMany }
         let snapshot = IncomingSnapshot(
             id: id, replica: replica, sender: sender, meta: meta, store: nodeState.takeNumber(), now: now)
+        begin(snapshot, responder)
+    }
+
+    func begin(_ snapshot: IncomingSnapshot, _ responder: RpcResponder) {
+        let (replica, meta, sender) = (snapshot.replica, snapshot.meta, snapshot.sender)
         snapshot.responder = responder
         replica.incoming = snapshot
         receiving.order.append(snapshot)
@@ -155,9 +178,9 @@ extension RaftHost {
         writeNodeState { [self] in prepare(snapshot) }
     }
 
-    private static let tooMany = RaftWire.WireError(code: busy, text: "not now")
+    static let tooMany = RaftWire.WireError(code: busy, text: "not now")
 
-    private var hasRoomForAnother: Bool {
+    var hasRoomForAnother: Bool {
         receiving.order.count(where: { $0.isActive }) < settings.snapshotsReceived
     }
 
@@ -176,7 +199,7 @@ extension RaftHost {
             switch result.value {
             case .success(let folder)?:
                 snapshot.folder = folder
-                askForFiles(of: snapshot)
+                if snapshot.download != nil { proceed(with: snapshot) } else { askForFiles(of: snapshot) }
             case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
             case nil: preconditionFailure("the worker has been there")
             }
@@ -194,8 +217,12 @@ extension RaftHost {
     }
 
     /// Goes on where it was interrupted.
-    private func proceed(with snapshot: IncomingSnapshot) {
+    func proceed(with snapshot: IncomingSnapshot) {
         snapshot.usedAt = now
+        if let download = snapshot.download, snapshot.folder != nil {
+            snapshot.phase = .fetching
+            return askForList(of: snapshot, download)
+        }
         if snapshot.files.isEmpty {
             snapshot.phase = .preparing
             snapshot.folder == nil ? prepare(snapshot) : askForFiles(of: snapshot)
@@ -303,20 +330,23 @@ extension RaftHost {
     }
 
     /// The way to the sender broke, or the sender knows of nothing any more.
-    private func interrupt(_ snapshot: IncomingSnapshot, _ error: RpcError) {
+    func interrupt(_ snapshot: IncomingSnapshot, _ error: RpcError) {
         switch snapshot.phase {
         case .installing, .interrupted, .over: return
         case .preparing, .fetching: break
         }
-        guard RaftHost.isInterruption(error.code) else { return abandon(snapshot, error) }
+        // a braft's reader is gone with the offer, and comes back with the next one
+        let isLost = snapshot.download != nil && error.code == RaftHost.unknownSnapshot
+        guard RaftHost.isInterruption(error.code) || isLost else { return abandon(snapshot, error) }
         snapshot.phase = .interrupted
         snapshot.usedAt = now
-        snapshot.responder?.fail(RaftHost.again, "interrupted: \(error.text)")
+        let code = snapshot.download == nil ? RaftHost.again : error.code
+        snapshot.responder?.fail(code, "interrupted: \(error.text)")
         snapshot.responder = nil
         logger.log(
             .info, "snapshot interrupted",
             [
-                ("group", snapshot.replica.group), ("received_bytes", "\(snapshot.pieces.received)"),
+                ("group", snapshot.replica.group), ("received_bytes", "\(snapshot.receivedBytes)"),
                 ("problem", error.text),
             ])
     }
@@ -340,6 +370,7 @@ extension RaftHost {
         receiving.order.removeAll { $0 === snapshot }
         if snapshot.replica.incoming === snapshot { snapshot.replica.incoming = nil }
         removeFolder(snapshot.folderName)
+        if let download = snapshot.download { return close(download) }
         guard !receiving.order.contains(where: { $0.sender == snapshot.sender }) else { return }
         // not from inside a call of it
         let channel = receiving.channels.removeValue(forKey: snapshot.sender)
@@ -352,6 +383,10 @@ extension RaftHost {
         var next: Instant?
         for node in receiving.channelOrder {
             if let due = receiving.channels[node]?.expire(now: now) { next = min(next ?? due, due) }
+        }
+        for snapshot in receiving.order {
+            guard let download = snapshot.download, let due = pursue(download, of: snapshot) else { continue }
+            next = min(next ?? due, due)
         }
         for snapshot in receiving.order where !snapshot.isActive {
             let end = snapshot.usedAt + settings.snapshotPatience
@@ -367,10 +402,14 @@ extension RaftHost {
     // MARK: installing
 
     /// Everything is here: is it what was sent?
-    private func complete(_ snapshot: IncomingSnapshot) {
+    func complete(_ snapshot: IncomingSnapshot) {
         guard let folder = snapshot.folder else { preconditionFailure("pieces have a folder") }
         snapshot.phase = .installing
-        check(SnapshotCheck(of: folder, against: snapshot.files), snapshot)
+        if let download = snapshot.download {
+            check(SnapshotCheck(of: folder, named: download.storedNames), snapshot)
+        } else {
+            check(SnapshotCheck(of: folder, against: snapshot.files), snapshot)
+        }
     }
 
     /// One step after the other: what waits for the same worker gets its turn in between.
@@ -386,7 +425,7 @@ extension RaftHost {
             switch result.value {
             case .success(false)?: self.check(check, snapshot)
             case .success(true)?:
-                closeAtSender(snapshot)
+                if snapshot.download == nil { closeAtSender(snapshot) }
                 ingest(snapshot, check.folder)
             case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
             case nil: preconditionFailure("the worker has been there")
@@ -494,7 +533,7 @@ extension RaftHost {
             .info, "snapshot installed",
             [
                 ("group", replica.group), ("index", snapshot.meta.last.index.description),
-                ("bytes", "\(snapshot.pieces.received)"),
+                ("bytes", "\(snapshot.receivedBytes)"),
             ])
         releaseReads(of: replica)
         if replica.applied < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }

@@ -31,9 +31,12 @@ final class OutgoingSnapshot: @unchecked Sendable {
     /// Of its files, in the order in which they are asked for.
     var sentBytes = 0
     var usedAt: Instant
+    /// Set if the peer is a braft, which reads files and not our pieces.
+    let exhibit: BraftExhibit?
 
-    init(id: UInt64, replica: Replica, peer: PeerID, frozen: any FrozenState, now: Instant) {
+    init(id: UInt64, replica: Replica, peer: PeerID, frozen: any FrozenState, exhibit: BraftExhibit?, now: Instant) {
         self.id = id
+        self.exhibit = exhibit
         self.replica = replica
         self.peer = peer
         meta = frozen.meta
@@ -57,6 +60,10 @@ struct SnapshotSending {
     var reads = FIFO<SnapshotRead>()
     /// Steps of snapshots that are being written, by the time they are due.
     var exports = FIFO<SnapshotExportStep>()
+    /// What brafts read by; looked up by number only.
+    var readers: [Int64: BraftReader] = [:]
+    /// Peers that wanted to be left alone for a while, by the time that is over.
+    var pauses = FIFO<(due: Instant, peer: PeerID, replica: Replica)>()
 }
 
 /// A part of a snapshot that was asked for.
@@ -67,6 +74,8 @@ struct SnapshotRead {
     var offset: Int
     var count: Int
     var responder: RpcResponder
+    /// Set if a braft asked.
+    var reader: BraftReader?
 }
 
 extension RaftHost {
@@ -90,9 +99,11 @@ extension RaftHost {
 
     /// The core wants `peer` to have a snapshot: one that was begun, if it will do, or a new one.
     func sendSnapshot(to peer: PeerID, of replica: Replica) {
+        let isBraft = liveness.isForeign(peer.address)
         if replica.problem == nil, let kept = replica.outgoing.first(where: { $0.peer == peer }) {
+            let isOfUse = kept.meta.last.index >= replica.raft.base.index && (kept.exhibit != nil) == isBraft
             // one that is offered already is the core's earlier wish, of another term perhaps
-            if kept.meta.last.index >= replica.raft.base.index, !kept.isDropped { return offer(kept) }
+            if isOfUse, !kept.isDropped { return offer(kept) }
             drop(kept)
         }
         guard peer.role != .witness else { return offerBase(to: peer, of: replica) }
@@ -116,7 +127,8 @@ extension RaftHost {
             where replica.generation == generation && replica.problem == nil && replica.raft.isLeader
                 && frozen.meta.last.index >= replica.raft.base.index:
                 let snapshot = OutgoingSnapshot(
-                    id: sending.random.next(), replica: replica, peer: peer, frozen: frozen, now: now)
+                    id: sending.random.next(), replica: replica, peer: peer, frozen: frozen,
+                    exhibit: isBraft ? BraftExhibit() : nil, now: now)
                 sending.snapshots[snapshot.id] = snapshot
                 sending.order.append(snapshot)
                 replica.outgoing.append(snapshot)
@@ -147,6 +159,7 @@ extension RaftHost {
     }
 
     private func offer(_ snapshot: OutgoingSnapshot) {
+        if let exhibit = snapshot.exhibit { return offer(snapshot, exhibit) }
         snapshot.usedAt = now
         let replica = snapshot.replica
         pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
@@ -177,7 +190,7 @@ extension RaftHost {
     }
 
     /// Nothing will be heard of what was offered: the core tries again after a while.
-    private func isUnanswered(_ peer: PeerID, _ replica: Replica) {
+    func isUnanswered(_ peer: PeerID, _ replica: Replica) {
         inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
         lane.requestTurn()
     }
@@ -195,8 +208,9 @@ extension RaftHost {
             .contains(code)
     }
 
-    private func offer(
-        _ meta: SnapshotMeta, uri: String, to peer: PeerID, of replica: Replica,
+    /// Errors in `silent` are for `done` alone: the core goes on waiting.
+    func offer(
+        _ meta: SnapshotMeta, uri: String, to peer: PeerID, of replica: Replica, silent: [Int32] = [superseded],
         _ done: @escaping (RpcResult) -> Void
     ) {
         guard let link = linkByNode[peer.address] else {
@@ -214,7 +228,7 @@ extension RaftHost {
                 var installed: LogIndex?
                 switch result {
                 // a later offer will be answered instead, and ends the core's wish
-                case .failed(let error) where error.code == RaftHost.superseded: return done(result)
+                case .failed(let error) where silent.contains(error.code): return done(result)
                 case .reply(let reply):
                     if wire.decodeSnapshotReply(reply.body)?.success == true { installed = meta.last.index }
                 case .failed(let error):
@@ -229,7 +243,7 @@ extension RaftHost {
         }
     }
 
-    private func pin(_ replica: Replica, for peer: PeerID, at position: LogIndex) {
+    func pin(_ replica: Replica, for peer: PeerID, at position: LogIndex) {
         replica.pins.removeAll { $0.peer == peer }
         replica.pins.append(SnapshotPin(peer: peer, position: position, progressAt: now))
     }
@@ -243,6 +257,7 @@ extension RaftHost {
         if case .writing(let waiting) = snapshot.phase {
             for responder in waiting { responder.fail(RaftHost.unknownSnapshot, "the snapshot is not wanted any more") }
         }
+        if let exhibit = snapshot.exhibit { close(exhibit) }
         guard snapshot.store != nil else { return }
         snapshot.phase = .writing([])
         removeFolder(snapshot.folderName)
@@ -270,7 +285,12 @@ extension RaftHost {
             _ = sending.reads.popFirst()
             answer(read)
         }
-        var next = [sending.reads.first?.due, pursueExports()].lazy.compactMap { $0 }.min()
+        while let pause = sending.pauses.first, pause.due <= now {
+            _ = sending.pauses.popFirst()
+            isUnanswered(pause.peer, pause.replica)
+        }
+        let dues = [sending.reads.first?.due, sending.pauses.first?.due, pursueExports()]
+        var next = dues.lazy.compactMap { $0 }.min()
         for snapshot in sending.order where !snapshot.isOffered {
             let end = snapshot.usedAt + settings.snapshotPatience
             if end <= now { drop(snapshot) } else { next = min(next ?? end, end) }
@@ -295,6 +315,14 @@ extension RaftHost {
             lane.requestTurn()
             return true
         }
+        server.register(RaftHost.fileService) { [self] method, request in
+            guard method == "get_file" else { return false }
+            do throws(RaftWire.WireError) { try getFile(request) } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            lane.requestTurn()
+            return true
+        }
     }
 
     /// The snapshot of that number, for whoever it was made.
@@ -303,12 +331,17 @@ extension RaftHost {
         guard let snapshot = sending.snapshots[id], snapshot.peer.address == peer.address else {
             throw RaftWire.WireError(code: RaftHost.unknownSnapshot, text: "no such snapshot")
         }
+        noteUse(of: snapshot)
+        return snapshot
+    }
+
+    /// The peer gets on with it: the log is kept for it a while longer.
+    func noteUse(of snapshot: OutgoingSnapshot) {
         now = lane.clock.now
         snapshot.usedAt = now
         for position in snapshot.replica.pins.indices where snapshot.replica.pins[position].peer == snapshot.peer {
             snapshot.replica.pins[position].progressAt = now
         }
-        return snapshot
     }
 
     private func openSnapshot(_ request: RpcRequest) throws(RaftWire.WireError) {
@@ -347,11 +380,12 @@ extension RaftHost {
         sending.reads.append(
             SnapshotRead(
                 due: snapshotBudget.take(count, now: now), snapshot: snapshot, file: file.name,
-                offset: Int(asked.offset), count: count, responder: request.responder))
+                offset: Int(asked.offset), count: count, responder: request.responder, reader: nil))
     }
 
     private func answer(_ read: SnapshotRead) {
         guard case .ready(let folder, _) = read.snapshot.phase, !read.snapshot.isDropped else {
+            read.reader?.isReading = false
             return read.responder.fail(RaftHost.unknownSnapshot, "the snapshot is not wanted any more")
         }
         let result = Box<Result<(Bytes, UInt32), StateMachineError>?>(nil)
@@ -365,7 +399,10 @@ extension RaftHost {
         } completion: { [self] in
             now = lane.clock.now
             read.snapshot.usedAt = now
+            read.reader?.isReading = false
             switch result.value {
+            case .success((let bytes, _))? where read.reader != nil && bytes.count == read.count:
+                answerFile(read, bytes)
             case .success((let bytes, let checksum))? where !bytes.isEmpty:
                 wire.arena.scope { arena in
                     let reply = arena.make(flotilla__snapshot_read_reply__init)

@@ -14,20 +14,24 @@ extension RaftWire {
     func snapshotRequest(
         _ request: SnapshotRequest, uri: String, group: String, from: PeerID, to: PeerID, arena: Arena
     ) -> UnsafeMutablePointer<Braft__InstallSnapshotRequest> {
-        let meta = arena.make(braft__snapshot_meta__init)
-        meta.pointee.last_included_index = request.meta.last.index.rawValue
-        meta.pointee.last_included_term = request.meta.last.term.rawValue
-        meta.pointee.n_peers = request.meta.configuration.listed.count
-        meta.pointee.peers = arena.strings(request.meta.configuration.listed.map(\.description))
-        meta.pointee.n_old_peers = request.meta.configuration.oldPeers.count
-        meta.pointee.old_peers = arena.strings(request.meta.configuration.oldPeers.map(\.description))
         let message = arena.make(braft__install_snapshot_request__init)
         message.pointee.group_id = arena.string(group)
         message.pointee.server_id = arena.string(from.description)
         message.pointee.peer_id = arena.string(to.description)
         message.pointee.term = request.term.rawValue
-        message.pointee.meta = meta
+        message.pointee.meta = snapshotMeta(request.meta, arena: arena)
         message.pointee.uri = arena.string(uri)
+        return message
+    }
+
+    func snapshotMeta(_ meta: SnapshotMeta, arena: Arena) -> UnsafeMutablePointer<Braft__SnapshotMeta> {
+        let message = arena.make(braft__snapshot_meta__init)
+        message.pointee.last_included_index = meta.last.index.rawValue
+        message.pointee.last_included_term = meta.last.term.rawValue
+        message.pointee.n_peers = meta.configuration.listed.count
+        message.pointee.peers = arena.strings(meta.configuration.listed.map(\.description))
+        message.pointee.n_old_peers = meta.configuration.oldPeers.count
+        message.pointee.old_peers = arena.strings(meta.configuration.oldPeers.map(\.description))
         return message
     }
 
@@ -41,6 +45,9 @@ extension RaftWire {
             let addressing = Addressing(
                 group: String(field: message.group_id), from: String(field: message.server_id),
                 to: String(field: message.peer_id))
+            guard meta.last_included_index >= 0, meta.last_included_index < 1 << 62, meta.last_included_term >= 0,
+                !peers.isEmpty
+            else { throw WireError(code: 22, text: "a snapshot of no entry, or of no members") }
             let configuration = Configuration(peers: peers, oldPeers: oldPeers)
             let last = LogPosition(term: Term(meta.last_included_term), index: LogIndex(meta.last_included_index))
             return (

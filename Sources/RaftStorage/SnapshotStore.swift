@@ -33,6 +33,11 @@ public final class SnapshotStore: Sendable {
         }
     }
 
+    /// Bytes free on the device.
+    public func freeBytes() throws(StateMachineError) -> Int {
+        do throws(DiskError) { return try disk.freeBytes() } catch { throw StateMachineError(error.description) }
+    }
+
     /// Removes a folder with everything in it; one that does not exist is none.
     public func remove(_ name: String) throws(StateMachineError) {
         do throws(DiskError) { try disk.removeFolder(name) } catch { throw StateMachineError(error.description) }
