@@ -155,8 +155,10 @@ extension Raft {
             noteMismatch(reply, of: position, around, &effects)
             peer = leadership!.peers[position]
         }
-        // an answer to what went beside a probe must not put off the next one
-        let isAwaited = before.state != .probe || reply.ticket.previous >= before.next.previous
+        // an answer to what went beside a probe must not put off the next one; nor may a heartbeat that is refused for want
+        // of what is compacted
+        let isAwaited =
+            before.state != .probe || (isSuccess && reply.ticket.previous >= before.next.previous)
         let gotOn =
             peer.match > before.match || peer.state != before.state
             || (isAwaited && peer.entriesInFlight == 0 && peer.answeredRound > before.answeredRound)
