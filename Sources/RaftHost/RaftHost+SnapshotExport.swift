@@ -106,13 +106,13 @@ extension RaftHost {
                 for responder in waiting { answerOpen(responder, files) }
                 if let exhibit = snapshot.exhibit { list(files, in: folder, of: snapshot, exhibit) }
             case .failure(let error)?:
+                if snapshot.exhibit != nil { isUnanswered(snapshot.peer, snapshot.replica) }
                 logger.log(
                     .warning, "a snapshot cannot be written",
                     [("group", snapshot.replica.group), ("problem", error.description)])
                 drop(snapshot)
                 // there may have been no room for it, and then the state is as sound as it was
                 if error.isDamage { couldNotRead(snapshot.replica.group, error) }
-                if snapshot.exhibit != nil { isUnanswered(snapshot.peer, snapshot.replica) }
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()

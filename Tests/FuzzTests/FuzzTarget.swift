@@ -16,6 +16,7 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "commands", run: fuzzCommands),
         FuzzTarget(name: "raftwire", run: fuzzRaftWire),
         FuzzTarget(name: "snapshots", run: fuzzSnapshots),
+        FuzzTarget(name: "files", run: fuzzFiles),
         FuzzTarget(name: "identity", run: fuzzIdentity),
         FuzzTarget(name: "store", run: fuzzStore),
         FuzzTarget(name: "records", run: fuzzRecords),

@@ -26,6 +26,10 @@ final class HostCluster {
         var groups: [String] = ["g0"]
         /// Members by node number, from 1.
         var size = 3
+        /// Every node is foreign to the others.
+        var isOnItsOwn = false
+        /// The store takes the files of a braft's snapshot.
+        var takesBraftFiles = false
     }
 
     init(seed: UInt64, plan: Plan = Plan()) {

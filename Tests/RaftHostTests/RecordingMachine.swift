@@ -51,6 +51,8 @@ final class MachineStore: @unchecked Sendable {
     var configuration = Configuration.empty
     /// Of everything applied up to there; nil: unknown.
     var hash: UInt64? = AppliedHashTrail().value
+    /// Those of the snapshot it came with.
+    var files: [String: Bytes] = [:]
 }
 
 /// A state machine that only counts, and tells the group's history what it applies. From time to time it flushes,
@@ -157,8 +159,13 @@ final class RecordedState: FrozenState, Sendable {
 
     /// What is in the store when the folder was taken into it; the files must be those written for `number`.
     static func install(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) -> MachineStore {
-        guard try folder.fileNames() == ["empty", "first", "second", "state"] else {
-            throw StateMachineError("other files: \(try folder.fileNames())")
+        let names = try folder.fileNames()
+        // a braft's files are for no number, and may be more
+        let isOfBraft = names.contains(BraftSnapshot.listName)
+        let number = isOfBraft ? 0 : number
+        let own = ["empty", "first", "second", "state"]
+        guard names == own || (isOfBraft && Set(names).isSuperset(of: own)) else {
+            throw StateMachineError("other files: \(names)")
         }
         for name in ["first", "second"] where Command.tag(of: try folder.contents(of: name)) != number {
             throw StateMachineError("\(name) is not for number \(number)")
@@ -169,6 +176,7 @@ final class RecordedState: FrozenState, Sendable {
             throw StateMachineError("not a state for number \(number): \(words)")
         }
         let store = MachineStore()
+        for name in names { store.files[name] = try folder.contents(of: name) }
         store.hash = UInt64(words[4]).flatMap { $0 == 0 ? nil : $0 }
         store.durable = LogPosition(term: Term(term), index: LogIndex(index))
         store.configuration = Configuration(peers: words[3].split(separator: ",").compactMap { PeerID(String($0)) })

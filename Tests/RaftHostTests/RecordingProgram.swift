@@ -49,6 +49,7 @@ final class RecordingProgram: NodeProgram {
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
         var random = SeededRandom(seed: process.seed)
         let host = process.host
+        host.isOnItsOwn = plan.isOnItsOwn
         for (position, group) in plan.groups.enumerated() {
             if let record = host.records.first(where: { $0.group == group }), record.store != record.number {
                 guard let store = stored.of(record.store) else {
@@ -88,7 +89,7 @@ final class RecordingProgram: NodeProgram {
     private func setInstallation(_ host: RaftHost, _ number: Int) {
         host.store = RecordedStores(
             node: number, plan: plan, histories: histories, stored: stored, dropped: dropped,
-            takesStates: !keepsStatesItself)
+            takesStates: !keepsStatesItself, takesBraftFiles: plan.takesBraftFiles)
         host.onStateMachine = { [unowned self] record, machine in
             guard let position = plan.groups.firstIndex(of: record.group), let machine = machine as? RecordingMachine,
                 let store = stored.of(record.store)
@@ -140,7 +141,9 @@ private struct RecordedStores: StateMachineStore {
     let stored: LockedStores
     let dropped: LockedNumbers
     let takesStates: Bool
+    let takesBraftFiles: Bool
 
+    func takesBraftFiles(_ group: String, kind: String) -> Bool { takesBraftFiles }
     func takes(_ group: String, kind: String) -> Bool { takesStates }
 
     func install(
