@@ -140,6 +140,13 @@ let package = Package(
                 "CounterExample", "WireMessages", "CMessages",
             ]),
         suite(
+            "ConformanceTests",
+            [
+                "FlotillaTestSupport", "ClusterProcesses", "RaftCore", "Transport", "RaftHost", "Flotilla",
+                "WireMessages", "CMessages", "CProtobufC",
+            ],
+            exclude: ["Golden"]),
+        suite(
             "GatewayTests",
             [
                 "RaftCore", "ShardMap", "ShardClient", "Transport", "Gateway", "WireMessages", "CMessages",
