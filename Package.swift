@@ -142,7 +142,8 @@ let package = Package(
         suite(
             "ConformanceTests",
             [
-                "FlotillaTestSupport", "ClusterProcesses", "RaftCore", "Transport", "RaftHost", "Flotilla",
+                "FlotillaTestSupport", "ClusterProcesses", "RaftCore", "Transport", "RaftHost", "NodeRuntime",
+                "Flotilla",
                 "WireMessages", "CMessages", "CProtobufC",
             ],
             exclude: ["Golden"]),

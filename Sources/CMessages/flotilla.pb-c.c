@@ -772,6 +772,96 @@ void   flotilla__fence_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__fence_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__describe_replica_request__init
+                     (Flotilla__DescribeReplicaRequest         *message)
+{
+  static const Flotilla__DescribeReplicaRequest init_value = FLOTILLA__DESCRIBE_REPLICA_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__describe_replica_request__get_packed_size
+                     (const Flotilla__DescribeReplicaRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__describe_replica_request__pack
+                     (const Flotilla__DescribeReplicaRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__describe_replica_request__pack_to_buffer
+                     (const Flotilla__DescribeReplicaRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DescribeReplicaRequest *
+       flotilla__describe_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DescribeReplicaRequest *)
+     protobuf_c_message_unpack (&flotilla__describe_replica_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__describe_replica_request__free_unpacked
+                     (Flotilla__DescribeReplicaRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__describe_replica_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__describe_replica_reply__init
+                     (Flotilla__DescribeReplicaReply         *message)
+{
+  static const Flotilla__DescribeReplicaReply init_value = FLOTILLA__DESCRIBE_REPLICA_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__describe_replica_reply__get_packed_size
+                     (const Flotilla__DescribeReplicaReply *message)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__describe_replica_reply__pack
+                     (const Flotilla__DescribeReplicaReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__describe_replica_reply__pack_to_buffer
+                     (const Flotilla__DescribeReplicaReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__describe_replica_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__DescribeReplicaReply *
+       flotilla__describe_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__DescribeReplicaReply *)
+     protobuf_c_message_unpack (&flotilla__describe_replica_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__describe_replica_reply__free_unpacked
+                     (Flotilla__DescribeReplicaReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__describe_replica_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__snapshot_open_request__init
                      (Flotilla__SnapshotOpenRequest         *message)
 {
@@ -6128,6 +6218,95 @@ const ProtobufCMessageDescriptor flotilla__fence_reply__descriptor =
   (ProtobufCMessageInit) flotilla__fence_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
+static const ProtobufCFieldDescriptor flotilla__describe_replica_request__field_descriptors[2] =
+{
+  {
+    "group_id",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DescribeReplicaRequest, group_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "peer",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DescribeReplicaRequest, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__describe_replica_request__field_indices_by_name[] = {
+  0,   /* field[0] = group_id */
+  1,   /* field[1] = peer */
+};
+static const ProtobufCIntRange flotilla__describe_replica_request__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__describe_replica_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DescribeReplicaRequest",
+  "DescribeReplicaRequest",
+  "Flotilla__DescribeReplicaRequest",
+  "flotilla",
+  sizeof(Flotilla__DescribeReplicaRequest),
+  2,
+  flotilla__describe_replica_request__field_descriptors,
+  flotilla__describe_replica_request__field_indices_by_name,
+  1,  flotilla__describe_replica_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__describe_replica_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__describe_replica_reply__field_descriptors[1] =
+{
+  {
+    "can_serve",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_BOOL,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__DescribeReplicaReply, can_serve),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__describe_replica_reply__field_indices_by_name[] = {
+  0,   /* field[0] = can_serve */
+};
+static const ProtobufCIntRange flotilla__describe_replica_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__describe_replica_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.DescribeReplicaReply",
+  "DescribeReplicaReply",
+  "Flotilla__DescribeReplicaReply",
+  "flotilla",
+  sizeof(Flotilla__DescribeReplicaReply),
+  1,
+  flotilla__describe_replica_reply__field_descriptors,
+  flotilla__describe_replica_reply__field_indices_by_name,
+  1,  flotilla__describe_replica_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__describe_replica_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
 static const ProtobufCFieldDescriptor flotilla__snapshot_open_request__field_descriptors[2] =
 {
   {
@@ -8129,7 +8308,7 @@ const ProtobufCMessageDescriptor flotilla__status_request__descriptor =
   (ProtobufCMessageInit) flotilla__status_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[12] =
+static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[13] =
 {
   {
     "id",
@@ -8275,6 +8454,18 @@ static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "kind",
+    13,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__GroupStatus, kind),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_status__field_indices_by_name[] = {
   6,   /* field[6] = applied_index */
@@ -8282,6 +8473,7 @@ static const unsigned flotilla__group_status__field_indices_by_name[] = {
   11,   /* field[11] = debt_index */
   8,   /* field[8] = durable_index */
   0,   /* field[0] = id */
+  12,   /* field[12] = kind */
   7,   /* field[7] = last_index */
   4,   /* field[4] = leader */
   1,   /* field[1] = peer */
@@ -8293,7 +8485,7 @@ static const unsigned flotilla__group_status__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__group_status__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 12 }
+  { 0, 13 }
 };
 const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
 {
@@ -8303,7 +8495,7 @@ const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
   "Flotilla__GroupStatus",
   "flotilla",
   sizeof(Flotilla__GroupStatus),
-  12,
+  13,
   flotilla__group_status__field_descriptors,
   flotilla__group_status__field_indices_by_name,
   1,  flotilla__group_status__number_ranges,

@@ -8,6 +8,8 @@ public struct NodeStatus: Sendable {
     public struct Replica: Sendable {
         /// The group.
         public var group: String
+        /// What kind of state machine it has.
+        public var kind: String
         /// This member.
         public var peer: PeerID
         /// `leader`, `follower`, `candidate` or `damaged`.
@@ -65,7 +67,8 @@ extension NodeStatus.Replica {
             members.append(member)
         }
         self.init(
-            group: String(field: record.id), peer: peer, state: String(field: record.state), term: Term(record.term),
+            group: String(field: record.id), kind: String(field: record.kind), peer: peer,
+            state: String(field: record.state), term: Term(record.term),
             leader: PeerID(String(field: record.leader)), commitIndex: LogIndex(record.commit_index),
             appliedIndex: LogIndex(record.applied_index), lastIndex: LogIndex(record.last_index), members: members,
             problem: record.problem.map { String(cString: $0) })

@@ -65,6 +65,9 @@ struct ServiceCatalog {
 
     private mutating func flotilla() {
         add("flotilla.NodeService", "hello", flotilla__hello_request__init, flotilla__hello_reply__init)
+        add(
+            "flotilla.GuestService", "describe", flotilla__describe_replica_request__init,
+            flotilla__describe_replica_reply__init)
         add("flotilla.LivenessService", "support", flotilla__support_request__init, flotilla__support_reply__init)
         let group = "flotilla.GroupService"
         add(group, "release", flotilla__release_request__init, flotilla__release_reply__init)

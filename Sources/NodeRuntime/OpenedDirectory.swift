@@ -8,6 +8,8 @@ import ShardKV
 struct OpenedDirectory {
     let data: DataDirectory
     let engine: any KeyValueEngine
+    /// Where snapshots of guests are; nil: this node never had any.
+    let guests: GuestStates?
 
     init(_ configuration: NodeConfiguration, incarnation: UInt64, _ logger: Logger) throws(NodeError) {
         var settings = WriteAheadLog.Settings()
@@ -22,6 +24,13 @@ struct OpenedDirectory {
             throw NodeError(error)
         }
         do throws(StateMachineError) {
+            guests = try OpenedDirectory.openGuests(
+                in: data.disk, isWanted: !configuration.guests.isEmpty,
+                minimumFreeBytes: configuration.host.minimumFreeBytes)
+        } catch {
+            throw NodeError(error.description)
+        }
+        do throws(StateMachineError) {
             switch configuration.engine {
             case .memory: engine = MemoryEngine()
             case .rocksdb:
@@ -31,6 +40,22 @@ struct OpenedDirectory {
             }
         } catch {
             throw NodeError(error, store: configuration.storeDirectory)
+        }
+    }
+
+    private static func openGuests(
+        in disk: any Disk, isWanted: Bool, minimumFreeBytes: Int
+    ) throws(StateMachineError) -> GuestStates? {
+        let folder: (any Disk)?
+        do throws(DiskError) {
+            let isThere = try disk.folders().contains("guests")
+            folder = isWanted || isThere ? try disk.folder("guests") : nil
+            try disk.syncDirectory()
+        } catch {
+            throw StateMachineError(error.description)
+        }
+        return try folder.map { (folder) throws(StateMachineError) in
+            try GuestStates(disk: folder, minimumFreeBytes: minimumFreeBytes)
         }
     }
 }

@@ -35,6 +35,10 @@ public struct NodeConfiguration: Sendable {
     public var dataDirectory: String
     /// Seeds of the cluster; the first one creates the bootstrap record.
     public var controllers: [NodeAddress]
+    /// Groups of other programs. If there are any and no ``controllers``, the node looks for no cluster.
+    public var guests: [GuestGroup] = []
+    /// Groups of other programs whose replica here is removed at the start, for good.
+    public var droppedGuests: [String] = []
     /// As ``ShardServer/ShardServer/Settings/zone``.
     public var zone: String?
     /// Where the state of the groups is kept.
@@ -125,6 +129,7 @@ public final class ServerNode: @unchecked Sendable {
                 "the node's own record in the log cannot be used (\(damage)); "
                     + "start it with an empty --data-dir and let it join anew")
         }
+        host.isOnItsOwn = configuration.controllers.isEmpty && data.node.identity.clusterID == 0
         var settings = ShardServer.Settings(controllers: configuration.controllers)
         settings.zone = configuration.zone
         settings.version = configuration.version
@@ -136,7 +141,7 @@ public final class ServerNode: @unchecked Sendable {
         do throws(StateMachineError) {
             server = try ShardServer(
                 settings: settings, host: host, directory: data.node, engine: opened.engine, lane: loop,
-                logger: logger, seed: generator.next())
+                logger: logger, seed: generator.next(), guests: opened.guests)
         } catch {
             throw NodeError(error, store: configuration.storeDirectory)
         }
@@ -154,6 +159,10 @@ public final class ServerNode: @unchecked Sendable {
         connect()
         do throws(NodeError) {
             if let problem = server.startProblem { throw NodeError(problem) }
+            if let states = opened.guests {
+                for group in configuration.droppedGuests { try GuestGroup(group: group).leave(host, logger) }
+                for guest in configuration.guests { try guest.join(host, states, at: configuration.advertise, logger) }
+            }
             try listen()
         } catch {
             end()

@@ -262,11 +262,22 @@ extension Raft {
         effects.messages.append(Outbound(to: transfer.target, body: .timeoutNow(request)))
     }
 
+    /// Whether `replyTerm` is the one in which a braft campaigns that was told to, which answers TimeoutNow with it, and
+    /// everything else meanwhile. Whoever stepped down for that could not tell its vote request that a leader has gone for
+    /// its sake, and those who stand by that leader would refuse it. The request ends this leadership, or the transfer's
+    /// deadline the wait for it.
+    func isOfHandOver(_ replyTerm: Term, _ around: Surroundings) -> Bool {
+        guard let transfer = leadership?.transfer else { return false }
+        return transfer.isSent && replyTerm == term.next && around.isForeign(transfer.target)
+    }
+
     mutating func note(
         _ reply: TimeoutNowReply, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
+        let transfer = leadership?.transfer.flatMap { $0.target == sender && $0.isSent ? $0 : nil }
+        guard !isOfHandOver(reply.term, around) else { return }
         guard reply.term <= term else { return adopt(term: reply.term, around, &effects) }
-        guard let transfer = leadership?.transfer, transfer.target == sender, transfer.isSent else { return }
+        guard transfer != nil else { return }
         if !reply.success { leadership!.transfer = nil }
     }
 }

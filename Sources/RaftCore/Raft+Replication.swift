@@ -131,7 +131,10 @@ extension Raft {
     mutating func note(
         _ reply: AppendReply, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
-        if reply.term > term, !reply.success { return adopt(term: reply.term, around, &effects) }
+        if reply.term > term, !reply.success {
+            if !isOfHandOver(reply.term, around) { adopt(term: reply.term, around, &effects) }
+            return
+        }
         // an answer to a leadership that is over
         guard role == .leader, reply.ticket.term == term || planted("answers-to-older-terms-count") else { return }
         guard let position = leadership!.position(of: sender) else { return effects.refusal = .unknownPeer }

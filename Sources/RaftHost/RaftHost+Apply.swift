@@ -84,8 +84,8 @@ extension RaftHost {
             else {
                 continue
             }
-            guard replica.id.role != .witness else {
-                // it has no payloads, and no state
+            guard replica.id.role != .witness, !replica.isGuest else {
+                // it has no payloads, and no state; or none to which they mean anything
                 replica.applyOrdered = replica.applicable
                 replica.applied = replica.applicable
                 continue

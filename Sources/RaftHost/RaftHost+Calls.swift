@@ -11,6 +11,8 @@ extension RaftHost {
             return later { completion(.refused(refusal)) }
         }
         if replica.problem != nil { return later { completion(.refused(.damaged)) } }
+        // its own clients are others'
+        if replica.isGuest { return later { completion(.refused(.noSuchGroup)) } }
         guard replica.raft.isLeader else {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }
@@ -51,6 +53,7 @@ extension RaftHost {
             return later { completion(.refused(refusal)) }
         }
         if replica.problem != nil || replica.id.role == .witness { return later { completion(.refused(.damaged)) } }
+        if replica.isGuest { return later { completion(.refused(.noSuchGroup)) } }
         guard replica.raft.isLeader || atFollower else {
             let leader = replica.raft.leader
             return later { completion(.notLeader(leader)) }

@@ -114,6 +114,7 @@ extension RaftHost {
             compaction?.isTight = usage.isTight
             compaction?.carries =
                 isPressed || usage.isMostlyDead(segmentBytes: usage.totalBytes / max(usage.segments, 1))
+            noteGuests(usage)
             if isPressed || isShortOfRoom {
                 for pin in usage.pins {
                     guard let replica = replicas.first(where: { $0.record.number == pin.group }) else { continue }

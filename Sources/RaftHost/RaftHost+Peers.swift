@@ -39,6 +39,7 @@ extension RaftHost {
         link.data.onStateChange = { [self, weak link] isConnected in
             if isConnected {
                 tellReplicas(of: node)
+                hastenGuests(of: node)
             } else {
                 link?.kind = nil
                 for replica in replicasByNode[node] ?? [] { inbox.append((replica, .connectionLost(node))) }
@@ -79,6 +80,7 @@ extension RaftHost {
     func send(_ message: Outbound, from replica: Replica) {
         // a node that the membership has just lost
         guard !replica.isRemoved, let link = linkByNode[message.to.address] else { return }
+        guard replica.isGuest || nodesElsewhere.isEmpty || !nodesElsewhere.contains(message.to.address) else { return }
         let peer = message.to
         switch message.body {
         case .append(let ticket, let previousTerm, let commit):

@@ -23,8 +23,9 @@ extension RaftHost {
             logger.log(.error, "replica is damaged and does not serve", [("group", record.group), ("problem", damage)])
             damaged.append(
                 ReplicaStatus(
-                    group: record.group, peer: record.peer, state: "damaged", term: state.hardState.term, leader: nil,
-                    commitIndex: .zero, appliedIndex: applied, lastIndex: state.lastIndex,
+                    group: record.group, kind: record.kind, peer: record.peer, state: "damaged",
+                    term: state.hardState.term, leader: nil, commitIndex: .zero, appliedIndex: applied,
+                    lastIndex: state.lastIndex,
                     durableIndex: state.lastIndex,
                     configuration: state.configurations.last?.configuration ?? record.birth,
                     debt: nil, problem: damage))
@@ -103,8 +104,10 @@ extension RaftHost {
     ) {
         if let position = nodeState.replicas.firstIndex(where: { $0.group == group }) {
             let existing = nodeState.replicas[position]
-            guard existing.peer == peer else {
-                return later { completion("the node holds another replica of \(group), \(existing.peer)") }
+            guard existing.peer == peer, existing.kind == kind else {
+                return later {
+                    completion("the node holds another replica of \(group), \(existing.peer), of kind \(existing.kind)")
+                }
             }
             if let mapVersion, mapVersion > existing.mapVersion ?? 0 {
                 nodeState.replicas[position].mapVersion = mapVersion

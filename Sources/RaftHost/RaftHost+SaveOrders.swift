@@ -42,6 +42,7 @@ extension RaftHost {
         }
         if let problem = replica.problem { return refuse("the replica does not serve: \(problem)") }
         guard replica.id.role != .witness else { return refuse("a witness has no state") }
+        guard !replica.isGuest else { return refuse("a guest's state is saved by the group's own program") }
         guard isCompactable(replica) else { return refuse("this kind of state is not saved apart from its log") }
         guard !replica.needsState, !replica.isSwitching else { return refuse("the replica waits for a state") }
         guard saveOrders.count < RaftHost.saveOrdersMax else { return refuse("too many states are being saved") }

@@ -48,6 +48,7 @@ extension RaftHost {
         registerSnapshots(on: server)
         registerCli(on: server)
         registerRaftStat(on: server)
+        registerGuests(on: server)
         server.register(RaftHost.raftService) { [self] method, request in
             do throws(RaftWire.WireError) {
                 switch method {
@@ -120,6 +121,9 @@ extension RaftHost {
         }
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
         let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
+        if replica.isGuest, let answer = try guestAnswer(to: message, from: from, replica) {
+            return request.responder.reply(body: wire.packReply(.appendReply(answer)))
+        }
         step(
             replica, .received(.appendRequest(message), from: from, run: run(of: request)),
             StepContext(responder: request.responder, incoming: entries))
@@ -231,7 +235,8 @@ extension RaftHost {
             logger.log(
                 identity.clusterID == 0 ? .debug : .warning, "hello refused",
                 [("node", "\(parsed.run.nodeID)"), ("from", request.connection.peerDescription), ("problem", refusal)])
-            return answerHello(request, error: 16, refusal)
+            let isElsewhere = identity.clusterID == 0 || parsed.cluster != identity.clusterID
+            return answerHello(request, error: isElsewhere ? RaftHost.elsewhere : 16, refusal)
         }
         remember(parsed.run) { [self] in accept(parsed.run, at: parsed.from, request) }
     }
@@ -290,6 +295,7 @@ extension RaftHost {
             link.liveness.reset(reason: "one of our nodes is there now")
         }
         answerHello(request, error: 0, nil)
+        meetAgain(address)
     }
 
     private func answerHello(_ request: RpcRequest, error: UInt32, _ message: String?) {
@@ -315,6 +321,8 @@ extension RaftHost {
         case welcome
         /// Something that does not speak our services.
         case foreign
+        /// A node of ours that shares no cluster with this one; braft's protocol is what they have in common.
+        case elsewhere
         /// Nobody to talk to, or nobody who wants to.
         case refused
     }
@@ -322,7 +330,7 @@ extension RaftHost {
     /// Opens an outgoing connection: says who we are, and checks who answers.
     func sayHello(on channel: RpcChannel, to node: NodeAddress, _ done: @escaping (HelloOutcome) -> Void) {
         guard !isOnItsOwn else { return done(.foreign) }
-        guard identity.clusterID != 0 else { return done(.refused) }
+        guard identity.clusterID != 0 else { return done(.elsewhere) }
         wire.arena.scope { arena in
             let message = arena.make(flotilla__hello_request__init)
             message.pointee.format = 1
@@ -359,7 +367,7 @@ extension RaftHost {
         guard let parsed else { return done(.refused) }
         if parsed.error != 0 {
             logger.log(.info, "hello was refused", [("node", node.description), ("problem", parsed.text)])
-            return done(.refused)
+            return done(parsed.error == RaftHost.elsewhere ? .elsewhere : .refused)
         }
         if let refusal = refusal(of: parsed.run, cluster: identity.clusterID, format: 1) {
             logger.log(.warning, "peer is not who it should be", [("node", node.description), ("problem", refusal)])

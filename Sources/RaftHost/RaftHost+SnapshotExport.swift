@@ -112,7 +112,14 @@ extension RaftHost {
                     [("group", snapshot.replica.group), ("problem", error.description)])
                 drop(snapshot)
                 // there may have been no room for it, and then the state is as sound as it was
-                if error.isDamage { couldNotRead(snapshot.replica.group, error) }
+                if error.isDamage {
+                    // a guest has nothing else than what it sends
+                    if snapshot.replica.isGuest {
+                        wantState(of: snapshot.replica, error.description)
+                    } else {
+                        couldNotRead(snapshot.replica.group, error)
+                    }
+                }
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()

@@ -85,7 +85,7 @@ extension RaftHost {
         let (addressing, message, uri) = try wire.decodeSnapshotRequest(request.body)
         let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
         // the log may hold what is offered, and the state not
-        let needsState = replica.needsState
+        let needsState = replica.needsState || wantsLaterState(message.meta, replica)
         step(
             replica, .received(.snapshotRequest(message), from: from),
             StepContext(responder: needsState ? nil : request.responder))
@@ -479,7 +479,8 @@ extension RaftHost {
         context.store = snapshot.store
         step(replica, .snapshotReceived(snapshot.meta), context)
         let isStateOnly =
-            effects.install == nil && effects.acknowledgement != nil && replica.needsState
+            effects.install == nil && effects.acknowledgement != nil
+            && (replica.needsState || wantsLaterState(snapshot.meta, replica))
             && snapshot.meta.last.index >= replica.raft.base.index
         if isStateOnly {
             // the log stays as it is
@@ -518,6 +519,7 @@ extension RaftHost {
         replica.record.fence = nil
         (replica.fence, replica.trial) = (nil, nil)
         replica.adopt(machine, settings)
+        replica.guest?.noteSnapshot(settings)
         replica.generation += 1
         replica.failedReads = 0
         dropOutgoing(of: replica)

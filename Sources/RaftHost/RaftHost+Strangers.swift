@@ -33,8 +33,11 @@ extension RaftHost {
     /// No address is dialled more often because of requests that name it.
     private static let seekPace = Interval.milliseconds(100)
 
+    /// What a hello is refused with that comes from another cluster, or comes to a node that is in none yet.
+    static let elsewhere: UInt32 = 17
+
     /// Whether `replica` hears everybody, as a braft does.
-    func hearsStrangers(_ replica: Replica) -> Bool { isOnItsOwn }
+    func hearsStrangers(_ replica: Replica) -> Bool { isOnItsOwn || replica.isGuest }
 
     /// Judges a request to `replica` on a connection without hello, or with one that counts no more.
     func checkStranger(
@@ -68,7 +71,8 @@ extension RaftHost {
 
     /// What answers at `address` now; nil if that is not known, and then it will be found out.
     private func kind(of address: NodeAddress) -> PeerKind? {
-        guard address != identity.address else { return .familiar }
+        // one of another cluster must not take part in a group of this one that has the same name
+        guard address != identity.address, !nodesElsewhere.contains(address) else { return .familiar }
         now = lane.clock.now
         let stranger = strangers.firstIndex { $0.address == address }
         if let link = linkByNode[address] {
@@ -91,6 +95,14 @@ extension RaftHost {
         guard !link.data.isConnected, link.soughtAt + RaftHost.seekPace <= now else { return }
         link.soughtAt = now
         link.data.open()
+        lane.requestTurn()
+    }
+
+    /// The node at `address` shares the cluster after all: whoever was taken for foreign there is met anew.
+    func meetAgain(_ address: NodeAddress) {
+        guard nodesElsewhere.contains(address), let link = linkByNode[address] else { return }
+        link.data.reset(reason: "the node is of this cluster now")
+        link.liveness.reset(reason: "the node is of this cluster now")
         lane.requestTurn()
     }
 
@@ -141,7 +153,13 @@ extension RaftHost {
     func introduce(on channel: RpcChannel, to node: NodeAddress, _ done: @escaping (PeerKind?) -> Void) {
         sayHello(on: channel, to: node) { [self] outcome in
             guard outcome != .refused, !isOver else { return done(nil) }
-            let isForeign = outcome == .foreign
+            nodesElsewhere.removeAll { $0 == node }
+            if outcome == .elsewhere {
+                // guests speak braft's protocol with it; nobody else speaks with it
+                guard replicasByNode[node]?.contains(where: \.isGuest) == true else { return done(nil) }
+                nodesElsewhere.append(node)
+            }
+            let isForeign = outcome != .welcome
             if isForeign != liveness.isForeign(node) {
                 if isForeign { logger.log(.info, "a node speaks braft's services only", [("node", node.description)]) }
                 // at once: whatever it says next is judged by that
@@ -149,7 +167,7 @@ extension RaftHost {
                 stepLiveness(isForeign ? .foreign(node) : .familiar(node))
                 lane.requestTurn()
             }
-            done(outcome == .foreign ? .foreign : .familiar)
+            done(isForeign ? .foreign : .familiar)
         }
     }
 }

@@ -24,6 +24,7 @@ extension RaftHost {
                 submitApply()
                 repairsDue = pursueRepairs()
                 statesDue = pursueStates()
+                guestsDue = pursueGuests()
                 pursueRemovals()
                 saveOrdersDue = pursueSaveOrders()
                 compactionDue = pursueCompaction()
@@ -170,7 +171,7 @@ extension RaftHost {
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
             nextLook, compactionDue, snapshotsDue, savingDue, saveOrdersDue, repairsDue, statesDue, comparisonDue,
-            trialsDue,
+            trialsDue, guestsDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }
@@ -342,6 +343,7 @@ extension RaftHost {
         } else if replica.problem != nil {
             handOver(replica)
         }
+        if replica.isGuest { guestLeadershipChanged(replica) }
         let group = replica.group
         deferred.append { [self] in onLeadership(group, isLeader) }
         lane.requestTurn()

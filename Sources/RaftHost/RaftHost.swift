@@ -33,6 +33,8 @@ public final class RaftHost: @unchecked Sendable {
     /// In no cluster: it says no hello and wants none, every other node is foreign to it, and it to them. Set before the
     /// start.
     public var isOnItsOwn = false
+    /// Nodes of ours with which no cluster is shared: only guests speak with them, as with brafts.
+    var nodesElsewhere: [NodeAddress] = []
     /// Who this node is; the cluster and node ids are set when it joins.
     public private(set) var identity: NodeIdentity
     /// Tells connections of two processes under one run number apart.
@@ -129,6 +131,9 @@ public final class RaftHost: @unchecked Sendable {
     var stateless: [Replica] = []
     var nextAsking = Instant.distantPast
     var statesDue: Instant?
+    /// Guests that lead.
+    var leadingGuests: [Replica] = []
+    var guestsDue: Instant?
     var repairs: [LogRepair] = []
     var repairsDue: Instant?
     var snapshotBudget: SnapshotBudget
@@ -253,8 +258,10 @@ public final class RaftHost: @unchecked Sendable {
 
     /// The node has joined a cluster: from now on it says who it is.
     public func join(clusterID: UInt64, nodeID: UInt64) {
+        precondition(!isOnItsOwn, "a node that hears everybody joins a cluster")
         identity.clusterID = clusterID
         identity.nodeID = nodeID
+        for node in nodesElsewhere { meetAgain(node) }
     }
 }
 

@@ -55,6 +55,8 @@ public enum ReadOutcome: Sendable {
 public struct ReplicaStatus: Sendable {
     /// The group.
     public var group: String
+    /// What kind of state machine it has; the owner's word.
+    public var kind: String
     /// This member.
     public var peer: PeerID
     /// `leader`, `follower`, `candidate` or `damaged`.
@@ -209,6 +211,8 @@ final class Replica: @unchecked Sendable {
     var generation = 0
     /// How often entries were taken back from the log.
     var truncations = 0
+    /// Set for a guest.
+    var guest: GuestDuties?
 
     init(
         record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex,
@@ -225,6 +229,7 @@ final class Replica: @unchecked Sendable {
         self.applyOrdered = applied
         self.applicable = applied
         self.tail = LogTail(after: raft.lastIndex)
+        if record.kind == RaftHost.guestKind { guest = GuestDuties(settings) }
         adopt(stateMachine, settings)
     }
 
@@ -237,6 +242,8 @@ final class Replica: @unchecked Sendable {
 
     var group: String { record.group }
     var id: PeerID { record.peer }
+    /// Whether nobody here understands its entries.
+    var isGuest: Bool { guest != nil }
 
     /// The entry at `index` and all behind it are gone.
     func cutLog(from index: LogIndex) {
@@ -297,9 +304,10 @@ final class Replica: @unchecked Sendable {
                 }
             }
         return ReplicaStatus(
-            group: group, peer: id, state: state, term: raft.term, leader: raft.leader, commitIndex: raft.commitIndex,
-            appliedIndex: applied, lastIndex: raft.lastIndex, durableIndex: raft.durableIndex,
-            configuration: raft.configuration, debt: raft.debt, problem: problem ?? lacks)
+            group: group, kind: record.kind, peer: id, state: state, term: raft.term, leader: raft.leader,
+            commitIndex: raft.commitIndex, appliedIndex: applied, lastIndex: raft.lastIndex,
+            durableIndex: raft.durableIndex,
+            configuration: raft.configuration, debt: raft.debt, problem: problem ?? lacks ?? guest?.complaint)
     }
 }
 

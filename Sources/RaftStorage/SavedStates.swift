@@ -190,7 +190,7 @@ public final class SavedStates: StateMachineStore, @unchecked Sendable {
 
 extension DiskFile {
     /// Up to `count` bytes from `offset` on; fewer only at the end of the file.
-    fileprivate func bytes(at offset: Int, count: Int) throws(DiskError) -> Bytes {
+    func bytes(at offset: Int, count: Int) throws(DiskError) -> Bytes {
         let count = max(0, min(count, try size() - offset))
         guard count > 0 else { return Bytes() }
         let slab = Slab(capacity: count)

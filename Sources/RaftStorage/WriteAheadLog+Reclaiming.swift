@@ -84,6 +84,11 @@ extension WriteAheadLog {
     /// Whether the log is about to refuse entries. Any thread.
     public var isTight: Bool { isTight(totalBytes) }
 
+    /// Bytes of all records of `group` that are still needed. Any thread.
+    public func liveBytes(of group: LogGroup) -> Int {
+        lock.withLock { groups[group]?.liveBytes ?? 0 }
+    }
+
     /// Bound of ``totalBytes``.
     public var spaceBytes: Int { settings.spaceBytes }
 

@@ -76,7 +76,7 @@ public final class WriteAheadLog: @unchecked Sendable {
     let lock = Lock()
     /// As found at the start, less what has been settled since.
     private(set) var damages: Damages
-    private var groups: GroupTable
+    private(set) var groups: GroupTable
     /// All groups, so that they can be gone through in slices.
     private(set) var groupList: [GroupLog]
     var segments: [UInt64: Segment]

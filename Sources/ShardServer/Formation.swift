@@ -20,6 +20,8 @@ extension ShardServer {
     /// Announces, spreads the record, and starts the controller's replica, as far as each is due.
     func formationTurn(_ now: Instant) -> Instant? {
         let belongs = directory.identity.clusterID != 0
+        // a node with guests only looks for no cluster
+        guard belongs || !settings.controllers.isEmpty else { return nil }
         let spreads = belongs && isFirstController && (bootstrap.map { confirmed.count < $0.nodes.count } ?? false)
         guard !belongs || spreads || isOtherwise else { return nil }
         guard now >= nextFormation else { return nextFormation }

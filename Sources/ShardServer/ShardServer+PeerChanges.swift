@@ -64,7 +64,9 @@ extension ShardServer {
     func changePeers(
         of group: String, operation: UInt64, from: [PeerID], to: [PeerID], _ done: @escaping (PeersAnswer) -> Void
     ) {
-        guard let raft = host.raft(of: group) else { return done(PeersAnswer(error: .noSuchGroup)) }
+        guard let raft = host.raft(of: group), !host.isGuest(group) else {
+            return done(PeersAnswer(error: .noSuchGroup))
+        }
         guard raft.isLeader else { return done(PeersAnswer(error: .notLeader, leader: raft.leader)) }
         let target = Configuration(peers: to)
         // what changes nothing is a question, and the problem of a change is for whoever ordered that
@@ -201,7 +203,9 @@ extension ShardServer {
     /// Hands `group`, which this node leads, over to `peer`, or to whoever can take it. The answer comes when another
     /// member leads, or says why none does.
     func transferLeadership(of group: String, to peer: PeerID?, _ done: @escaping (TransferAnswer) -> Void) {
-        guard let raft = host.raft(of: group) else { return done(TransferAnswer(error: .noSuchGroup)) }
+        guard let raft = host.raft(of: group), !host.isGuest(group) else {
+            return done(TransferAnswer(error: .noSuchGroup))
+        }
         guard raft.isLeader else { return done(TransferAnswer(error: .notLeader, leader: raft.leader)) }
         if let peer, peer == raft.leader { return done(TransferAnswer(leader: peer)) }
         if let problem = obstacle(to: peer, raft) { return done(TransferAnswer(error: .refused, message: problem)) }

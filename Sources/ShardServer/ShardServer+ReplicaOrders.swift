@@ -60,7 +60,7 @@ extension ShardServer {
     /// Puts the members `to`, some of those in `from`, in force on this node's replica of `group`, without asking
     /// anybody. Done before counts as done.
     func resetReplica(of group: String, from: [PeerID], to: [PeerID], _ done: @escaping (PeersAnswer) -> Void) {
-        guard let raft = host.raft(of: group) else {
+        guard let raft = host.raft(of: group), !host.isGuest(group) else {
             let error: NamedError = host.holds(group) ? .damaged : .noSuchGroup
             return done(PeersAnswer(error: error, message: nil))
         }

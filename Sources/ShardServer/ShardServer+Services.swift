@@ -14,6 +14,10 @@ extension ShardServer {
             return true
         }
         server.register(Services.cluster) { [self] method, request in
+            if host.isOnItsOwn, ["announce", "init", "form", "bootstrap", "create_replica"].contains(method) {
+                request.responder.fail(1, "this node is in no cluster and looks for none: start it with --controllers")
+                return true
+            }
             switch method {
             case "announce": answerAnnounce(request)
             case "init": answerInit(request)
@@ -67,7 +71,7 @@ extension ShardServer {
         let state =
             if isStopping {
                 "stopping"
-            } else if !belongsToCluster {
+            } else if !belongsToCluster, !host.isOnItsOwn {
                 "uninitialized"
             } else {
                 host.refusesWrites ? "read_only" : "serving"
@@ -106,6 +110,7 @@ extension ShardServer {
         message.pointee.id = arena.string(status.group)
         message.pointee.peer = arena.string(status.peer.description)
         message.pointee.state = arena.string(status.state)
+        message.pointee.kind = arena.string(status.kind)
         message.pointee.term = status.term.rawValue
         if let leader = status.leader { message.pointee.leader = arena.string(leader.description) }
         message.pointee.commit_index = status.commitIndex.rawValue

@@ -3,6 +3,7 @@ public import RaftHost
 public import ShardKV
 public import ShardMap
 public import Transport
+public import RaftStorage
 import CMessages
 import Glibc
 import WireMessages
@@ -131,16 +132,17 @@ public final class ShardServer {
     /// Set by the process while it stops.
     public var isStopping = false
 
-    /// A server over an open host. Replicas the host remembers are started.
+    /// A server over an open host. Replicas the host remembers are started; guests need `guests`, where their snapshots
+    /// are.
     public init(
         settings: Settings, host: RaftHost, directory: NodeDirectory, engine: any KeyValueEngine, lane: any LaneDriver,
-        logger: Logger, seed: UInt64
+        logger: Logger, seed: UInt64, guests: GuestStates? = nil
     ) throws(StateMachineError) {
         self.settings = settings
         self.host = host
         self.directory = directory
         self.factory = StateMachineFactory(
-            engine: engine, appliedMap: appliedMap, held: held, knownLevel: settings.knownLevel)
+            engine: engine, appliedMap: appliedMap, held: held, knownLevel: settings.knownLevel, guests: guests)
         self.lane = lane
         self.logger = logger
         self.startedAt = lane.clock.now
@@ -164,7 +166,7 @@ public final class ShardServer {
         }
         host.onStateMachine = { [unowned self] record, machine in keep(machine, of: record.group) }
         for record in host.records {
-            guard [ReplicaKind.controller, ReplicaKind.keyValue].contains(record.kind) else {
+            guard ReplicaKind.all.contains(record.kind) else {
                 throw StateMachineError(
                     "\(record.group) is of the kind \(record.kind), which this version does not know; upgrade raftd")
             }
@@ -263,6 +265,8 @@ public final class ShardServer {
     enum ReplicaKind {
         static let controller = "controller"
         static let keyValue = "kv"
+        static let guest = RaftHost.guestKind
+        static let all = [controller, keyValue, guest]
     }
 
     func channel(to node: NodeAddress) -> RpcChannel {
@@ -284,6 +288,8 @@ public final class ShardServer {
     }
 
     private func leadershipChanged(_ group: String, _ isLeader: Bool) {
+        // nobody's business but its own members'
+        guard !host.isGuest(group) else { return }
         groupClocks[group] = nil
         leadershipOfGroupChanged(group, isLeader)
         // what an earlier leader of the group failed in says nothing of a later one

@@ -1,4 +1,5 @@
 import RaftCore
+import RaftStorage
 import ShardKV
 import ShardMap
 
@@ -11,6 +12,8 @@ struct StateMachineFactory: Sendable {
     let held: HeldStates
     /// The highest level of which this program knows the commands.
     let knownLevel: UInt32
+    /// Where the snapshots of guests are.
+    var guests: GuestStates?
 
     /// The state machine of what lies under `number`; with nothing there, that of a replica born with `birth`.
     func make(
@@ -31,6 +34,9 @@ struct StateMachineFactory: Sendable {
                 engine: engine, replicaNumber: number, birth: birth, knowing: knownLevel)
             machine.onHold = hold
             return machine
+        case ShardServer.ReplicaKind.guest:
+            guard let guests else { throw StateMachineError("\(group) is a guest, and nobody keeps those here") }
+            return try guests.open(number, group: group, birth: birth)
         default:
             throw StateMachineError("\(group) is of the kind \(kind), which this version does not know; upgrade raftd")
         }
@@ -40,9 +46,15 @@ struct StateMachineFactory: Sendable {
 extension StateMachineFactory: StateMachineStore {
     func takes(_ group: String, kind: String) -> Bool { true }
 
+    /// Only what nobody here has to understand.
+    func takesBraftFiles(_ group: String, kind: String) -> Bool { kind == ShardServer.ReplicaKind.guest }
+
     func install(
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
     ) throws(StateMachineError) -> any SnapshotStateMachine {
+        if kind == ShardServer.ReplicaKind.guest, let guests {
+            return try guests.install(folder, as: number, group: group, kind: kind, expecting: meta)
+        }
         let machine = try engine.install(folder, as: number, expecting: meta) { () throws(StateMachineError) in
             try make(group, kind, number, .empty)
         }
@@ -51,9 +63,18 @@ extension StateMachineFactory: StateMachineStore {
         return machine
     }
 
-    func drop(_ number: UInt64) throws(StateMachineError) { try engine.drop(number) }
+    /// A number is in one of the two, or in none.
+    func drop(_ number: UInt64) throws(StateMachineError) {
+        try guests?.drop(number)
+        try engine.drop(number)
+    }
 
-    func numbers() throws(StateMachineError) -> [UInt64] { try engine.numbers() }
+    func numbers() throws(StateMachineError) -> [UInt64] {
+        (try engine.numbers() + (guests?.numbers() ?? [])).sorted()
+    }
 
-    func flush() throws(StateMachineError) { try engine.flush() }
+    func flush() throws(StateMachineError) {
+        try engine.flush()
+        try guests?.flush()
+    }
 }

@@ -21,7 +21,7 @@ extension Command {
                 return try Output.print(JSON.object(members).text)
             }
             try Output.print(state.nodeTable)
-            let isFormed = state.map != nil || !state.groups.isEmpty
+            let isFormed = state.map != nil || !state.groups.isEmpty || !state.guests.isEmpty
             try Output.print("\n" + (isFormed ? state.groupTable : NamedError.notInitialized.sentence))
         })
 
@@ -69,7 +69,8 @@ extension Command {
         summary: "every replica of a group: state, term and indexes",
         details: """
             STATE is leader, follower, candidate or damaged; down if the replica's node does not answer, missing
-            if the node answers and does not have it. The group of the map itself is called controller.
+            if the node answers and does not have it. The group of the map itself is called controller. Of a guest
+            group, which is another program's, the members that are no node of ours are foreign.
 
             Where no node gives the map, for want of a majority perhaps, the nodes named and the other members of their
             groups are asked all the same: what they say of their own replicas is shown, and standard error says so.
@@ -77,7 +78,7 @@ extension Command {
         run: { invocation throws(Failure) in
             let state = try await Cluster(invocation).state(needsGroups: true)
             let id = invocation.positionals[0]
-            guard let group = state.groups.first(where: { $0.id == id }) else {
+            guard let group = (state.groups + state.guests).first(where: { $0.id == id }) else {
                 throw .failed(
                     state.note.map { "no node that answers has a replica of '\(id)': \($0)" }
                         ?? "there is no group '\(id)'; raftctl group list shows them")

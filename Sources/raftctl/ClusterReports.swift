@@ -24,9 +24,10 @@ extension ClusterState {
     var groupTable: String {
         var table = Table(
             ["GROUP", "LEADER", "TERM", "COMMIT", "APPLIED", "LAG", "REPLICAS", "PROBLEM"], numeric: [2, 3, 4, 5])
-        for group in groups {
+        for group in groups + guests {
             table.add([
-                group.id, group.leader?.address.description ?? "none", Quantity.optional(group.term),
+                group.isGuest ? "\(group.id) (guest)" : group.id, group.leader?.address.description ?? "none",
+                Quantity.optional(group.term),
                 Quantity.optional(group.commitIndex), Quantity.optional(group.appliedIndex),
                 Quantity.optional(group.maxLag), "\(group.healthyMembers)/\(group.members.count)", group.problem ?? "",
             ])
@@ -57,7 +58,7 @@ extension ClusterState {
             })
     }
 
-    var groupsJSON: JSON { .array(groups.map(\.json)) }
+    var groupsJSON: JSON { .array((groups + guests).map(\.json)) }
 
     var shardsJSON: JSON { .array(map?.shards.map(\.json) ?? []) }
 }
@@ -81,7 +82,8 @@ extension ClusterState.GroupView {
 
     var json: JSON {
         .object([
-            ("id", .string(id)), ("peers", .array(members.map { .string($0.peer.description) })),
+            ("id", .string(id)), ("guest", .bool(isGuest)),
+            ("peers", .array(members.map { .string($0.peer.description) })),
             ("leader", .optional(leader?.description)), ("term", .optional(term)),
             ("commit_index", .optional(commitIndex)), ("applied_index", .optional(appliedIndex)),
             ("last_index", .optional(lastIndex)), ("max_lag", .optional(maxLag)),

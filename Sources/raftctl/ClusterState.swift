@@ -24,8 +24,10 @@ struct ClusterState: Equatable, Sendable {
         /// Nil: its node does not answer, or does not have it.
         var status: ReplicaStatus?
         var isNodeUp: Bool
+        /// Its node is none that could be asked: another program's.
+        var isForeign = false
 
-        var state: String { status?.state ?? (isNodeUp ? "missing" : "down") }
+        var state: String { status?.state ?? (isForeign ? "foreign" : isNodeUp ? "missing" : "down") }
     }
 
     /// A group, as its leader sees it; while nobody leads, as the member that is furthest does.
@@ -37,6 +39,8 @@ struct ClusterState: Equatable, Sendable {
         var commitIndex: Int64?
         var appliedIndex: Int64?
         var lastIndex: Int64?
+        /// Whether it is a guest: most of its members may be other programs, of whom nothing is known here.
+        var isGuest = false
 
         /// Entries committed that a member has not applied yet; nil if it does not answer.
         func lag(of member: MemberView) -> Int64? {
@@ -63,6 +67,8 @@ struct ClusterState: Equatable, Sendable {
     var mapProblem: String?
     var nodes: [NodeView]
     var groups: [GroupView]
+    /// Groups of other programs in which nodes that answer are members; no map knows of them.
+    var guests: [GroupView]
 
     /// Whether every group has a leader.
     var isLed: Bool { map != nil && groups.allSatisfy { $0.leader != nil } }
@@ -76,6 +82,7 @@ struct ClusterState: Equatable, Sendable {
         }
         self.nodes = nodes
         groups = map.groups.map { ClusterState.view(of: $0.id, peers: $0.peers, nodes) }
+        guests = ClusterState.guests(nodes)
     }
 
     /// Without a map, for the reason given: the nodes that were asked, and the groups of which they have replicas.
@@ -84,9 +91,10 @@ struct ClusterState: Equatable, Sendable {
             // zero: it belongs to no cluster yet
             NodeView(id: status.flatMap { $0.id == 0 ? nil : $0.id }, address: address, status: status)
         }
-        let ids = Set(nodes.flatMap { $0.status?.replicas.map(\.group) ?? [] })
+        let ids = Set(nodes.flatMap { $0.status?.replicas.filter { !$0.isGuest }.map(\.group) ?? [] })
         self.nodes = nodes
         groups = ids.sorted().map { ClusterState.view(of: $0, peers: [], nodes) }
+        guests = ClusterState.guests(nodes)
         mapProblem = groups.isEmpty ? nil : problem
     }
 
@@ -103,11 +111,18 @@ struct ClusterState: Equatable, Sendable {
         }
     }
 
+    private static func guests(_ nodes: [NodeView]) -> [GroupView] {
+        let ids = Set(nodes.flatMap { $0.status?.replicas.filter(\.isGuest).map(\.group) ?? [] })
+        return ids.sorted().map { view(of: $0, peers: [], nodes, isGuest: true) }
+    }
+
     /// `known` are the members as the map has them.
-    private static func view(of group: String, peers known: [PeerID], _ nodes: [NodeView]) -> GroupView {
+    private static func view(
+        of group: String, peers known: [PeerID], _ nodes: [NodeView], isGuest: Bool = false
+    ) -> GroupView {
         var reports: [ReplicaStatus] = []
         for node in nodes {
-            reports += node.status?.replicas.filter { $0.group == group } ?? []
+            reports += node.status?.replicas.filter { $0.group == group && $0.isGuest == isGuest } ?? []
         }
         // A leader cut off may not know yet that it was deposed: the highest term is the one that counts.
         let leader = reports.filter { $0.state == "leader" }.max { $0.term < $1.term }
@@ -116,11 +131,13 @@ struct ClusterState: Equatable, Sendable {
         let members = peers.map { peer in
             MemberView(
                 peer: peer, status: reports.first { $0.peer == peer },
-                isNodeUp: nodes.contains { $0.address == peer.address && $0.status != nil })
+                isNodeUp: nodes.contains { $0.address == peer.address && $0.status != nil },
+                isForeign: isGuest && !nodes.contains { $0.address == peer.address })
         }
         return GroupView(
-            id: group, leader: leader?.peer, members: members, term: chief?.term, commitIndex: chief?.commitIndex,
-            appliedIndex: chief?.appliedIndex, lastIndex: chief?.lastIndex)
+            id: group, leader: leader?.peer ?? (isGuest ? chief?.leader : nil), members: members, term: chief?.term,
+            commitIndex: chief?.commitIndex, appliedIndex: chief?.appliedIndex, lastIndex: chief?.lastIndex,
+            isGuest: isGuest)
     }
 }
 
@@ -143,7 +160,9 @@ extension Cluster {
             let all = answers + (await statuses(of: others))
             state = ClusterState(asked: seeds + others, answers: all, because: failure.message)
         }
-        guard !state.groups.isEmpty || (!needsGroups && failure.status == .failed) else { throw failure }
+        guard !state.groups.isEmpty || !state.guests.isEmpty || (!needsGroups && failure.status == .failed) else {
+            throw failure
+        }
         return state
     }
 

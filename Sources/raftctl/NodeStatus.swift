@@ -44,6 +44,11 @@ struct ReplicaStatus: Equatable, Sendable {
     var problem: String?
     /// The last entry its log ever held, while it lacks a part of it.
     var debt: Int64?
+    /// controller, kv, guest or another; nil: its node is too old to say.
+    var kind: String?
+
+    /// Whether it is a member of another program's group.
+    var isGuest: Bool { kind == "guest" }
 }
 
 extension NodeStatus {
@@ -88,7 +93,8 @@ extension ReplicaStatus {
             leader: PeerID(String(field: record.leader)), commitIndex: record.commit_index,
             appliedIndex: record.applied_index, lastIndex: record.last_index, durableIndex: record.durable_index,
             peers: peers, problem: record.problem.map { String(cString: $0) },
-            debt: record.has_debt_index != 0 ? record.debt_index : nil)
+            debt: record.has_debt_index != 0 ? record.debt_index : nil,
+            kind: record.kind.map { String(cString: $0) })
         if problem == nil, let debt { problem = "its log has lost entries up to \(debt) and is being healed" }
     }
 }

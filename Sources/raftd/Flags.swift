@@ -19,6 +19,8 @@ struct Options: Sendable {
     var advertise: NodeAddress?
     var dataDirectory: String?
     var controllers: [NodeAddress] = []
+    var guests: [GuestGroup] = []
+    var droppedGuests: [String] = []
     var zone: String?
     var logLevel = LogLevel.info
     var engine = NodeConfiguration.Engine.rocksdb
@@ -62,12 +64,53 @@ struct Options: Sendable {
         },
         Flag(
             name: "controllers", value: "HOST:PORT,…",
-            help: "seeds to find the cluster by; the first one creates it (default: --advertise)"
+            help:
+                "seeds to find the cluster by; the first one creates it (default: --advertise; with --guest-group none)"
         ) {
             let addresses = $0.split(separator: ",").map { NodeAddress(resolved(String($0))) }
             guard !addresses.isEmpty, addresses.allSatisfy({ $0 != nil }) else { return false }
             $1.controllers = addresses.compactMap { $0 }
             return Set($1.controllers).count == $1.controllers.count
+        },
+        Flag(
+            name: "guest-group", value: "GROUP",
+            help: "be a member of this group of another program; may be given again (see --peers, --guest-idx)"
+        ) {
+            let group = $0
+            guard (1...255).contains(group.utf8.count), group != "controller", !group.utf8.contains(where: { $0 < 32 }),
+                !$1.guests.contains(where: { $0.group == group })
+            else { return false }
+            $1.guests.append(GuestGroup(group: group))
+            return true
+        },
+        Flag(
+            name: "peers", value: "IP:PORT[:IDX],…",
+            help:
+                "first members of the --guest-group before it, the same on each of them; left out, or without this node, "
+                + "the replica waits until the group's leader takes it in: so always where an earlier --data-dir was lost, "
+                + "and with a new --guest-idx"
+        ) {
+            let peers = $0.split(separator: ",", omittingEmptySubsequences: false).map { PeerID(resolved(String($0))) }
+            guard !$1.guests.isEmpty, $1.guests[$1.guests.count - 1].peers.isEmpty else { return false }
+            guard !$0.isEmpty else { return true }
+            $1.guests[$1.guests.count - 1].peers = peers.compactMap { $0 }
+            return Set(peers).count == peers.count
+                && peers.allSatisfy { $0.map { $0.address.ip != 0 && $0.idx >= 0 && $0.role != .learner } ?? false }
+        },
+        Flag(
+            name: "guest-idx", value: "IDX",
+            help: "idx of this node's member of the --guest-group before it (default: as in --peers, or 0)"
+        ) {
+            guard !$1.guests.isEmpty, let idx = Int32($0), idx >= 0 else { return false }
+            $1.guests[$1.guests.count - 1].idx = idx
+            return true
+        },
+        Flag(
+            name: "drop-guest-group", value: "GROUP",
+            help: "delete this node's replica of the group, after the group's leader was told to do without it"
+        ) {
+            $1.droppedGuests.append($0)
+            return !$0.isEmpty
         },
         Flag(
             name: "zone", value: "NAME", help: "where the node stands, as the map shows it (default: as the map has it)"
@@ -263,7 +306,28 @@ extension Options {
         guard configuration.advertise.ip != 0 else {
             throw UsageError(text: "--advertise is required when --listen is 0.0.0.0")
         }
-        if controllers.isEmpty { configuration.controllers = [configuration.advertise] }
+        guard guests.isEmpty || engine == .rocksdb else {
+            throw UsageError(text: "--guest-group needs --engine rocksdb: with memory no log is compacted")
+        }
+        configuration.guests = guests
+        configuration.droppedGuests = droppedGuests
+        for group in droppedGuests where guests.contains(where: { $0.group == group }) {
+            throw UsageError(text: "\(group) is to be dropped and to be a guest")
+        }
+        for guest in guests {
+            let own = guest.peers.filter { $0.address == configuration.advertise }
+            guard own.count <= 1 || guest.idx != nil else {
+                throw UsageError(
+                    text: "--peers of \(guest.group) has this node more than once: --guest-idx says which it is")
+            }
+            guard own.allSatisfy({ $0.role == .replica }) else {
+                throw UsageError(text: "--peers of \(guest.group): this node can be no witness")
+            }
+        }
+        // one that is only others' guest waits for no init
+        if controllers.isEmpty, guests.isEmpty, droppedGuests.isEmpty {
+            configuration.controllers = [configuration.advertise]
+        }
         configuration.engine = engine
         configuration.segmentBytes = segmentMegabytes << 20
         configuration.reserveBytes = reserveMegabytes << 19

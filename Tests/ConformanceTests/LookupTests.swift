@@ -120,10 +120,10 @@ extension Conformance {
                 let caller = try stage.connect()
                 stage.b.close()
                 try await stage.until("it is told to come again") { _ in
-                    try caller.call("pre_vote", stage.vote(term: 1, from: 2)).errorCode == 16
+                    try caller.call("pre_vote", stage.vote(term: 1, from: 2)).errorCode == 11
                 }
                 for _ in 0..<20 {
-                    #expect(try caller.call("request_vote", stage.vote(term: 900, from: 2)).errorCode == 16)
+                    #expect(try caller.call("request_vote", stage.vote(term: 900, from: 2)).errorCode == 11)
                 }
                 #expect(try await stage.state().term < Term(900))
             }

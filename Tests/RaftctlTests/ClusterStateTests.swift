@@ -115,6 +115,27 @@ import WireMessages
         #expect(state.groups.isEmpty && state.note == nil && state.nodes[0].id == nil && state.nodesUnasked.isEmpty)
     }
 
+    @Test("guests are shown beside the map's groups, with members of whom nothing is known, and nobody waits for them")
+    func guests() throws {
+        var own = replica("counter", 2, "follower", term: 5, commit: 9, applied: 9)
+        let braft = try #require(PeerID("10.9.9.9:8100:0:0"))
+        (own.kind, own.leader, own.peers) = ("guest", braft, [braft, peers[1]])
+        let leads = (1...3).map { number in
+            node(number, ["controller", "g1"].map { replica($0, number, "leader", term: 2, commit: 1, applied: 1) })
+        }
+        var answers = leads
+        answers[1].replicas.append(own)
+        let state = ClusterState(map: map, answers: answers)
+        #expect(state.groups.map(\.id).contains("counter") == false && state.isLed)
+        let guest = try #require(state.guests.first)
+        #expect(
+            guest.id == "counter" && guest.leader == braft && guest.members.map(\.state) == ["foreign", "follower"])
+        #expect(state.groupTable.contains("counter (guest)") && guest.json.text.contains(#""guest":true"#))
+        // without a map it asks no braft for its status as a node
+        let alone = ClusterState(asked: [Self.addresses[1]], answers: [node(2, [own])], because: "no cluster")
+        #expect(alone.nodesUnasked.isEmpty && alone.groups.isEmpty && alone.guests.map(\.id) == ["counter"])
+    }
+
     @Test("tables fit 100 columns")
     func width() {
         let answers = (1...3).map { number in

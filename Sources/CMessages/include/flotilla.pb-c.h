@@ -32,6 +32,8 @@ typedef struct Flotilla__AppliedAnswer Flotilla__AppliedAnswer;
 typedef struct Flotilla__AppliedMark Flotilla__AppliedMark;
 typedef struct Flotilla__FenceRequest Flotilla__FenceRequest;
 typedef struct Flotilla__FenceReply Flotilla__FenceReply;
+typedef struct Flotilla__DescribeReplicaRequest Flotilla__DescribeReplicaRequest;
+typedef struct Flotilla__DescribeReplicaReply Flotilla__DescribeReplicaReply;
 typedef struct Flotilla__SnapshotOpenRequest Flotilla__SnapshotOpenRequest;
 typedef struct Flotilla__SnapshotOpenReply Flotilla__SnapshotOpenReply;
 typedef struct Flotilla__SnapshotFile Flotilla__SnapshotFile;
@@ -518,6 +520,33 @@ struct  Flotilla__FenceReply
 #define FLOTILLA__FENCE_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__fence_reply__descriptor) \
      }
+
+
+/*
+ * Does that replica understand its entries, or does it keep them for other programs?
+ */
+struct  Flotilla__DescribeReplicaRequest
+{
+  ProtobufCMessage base;
+  char *group_id;
+  /*
+   * PeerId
+   */
+  char *peer;
+};
+#define FLOTILLA__DESCRIBE_REPLICA_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__describe_replica_request__descriptor) \
+    , NULL, NULL }
+
+
+struct  Flotilla__DescribeReplicaReply
+{
+  ProtobufCMessage base;
+  protobuf_c_boolean can_serve;
+};
+#define FLOTILLA__DESCRIBE_REPLICA_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__describe_replica_reply__descriptor) \
+    , 0 }
 
 
 /*
@@ -1030,6 +1059,10 @@ struct  Flotilla__GroupStatus
   char **peers;
   char *problem;
   /*
+   * controller | kv | guest | …; the owner's word
+   */
+  char *kind;
+  /*
    * the last entry its log ever held, while it lacks some of it and heals
    */
   protobuf_c_boolean has_debt_index;
@@ -1037,7 +1070,7 @@ struct  Flotilla__GroupStatus
 };
 #define FLOTILLA__GROUP_STATUS__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_status__descriptor) \
-    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL, 0, 0 }
+    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL, NULL, 0, 0 }
 
 
 struct  Flotilla__StatusReply
@@ -2838,6 +2871,44 @@ Flotilla__FenceReply *
                       const uint8_t       *data);
 void   flotilla__fence_reply__free_unpacked
                      (Flotilla__FenceReply *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DescribeReplicaRequest methods */
+void   flotilla__describe_replica_request__init
+                     (Flotilla__DescribeReplicaRequest         *message);
+size_t flotilla__describe_replica_request__get_packed_size
+                     (const Flotilla__DescribeReplicaRequest   *message);
+size_t flotilla__describe_replica_request__pack
+                     (const Flotilla__DescribeReplicaRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__describe_replica_request__pack_to_buffer
+                     (const Flotilla__DescribeReplicaRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DescribeReplicaRequest *
+       flotilla__describe_replica_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__describe_replica_request__free_unpacked
+                     (Flotilla__DescribeReplicaRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__DescribeReplicaReply methods */
+void   flotilla__describe_replica_reply__init
+                     (Flotilla__DescribeReplicaReply         *message);
+size_t flotilla__describe_replica_reply__get_packed_size
+                     (const Flotilla__DescribeReplicaReply   *message);
+size_t flotilla__describe_replica_reply__pack
+                     (const Flotilla__DescribeReplicaReply   *message,
+                      uint8_t             *out);
+size_t flotilla__describe_replica_reply__pack_to_buffer
+                     (const Flotilla__DescribeReplicaReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__DescribeReplicaReply *
+       flotilla__describe_replica_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__describe_replica_reply__free_unpacked
+                     (Flotilla__DescribeReplicaReply *message,
                       ProtobufCAllocator *allocator);
 /* Flotilla__SnapshotOpenRequest methods */
 void   flotilla__snapshot_open_request__init
@@ -4678,6 +4749,12 @@ typedef void (*Flotilla__FenceRequest_Closure)
 typedef void (*Flotilla__FenceReply_Closure)
                  (const Flotilla__FenceReply *message,
                   void *closure_data);
+typedef void (*Flotilla__DescribeReplicaRequest_Closure)
+                 (const Flotilla__DescribeReplicaRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__DescribeReplicaReply_Closure)
+                 (const Flotilla__DescribeReplicaReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__SnapshotOpenRequest_Closure)
                  (const Flotilla__SnapshotOpenRequest *message,
                   void *closure_data);
@@ -4987,6 +5064,8 @@ extern const ProtobufCMessageDescriptor flotilla__applied_answer__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__applied_mark__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__fence_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__fence_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__describe_replica_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__describe_replica_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_open_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__snapshot_file__descriptor;
