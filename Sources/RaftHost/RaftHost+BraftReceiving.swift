@@ -29,6 +29,10 @@ final class BraftDownload: @unchecked Sendable {
     /// Where the last of its bytes that were ever written ends; zeros that were left out come behind that.
     var writtenEnd = 0
     var receivedBytes = 0
+    /// Of all files so far, with what was left out of them: what they take where they are installed.
+    var coveredBytes = 0
+    /// Covered when ``progressAt`` was set.
+    var noticedBytes = 0
 
     /// When to ask again, if nothing is under way.
     var askAt: Instant?
@@ -47,6 +51,8 @@ final class BraftDownload: @unchecked Sendable {
 
     /// Reads with another reader from now on.
     func restart(from source: BraftSource, _ channel: RpcChannel) {
+        coveredBytes -= offset
+        noticedBytes = min(noticedBytes, coveredBytes)
         (self.source, self.channel, offset) = (source, channel, 0)
     }
 }
@@ -56,7 +62,9 @@ extension RaftHost {
     static let braftPartBytes: Int64 = 128 << 10
     /// The list is asked for as a whole.
     private static let braftListCount: Int64 = 0xffff_ffff
-    private static let braftListBytesMax = 16 << 20
+    private static let braftListBytesMax = 4 << 20
+    /// Whoever sends less than that in a snapshot's patience holds up others.
+    private static let braftLeastBytes = 64 << 10
     private static let braftFileBytesMax = 1 << 44
     private static let braftTimeout = Interval.milliseconds(10_000)
     private static let braftRetryPause = Interval.milliseconds(1000)
@@ -191,7 +199,7 @@ extension RaftHost {
     /// As braft does: for ever if told so, as long as something comes now and then; a few times for any other reason.
     private func retry(_ snapshot: IncomingSnapshot, _ download: BraftDownload, _ error: RpcError) {
         if error.code == RaftHost.again {
-            guard now < download.progressAt + settings.pinPatience else { return interrupt(snapshot, error) }
+            guard getsOn(download) else { return interrupt(snapshot, error) }
         } else {
             download.failures += 1
             guard download.failures <= RaftHost.braftRetries else { return interrupt(snapshot, error) }
@@ -200,6 +208,9 @@ extension RaftHost {
         download.askAt = now + RaftHost.braftRetryPause
         lane.requestTurn()
     }
+
+    /// Whether enough has come of late: the node takes few snapshots at a time.
+    private func getsOn(_ download: BraftDownload) -> Bool { now < download.progressAt + settings.pinPatience }
 
     /// A part of the list, which braft sends in one.
     private func takeList(
@@ -215,7 +226,9 @@ extension RaftHost {
             download.incomingList += segment.bytes.array
         }
         guard answer.isAtEnd else {
-            guard download.incomingList.count > start else { return abandon(snapshot, RaftHost.badAnswer) }
+            guard download.incomingList.count - start >= RaftHost.braftLeastBytes else {
+                return abandon(snapshot, RaftHost.badAnswer)
+            }
             return ask(snapshot, download)
         }
         begin(snapshot, download, with: Bytes(download.incomingList))
@@ -272,21 +285,24 @@ extension RaftHost {
             let segments = RaftWire.segments(attachment, within: start..<start + (said > 0 ? Int(said) : limit)),
             let folder = snapshot.folder
         else { return abandon(snapshot, RaftHost.badAnswer) }
-        let end = segments.map { $0.offset + $0.bytes.count }.max() ?? start
+        let written = segments.last.map { $0.offset + $0.bytes.count } ?? 0
         // what it does not say is what came at the end, and what was asked for before
-        let next = said > 0 ? start + Int(said) : answer.isAtEnd ? end : start + limit
-        let writtenEnd = max(download.writtenEnd, end)
+        let next = said > 0 ? start + Int(said) : answer.isAtEnd ? max(start, written) : start + limit
+        let writtenEnd = max(download.writtenEnd, written)
         guard !answer.isAtEnd || writtenEnd <= next else {
             // it was longer when it was read before
             return abandon(snapshot, RpcError(code: RaftHost.again, text: "other files under the same index"))
         }
         let bytes = segments.reduce(0) { $0 + $1.bytes.count }
+        let covered = next - start
+        // what is left out of the files is written out where they are installed
+        let room = settings.minimumFreeBytes + download.coveredBytes + covered
         let size = answer.isAtEnd ? next : nil
         let part = FilePart(
             name: download.files[download.position].storedName, segments: segments, size: size, writtenEnd: writtenEnd)
         let attempt = download.attempt
         let result = Box<RpcError?>(nil)
-        workers.reader.submit { [snapshots, room = settings.minimumFreeBytes] in
+        workers.reader.submit { [snapshots] in
             result.value = part.write(to: folder, in: snapshots, leaving: room)
         } completion: { [self] in
             now = lane.clock.now
@@ -295,7 +311,13 @@ extension RaftHost {
             download.writtenEnd = max(download.writtenEnd, size ?? writtenEnd)
             guard download.attempt == attempt else { return }
             download.receivedBytes += bytes
-            download.progressAt = now
+            download.coveredBytes += covered
+            if answer.isAtEnd || download.coveredBytes - download.noticedBytes >= RaftHost.braftLeastBytes {
+                (download.noticedBytes, download.progressAt) = (download.coveredBytes, now)
+            }
+            guard getsOn(download) else {
+                return abandon(snapshot, RpcError(code: RaftHost.cancelled, text: "the snapshot comes too slowly"))
+            }
             snapshot.usedAt = now
             if answer.isAtEnd {
                 download.position += 1
@@ -304,7 +326,7 @@ extension RaftHost {
                 download.offset = next
             }
             // what has come is paid for before more is asked for: the sender may know of no budget
-            let due = snapshotBudget.take(bytes, now: now)
+            let due = snapshotBudget.take(max(bytes, covered), now: now)
             guard due > now else { return proceed(snapshot, download) }
             download.askAt = due
             lane.requestTurn()

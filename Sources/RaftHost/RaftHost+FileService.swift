@@ -113,9 +113,8 @@ extension RaftHost {
             guard !snapshot.isDropped, !isOver else { return }
             switch result.value {
             case .success(let named):
-                for file in named {
-                    exhibit.files[file.name] = files.first { $0.name == file.storedName }
-                }
+                let stored = Dictionary(uniqueKeysWithValues: files.map { ($0.name, $0) })
+                for file in named { exhibit.files[file.name] = stored[file.storedName] }
                 exhibit.list = wire.braftList(named, snapshot.meta)
                 let replica = snapshot.replica
                 // if it is wanted still: the core may have lost interest, or another leads

@@ -116,12 +116,17 @@ extension RaftWire {
         }
     }
 
-    /// The segments in an attachment, which lie in `range` of the file; nil if they do not, or one is cut short.
+    /// The segments in an attachment, which lie in `range` of the file; nil if they do not, or one is cut short. As braft
+    /// sends them they ascend, and lie apart by blocks that were all zero: those that overlap, or are far too many, are
+    /// nobody's.
     static func segments(_ attachment: Bytes, within range: Range<Int>) -> [FileSegment]? {
         var segments: [FileSegment] = []
+        var behind = range.lowerBound
+        var headersLeft = range.count / 512 + 2
         var position = 0
         while position < attachment.count {
-            guard attachment.count - position >= segmentHeaderBytes else { return nil }
+            guard attachment.count - position >= segmentHeaderBytes, headersLeft > 0 else { return nil }
+            headersLeft -= 1
             let (offset, count) = attachment.withUnsafeBytes { buffer in
                 (
                     UInt64(bigEndian: buffer.loadUnaligned(fromByteOffset: position, as: UInt64.self)),
@@ -129,10 +134,13 @@ extension RaftWire {
                 )
             }
             position += segmentHeaderBytes
-            guard count <= attachment.count - position, let offset = Int(exactly: offset), offset >= range.lowerBound,
+            guard count <= attachment.count - position, let offset = Int(exactly: offset), offset >= behind,
                 offset <= range.upperBound, count <= range.upperBound - offset
             else { return nil }
-            segments.append(FileSegment(offset: offset, bytes: attachment.slice(from: position, count: count)))
+            if count > 0 {
+                segments.append(FileSegment(offset: offset, bytes: attachment.slice(from: position, count: count)))
+            }
+            behind = offset + count
             position += count
         }
         return segments
@@ -191,7 +199,7 @@ extension RaftWire {
         }
     }
 
-    private static let braftFilesMax = 100_000
+    private static let braftFilesMax = 10_000
 
     private static func badList(_ problem: String) -> WireError {
         WireError(code: 22, text: "the list of the snapshot's files cannot be used: \(problem)")

@@ -65,8 +65,10 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
 
     private let disk: any Disk
     private let parent: any Disk
-    /// Open files, by name.
-    private var files: [String: any DiskFile] = [:]
+    /// So many files of it are open at a time: a snapshot of thousands must not take the descriptors that the log needs.
+    private static let openFilesMax = 8
+    /// Open files, the one that was used last at the end.
+    private var files: [(name: String, file: any DiskFile)] = []
     /// Of files that were only appended to, and here from their first byte on.
     private var appended: [String: (byteCount: Int, checksum: Checksum)] = [:]
 
@@ -75,7 +77,7 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
         self.parent = parent
     }
 
-    deinit { for file in files.values { file.close() } }
+    deinit { for (_, file) in files { file.close() } }
 
     /// The folder in the file system, if there is one.
     public var directory: String? { disk.directory }
@@ -161,9 +163,14 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     }
 
     private func file(_ name: String, isCreated: Bool) throws(DiskError) -> any DiskFile {
-        if let open = files[name] { return open }
+        if let position = files.lastIndex(where: { $0.name == name }) {
+            if position < files.count - 1 { files.append(files.remove(at: position)) }
+            return files[files.count - 1].file
+        }
+        // what was written to it is synced by whoever opens it again for that
+        if files.count >= StoredFolder.openFilesMax { files.removeFirst().file.close() }
         let file = isCreated && !disk.exists(name) ? try disk.create(name) : try disk.open(name)
-        files[name] = file
+        files.append((name, file))
         return file
     }
 

@@ -262,6 +262,33 @@ struct BraftReceivingTests {
         #expect(files["second"]?.array == zeros && files["sub%2F.more"]?.array == [1, 2, 3])
     }
 
+    @Test("An end that is told by an empty answer behind a hole leaves the hole in the file") func emptyEnd() throws {
+        let (cluster, node, braft) = try led()
+        braft.files["first"] = Array(repeating: 0, count: 262_144)
+        braft.onRead = { read in
+            guard read.name == "first" else { return nil }
+            return read.offset < 262_144
+                ? .part(GetFileReply(isAtEnd: false, readSize: 131_072), attachment: [])
+                : .part(GetFileReply(isAtEnd: true, readSize: 0), attachment: [])
+        }
+        let call = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 20_000) { call.result != nil })
+        #expect(answer(call, braft)?.success == true && isInForce(cluster, node, 7))
+        #expect(node.stores[0].files["first"]?.array == Array(repeating: 0, count: 262_144))
+    }
+
+    @Test("One that comes too slowly is given up: it holds up others") func slow() throws {
+        let (cluster, node, braft) = try led()
+        braft.onRead = { read in
+            guard read.name == "first" else { return nil }
+            let byte = BraftPeer.segment(Int(read.offset), [1])
+            return .part(GetFileReply(isAtEnd: false, readSize: 1), attachment: byte)
+        }
+        let call = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 120_000) { call.result != nil })
+        #expect(call.code == 125)
+    }
+
     @Test("A torn connection is resumed where it tore; with another reader, at the start of the file that was begun")
     func torn() throws {
         let (cluster, node, braft) = try led()

@@ -96,6 +96,12 @@ struct FileWireTests {
         for cut in 1..<two.count where cut != 14 {
             #expect(RaftWire.segments(Bytes(Array(two.prefix(cut))), within: 4..<9) == nil, "cut at \(cut)")
         }
+        let twice = BraftPeer.segment(8, [3]) + BraftPeer.segment(4, [1, 2])
+        #expect(RaftWire.segments(Bytes(twice), within: 4..<9) == nil, "they ascend")
+        let overlapping = BraftPeer.segment(4, [1, 2]) + BraftPeer.segment(5, [3])
+        #expect(RaftWire.segments(Bytes(overlapping), within: 4..<9) == nil)
+        let empty = (0..<2000).flatMap { _ in BraftPeer.segment(4, []) }
+        #expect(RaftWire.segments(Bytes(empty), within: 4..<9) == nil, "nobody sends so many")
         #expect(RaftWire.segments(Bytes(two), within: 4..<8) == nil)
         #expect(RaftWire.segments(Bytes(two), within: 5..<9) == nil)
         for offset in [-1, Int.max, Int.min] {

@@ -1,3 +1,4 @@
+import Foundation
 import RaftCore
 import RaftStorage
 import Testing
@@ -33,6 +34,28 @@ struct SnapshotStoreTests {
         try store.remove("x")
         try store.remove("never there")
         #expect(try store.names() == ["y"])
+    }
+
+    @Test("Of a folder of hundreds of files a few are open at a time, whoever writes and reads them in turn")
+    func manyFiles() throws {
+        let directory = try TemporaryDirectory()
+        let folder = try SnapshotStore(disk: try PosixDisk(directory: directory.path)).makeFolder("x")
+        // of this folder alone: other tests open files meanwhile
+        func open() throws -> Int {
+            try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count {
+                let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")
+                return target?.hasPrefix(directory.path) ?? false
+            }
+        }
+        for round in 0..<2 {
+            for number in 0..<200 { try folder.append(Bytes("\(number) \(round);"), to: "f\(number)") }
+        }
+        try folder.sync()
+        for number in 0..<200 {
+            #expect(try folder.contents(of: "f\(number)").text == "\(number) 0;\(number) 1;")
+        }
+        // directories are open, too
+        #expect(try open() <= 12)
     }
 
     @Test func inMemory() throws { try roundTrip(MemoryDisk(seed: 1)) }
