@@ -18,7 +18,8 @@ extension RaftHost {
         link.data.greeting = { [self, weak link] channel, done in
             introduce(on: channel, to: node) { kind in
                 link?.kind = kind
-                link?.silentSince = nil
+                // it is never asked for support, so that nothing else would end its silence
+                if kind == .foreign { link?.silentSince = nil }
                 // another process than the one at the other end of that
                 if let kind, let other = link?.livenessKind, other != kind {
                     link?.liveness.reset(reason: "the node is another one")

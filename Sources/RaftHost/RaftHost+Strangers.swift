@@ -160,6 +160,12 @@ extension RaftHost {
                 nodesElsewhere.append(node)
             }
             let isForeign = outcome != .welcome
+            guard !isForeign || mayBeForeign(node) else {
+                logger.log(
+                    .warning, "a node of the cluster is not there; what answers at its address is not spoken with",
+                    [("node", node.description)])
+                return done(nil)
+            }
             if isForeign != liveness.isForeign(node) {
                 if isForeign { logger.log(.info, "a node speaks braft's services only", [("node", node.description)]) }
                 // at once: whatever it says next is judged by that

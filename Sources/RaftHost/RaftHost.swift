@@ -39,6 +39,9 @@ public final class RaftHost: @unchecked Sendable {
     public private(set) var identity: NodeIdentity
     /// Tells connections of two processes under one run number apart.
     let nonce: UInt64
+    /// Whether something else than a node of this cluster may stand at an address. Where it may not, what answers there
+    /// without being such a node is not spoken with: it holds nothing of what that node has promised.
+    public var mayBeForeign: (_ node: NodeAddress) -> Bool = { _ in true }
     /// The incarnation recorded for a node, if it is recorded; others are refused.
     public var recordedIncarnation: (_ nodeID: UInt64) -> UInt64? = { _ in nil }
     /// Called once when the node cannot go on: a failed sync, for one. The process must end.

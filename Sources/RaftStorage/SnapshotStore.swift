@@ -69,6 +69,8 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     private static let openFilesMax = 8
     /// Open files, the one that was used last at the end.
     private var files: [(name: String, file: any DiskFile)] = []
+    /// Of the open ones, those that were written since they were synced.
+    private var written: Set<String> = []
     /// Of files that were only appended to, and here from their first byte on.
     private var appended: [String: (byteCount: Int, checksum: Checksum)] = [:]
 
@@ -92,6 +94,7 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
         try checked { () throws(DiskError) in
             let file = try file(name, isCreated: true)
             let size = try file.size()
+            written.insert(name)
             try StoredFolder.write(bytes, to: file, at: size)
             note(bytes, appendedTo: name, at: size)
         }
@@ -109,7 +112,9 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     public func write(_ bytes: Bytes, to name: String, at offset: Int) throws(StateMachineError) {
         appended[name] = nil
         try checked { () throws(DiskError) in
-            try StoredFolder.write(bytes, to: try file(name, isCreated: true), at: offset)
+            let file = try file(name, isCreated: true)
+            written.insert(name)
+            try StoredFolder.write(bytes, to: file, at: offset)
         }
     }
 
@@ -151,7 +156,10 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
 
     /// Makes what is in one file durable.
     public func sync(_ name: String) throws(StateMachineError) {
-        try checked { () throws(DiskError) in try file(name, isCreated: false).sync() }
+        try checked { () throws(DiskError) in
+            try file(name, isCreated: false).sync()
+            written.remove(name)
+        }
     }
 
     /// Makes durable that the folder is there, and which files it has.
@@ -167,8 +175,11 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
             if position < files.count - 1 { files.append(files.remove(at: position)) }
             return files[files.count - 1].file
         }
-        // what was written to it is synced by whoever opens it again for that
-        if files.count >= StoredFolder.openFilesMax { files.removeFirst().file.close() }
+        if files.count >= StoredFolder.openFilesMax {
+            // a failure to write back is told to who has the file open
+            if written.remove(files[0].name) != nil { try files[0].file.sync() }
+            files.removeFirst().file.close()
+        }
         let file = isCreated && !disk.exists(name) ? try disk.create(name) : try disk.open(name)
         files.append((name, file))
         return file

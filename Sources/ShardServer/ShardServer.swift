@@ -155,6 +155,7 @@ public final class ShardServer {
                 arena.unpack(flotilla__bootstrap_record__init, packed).flatMap { BootstrapRecord($0.pointee) }
             }
         }
+        host.mayBeForeign = { [unowned self] address in !isNode(address) }
         host.recordedIncarnation = { [unowned self] node in incarnation(of: node) }
         host.memberAuthority = { [unowned self] group, order, done in takeMemberOrder(group, order, done) }
         host.onLeadership = { [unowned self] group, isLeader in leadershipChanged(group, isLeader) }
@@ -247,6 +248,12 @@ public final class ShardServer {
 
     func incarnation(of node: UInt64) -> UInt64? {
         map?.nodes.first { $0.id == node }?.incarnation ?? bootstrap?.nodes.first { $0.id == node }?.incarnation
+    }
+
+    /// Whether the cluster has a node at `address`, as far as is known here.
+    private func isNode(_ address: NodeAddress) -> Bool {
+        if let map { return map.node(at: address) != nil }
+        return bootstrap?.nodes.contains { $0.address == address } ?? false
     }
 
     func adoptMap(_ newer: ClusterMap?) {

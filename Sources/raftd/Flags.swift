@@ -74,7 +74,9 @@ struct Options: Sendable {
         },
         Flag(
             name: "guest-group", value: "GROUP",
-            help: "be a member of this group of another program; may be given again (see --peers, --guest-idx)"
+            help:
+                "be a member of this group of another program; may be given again, see --peers, --guest-idx "
+                + "(default: none)"
         ) {
             let group = $0
             guard (1...255).contains(group.utf8.count), group != "controller", !group.utf8.contains(where: { $0 < 32 }),
@@ -86,7 +88,7 @@ struct Options: Sendable {
         Flag(
             name: "peers", value: "IP:PORT[:IDX],…",
             help:
-                "first members of the --guest-group before it, the same on each of them; left out, or without this node, "
+                "first members of the --guest-group before it, the same on each of them (default: none); without this node, "
                 + "the replica waits until the group's leader takes it in: so always where an earlier --data-dir was lost, "
                 + "and with a new --guest-idx"
         ) {
@@ -107,7 +109,9 @@ struct Options: Sendable {
         },
         Flag(
             name: "drop-guest-group", value: "GROUP",
-            help: "delete this node's replica of the group, after the group's leader was told to do without it"
+            help:
+                "delete this node's replica of the group, after the group's leader was told to do without it "
+                + "(default: none)"
         ) {
             $1.droppedGuests.append($0)
             return !$0.isEmpty

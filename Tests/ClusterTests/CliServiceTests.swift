@@ -183,7 +183,12 @@ extension Clusters {
                     leader.address, "add_peer", ("group_id", "g1"), ("leader_id", .text("\(leader)")),
                     ("peer_id", .text(name)))
             }
-            // one change at a time
+            // one change at a time; the other one would be carried out if it came first
+            let nodes = cluster.addresses.map(\.description).joined(separator: ",")
+            try await Wait.until("the first one has begun") {
+                let list = try? await Tools.run(Tools.raftctl, ["--cluster", nodes, "operation", "list"])
+                return list?.output.contains("change the members of group g1") ?? false
+            }
             let victim = try #require(before.first { $0 != leader })
             try await Wait.until("another change is refused") {
                 try HttpCall.cli(

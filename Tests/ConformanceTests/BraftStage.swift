@@ -158,7 +158,7 @@ final class BraftStage: Sendable {
         while true {
             let answer = try caller.call(method, body, attachment: attachment)
             // it may be about to find out that a braft answers at the sender's address
-            guard answer.errorCode == 16, ContinuousClock.now < end else { return answer }
+            guard [11, 16].contains(answer.errorCode), ContinuousClock.now < end else { return answer }
             try await Task.sleep(for: .milliseconds(20))
         }
     }

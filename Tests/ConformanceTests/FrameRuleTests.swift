@@ -129,7 +129,7 @@ extension Conformance {
                     caller.send(frame.encoded)
                     let answer = try caller.answer(to: id)
                     // who asks is found out first
-                    guard answer.errorCode == 16 else {
+                    guard answer.errorCode == 11 else {
                         #expect(answer.errorCode == 0 && WireFields(answer.body)?.isSet(2) != nil)
                         return
                     }

@@ -25,6 +25,17 @@ struct StrangerTests {
         #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) == nil)
     }
 
+    /// One whose directory was lost, say, and that was started without a cluster: its votes would not be those it gave.
+    @Test("What stands at the address of a node of the cluster, and is not that node, is neither heard nor counted")
+    func another() throws {
+        let cluster = try started(seed: 38)
+        let foreigner = try ScriptedForeigner(at: 3, in: cluster.world)
+        for node in cluster.nodes.prefix(2) { node.host.mayBeForeign = { $0 != foreigner.peer.address } }
+        cluster.run(.milliseconds(3000))
+        #expect(foreigner.askForVote("g0", of: cluster.nodes[0].peer) != nil)
+        for node in cluster.nodes.prefix(2) { #expect(!node.host.liveness.isForeign(foreigner.peer.address)) }
+    }
+
     /// A replica that no leader has told of its group yet.
     private func createNewcomer(on node: SimulatedNode, in cluster: HostCluster) {
         node.lane.post {
