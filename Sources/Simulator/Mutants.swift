@@ -89,7 +89,7 @@
         ]
 
         private static let replication = [
-            Mutant("previous-term-unchecked", "entries are taken behind another entry", .cores(.everything)),
+            Mutant("previous-term-unchecked", "entries are taken behind another entry", .cores(.overwrites)),
             Mutant("append-cuts-what-it-knows", "an old append cuts off what came after it", .cores(.delays)),
             Mutant(
                 "commit-beyond-what-matches", "a follower commits entries that the leader never sent", .cores(.reads)),
