@@ -20,6 +20,22 @@ extension RaftHost {
     /// Makes `server` answer the services every host has: braft's for consensus, for its command line and for its page
     /// raft_stat, and our own for identity and liveness.
     public func register(on server: RpcServer) {
+        // what is asked most is found first
+        server.register(RaftHost.raftService) { [self] method, request in
+            do throws(RaftWire.WireError) {
+                switch method {
+                case "pre_vote": try vote(request, isPreVote: true)
+                case "request_vote": try vote(request, isPreVote: false)
+                case "append_entries": try append(request)
+                case "timeout_now": try timeoutNow(request)
+                case "install_snapshot": try installSnapshot(request)
+                default: return false
+                }
+            } catch {
+                request.responder.fail(error.code, error.text)
+            }
+            return true
+        }
         server.register(RaftHost.nodeService) { [self] method, request in
             guard method == "hello" else { return false }
             hello(request)
@@ -49,21 +65,6 @@ extension RaftHost {
         registerCli(on: server)
         registerRaftStat(on: server)
         registerGuests(on: server)
-        server.register(RaftHost.raftService) { [self] method, request in
-            do throws(RaftWire.WireError) {
-                switch method {
-                case "pre_vote": try vote(request, isPreVote: true)
-                case "request_vote": try vote(request, isPreVote: false)
-                case "append_entries": try append(request)
-                case "timeout_now": try timeoutNow(request)
-                case "install_snapshot": try installSnapshot(request)
-                default: return false
-                }
-            } catch {
-                request.responder.fail(error.code, error.text)
-            }
-            return true
-        }
     }
 
     // MARK: braft.RaftService

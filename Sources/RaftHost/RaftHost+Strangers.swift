@@ -48,7 +48,7 @@ extension RaftHost {
         if hearsStrangers(replica) {
             // though it cannot be dialled, perhaps: what it is owed must not depend on that
             if isMember, sender != replica.id, linkByNode[sender.address]?.kind == nil,
-                !liveness.isForeign(sender.address)
+                mayBeForeign(sender.address), !liveness.isForeign(sender.address)
             {
                 now = lane.clock.now
                 stepLiveness(.foreign(sender.address))

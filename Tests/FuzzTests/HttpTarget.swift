@@ -5,21 +5,6 @@ import Transport
 
 // HTTP, and the JSON in it.
 
-/// Keeps what is sent.
-private final class Kept: Connection {
-    let id: UInt64 = 1
-    let peerDescription = "fuzz"
-    var unsentBytes = 0
-    var context: AnyObject?
-    var isReadingPaused = false
-    var isClosed = false
-    var sent: [UInt8] = []
-
-    func send(_ bytes: Bytes) { sent += bytes.array }
-    func close(reason: String) { isClosed = true }
-    func closeAfterSending(reason: String) { isClosed = true }
-}
-
 /// Requests that come in a stream are answered alike however it is cut.
 func fuzzHttp(_ input: Bytes) {
     var choices = Choices(input)
@@ -49,7 +34,7 @@ private func answers(to stream: Bytes, cuts: Bytes) -> [UInt8] {
     var settings = HttpServer.Settings()
     (settings.targetBytes, settings.headBytes, settings.bodyBytes) = (100, 300, 600)
     let handler = HttpServer(rpc: rpc, settings: settings, version: "1") { "" }.makeHandler()
-    let connection = Kept()
+    let connection = Sink()
     var pieces = Choices(cuts)
     var (start, end) = (0, 0)
     while end < stream.count, !connection.isClosed {

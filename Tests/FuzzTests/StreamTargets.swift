@@ -6,16 +6,17 @@ import Transport
 
 // Whatever comes in as a stream: RPC frames, Redis commands, lines of a file.
 
-/// Notes what is sent.
-private final class Sink: Connection {
+/// Keeps what is sent.
+final class Sink: Connection {
     let id: UInt64 = 1
     let peerDescription = "fuzz"
     var unsentBytes = 0
     var context: AnyObject?
     var isReadingPaused = false
     var isClosed = false
+    var sent: [UInt8] = []
 
-    func send(_ bytes: Bytes) {}
+    func send(_ bytes: Bytes) { sent += bytes.array }
     func close(reason: String) { isClosed = true }
     func closeAfterSending(reason: String) { isClosed = true }
 }

@@ -36,6 +36,22 @@ struct StrangerTests {
         for node in cluster.nodes.prefix(2) { #expect(!node.host.liveness.isForeign(foreigner.peer.address)) }
     }
 
+    /// A guest hears whoever uses a node's name; the groups of the cluster go on relying on that node.
+    @Test("Where everybody is heard, a request in the name of a node of the cluster does not make that a foreigner")
+    func borrowedName() throws {
+        var plan = HostCluster.Plan()
+        plan.isOnItsOwn = true
+        let cluster = HostCluster(seed: 36, plan: plan)
+        for node in cluster.nodes.prefix(2) { try node.start() }
+        let foreigner = try ScriptedForeigner(at: 9, in: cluster.world)
+        let (node, absent) = (cluster.nodes[0], cluster.nodes[2].peer)
+        for isNode in [true, false] {
+            node.host.mayBeForeign = { _ in !isNode }
+            #expect(foreigner.askForVote("g0", of: node.peer, as: absent) == nil)
+            #expect(node.host.liveness.isForeign(absent.address) == !isNode)
+        }
+    }
+
     /// A replica that no leader has told of its group yet.
     private func createNewcomer(on node: SimulatedNode, in cluster: HostCluster) {
         node.lane.post {
