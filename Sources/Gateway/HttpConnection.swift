@@ -3,19 +3,34 @@ internal import Transport
 
 /// One HTTP client's connection. Used on the lane's thread only.
 ///
-/// 1. One request is served at a time, in the order in which they came: reading pauses until it is answered, and while
-///    too much is unsent.
-/// 2. After a violation, or a request that is the last, nothing more is read; the connection closes once the answer has
-///    left.
-final class HttpConnection: ConnectionHandler {
+/// 1. One request is served at a time, in the order in which they came. Reading goes on meanwhile, so that a client that
+///    goes away is noticed; what is read ahead is bounded, and reading pauses exactly while that much is there.
+/// 2. Nothing takes for ever: each phase has its time (``HttpServer/Settings``), which the server's sweep looks at.
+/// 3. After the last request nothing more is read; the connection closes once the answer has left. After a refusal
+///    that leaves the rest of the stream without a meaning, it is read and dropped for a while first.
+final class HttpConnection: ConnectionHandler, SweptItem {
+    private enum Phase {
+        /// Nothing of a request has come.
+        case idle
+        case receiving
+        case serving
+        /// The last answer was given.
+        case ending
+    }
+
     private let server: HttpServer
     private let parser: HttpParser
     /// Nil before the first bytes and after the end.
     private var connection: (any Connection)?
-    private var isServing = false
-    /// Whether more has come than was taken; it waits until the request at hand is answered.
-    private var hasLeft = false
-    private var isEnding = false
+    private var phase = Phase.idle
+    private(set) var deadline: Instant?
+    /// The latest deadline, once the client has sent its last byte.
+    private var lastDeadline: Instant?
+    /// The request being served, without its body, and its number: an answer to another one comes too late.
+    private var request = HttpRequest()
+    private var number = 0
+    /// Read, and behind the request being served.
+    private var ahead = Bytes()
     /// Whether requests are being taken further down the stack, which goes on by itself.
     private var isTaking = false
 
@@ -27,56 +42,128 @@ final class HttpConnection: ConnectionHandler {
     func opened(_ connection: any Connection) {}
 
     func received(_ bytes: Bytes, on connection: any Connection) -> Consumption {
-        self.connection = connection
-        isTaking = true
-        defer { isTaking = false }
-        var position = 0
-        while position < bytes.count, !isServing, !isEnding, !connection.isReadingPaused {
-            switch parser.next(bytes, &position) {
-            case .incomplete:
-                if parser.awaitsContinue { connection.send(Bytes("HTTP/1.1 100 Continue\r\n\r\n")) }
-            case .violation(let violation):
-                let response = HttpResponse(status: violation.status, text: violation.text + "\n")
-                send(response, to: HttpRequest())
-            case .request(let request): serve(request, on: connection)
-            }
+        if self.connection == nil {
+            self.connection = connection
+            server.sweep.add(self)
         }
-        if isServing { connection.isReadingPaused = true }
-        hasLeft = !isEnding && position < bytes.count
-        return Consumption(consumed: isEnding ? bytes.count : position)
+        var position = 0
+        if ahead.isEmpty { take(bytes, &position) }
+        guard phase != .ending else { return Consumption(consumed: bytes.count) }
+        position += keep(bytes, from: position)
+        settlePause()
+        return Consumption(consumed: position)
     }
 
     func closed(_ connection: any Connection, reason: String) {
         self.connection = nil
-        isEnding = true
+        phase = .ending
+        ahead = Bytes()
+        server.sweep.remove(self)
     }
 
-    func drained(_ connection: any Connection) { if !isServing { connection.isReadingPaused = false } }
+    func drained(_ connection: any Connection) { goOn() }
 
-    var owesAnswers: Bool { isServing || hasLeft }
+    func inputEnded(_ connection: any Connection) {
+        let end = server.sweep.now + server.settings.endedTime
+        lastDeadline = end
+        deadline = deadline.map { min($0, end) }
+    }
 
-    private func serve(_ request: HttpRequest, on connection: any Connection) {
-        isServing = true
-        var head = request
-        head.body = []
-        server.answer(request, on: connection) { [head] response in
-            precondition(self.isServing, "a request is answered once")
-            self.isServing = false
-            self.send(response, to: head)
+    var owesAnswers: Bool { phase == .serving || !ahead.isEmpty }
+
+    // MARK: reading
+
+    /// Serves what is complete, until a request has to be waited for.
+    private func take(_ bytes: Bytes, _ position: inout Int) {
+        isTaking = true
+        defer { isTaking = false }
+        while position < bytes.count, let connection, connection.unsentBytes <= WaterMark.high {
+            switch phase {
+            case .serving, .ending: return
+            case .idle: enter(.receiving, for: server.settings.requestTime)
+            case .receiving: break
+            }
+            switch parser.next(bytes, &position) {
+            case .incomplete:
+                if parser.awaitsContinue { connection.send(Bytes("HTTP/1.1 100 Continue\r\n\r\n")) }
+            case .violation(let violation): refuse(HttpResponse(status: violation.status, text: violation.text + "\n"))
+            case .request(let request): serve(request, on: connection)
+            }
         }
     }
 
-    private func send(_ response: HttpResponse, to request: HttpRequest) {
+    /// Keeps what there is room for; returns how much that is.
+    private func keep(_ bytes: Bytes, from start: Int) -> Int {
+        let count = min(bytes.count - start, max(0, server.settings.aheadBytes - ahead.count))
+        guard count > 0 else { return 0 }
+        let more = bytes.slice(from: start, count: count)
+        ahead = ahead.isEmpty ? more : Bytes(ahead.array + more.array)
+        return count
+    }
+
+    /// Takes what was read ahead.
+    private func goOn() {
+        guard !isTaking, connection != nil else { return }
+        let bytes = ahead
+        var position = 0
+        take(bytes, &position)
+        ahead = phase == .ending ? Bytes() : bytes.suffix(from: position)
+        settlePause()
+    }
+
+    private func settlePause() {
+        guard let connection else { return }
+        let pauses = phase != .ending && ahead.count >= server.settings.aheadBytes
+        if connection.isReadingPaused != pauses { connection.isReadingPaused = pauses }
+    }
+
+    // MARK: answering
+
+    private func enter(_ phase: Phase, for time: Interval) {
+        self.phase = phase
+        let end = server.sweep.now + time
+        deadline = lastDeadline.map { min($0, end) } ?? end
+    }
+
+    private func serve(_ request: HttpRequest, on connection: any Connection) {
+        enter(.serving, for: server.settings.answerTime)
+        number += 1
+        self.request = request
+        self.request.body = []
+        server.answer(request, on: connection) { [number] response in
+            // it may have been too late
+            guard self.phase == .serving, self.number == number else { return }
+            self.send(response)
+        }
+    }
+
+    private func send(_ response: HttpResponse) {
         guard let connection else { return }
         connection.send(Bytes(response.encoded(for: request)))
         guard request.isKeptAlive else {
-            isEnding = true
+            enter(.ending, for: server.settings.idleTime)
             return connection.closeAfterSending(reason: "the last request was answered")
         }
-        if connection.unsentBytes > WaterMark.high {
-            connection.isReadingPaused = true
-        } else if !isTaking {
-            connection.isReadingPaused = false
+        enter(.idle, for: server.settings.idleTime)
+        goOn()
+    }
+
+    /// Answers for the last time, although more may come.
+    private func refuse(_ response: HttpResponse) {
+        guard let connection else { return }
+        connection.send(Bytes(response.encoded(for: HttpRequest())))
+        enter(.ending, for: server.settings.lingerTime)
+        ahead = Bytes()
+        settlePause()
+    }
+
+    func expire(now: Instant) {
+        guard let connection else { return }
+        switch phase {
+        case .receiving where lastDeadline == nil:
+            refuse(HttpResponse(status: 408, text: "the request did not come in time\n"))
+        case .serving where lastDeadline == nil: refuse(server.tooLate)
+        case .idle, .receiving, .serving, .ending: connection.close(reason: "an HTTP client took too long")
         }
     }
 }
@@ -121,6 +208,7 @@ struct HttpResponse: Equatable {
         case 401: "Unauthorized"
         case 403: "Forbidden"
         case 404: "Not Found"
+        case 408: "Request Timeout"
         case 413: "Payload Too Large"
         case 414: "URI Too Long"
         case 415: "Unsupported Media Type"

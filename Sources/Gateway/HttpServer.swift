@@ -12,10 +12,13 @@ public import Transport
 /// reply that has raw bytes besides its message is refused, for HTTP has no place for them, unless the message has no
 /// fields: then they are the body.
 ///
+/// What only nodes call of each other is not there (1002), see `ServiceCatalog`.
+///
 /// What brpc has and this has not: compressed bodies, `application/proto-text`, `application/proto-json`, HTTP/2 with gRPC,
 /// and JSON objects for repeated messages of a key and a value.
 public final class HttpServer {
-    /// What is refused, in bytes.
+    /// What is refused, in bytes, and how long things may take. The node's other connections are as long-lived as their
+    /// clients want; those of HTTP share the places with them.
     public struct Settings: Sendable {
         /// A request's target; a longer one is answered with 414.
         public var targetBytes = 8 << 10
@@ -23,20 +26,42 @@ public final class HttpServer {
         public var headBytes = 32 << 10
         /// A request's body; a larger one is answered with 413.
         public var bodyBytes = 1 << 20
+        /// What is read ahead of requests behind one that is being served.
+        public var aheadBytes = 64 << 10
+        /// From a request's first byte to its last; then 408. Also how long a connection may not tell its protocol.
+        public var requestTime = Interval.milliseconds(30_000)
+        /// Between requests, and for the client to take its answers; then the connection closes.
+        public var idleTime = Interval.milliseconds(60_000)
+        /// Until there is an answer; then 504, and the answer is dropped when it comes. What was asked goes on.
+        public var answerTime = Interval.milliseconds(300_000)
+        /// Until there is an answer for a client that closed its sending direction, as those do who have gone.
+        public var endedTime = Interval.milliseconds(1000)
+        /// What still comes after a refusal is read for this long: a client that is sending would lose the answer
+        /// otherwise.
+        public var lingerTime = Interval.milliseconds(1000)
         /// The defaults.
         public init() {}
     }
 
+    /// As it was made.
+    public let settings: Settings
     let limits: HttpParser.Limits
+    let sweep: DeadlineSweep
     private let rpc: RpcServer
     private let version: String
     private let status: () -> String
     private let catalog = ServiceCatalog()
     private let json = JsonMapping()
 
-    /// A server over the services of `rpc`, which may be registered later; `status` is the page of that name.
-    public init(rpc: RpcServer, settings: Settings = Settings(), version: String, status: @escaping () -> String) {
+    /// A server over the services of `rpc`, which may be registered later; `status` is the page of that name. `sweep` ends
+    /// what takes too long, in the turns of its owner.
+    public init(
+        rpc: RpcServer, settings: Settings = Settings(), sweep: DeadlineSweep, version: String,
+        status: @escaping () -> String
+    ) {
         self.rpc = rpc
+        self.settings = settings
+        self.sweep = sweep
         self.version = version
         self.status = status
         limits = HttpParser.Limits(
@@ -48,6 +73,9 @@ public final class HttpServer {
 
     /// A handler for one accepted connection.
     public func makeHandler() -> any ConnectionHandler { HttpConnection(self) }
+
+    /// What is said when there is no answer in time.
+    var tooLate: HttpResponse { HttpResponse(rpc.failure(RpcCode.timedOut, "no answer in time; it may still be done")) }
 
     // MARK: requests
 
@@ -95,7 +123,8 @@ public final class HttpServer {
         case "status": return status()
         case "list":
             return rpc.serviceNames.map { name in
-                "\(name)\n" + catalog.methods(of: name).map { "  \($0)\n" }.joined()
+                let methods = catalog.openMethods(of: name)
+                return methods.isEmpty ? "" : "\(name)\n" + methods.map { "  \($0)\n" }.joined()
             }.joined()
         default: return nil
         }
@@ -115,14 +144,13 @@ public final class HttpServer {
         let takesPath = catalog.method(name, "default_method") != nil
         let method = takesPath ? "default_method" : path.count > 1 ? path[1] : ""
         let rest = path.dropFirst(takesPath ? 1 : 2).joined(separator: "/")
-        let known = catalog.method(name, method)
+        guard let known = catalog.method(name, method), !known.isForNodes, rpc.fullName(of: service) != nil else {
+            // brpc does not tell a service from a method here, as it does in frames
+            let text = "no method \(method) of a service \(service) that is answered over HTTP"
+            return completion(HttpResponse(rpc.failure(RpcCode.noMethod, text)))
+        }
         var message = body
         if form == .json {
-            guard let known, rpc.fullName(of: service) != nil else {
-                // brpc does not tell a service from a method here, as it does in frames
-                let text = "no method \(method) of a service \(service) that is told in JSON"
-                return completion(HttpResponse(rpc.failure(RpcCode.noMethod, text)))
-            }
             do throws(JsonProblem) {
                 message = try json.decode(body, as: known.request)
             } catch {
@@ -137,9 +165,8 @@ public final class HttpServer {
         }
     }
 
-    private func response(to reply: RpcReply, _ form: MessageForm, _ known: ServiceCatalog.Method?) -> HttpResponse {
-        let hasFields = known.map { $0.reply.pointee.n_fields > 0 } ?? true
-        guard hasFields else {
+    private func response(to reply: RpcReply, _ form: MessageForm, _ known: ServiceCatalog.Method) -> HttpResponse {
+        guard known.reply.pointee.n_fields > 0 else {
             let text = reply.attachment.isEmpty ? [] : reply.attachment.array
             return HttpResponse(status: 200, contentType: "text/plain", body: text)
         }
@@ -147,10 +174,7 @@ public final class HttpServer {
             let text = "the reply has raw bytes, which only baidu_std can carry"
             return HttpResponse(rpc.failure(RpcCode.badRequest, text))
         }
-        guard case .json = form, let known else {
-            guard case .protobuf(let contentType) = form else {
-                return HttpResponse(rpc.failure(RpcCode.internalError, "the reply's type is not known"))
-            }
+        if case .protobuf(let contentType) = form {
             return HttpResponse(status: 200, contentType: contentType, body: reply.body.array)
         }
         do throws(JsonProblem) {

@@ -1,13 +1,18 @@
 internal import CMessages
 internal import CProtobufC
 
-/// The messages of the services that a node may have, so that they can be told in JSON. What is not listed here is
-/// reached by baidu_std alone.
+/// The messages of the services that a node may have, so that they can be told in JSON, and who calls them. What only
+/// nodes call of each other, or is not listed here, is reached by baidu_std alone.
+///
+/// A request without a body, or whose fields are all optional, changes nothing if it is answered over HTTP: browsers can be
+/// made to send such.
 struct ServiceCatalog {
     /// A method's messages.
     struct Method {
         var request: JsonMapping.Descriptor
         var reply: JsonMapping.Descriptor
+        /// Only nodes call it, of our cluster or of a braft's group.
+        var isForNodes = false
     }
 
     /// By service, in full, then by method.
@@ -22,10 +27,35 @@ struct ServiceCatalog {
     /// The methods of `service`, in order.
     func methods(of service: String) -> [String] { (services[service] ?? [:]).keys.sorted() }
 
+    /// Those that are answered over HTTP.
+    func openMethods(of service: String) -> [String] {
+        methods(of: service).filter { method(service, $0)?.isForNodes == false }
+    }
+
     init() {
         braft()
         flotilla()
         cluster()
+        for service in [
+            "braft.RaftService", "braft.FileService", "flotilla.NodeService", "flotilla.GuestService",
+            "flotilla.LivenessService", "flotilla.GroupService", "flotilla.SnapshotService",
+        ] {
+            reserve(service, methods(of: service))
+        }
+        reserve(
+            "flotilla.ClusterService",
+            [
+                "announce", "bootstrap", "change_peers", "create_replica", "digest", "form", "install_shards", "load",
+                "move_status", "order", "read_move",
+            ])
+    }
+
+    /// Has `methods` be called by nodes alone.
+    private mutating func reserve(_ service: String, _ methods: [String]) {
+        for method in methods {
+            precondition(services[service]?[method] != nil, "there is no \(service).\(method)")
+            services[service]?[method]?.isForNodes = true
+        }
     }
 
     /// Adds a method by protobuf-c's `…__init` of both messages.

@@ -90,6 +90,7 @@ public final class ServerNode: @unchecked Sendable {
     private let rpc: RpcServer
     private let redis: RedisServer
     private let http: HttpServer
+    private let sweep: DeadlineSweep
     private let data: DataDirectory
     private let logger: Logger
     private var isStopping = false
@@ -155,7 +156,8 @@ public final class ServerNode: @unchecked Sendable {
         redisSettings.requestTimeout = configuration.requestTimeout
         let info = NodeInfo(host: host, server: server, configuration: configuration, clock: loop.clock)
         redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
-        http = HttpServer(rpc: rpc, version: configuration.version) { info.page }
+        sweep = DeadlineSweep(clock: loop.clock)
+        http = HttpServer(rpc: rpc, sweep: sweep, version: configuration.version) { info.page }
         connect()
         do throws(NodeError) {
             if let problem = server.startProblem { throw NodeError(problem) }
@@ -186,7 +188,10 @@ public final class ServerNode: @unchecked Sendable {
     /// The order matters: what the faces queued goes to the host in the same turn.
     private func turn(_ now: Instant) -> Instant? {
         var earliest: Instant?
-        for next in [router.turn(now: now), remote.turn(now: now), server.turn(now: now), host.turn(now: now)] {
+        for next in [
+            sweep.turn(now: now), router.turn(now: now), remote.turn(now: now), server.turn(now: now),
+            host.turn(now: now),
+        ] {
             guard let next else { continue }
             earliest = earliest.map { min($0, next) } ?? next
         }
@@ -197,17 +202,19 @@ public final class ServerNode: @unchecked Sendable {
         let rpc = self.rpc
         let redis = self.redis
         let http = self.http
+        let sweep = self.sweep
         func match(_ matches: @escaping (Bytes) -> Bool?) -> (Bytes) -> ProtocolSniffer.Match {
             { bytes in matches(bytes).map { $0 ? .yes : .no } ?? .needMore }
         }
         let (isHttp, isRedis) = (match(HttpServer.matches), match(RedisServer.matches))
         do throws(TransportError) {
             try network.listen(on: configuration.listen) { _ in
-                ProtocolSniffer(choices: [
-                    (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
-                    (isHttp, { http.makeHandler() }),
-                    (isRedis, { redis.makeHandler() }),
-                ])
+                ProtocolSniffer(
+                    choices: [
+                        (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
+                        (isHttp, { http.makeHandler() }),
+                        (isRedis, { redis.makeHandler() }),
+                    ], sweep: sweep, patience: http.settings.requestTime)
             }
         } catch {
             if case .addressInUse = error { throw NodeError("\(error) (--listen)") }

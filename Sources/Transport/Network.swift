@@ -69,12 +69,16 @@ public protocol ConnectionHandler: AnyObject {
     func closed(_ connection: any Connection, reason: String)
     /// Queued bytes fell below the low-water mark after having been above the high-water mark.
     func drained(_ connection: any Connection)
+    /// The other side has sent its last byte: it has gone, or waits for answers. Only heard while reading is not paused.
+    func inputEnded(_ connection: any Connection)
     /// Whether answers to what was received are still to come. Asked once the other side has sent its last byte: it may
     /// go on reading, so the connection stays for as long as this holds, within the network's limit. Default: false.
     var owesAnswers: Bool { get }
 }
 
 extension ConnectionHandler {
+    /// Nothing is to be done about it.
+    public func inputEnded(_ connection: any Connection) {}
     /// Nothing is owed: the connection closes as soon as what is queued has left.
     public var owesAnswers: Bool { false }
 }

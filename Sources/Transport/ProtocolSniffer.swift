@@ -1,8 +1,10 @@
 public import RaftCore
 
 /// One port, several protocols: looks at a connection's first bytes, then hands it to the matching handler for good.
-/// A connection that matches nothing is closed. One sniffer for each accepted connection.
-public final class ProtocolSniffer: ConnectionHandler {
+/// A connection that matches nothing is closed, also one that stops in the middle of a protocol's first bytes; one that says
+/// nothing at all is left alone, for a braft may connect long before it has something to say. One sniffer for each
+/// accepted connection.
+public final class ProtocolSniffer: ConnectionHandler, SweptItem {
     /// Whether the first bytes are a protocol's.
     public enum Match: Sendable {
         /// They are.
@@ -18,11 +20,21 @@ public final class ProtocolSniffer: ConnectionHandler {
 
     private var choices: [Choice]
     private var chosen: (any ConnectionHandler)?
+    private let sweep: DeadlineSweep?
+    private let patience: Interval
+    /// Set while it is in the sweep.
+    private var undecided: (any Connection)?
+    /// Since the first bytes that did not tell.
+    public private(set) var deadline: Instant?
     /// Who is still undecided here speaks no protocol of ours.
     private static let undecidedBytesMax = 4 << 10
 
-    /// Tries `choices` in order.
-    public init(choices: [Choice]) { self.choices = choices }
+    /// Tries `choices` in order. With a sweep, who has begun and is not recognised `patience` later is closed.
+    public init(choices: [Choice], sweep: DeadlineSweep? = nil, patience: Interval = .milliseconds(30_000)) {
+        self.choices = choices
+        self.sweep = sweep
+        self.patience = patience
+    }
 
     /// Recognises a protocol whose connections begin with `prefix`, such as `PRPC`.
     public static func beginning(with prefix: String) -> (Bytes) -> Match {
@@ -47,6 +59,7 @@ public final class ProtocolSniffer: ConnectionHandler {
             case .needMore: isUndecided = true
             case .yes:
                 let handler = choice.make()
+                settle()
                 chosen = handler
                 choices = []
                 return handler.received(bytes, on: connection)
@@ -56,11 +69,27 @@ public final class ProtocolSniffer: ConnectionHandler {
             connection.close(reason: "no protocol begins like this")
             return Consumption(consumed: bytes.count)
         }
+        if let sweep, undecided == nil {
+            undecided = connection
+            deadline = sweep.now + patience
+            sweep.add(self)
+        }
         return Consumption(consumed: 0)
+    }
+
+    /// Nobody begins so slowly.
+    public func expire(now: Instant) { undecided?.close(reason: "no protocol was begun in time") }
+
+    /// It is decided, or over.
+    private func settle() {
+        guard undecided != nil else { return }
+        (undecided, deadline) = (nil, nil)
+        sweep?.remove(self)
     }
 
     /// Passed on.
     public func closed(_ connection: any Connection, reason: String) {
+        settle()
         chosen?.closed(connection, reason: reason)
         chosen = nil
         choices = []
@@ -68,6 +97,9 @@ public final class ProtocolSniffer: ConnectionHandler {
 
     /// Passed on.
     public func drained(_ connection: any Connection) { chosen?.drained(connection) }
+
+    /// Passed on.
+    public func inputEnded(_ connection: any Connection) { chosen?.inputEnded(connection) }
 
     /// Passed on; who is undecided owes nothing.
     public var owesAnswers: Bool { chosen?.owesAnswers ?? false }

@@ -250,6 +250,7 @@ extension UVConnection {
         } else if count == Int(UV_EOF.rawValue) {
             hasInputEnded = true
             network.limitWait(of: self)
+            handler?.inputEnded(self)
             settleSoon()
         } else if count < 0 {
             abandon(reason: "read: " + String(cString: uv_strerror(Int32(count))))

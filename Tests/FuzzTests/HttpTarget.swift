@@ -33,7 +33,8 @@ private func answers(to stream: Bytes, cuts: Bytes) -> [UInt8] {
     }
     var settings = HttpServer.Settings()
     (settings.targetBytes, settings.headBytes, settings.bodyBytes) = (100, 300, 600)
-    let handler = HttpServer(rpc: rpc, settings: settings, version: "1") { "" }.makeHandler()
+    let sweep = DeadlineSweep(clock: SystemClock())
+    let handler = HttpServer(rpc: rpc, settings: settings, sweep: sweep, version: "1") { "" }.makeHandler()
     let connection = Sink()
     var pieces = Choices(cuts)
     var (start, end) = (0, 0)

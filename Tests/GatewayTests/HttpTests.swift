@@ -1,4 +1,5 @@
 import CMessages
+import CProtobufC
 import Glibc
 import RaftCore
 import Testing
@@ -11,15 +12,20 @@ import WireMessages
 private final class HttpHarness {
     let rpc = RpcServer(address: NodeAddress(ip: 10 << 24 | 2, port: 8100))
     let server: HttpServer
+    let clock = ManualClock()
+    private let sweep: DeadlineSweep
     var connection = FakeConnection()
     /// Requests of add_peer, which nobody answers by themselves.
     var held: [RpcRequest] = []
+    /// Methods of other services that were called.
+    var calls: [String] = []
     private var handler: any ConnectionHandler
     private var unread: [UInt8] = []
     private let arena = Arena()
 
     init(_ settings: HttpServer.Settings = HttpServer.Settings()) {
-        server = HttpServer(rpc: rpc, settings: settings, version: "1.2.3") { "# Server\nup: yes\n" }
+        sweep = DeadlineSweep(clock: clock)
+        server = HttpServer(rpc: rpc, settings: settings, sweep: sweep, version: "1.2.3") { "# Server\nup: yes\n" }
         handler = server.makeHandler()
         rpc.register("braft.CliService") { [unowned self] method, request in
             switch method {
@@ -34,9 +40,16 @@ private final class HttpHarness {
             request.responder.reply(body: Bytes(), attachment: [Bytes("stat of \(request.path)")])
             return true
         }
-        rpc.register("braft.FileService") { method, request in
-            request.responder.reply(body: Bytes([8, 1]), attachment: [Bytes("raw")])
+        rpc.register("flotilla.KvService") { method, request in
+            request.responder.reply(body: Bytes(), attachment: [Bytes("raw")])
             return true
+        }
+        for service in ["braft.RaftService", "flotilla.NodeService", "flotilla.ClusterService"] {
+            rpc.register(service) { [unowned self] method, request in
+                calls.append(method)
+                request.responder.reply(body: Bytes())
+                return true
+            }
         }
     }
 
@@ -68,6 +81,8 @@ private final class HttpHarness {
 
     func sent() -> String { String(decoding: connection.takeSent(), as: UTF8.self) }
 
+    var unreadCount: Int { unread.count }
+
     func responses(to text: String) -> String {
         feed(text)
         return sent()
@@ -81,6 +96,18 @@ private final class HttpHarness {
         Answer(responses(to: "GET \(path) HTTP/1.1\r\n\(headers)\r\n"))
     }
 
+    /// Lets time pass, as a lane does.
+    func wait(_ time: Interval) {
+        let end = clock.now + time
+        while let next = sweep.turn(now: clock.now), next <= end { clock.now = next }
+        clock.now = end
+        _ = sweep.turn(now: clock.now)
+    }
+
+    /// Whether anything waits for its time to be over.
+    var isWaiting: Bool { sweep.turn(now: clock.now) != nil }
+
+    func endInput() { handler.inputEnded(connection) }
     func close() { handler.closed(connection, reason: "test") }
     func drain() { handler.drained(connection) }
     var owesAnswers: Bool { handler.owesAnswers }
@@ -173,8 +200,7 @@ private struct Answer: CustomStringConvertible {
     }
 
     @Test func rawBytesBesideAMessageAreRefused() {
-        let answer = HttpHarness().post(
-            "/FileService/get_file", #"{"reader_id":1,"filename":"f","count":1,"offset":0}"#)
+        let answer = HttpHarness().post("/KvService/execute", "", headers: "Content-Type: application/proto\r\n")
         #expect(answer.status == 400 && answer.body.contains("only baidu_std can carry"), "\(answer)")
     }
 
@@ -186,8 +212,39 @@ private struct Answer: CustomStringConvertible {
         #expect(harness.get("/").body.contains("/raft_stat"))
         let list = harness.get("/list").body
         #expect(list.contains("braft.CliService\n  add_peer\n  change_peers\n") && list.contains("  default_method\n"))
-        // the methods of services that are not here are not listed
-        #expect(!list.contains("flotilla"))
+        // neither the methods of services that are not here nor those for nodes are listed
+        #expect(!list.contains("SnapshotService") && !list.contains("RaftService") && !list.contains("NodeService"))
+        #expect(list.contains("flotilla.ClusterService\n  get_map\n") && !list.contains("create_replica"))
+    }
+
+    @Test(arguments: [
+        "/NodeService/hello", "/flotilla.NodeService/hello", "/RaftService/pre_vote", "/ClusterService/order",
+        "/ClusterService/load", "/RaftService/install_snapshot",
+    ])
+    func whatIsForNodesIsNotThere(path: String) {
+        for type in ["application/json", "application/proto"] {
+            let harness = HttpHarness()
+            let answer = harness.post(path, "", headers: "Content-Type: \(type)\r\n")
+            #expect(answer.status == 404 && answer.has("x-bd-error-code: 1002"), "\(answer)")
+            #expect(harness.calls.isEmpty && harness.connection.context == nil)
+        }
+        let harness = HttpHarness()
+        #expect(harness.post("/ClusterService/status", "").status != 404 && harness.calls == ["status"])
+    }
+
+    /// A browser can be made to send a request without a body for any page.
+    @Test func whatNeedsNoBodyChangesNothing() {
+        let catalog = ServiceCatalog()
+        var bodiless: [String] = []
+        for service in catalog.names {
+            for name in catalog.openMethods(of: service) {
+                guard let descriptor = catalog.method(service, name)?.request.pointee else { continue }
+                let fields = UnsafeBufferPointer(start: descriptor.fields, count: Int(descriptor.n_fields))
+                let needsBody = fields.contains { $0.label == PROTOBUF_C_LABEL_REQUIRED }
+                if !needsBody { bodiless.append(name) }
+            }
+        }
+        #expect(bodiless.sorted() == ["default_method", "get_map", "list_operations", "schedule", "status"])
     }
 
     @Test func aPageOfAnotherSiteIsRefused() {
@@ -214,10 +271,9 @@ private struct Answer: CustomStringConvertible {
         harness.feed(
             "POST /CliService/add_peer HTTP/1.1\r\nContent-Length: \(held.utf8.count)\r\n\r\n\(held)"
                 + Self.request + "GET /health HTTP/1.1\r\n\r\n")
-        #expect(harness.sent() == "" && harness.held.count == 1 && harness.connection.isReadingPaused)
+        #expect(harness.sent() == "" && harness.held.count == 1 && !harness.connection.isReadingPaused)
         #expect(harness.owesAnswers)
         harness.held[0].responder.fail(16, "busy")
-        harness.present()
         let responses = harness.sent()
         let order = ["E16", "leader of g1", "\r\n\r\nOK"].map { text in responses.ranges(of: text).first?.lowerBound }
         #expect(order[0]! < order[1]! && order[1]! < order[2]! && !harness.owesAnswers, "\(responses)")
@@ -229,11 +285,109 @@ private struct Answer: CustomStringConvertible {
         harness.feed(
             "POST /CliService/add_peer HTTP/1.1\r\nContent-Length: \(held.utf8.count)\r\n\r\n\(held)"
                 + Self.request)
-        harness.held[0].responder.fail(16, "busy")
-        // the second request is there, and not read yet: a half-closed connection has to stay open for it
+        harness.endInput()
         #expect(harness.owesAnswers)
-        harness.present()
+        harness.held[0].responder.fail(16, "busy")
         #expect(harness.sent().contains("leader of g1") && !harness.owesAnswers)
+    }
+
+    @Test func whoHasGoneIsNotWaitedFor() {
+        let harness = HttpHarness()
+        _ = harness.post("/CliService/add_peer", Self.order)
+        harness.endInput()
+        harness.wait(.milliseconds(900))
+        #expect(!harness.connection.isClosing && harness.owesAnswers)
+        harness.wait(.milliseconds(700))
+        #expect(harness.connection.isClosing && harness.sent() == "")
+    }
+
+    private static let order = #"{"group_id":"g","leader_id":"","peer_id":"p"}"#
+
+    @Test func whatIsReadAheadIsBounded() {
+        var settings = HttpServer.Settings()
+        settings.aheadBytes = 100
+        let harness = HttpHarness(settings)
+        _ = harness.post("/CliService/add_peer", Self.order)
+        harness.feed("GET /health HTTP/1.1\r\n\r\n")
+        #expect(!harness.connection.isReadingPaused)
+        for _ in 0..<9 { harness.feed("GET /health HTTP/1.1\r\n\r\n") }
+        #expect(harness.connection.isReadingPaused && harness.sent() == "" && harness.unreadCount == 140)
+        harness.held[0].responder.fail(16, "busy")
+        harness.present()
+        #expect(harness.sent().ranges(of: "\r\n\r\nOK").count == 10 && !harness.connection.isReadingPaused)
+    }
+
+    @Test(arguments: [
+        "POST /CliService/get_leader HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", "GET /health",
+        "GET /health HTTP/1.1\r\nX: ",
+    ])
+    func aRequestHasItsTimeToCome(start: String) {
+        let harness = HttpHarness()
+        harness.feed(start)
+        // a byte now and then is no excuse
+        for _ in 0..<29 {
+            harness.wait(.milliseconds(1000))
+            harness.feed("x")
+        }
+        #expect(harness.sent() == "" && !harness.connection.isClosing)
+        harness.wait(.milliseconds(1600))
+        let response = harness.sent()
+        #expect(response.hasPrefix("HTTP/1.1 408 ") && response.contains("Connection: close"), "\(response)")
+        // it gets to read that
+        #expect(!harness.connection.isClosing && !harness.owesAnswers)
+        harness.wait(.milliseconds(1600))
+        #expect(harness.connection.isClosing)
+    }
+
+    @Test func eachRequestHasAllTheTime() {
+        let harness = HttpHarness()
+        for _ in 0..<5 {
+            harness.feed("GET /hea")
+            harness.wait(.milliseconds(20_000))
+            #expect(harness.responses(to: "lth HTTP/1.1\r\n\r\n").hasSuffix("OK"))
+            harness.wait(.milliseconds(50_000))
+        }
+        #expect(!harness.connection.isClosing)
+    }
+
+    @Test func anIdleConnectionCloses() {
+        let harness = HttpHarness()
+        #expect(harness.get("/health").status == 200)
+        harness.wait(.milliseconds(59_000))
+        #expect(!harness.connection.isClosing)
+        harness.wait(.milliseconds(2000))
+        #expect(harness.connection.isClosing && harness.sent() == "")
+        #expect(harness.isWaiting)
+        harness.close()
+        #expect(!harness.isWaiting, "nothing wakes a node that has no clients")
+    }
+
+    @Test func anAnswerThatTakesTooLongIsGivenUp() {
+        let harness = HttpHarness()
+        _ = harness.post("/CliService/add_peer", Self.order)
+        harness.feed(Self.request)
+        harness.wait(.milliseconds(299_000))
+        #expect(harness.sent() == "")
+        harness.wait(.milliseconds(1600))
+        let response = harness.sent()
+        #expect(response.hasPrefix("HTTP/1.1 504 ") && response.contains("x-bd-error-code: 1008\r\n"), "\(response)")
+        #expect(response.contains("Connection: close") && !response.contains("leader of g1"))
+        // the late one is nobody's
+        harness.held[0].responder.fail(16, "busy")
+        #expect(harness.sent() == "")
+        harness.wait(.milliseconds(1600))
+        #expect(harness.connection.isClosing)
+    }
+
+    @Test func whatComesBehindARefusalIsDroppedForAWhile() {
+        let harness = HttpHarness()
+        let response = harness.responses(to: "POST /health HTTP/1.1\r\nContent-Length: 9000000\r\n\r\n")
+        #expect(response.hasPrefix("HTTP/1.1 413 ") && response.contains("Connection: close"))
+        for _ in 0..<100 { harness.feed([UInt8](repeating: 0x78, count: 10_000)) }
+        #expect(harness.unreadCount == 0 && !harness.connection.isReadingPaused && !harness.connection.isClosing)
+        #expect(harness.sent() == "" && !harness.owesAnswers)
+        harness.wait(.milliseconds(1600))
+        #expect(harness.connection.isClosing)
     }
 
     @Test func howAStreamIsCutMakesNoDifference() {
@@ -299,10 +453,9 @@ private struct Answer: CustomStringConvertible {
         let harness = HttpHarness()
         harness.connection.unsentBytes = WaterMark.high + 1
         harness.feed("GET /health HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\n")
-        #expect(harness.sent().ranges(of: "OK\r\n").count == 1 && harness.connection.isReadingPaused)
+        #expect(harness.sent() == "")
         harness.connection.unsentBytes = 0
         harness.drain()
-        harness.present()
         #expect(harness.sent().hasSuffix("\r\n\r\nOK"))
     }
 
@@ -349,6 +502,7 @@ private struct Answer: CustomStringConvertible {
         let response = harness.responses(to: text + "GET /health HTTP/1.1\r\n\r\n")
         #expect(response.hasPrefix("HTTP/1.1 \(status) "), "\(text.prefix(100)): \(response.prefix(200))")
         let isPath = text.contains("/%")
+        harness.wait(.milliseconds(1600))
         #expect(harness.connection.isClosing != isPath && (isPath || response.ranges(of: "HTTP/1.1").count == 1))
     }
 
