@@ -208,17 +208,10 @@ extension RaftHost {
         let (group, peer) = try read(braft__snapshot_request__init, request) {
             (String(field: $0.group_id), String(field: $0.peer_id))
         }
-        let replica = try orderedReplica(of: group, named: peer)
-        if let problem = replica.problem { throw RpcError(code: CliCode.notPermitted, text: problem) }
-        guard isCompactable(replica), replica.id.role != .witness else {
-            throw RpcError(code: CliCode.invalid, text: "the replica has no state that is saved apart from its log")
-        }
-        guard !replica.needsState, !replica.isSwitching else {
-            throw RpcError(code: CliCode.busy, text: "the replica is being sent a snapshot")
-        }
+        _ = try orderedReplica(of: group, named: peer)
         save(group) { [self] outcome in
             switch outcome {
-            case .failed(let problem): request.responder.fail(CliCode.failed, problem)
+            case .failed(let code, let problem): request.responder.fail(code, problem)
             case .saved:
                 wire.arena.scope { arena in request.responder.reply(arena.make(braft__snapshot_response__init)) }
             }

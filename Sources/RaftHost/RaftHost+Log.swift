@@ -238,7 +238,7 @@ extension RaftHost {
         for work in waiting { work() }
         let orders = saveOrders
         saveOrders = []
-        for order in orders { order.completion(.failed("the node stops")) }
+        for order in orders { order.completion(.failed(CliCode.notPermitted, "the node stops")) }
         for replica in replicas { replica.dismiss(.stopping) }
     }
 

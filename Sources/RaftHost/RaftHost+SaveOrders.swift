@@ -16,8 +16,8 @@ public struct SavedState: Equatable, Sendable {
 public enum SaveOutcome: Equatable, Sendable {
     /// It is durable, and the log was looked at for what can go.
     case saved(SavedState)
-    /// Nothing came of it; why.
-    case failed(String)
+    /// Nothing came of it: an errno, of ``CliCode``, and why.
+    case failed(Int32, String)
 }
 
 struct SaveOrder {
@@ -36,16 +36,28 @@ extension RaftHost {
     /// Saves what this node's replica of `group` has applied, so that a restart needs the log behind it only, and
     /// compacts the log as far as nobody else needs it. The completion comes when both have happened.
     public func save(_ group: String, completion: @escaping (SaveOutcome) -> Void) {
-        func refuse(_ problem: String) { later { completion(.failed(problem)) } }
+        func refuse(_ code: Int32, _ problem: String) { later { completion(.failed(code, problem)) } }
         guard let replica = byGroup[group] else {
-            return refuse(holds(group) ? "the replica is damaged" : "there is no replica of \(group) here")
+            return holds(group)
+                ? refuse(CliCode.notPermitted, "the replica is damaged")
+                : refuse(CliCode.notFound, "there is no replica of \(group) here")
         }
-        if let problem = replica.problem { return refuse("the replica does not serve: \(problem)") }
-        guard replica.id.role != .witness else { return refuse("a witness has no state") }
-        guard !replica.isGuest else { return refuse("a guest's state is saved by the group's own program") }
-        guard isCompactable(replica) else { return refuse("this kind of state is not saved apart from its log") }
-        guard !replica.needsState, !replica.isSwitching else { return refuse("the replica waits for a state") }
-        guard saveOrders.count < RaftHost.saveOrdersMax else { return refuse("too many states are being saved") }
+        if let problem = replica.problem {
+            return refuse(CliCode.notPermitted, "the replica does not serve: \(problem)")
+        }
+        guard replica.id.role != .witness else { return refuse(CliCode.invalid, "a witness has no state") }
+        guard !replica.isGuest else {
+            return refuse(CliCode.invalid, "a guest's state is saved by the group's own program")
+        }
+        guard isCompactable(replica) else {
+            return refuse(CliCode.invalid, "this kind of state is not saved apart from its log")
+        }
+        guard !replica.needsState, !replica.isSwitching else {
+            return refuse(CliCode.busy, "the replica is being sent a snapshot")
+        }
+        guard saveOrders.count < RaftHost.saveOrdersMax else {
+            return refuse(CliCode.busy, "too many states are being saved")
+        }
         saveOrders.append(
             SaveOrder(
                 replica: replica, target: replica.applied, until: lane.clock.now + RaftHost.savePatience,
@@ -63,12 +75,14 @@ extension RaftHost {
             let replica = order.replica
             let isSaved = replica.saves.map { $0.saved >= order.target } ?? true
             if replica.isRemoved || replica.problem != nil {
-                deferred.append { order.completion(.failed(replica.problem ?? "the replica was removed")) }
+                let problem = replica.problem ?? "the replica was removed"
+                deferred.append { order.completion(.failed(CliCode.failed, problem)) }
             } else if isSaved, replica.durableState >= order.target, compaction == nil {
                 let state = SavedState(index: replica.durableState, firstIndex: replica.raft.base.index.next)
                 deferred.append { order.completion(.saved(state)) }
             } else if order.until <= now {
-                deferred.append { order.completion(.failed("it takes too long; see the node's log")) }
+                let problem = "it takes too long, and may still be saved; see the node's log"
+                deferred.append { order.completion(.failed(CliCode.timedOut, problem)) }
             } else {
                 if !isSaved {
                     requestSave(of: replica)

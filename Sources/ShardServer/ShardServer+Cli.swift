@@ -56,7 +56,8 @@ private enum ControllerAnswer {
     /// It knows of no such operation.
     case unknownOperation
     case elsewhere(NodeAddress?)
-    case failed(String)
+    /// Whether it may have been taken all the same.
+    case failed(String, mayHaveBegun: Bool)
 }
 
 extension ShardServer {
@@ -185,10 +186,10 @@ extension ShardServer {
         case .elsewhere(let hint):
             cliOrders[position].leader = hint == address ? nil : hint
             giveUp(at: position, now, "the controller has no leader that could be found")
-        case .failed(let problem):
+        case .failed(let problem, let mayHaveBegun):
             cliOrders[position].leader = nil
             cliOrders[position].due = now + .milliseconds(200)
-            if case .order = asked.step { cliOrders[position].mayHaveBegun = true }
+            if case .order = asked.step, mayHaveBegun { cliOrders[position].mayHaveBegun = true }
             giveUp(at: position, now, problem)
         case .refused(let error, let text, let operation): refused(at: position, asked, error, text, operation, now)
         case .taken(let operation):
@@ -316,7 +317,10 @@ extension ShardServer {
             deadline: lane.clock.now + ShardServer.callPatience
         ) { [self] result in
             switch result {
-            case .failed(let error): take(.failed("\(target): \(error.text)"), order)
+            case .failed(let error):
+                // what did not leave was not taken
+                let mayHaveBegun = error.code != RpcCode.hostDown && error.code != RpcCode.overcrowded
+                take(.failed("\(target): \(error.text)", mayHaveBegun: mayHaveBegun), order)
             case .reply(let reply): take(unpacked(reply.body, order.step), order)
             }
         }
@@ -355,8 +359,8 @@ extension ShardServer {
                     take(.taken(reply.operation), order)
                 }
             case .notLeader(let leader): take(.elsewhere(leader?.address), order)
-            case .refused(let refusal): take(.failed(refusal.namedError.sentence), order)
-            case .unknown: take(.failed(NamedError.outcomeUnknown.sentence), order)
+            case .refused(let refusal): take(.failed(refusal.namedError.sentence, mayHaveBegun: false), order)
+            case .unknown: take(.failed(NamedError.outcomeUnknown.sentence, mayHaveBegun: true), order)
             }
         }
     }
@@ -382,13 +386,13 @@ extension ShardServer {
             switch step {
             case .order:
                 guard let reply = arena.unpack(flotilla__operate_reply__init, body)?.pointee else {
-                    return .failed("malformed reply")
+                    return .failed("malformed reply", mayHaveBegun: true)
                 }
                 let operation = reply.operation.flatMap { ClusterOperation($0.pointee) }
                 return refusal(reply.error, reply.message, reply.leader, operation) ?? .taken(operation)
             case .watch(let id):
                 guard let reply = arena.unpack(flotilla__list_operations_reply__init, body)?.pointee else {
-                    return .failed("malformed reply")
+                    return .failed("malformed reply", mayHaveBegun: true)
                 }
                 if let refusal = refusal(reply.error, reply.message, reply.leader, nil) { return refusal }
                 for position in 0..<reply.n_operations {
@@ -412,7 +416,8 @@ extension ShardServer {
         let text = message.map { String(cString: $0) }
         switch error {
         case .notLeader, .noSuchGroup: return .elsewhere(leader.flatMap { NodeAddress(String(cString: $0)) })
-        case .noLeader, .stopping, .diskFull, .outcomeUnknown: return .failed(text ?? error.sentence)
+        case .noLeader, .stopping, .diskFull, .outcomeUnknown:
+            return .failed(text ?? error.sentence, mayHaveBegun: error == .outcomeUnknown)
         default: return .refused(error, text, operation)
         }
     }

@@ -22,7 +22,7 @@ extension ShardServer {
                     reply.pointee.error = 0
                     (reply.pointee.has_index, reply.pointee.index) = (1, state.index.rawValue)
                     (reply.pointee.has_first_index, reply.pointee.first_index) = (1, state.firstIndex.rawValue)
-                case .failed(let problem):
+                case .failed(_, let problem):
                     reply.pointee.error = (host.holds(group) ? NamedError.refused : .noSuchGroup).rawValue
                     reply.pointee.message = arena.string(problem)
                 }

@@ -205,6 +205,24 @@ extension Clusters {
             #expect(try await Self.members(cluster, "g1") == before)
         }
 
+        @Test func whatNeverLeftIsNotUnknown() async throws {
+            let cluster = try await TestCluster(nodes: 3, groups: 1, replicas: 1)
+            defer { cluster.close() }
+            let leader = try await Self.leader(cluster, "g1")
+            for (number, address) in cluster.addresses.enumerated() where address != leader.address {
+                cluster.kill(number)
+            }
+            try await Wait.until("nobody leads the controller") {
+                try HttpCall.cli(leader.address, "get_leader", ("group_id", "controller")).code == 11
+            }
+            // the controller has no majority, and the others cannot even be asked
+            let other = try #require(cluster.addresses.first { $0 != leader.address })
+            let answer = try HttpCall.cli(
+                leader.address, "add_peer", ("group_id", "g1"), ("leader_id", .text("\(leader)")),
+                ("peer_id", .text("\(other)")))
+            #expect(answer.code == 11, "\(answer)")
+        }
+
         @Test func aNodeMayHaveItSwitchedOff() async throws {
             let cluster = try await TestCluster(nodes: 1, groups: 1, replicas: 1) { $0.host.answersCli = false }
             defer { cluster.close() }
