@@ -129,7 +129,12 @@ final class FrameCodec {
 
     /// What the frame uses that we do not speak, or nil.
     static func unsupportedFeature(of meta: borrowing Brpc__Policy__RpcMeta) -> String? {
-        if meta.compress_type != 0 { return "compression type \(meta.compress_type) is not supported" }
+        if meta.compress_type != 0 {
+            let names = ["", " (snappy)", " (gzip)", " (zlib)", " (lz4)"]
+            let type = Int(meta.compress_type)
+            let name = names.indices.contains(type) ? names[type] : ""
+            return "compression type \(type)\(name) is not supported; send the message as it is"
+        }
         for index in 0..<Int(meta.base.n_unknown_fields) {
             let field = meta.base.unknown_fields[index]
             guard field.tag == contentTypeTag || field.tag == checksumTypeTag, !isZero(field) else { continue }

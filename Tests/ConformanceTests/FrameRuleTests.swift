@@ -259,6 +259,15 @@ extension Conformance {
                     caller.send(frame.encoded)
                     #expect(try caller.answer(to: id).errorCode == 1003, "field \(field)")
                 }
+                for (type, name) in [
+                    (1, " 1 (snappy) "), (2, " 2 (gzip) "), (3, " 3 (zlib) "), (4, " 4 (lz4) "), (-1, " -1 "),
+                ] {
+                    var frame = try #require(BraftFrame(call(10)))
+                    frame.meta = frame.meta.without(3).number(3, Int64(type))
+                    caller.send(frame.encoded)
+                    let answer = try caller.answer(to: 10)
+                    #expect(answer.errorCode == 1003 && answer.errorText.contains(name), "\(answer)")
+                }
                 try expectServed(caller)
             }
         }

@@ -6,7 +6,7 @@ import Testing
 @testable import FlotillaTestSupport
 
 /// A node in no cluster that is a member of the group `g`.
-private final class Guest {
+final class Guest {
     let address: NodeAddress
     let directory = TemporaryDirectory()
     private let probe: ClusterProbe
@@ -56,13 +56,14 @@ private final class Guest {
     }
 }
 
-/// What a braft that leads `g` in `term` says.
-private struct Leader {
+/// What a braft that leads `group` in `term` says.
+struct Leader {
     let peer: PeerID
     let term: Int64
+    var group = "g"
 
     private func head(_ to: PeerID) -> WireFields {
-        WireFields().text(1, "g").text(2, peer.description).text(3, to.description).number(4, term)
+        WireFields().text(1, group).text(2, peer.description).text(3, to.description).number(4, term)
     }
 
     /// The members, as an entry.

@@ -17,10 +17,10 @@ import WireMessages
         var nodes: [EmbeddedNode?] = [nil, nil, nil]
         let client: Client
 
-        init() throws {
+        init(catchUpMilliseconds: Int = 500) throws {
             client = try Client(seeds: addresses)
             var settings = RaftHost.Settings()
-            settings.raft.catchUpTimeout = .milliseconds(500)
+            settings.raft.catchUpTimeout = .milliseconds(catchUpMilliseconds)
             for number in 0..<3 {
                 nodes[number] = try EmbeddedNode(
                     address: addresses[number], peers: Array(addresses[..<3]),
@@ -43,10 +43,16 @@ import WireMessages
 
         /// The reply of a method of braft's service, or the number of its error.
         func call(_ method: String, at number: Int, _ body: Bytes) async -> Result<Bytes, Refused> {
+            await Nodes.call(method, at: addresses[number], body, client)
+        }
+
+        static func call(
+            _ method: String, at node: NodeAddress, _ body: Bytes, _ client: Client
+        ) async -> Result<Bytes, Refused> {
             do throws(ClientError) {
                 return .success(
                     try await client.call(
-                        addresses[number], service: "CliService", method: method, body: body,
+                        node, service: "CliService", method: method, body: body,
                         timeout: .milliseconds(10_000)))
             } catch {
                 let number = error.message.split(separator: "(E").last.flatMap { Int($0.dropLast()) }
@@ -159,5 +165,33 @@ import WireMessages
             try await Task.sleep(for: .milliseconds(50))
         }
         #expect(try await nodes.waitForLeader(asking: leader) == leader)
+    }
+
+    @Test func oneChangeAtATime() async throws {
+        // long enough for all that is asked meanwhile
+        let nodes = try Nodes(catchUpMilliseconds: 5000)
+        let leader = try await nodes.waitForLeader(asking: 0)
+        let other = (leader + 1) % 3
+        let order = { (fields: [(UInt8, String)]) in Nodes.packed([(1, "counter"), (2, "")] + fields) }
+        // nobody is there
+        let (client, node, newcomer) = (nodes.client, nodes.addresses[leader], order([(3, nodes.peer(3))]))
+        let waiting = Task.detached { await Nodes.call("add_peer", at: node, newcomer, client) }
+        let end = ContinuousClock.now + .seconds(20)
+        // who comes first is carried out, so nothing that would change anything is asked first
+        while await nodes.call("transfer_leader", at: leader, order([(3, nodes.peer(leader))]))
+            != .failure(Refused(code: 16))
+        {
+            try #require(ContinuousClock.now < end, "the change does not begin")
+        }
+        for (method, fields) in [
+            ("add_peer", [(3, "10.9.8.7:1:0")]), ("remove_peer", [(3, nodes.peer(other))]),
+            ("change_peers", [(3, nodes.peer(leader))]), ("reset_peer", [(4, nodes.peer(leader))]),
+            ("transfer_leader", [(3, nodes.peer(other))]),
+        ] as [(String, [(UInt8, String)])] {
+            #expect(await nodes.call(method, at: leader, order(fields)) == .failure(Refused(code: 16)), "\(method)")
+        }
+        #expect(await waiting.value == .failure(Refused(code: 10003)))
+        // behind it the next one is carried out
+        #expect(try await nodes.call("remove_peer", at: leader, order([(3, nodes.peer(other))])).get().count > 0)
     }
 }
