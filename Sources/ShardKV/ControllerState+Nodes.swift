@@ -32,6 +32,7 @@ extension ControllerState {
             throw ControllerRefusal(.refused, "the cluster has \(map.nodes.count) nodes, the most it takes")
         }
         try check(level: level, of: address, map)
+        if let refusal = map.refusal(ofNewNodeAt: address) { throw ControllerRefusal(.refused, refusal) }
         let node = Node(
             id: counters.node, address: address, incarnation: incarnation, zone: zone ?? "", level: level)
         counters.node += 1
@@ -79,6 +80,8 @@ extension ControllerState {
 
     /// A drain that can never end is refused: each replica needs another node that has none of its group.
     private func checkCanDrain(_ node: Node, _ map: ClusterMap) throws(ControllerRefusal) {
+        // a foreign member takes nobody's place
+        func size(_ group: Group) -> Int { group.peers.count { map.node(at: $0.address) != nil } }
         let others = map.nodes.count { !$0.isDraining && $0.id != node.id }
         guard others > 0 else {
             throw ControllerRefusal(
@@ -86,14 +89,14 @@ extension ControllerState {
                 "node \(node.id) is the last one that is not draining; start another node, or end the drain of one: "
                     + "raftctl node resume NODE")
         }
-        guard let largest = map.groups.filter({ $0.has(node) }).max(by: { $0.peers.count < $1.peers.count }),
-            largest.peers.count > others
+        guard let largest = map.groups.filter({ $0.has(node) }).max(by: { size($0) < size($1) }),
+            size(largest) > others
         else { return }
         let remove =
             largest.id == ClusterMap.controllerGroup ? "controller remove-peer" : "group remove-peer \(largest.id)"
         throw ControllerRefusal(
             .refused,
-            "group \(largest.id) has \(largest.peers.count) members and \(others) "
+            "group \(largest.id) has \(size(largest)) members and \(others) "
                 + "\(others == 1 ? "node" : "nodes") would be left for them; start another node, or take a member away: "
                 + "raftctl \(remove) PEER")
     }

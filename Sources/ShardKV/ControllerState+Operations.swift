@@ -21,6 +21,12 @@ extension ControllerState {
             throw ControllerRefusal(
                 .busy, "\(pending.count) operations are under way, the most there may be; try again when some are done")
         }
+        guard asked.level <= map.level else {
+            throw ControllerRefusal(
+                .levelTooLow,
+                "this needs cluster level \(asked.level), and the cluster is at level \(map.level); raise it once every "
+                    + "node runs a raftd that knows it: raftctl cluster upgrade")
+        }
         let kind = try fixed(asked, map)
         let operation = ClusterOperation(id: counters.operation, kind: kind, begunMilliseconds: wallClock)
         counters.operation += 1

@@ -8,13 +8,18 @@ public import RaftCore
 // 3. A replica that meets a command above what its program knows stops there: it never guesses and never skips.
 //
 // A new kind of command, or a new meaning of one, raises ``ClusterLevel/newest`` by one and says so below.
+//
+// Level 2: changes of members whose newcomers may run another program (``ChangePeersOperation/allowsForeign``).
 
 /// The levels of clusters and of commands.
 public enum ClusterLevel {
     /// Of everything that there was before there were levels; who tells none is there.
     public static let first: UInt32 = 1
     /// The highest whose commands this program knows.
-    public static let newest: UInt32 = 1
+    public static let newest: UInt32 = 2
+    /// From which on a group may have foreign members. A program of the first level takes the order for a mistake, and
+    /// would hold another map from then on.
+    public static let foreignMembers: UInt32 = 2
 }
 
 extension GroupCommand {
@@ -75,10 +80,11 @@ extension ShardStep.Action {
 }
 
 extension ClusterOperation.Kind {
-    /// The cluster level that it needs.
-    fileprivate var level: UInt32 {
+    /// The cluster level that it needs: none is begun, so none is recorded, in a cluster at a lower one.
+    public var level: UInt32 {
         switch self {
-        case .split, .merge, .move, .createGroup, .deleteGroup, .changePeers: ClusterLevel.first
+        case .split, .merge, .move, .createGroup, .deleteGroup: ClusterLevel.first
+        case .changePeers(let change): change.allowsForeign ? ClusterLevel.foreignMembers : ClusterLevel.first
         }
     }
 }
@@ -102,6 +108,19 @@ extension ClusterMap {
         return
             "the cluster is at level \(level), and the raftd at \(address) knows levels up to \(known) only; start a "
             + "newer raftd there"
+    }
+
+    /// Why no node can join at `address`: a group has a member there that runs another program, and the map would take
+    /// that for the node's; nil: none has.
+    public func refusal(ofNewNodeAt address: NodeAddress) -> String? {
+        func isThere(_ peer: PeerID) -> Bool { peer.address == address }
+        guard node(at: address) == nil,
+            let group = groups.first(where: { $0.peers.contains(where: isThere) })
+                ?? groups.first(where: { $0.joining.contains(where: isThere) })
+        else { return nil }
+        return
+            "group \(group.id) has a member at \(address) that runs another program; take it out first: raftctl group "
+            + "remove-peer \(group.id) \(address), or start raftd under another address"
     }
 
     /// What to say of the nodes that do not know `level`, and what to do about them; nil: all know it.

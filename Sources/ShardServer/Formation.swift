@@ -85,7 +85,7 @@ extension ShardServer {
                     return nil
                 }
                 if message.error == NamedError.wrongIdentity.rawValue { complainOfOwnIdentity(to: target) }
-                if message.error == NamedError.programTooOld.rawValue {
+                if [NamedError.programTooOld, .refused].map(\.rawValue).contains(message.error) {
                     complain(
                         "the cluster does not take this node in", about: address.description,
                         [("said_by", target.description), ("problem", String(field: message.message))])
@@ -139,6 +139,7 @@ extension ShardServer {
         if let refusal = map?.refusal(ofProgramAt: node, knowing: level) {
             return replyToAnnounce(request, .programTooOld, nil, refusal)
         }
+        if let refusal = map?.refusal(ofNewNodeAt: node) { return replyToAnnounce(request, .refused, nil, refusal) }
         propose(join) { [self] outcome in
             guard case .applied(let packed, _) = outcome, let reply = ControllerReply(packed, arena) else {
                 return replyToAnnounce(request, .noLeader, nil)

@@ -61,6 +61,35 @@ struct ClusterLevelTests {
         expectRefusal(.upgrade(to: 0), .refused, ["never lowered"], state)
     }
 
+    @Test("A change with foreign members is begun from level 2 on: no record of one is older")
+    func foreignMembers() throws {
+        var state = try state(2, 2, 1)
+        #expect(state.apply(.groupBorn("g1")).error == nil)
+        let present = try #require(state.map?.group("g1")).peers
+        let braft = PeerID(address: NodeAddress(ip: 9, port: 9), idx: 3)
+        func begin(_ to: [PeerID], foreign: Bool) -> ControllerCommand {
+            .begin(
+                .changePeers(ChangePeersOperation(group: "g1", from: present, to: to, allowsForeign: foreign)),
+                wallClock: 1)
+        }
+        let command = begin(present + [braft], foreign: true)
+        #expect(command.level == 2 && begin([present[0]], foreign: false).level == 1)
+        expectRefusal(
+            command, .levelTooLow, ["needs cluster level 2", "is at level 1", "raftctl cluster upgrade"], state)
+        #expect(state.previewing(command).reply.error == .levelTooLow, "a plan says so as well")
+        // a program of level 1 cannot take it for something that it knows
+        let payload = command.encoded(arena)
+        #expect(throws: NamedErrorThrown.self) { try ControllerCommand.decoded(payload, arena, knowing: 1) }
+        #expect(try ControllerCommand.decoded(payload, arena, knowing: 2) == command)
+
+        let last = try ControllerTests.node(3)
+        #expect(
+            state.apply(.join(address: last.address, incarnation: last.incarnation, level: 2)).error == nil)
+        #expect(state.apply(.upgrade(to: 2)).error == nil)
+        let operation = try #require(state.apply(command).operation)
+        #expect(operation.kind.level == 2 && state.map?.group("g1")?.joining == [braft])
+    }
+
     @Test("Whoever knows only a lower level is let in no more, new or not; a lower one that will do is noted")
     func letIn() throws {
         var state = try state(3, 3, 3)

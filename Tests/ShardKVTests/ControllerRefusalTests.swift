@@ -35,7 +35,7 @@ struct ControllerRefusalTests {
     }
 
     @Test func foreignMembers() throws {
-        var world = try World()
+        var world = try World(level: ClusterLevel.foreignMembers)
         let present = try world.group("g1").peers
         let braft = World.peer(40, idx: 3)
         func change(_ group: String = "g1", from: [PeerID]? = nil, to: [PeerID], foreign: Bool = true)
@@ -72,6 +72,48 @@ struct ControllerRefusalTests {
         world.expectRefusal(
             change(from: now, to: now + [World.peer(41, idx: .max)]), .conflict, "idx from 0 to 1048575")
         try world.run(change(from: now, to: now + [World.peer(40, idx: 4)]))
+    }
+
+    @Test("A node does not join at the address of another program's member, which it would be taken for")
+    func aForeignMembersAddress() throws {
+        var world = try World(level: ClusterLevel.foreignMembers)
+        let braft = World.peer(40, idx: 3)
+        let present = try world.group("g2").peers
+        let join = ControllerCommand.join(
+            address: braft.address, incarnation: 40, level: ClusterLevel.foreignMembers)
+        func expectRefusal(_ location: SourceLocation = #_sourceLocation) {
+            let before = world.state
+            let reply = world.state.apply(join)
+            #expect(reply.error == .refused, sourceLocation: location)
+            for word in ["group g2", "10.0.0.40:7000", "raftctl group remove-peer g2 10.0.0.40:7000"] {
+                #expect(reply.message?.contains(word) == true, "\(reply.message ?? "-")", sourceLocation: location)
+            }
+            #expect(world.state == before, sourceLocation: location)
+        }
+        func change(_ from: [PeerID], _ to: [PeerID]) -> ClusterOperation.Kind {
+            .changePeers(ChangePeersOperation(group: "g2", from: from, to: to, allowsForeign: true))
+        }
+        let operation = try world.begin(change(present, present + [braft]))
+        expectRefusal()
+        world.step(operation.id, .done)
+        expectRefusal()
+        try world.run(change(try world.group("g2").peers, present))
+        #expect(world.state.apply(join).error == nil)
+        // now a node is there, whose members get an idx from the controller
+        let now = try world.group("g2").peers
+        try world.run(change(now, now + [World.peer(40)]))
+        #expect(try world.group("g2").peers.contains { $0.address == braft.address && $0.idx == 4 })
+    }
+
+    @Test("A foreign member takes nobody's place when a node drains")
+    func drainBesideAForeignMember() throws {
+        var world = try World(nodes: 4, level: ClusterLevel.foreignMembers)
+        let present = try world.group("g2").peers
+        let change = ChangePeersOperation(
+            group: "g2", from: present, to: present + [World.peer(40)], allowsForeign: true)
+        try world.run(.changePeers(change))
+        #expect(present.contains(World.peer(4)))
+        #expect(world.state.apply(.node(NodeChange(node: 4, isDraining: true))).error == nil)
     }
 
     @Test func merges() throws {

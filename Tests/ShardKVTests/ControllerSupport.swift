@@ -11,9 +11,14 @@ struct ControllerWorld {
 
     /// `nodes` nodes, the first three of which hold the controller; groups g1, g2, … of three, all born; shards 1, 2, …
     /// that begin at `""`, `b`, `c`, … and lie at the groups in order.
-    init(nodes: Int = 5, groups: Int = 3, shards: Int = 6) throws {
+    init(nodes: Int = 5, groups: Int = 3, shards: Int = 6, level: UInt32 = ClusterLevel.first) throws {
         let record = BootstrapRecord(
-            clusterID: 77, nodes: try (1...nodes).map { try ControllerTests.node(UInt64($0)) },
+            clusterID: 77,
+            nodes: try (1...nodes).map { number in
+                var node = try ControllerTests.node(UInt64(number))
+                node.level = level
+                return node
+            },
             controllerPeers: (1...3).map { ControllerWorld.peer($0) }, groups: groups, replicas: 3,
             boundaries: (1..<shards).map { Bytes([UInt8(ascii: "a") + UInt8($0)]) })
         #expect(state.apply(.initialize(record)).error == nil)

@@ -107,7 +107,8 @@ struct ControllerTests {
         let arena = Arena()
         let malformed = try machine.apply([entry(LogIndex(1), Bytes([0xff]))])[0]
         #expect(ControllerReply(malformed, arena)?.error == .badRequest)
-        #expect(throws: StateMachineError.self) { try machine.apply([entry(LogIndex(2), Bytes([0x08, 0x02]))]) }
+        let newer = Bytes([0x08, UInt8(ClusterLevel.newest) + 1])
+        #expect(throws: StateMachineError.self) { try machine.apply([entry(LogIndex(2), newer)]) }
         #expect(throws: StateMachineError.self) { try machine.read(Bytes()) }
         #expect(machine.appliedPosition.index == LogIndex(1))
     }

@@ -205,7 +205,7 @@ struct FormatTests {
     @Test func aNewerCommandStopsTheReplicaBeforeItChangesAnything() throws {
         let engine = MemoryEngine()
         let machine = try KeyValueStateMachine(engine: engine, replicaNumber: 1)
-        let newer = Bytes([0x08, 0x02])  // format: 2
+        let newer = Bytes([0x08, UInt8(ClusterLevel.newest) + 1])  // its format
         #expect(throws: StateMachineError.self) {
             try machine.apply([entry(LogIndex(1), kind: .noOp, Bytes()), entry(LogIndex(2), newer)])
         }
