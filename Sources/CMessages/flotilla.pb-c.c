@@ -2167,6 +2167,51 @@ void   flotilla__group_status__free_unpacked
   assert(message->base.descriptor == &flotilla__group_status__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__foreign_member__init
+                     (Flotilla__ForeignMember         *message)
+{
+  static const Flotilla__ForeignMember init_value = FLOTILLA__FOREIGN_MEMBER__INIT;
+  *message = init_value;
+}
+size_t flotilla__foreign_member__get_packed_size
+                     (const Flotilla__ForeignMember *message)
+{
+  assert(message->base.descriptor == &flotilla__foreign_member__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__foreign_member__pack
+                     (const Flotilla__ForeignMember *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__foreign_member__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__foreign_member__pack_to_buffer
+                     (const Flotilla__ForeignMember *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__foreign_member__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ForeignMember *
+       flotilla__foreign_member__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ForeignMember *)
+     protobuf_c_message_unpack (&flotilla__foreign_member__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__foreign_member__free_unpacked
+                     (Flotilla__ForeignMember *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__foreign_member__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__status_reply__init
                      (Flotilla__StatusReply         *message)
 {
@@ -8308,7 +8353,7 @@ const ProtobufCMessageDescriptor flotilla__status_request__descriptor =
   (ProtobufCMessageInit) flotilla__status_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[13] =
+static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[14] =
 {
   {
     "id",
@@ -8466,12 +8511,25 @@ static const ProtobufCFieldDescriptor flotilla__group_status__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "foreign",
+    14,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__GroupStatus, n_foreign),
+    offsetof(Flotilla__GroupStatus, foreign),
+    &flotilla__foreign_member__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_status__field_indices_by_name[] = {
   6,   /* field[6] = applied_index */
   5,   /* field[5] = commit_index */
   11,   /* field[11] = debt_index */
   8,   /* field[8] = durable_index */
+  13,   /* field[13] = foreign */
   0,   /* field[0] = id */
   12,   /* field[12] = kind */
   7,   /* field[7] = last_index */
@@ -8485,7 +8543,7 @@ static const unsigned flotilla__group_status__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__group_status__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 13 }
+  { 0, 14 }
 };
 const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
 {
@@ -8495,11 +8553,75 @@ const ProtobufCMessageDescriptor flotilla__group_status__descriptor =
   "Flotilla__GroupStatus",
   "flotilla",
   sizeof(Flotilla__GroupStatus),
-  13,
+  14,
   flotilla__group_status__field_descriptors,
   flotilla__group_status__field_indices_by_name,
   1,  flotilla__group_status__number_ranges,
   (ProtobufCMessageInit) flotilla__group_status__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__foreign_member__field_descriptors[3] =
+{
+  {
+    "peer",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ForeignMember, peer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "reachable",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ForeignMember, has_reachable),
+    offsetof(Flotilla__ForeignMember, reachable),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "match_index",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_INT64,
+    offsetof(Flotilla__ForeignMember, has_match_index),
+    offsetof(Flotilla__ForeignMember, match_index),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__foreign_member__field_indices_by_name[] = {
+  2,   /* field[2] = match_index */
+  0,   /* field[0] = peer */
+  1,   /* field[1] = reachable */
+};
+static const ProtobufCIntRange flotilla__foreign_member__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor flotilla__foreign_member__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ForeignMember",
+  "ForeignMember",
+  "Flotilla__ForeignMember",
+  "flotilla",
+  sizeof(Flotilla__ForeignMember),
+  3,
+  flotilla__foreign_member__field_descriptors,
+  flotilla__foreign_member__field_indices_by_name,
+  1,  flotilla__foreign_member__number_ranges,
+  (ProtobufCMessageInit) flotilla__foreign_member__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__status_reply__field_descriptors[15] =
@@ -11044,7 +11166,7 @@ const ProtobufCMessageDescriptor flotilla__load_request__descriptor =
   (ProtobufCMessageInit) flotilla__load_request__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__load_reply__field_descriptors[4] =
+static const ProtobufCFieldDescriptor flotilla__load_reply__field_descriptors[5] =
 {
   {
     "error",
@@ -11094,17 +11216,30 @@ static const ProtobufCFieldDescriptor flotilla__load_reply__field_descriptors[4]
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "guests",
+    5,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__LoadReply, n_guests),
+    offsetof(Flotilla__LoadReply, guests),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__load_reply__field_indices_by_name[] = {
   0,   /* field[0] = error */
   2,   /* field[2] = groups */
+  4,   /* field[4] = guests */
   1,   /* field[1] = message */
   3,   /* field[3] = more */
 };
 static const ProtobufCIntRange flotilla__load_reply__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor flotilla__load_reply__descriptor =
 {
@@ -11114,14 +11249,14 @@ const ProtobufCMessageDescriptor flotilla__load_reply__descriptor =
   "Flotilla__LoadReply",
   "flotilla",
   sizeof(Flotilla__LoadReply),
-  4,
+  5,
   flotilla__load_reply__field_descriptors,
   flotilla__load_reply__field_indices_by_name,
   1,  flotilla__load_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__load_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__group_load__field_descriptors[6] =
+static const ProtobufCFieldDescriptor flotilla__group_load__field_descriptors[7] =
 {
   {
     "group",
@@ -11195,19 +11330,32 @@ static const ProtobufCFieldDescriptor flotilla__group_load__field_descriptors[6]
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "members",
+    7,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_STRING,
+    offsetof(Flotilla__GroupLoad, n_members),
+    offsetof(Flotilla__GroupLoad, members),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__group_load__field_indices_by_name[] = {
   4,   /* field[4] = bytes */
   3,   /* field[3] = caught_up */
   0,   /* field[0] = group */
   2,   /* field[2] = leader */
+  6,   /* field[6] = members */
   5,   /* field[5] = shards */
   1,   /* field[1] = term */
 };
 static const ProtobufCIntRange flotilla__group_load__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor flotilla__group_load__descriptor =
 {
@@ -11217,7 +11365,7 @@ const ProtobufCMessageDescriptor flotilla__group_load__descriptor =
   "Flotilla__GroupLoad",
   "flotilla",
   sizeof(Flotilla__GroupLoad),
-  6,
+  7,
   flotilla__group_load__field_descriptors,
   flotilla__group_load__field_indices_by_name,
   1,  flotilla__group_load__number_ranges,

@@ -45,6 +45,10 @@ extension RaftHost {
     /// Nodes with replicas of groups of this one that did not answer the last message sent to them, ascending.
     public var unheardNodes: [NodeAddress] { links.map(\.address).filter { !liveness.isReachable($0) }.sorted() }
 
+    /// Whether something that speaks braft's services only is in touch at `node`: the connection on which it has shown that
+    /// stands, and is broken when it owes answers for too long.
+    public func hearsForeigner(at node: NodeAddress) -> Bool { linkByNode[node]?.kind == .foreign }
+
     private func endMarker() {
         vitalsCheck?.waiting -= 1
         lane.requestTurn()

@@ -64,22 +64,26 @@ extension ShardServer {
     private func orderReplica(of group: Group, _ peer: PeerID, _ mapVersion: UInt64) {
         let key = "\(group.id) \(peer)"
         guard driver.underWay.insert(key).inserted else { return }
-        let done = { [self] (problem: String?) in
+        let done = { [self] (problem: CreationProblem?) in
             driver.underWay.remove(key)
-            if let problem {
-                complain(
-                    "a replica could not be created", about: key,
-                    [("group", group.id), ("peer", peer.description), ("problem", problem)])
-            } else {
+            guard let problem else {
                 driver.created.insert(key)
+                return
             }
+            complain(
+                "a replica could not be created", about: key,
+                [("group", group.id), ("peer", peer.description), ("problem", problem.text)])
+            guard problem.isFinal else { return }
+            // a group of the first hour has no operation, and waits for its operator
+            let creation = controller?.operations.first { $0.state == .begun && $0.kind.creates(group.id) }
+            if let creation { giveUp(creation, because: problem.text) }
         }
         orderReplica(
             CreateReplicaOrder(group: group.id, peer: peer, peers: group.peers, mapVersion: mapVersion), done)
     }
 
     /// Has a node create a replica; `done` gets nil once it is durable there, or why there is none.
-    func orderReplica(_ order: CreateReplicaOrder, _ done: @escaping (String?) -> Void) {
+    func orderReplica(_ order: CreateReplicaOrder, _ done: @escaping (CreationProblem?) -> Void) {
         if order.peer.address == address {
             return createReplica(order.group, order.peer, order.peers, mapVersion: order.mapVersion, done)
         }
@@ -99,13 +103,15 @@ extension ShardServer {
         ) { [self] result in
             lane.requestTurn()
             switch result {
-            case .failed(let error): done(error.text)
+            case .failed(let error): done(CreationProblem(text: error.text))
             case .reply(let reply):
-                let problem = arena.scope { arena -> String? in
+                let problem = arena.scope { arena -> CreationProblem? in
                     guard let message = arena.unpack(flotilla__create_replica_reply__init, reply.body)?.pointee else {
-                        return "malformed reply"
+                        return CreationProblem(text: "malformed reply")
                     }
-                    return message.error == 0 ? nil : String(field: message.message)
+                    guard message.error != 0 else { return nil }
+                    return CreationProblem(
+                        text: String(field: message.message), isFinal: message.error == NamedError.conflict.rawValue)
                 }
                 done(problem)
             }
@@ -186,5 +192,11 @@ extension ShardServer {
                 request.responder.reply(reply)
             }
         }
+    }
+}
+
+extension ClusterOperation.Kind {
+    fileprivate func creates(_ group: String) -> Bool {
+        if case .createGroup(let creation) = self { creation.group == group } else { false }
     }
 }

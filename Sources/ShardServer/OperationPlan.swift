@@ -172,15 +172,20 @@ extension OperationPlan {
             }
         }
 
-        func isUp(_ peer: PeerID) -> Bool? { nodes[peer.address] }
+        /// Of a foreign member the group's leader tells; of one that is yet to come, nobody.
+        func isUp(_ peer: PeerID, in group: String) -> Bool? {
+            if let isUp = nodes[peer.address] { return isUp }
+            guard map.node(at: peer.address) == nil, map.group(group)?.peers.contains(peer) == true else { return nil }
+            return load.groups.first { $0.group == group }.map { $0.caughtUp.contains(peer) }
+        }
 
         func replica(_ group: String, _ peer: PeerID, _ change: Replica.Change) -> Replica {
-            Replica(group: group, peer: peer, change: change, isUp: isUp(peer))
+            Replica(group: group, peer: peer, change: change, isUp: isUp(peer, in: group))
         }
 
         func stage(_ name: String, _ group: String, _ peers: [PeerID]) -> Stage {
             let voters = Configuration(peers: peers).peers
-            let known = voters.map { isUp($0) }
+            let known = voters.map { isUp($0, in: group) }
             return Stage(
                 group: group, name: name, voters: voters.count,
                 up: known.contains(nil) ? nil : known.count { $0 == true })

@@ -44,8 +44,7 @@ struct CliOrder {
     /// Why it is being cancelled, and since when.
     var failure: RpcError?
     var cancelledAt: Instant?
-    /// Nil: nobody waits any more.
-    var done: ((MemberAnswer) -> Void)?
+    let done: (MemberAnswer) -> Void
 }
 
 /// What the controller's leader says to an order or a question.
@@ -70,8 +69,6 @@ extension ShardServer {
     private static let callPatience = Interval.milliseconds(5_000)
     /// How long a new leader of the controller may take to know what an earlier one began.
     private static let unknownPatience = Interval.milliseconds(2_000)
-    /// How long the map is kept from knowing of a reset.
-    private static let resetPatience = Interval.milliseconds(600_000)
 
     /// What ``RaftHost/RaftHost/memberAuthority`` is for groups of the map.
     func takeMemberOrder(_ group: String, _ order: MemberOrder, _ done: @escaping (MemberAnswer) -> Void) -> Bool {
@@ -104,29 +101,25 @@ extension ShardServer {
     private func reset(
         _ group: String, _ present: Configuration, to peers: [PeerID], _ done: @escaping (MemberAnswer) -> Void
     ) {
-        resetReplica(of: group, from: present.members, to: peers) { [self] answer in
+        resetReplica(of: group, from: present.members, to: peers) { answer in
             if let error = answer.error {
                 return done(.failed(RpcError(error, answer.message)))
             }
+            // the controller sees by itself what has become of the group
             done(.done(before: present.listed, after: answer.peers))
-            // the controller sees by itself what has become of its own group
-            let isKnown = map?.group(group)?.peers.sorted() == answer.peers.sorted()
-            guard group != ClusterMap.controllerGroup, !isKnown else { return }
-            let command = ControllerCommand.resetMembers(
-                group: group, peers: answer.peers, wallClock: lane.clock.wallClockMilliseconds)
-            enqueue(command, group, present.listed, nil)
         }
     }
 
     private func enqueue(
-        _ command: ControllerCommand, _ group: String, _ before: [PeerID], _ done: ((MemberAnswer) -> Void)?
+        _ command: ControllerCommand, _ group: String, _ before: [PeerID],
+        _ done: @escaping (MemberAnswer) -> Void
     ) {
         nextCliOrder += 1
         let now = lane.clock.now
         cliOrders.append(
             CliOrder(
                 number: nextCliOrder, group: group, step: .order(command), before: before, after: before, due: now,
-                until: now + (done == nil ? ShardServer.resetPatience : ShardServer.cliPatience), done: done))
+                until: now + ShardServer.cliPatience, done: done))
         lane.requestTurn()
     }
 
@@ -160,7 +153,7 @@ extension ShardServer {
 
     private func finish(at position: Int, _ answer: MemberAnswer) {
         let order = cliOrders.remove(at: position)
-        order.done?(answer)
+        order.done(answer)
     }
 
     private func cancel(at position: Int, _ operation: UInt64, _ reason: String) {
@@ -212,7 +205,6 @@ extension ShardServer {
 
     private func giveUp(at position: Int, _ now: Instant, _ problem: String) {
         guard cliOrders[position].until <= now else { return }
-        if cliOrders[position].done == nil { warnOfReset(cliOrders[position].group, problem) }
         let isUnknown =
             if case .watch = cliOrders[position].step { true } else { cliOrders[position].mayHaveBegun }
         let code = isUnknown ? CliCode.timedOut : CliCode.tryAgain
@@ -248,19 +240,8 @@ extension ShardServer {
         case .step(let id, _, _, _):
             // it has come to its end first
             cliOrders[position].step = .watch(id)
-        default:
-            // the group's new leader is not there yet, or somebody who led does not know that it is over, or the map
-            // has changed meanwhile
-            guard [.busy, .conflict, .refused, .staleOperation].contains(error), now < asked.until else {
-                warnOfReset(asked.group, text ?? error.sentence)
-                return finish(at: position, .failed(RpcError(error, text)))
-            }
-            cliOrders[position].due = now + .milliseconds(1000)
+        default: finish(at: position, .failed(RpcError(error, text)))
         }
-    }
-
-    private func warnOfReset(_ group: String, _ problem: String) {
-        logger.log(.warning, "the map does not follow a reset", [("group", group), ("problem", problem)])
     }
 
     private func note(at position: Int, _ operation: ClusterOperation, _ problem: String?, _ now: Instant) {
@@ -334,13 +315,6 @@ extension ShardServer {
             }
             let problem = operations.position(of: operation).flatMap { operations.runs[$0].problem }
             take(.progress(operation, problem: problem), order)
-        case .order(.resetMembers(let group, let peers, _, _)):
-            confirmReset(of: group, to: peers) { [self] judged in
-                switch judged {
-                case .success(let command): propose(command, order)
-                case .failure(let refusal): take(.refused(refusal.error, refusal.message, nil), order)
-                }
-            }
         case .order(let command): propose(command, order)
         }
     }

@@ -26,6 +26,7 @@ struct LoadCollection {
     var isFinishing = false
     /// What came in this round.
     var pages: [(node: UInt64, groups: [ReportedGroup])] = []
+    var guests: [UInt64: [String]] = [:]
     /// Nodes that answered in this round.
     var answered: Set<UInt64> = []
     /// When each node was last heard.
@@ -87,7 +88,7 @@ extension ShardServer {
         // many groups may take their time
         collection.next = now + settings.loadPace + .milliseconds(map.groups.count)
         collection.round += 1
-        (collection.pages, collection.answered) = ([], [])
+        (collection.pages, collection.guests, collection.answered) = ([], [:], [])
         collection.awaited = map.nodes.count
         let round = collection.round
         for node in map.nodes { ask(node, after: nil, round) }
@@ -123,6 +124,7 @@ extension ShardServer {
         guard collection.round == round, collection.awaited > 0 else { return }
         if wasHeard { collection.answered.insert(node.id) }
         if let page { collection.pages.append((node.id, page.groups)) }
+        if let page, !page.guests.isEmpty { collection.guests[node.id] = page.guests }
         if let page, page.hasMore, let last = page.groups.last { return ask(node, after: last.group, round) }
         collection.awaited -= 1
         if !collection.isUnderWay { finishRound() }
@@ -136,7 +138,10 @@ extension ShardServer {
             let isUp = collection.answered.contains(node.id)
             // one that hangs may still stand by others
             if isUp || host.liveness.isReachable(node.address) { collection.heard[node.id] = now }
-            nodes.append(.init(node: node.id, isUp: isUp, lastHeard: collection.heard[node.id]))
+            nodes.append(
+                .init(
+                    node: node.id, isUp: isUp, lastHeard: collection.heard[node.id],
+                    guests: collection.guests[node.id] ?? []))
         }
         collection.isFinishing = true
         let pages = collection.pages
@@ -154,6 +159,7 @@ extension ShardServer {
             collection.waiting.removeAll { $0.round <= round }
             if !collection.waiting.isEmpty { collection.next = collection.began + ShardServer.leastPace }
             for waiting in over { waiting.done() }
+            followResets(load)
             if let question, let answer { take(answer, to: question) }
             lane.requestTurn()
         }
@@ -181,7 +187,7 @@ extension ClusterLoad {
                 groups.append(
                     GroupLoad(
                         group: group.group, leader: group.leader, caughtUp: [group.leader] + group.caughtUp,
-                        bytes: group.bytes))
+                        bytes: group.bytes, members: group.members))
                 shards += group.shards.filter { owners[$0.shard] == group.group }.map { $0.load(settings) }
             }
         }

@@ -16,10 +16,13 @@ struct ReportedGroup: Sendable {
     var group: String
     var term: Term
     var leader: PeerID
-    /// The other members whose logs end where the leader's does, or nearly.
+    /// The other members whose logs end where the leader's does, or nearly. A foreign one must be in touch as well: no node
+    /// tells of it.
     var caughtUp: [PeerID] = []
     var bytes: UInt64 = 0
     var shards: [ReportedShard] = []
+    /// The members, committed, if the map that the leader knows has others; else none.
+    var members: [PeerID] = []
 
     /// A shard's load.
     struct ReportedShard: Sendable {
@@ -36,6 +39,24 @@ struct LoadPage {
     var groups: [ReportedGroup] = []
     /// Whether there are others behind the last one.
     var hasMore = false
+    /// Other programs' groups in which the node is a member; on the first page.
+    var guests: [String] = []
+}
+
+/// A map's nodes and groups, for lookup.
+struct MapIndex {
+    private(set) var version: UInt64 = 0
+    /// Positions in the map's list.
+    private(set) var groups: [String: Int] = [:]
+    private(set) var nodes: Set<NodeAddress> = []
+
+    init() {}
+
+    init(_ map: ClusterMap) {
+        version = map.version
+        groups = Dictionary(map.groups.enumerated().map { ($1.id, $0) }) { first, _ in first }
+        nodes = Set(map.nodes.map(\.address))
+    }
 }
 
 /// What the groups led here take, as far as it was estimated.
@@ -82,6 +103,8 @@ extension ShardServer {
     private static let sizesAtOnce = 512
     /// Middles looked for at a time.
     private static let middlesAtOnce = 16
+    /// Names of guests in one answer.
+    fileprivate static let guestsMax = 1000
     /// A longer key is cut: what divides the keys need not be one of them.
     private static let middleBytes = 256
 
@@ -118,6 +141,11 @@ extension ShardServer {
         }
         let busyKeys = counts.busyKeys(of: ranges)
         var page = LoadPage()
+        if let map, mapIndex.version != map.version { mapIndex = MapIndex(map) }
+        if name == nil {
+            let guests = host.records.lazy.filter { $0.kind == ReplicaKind.guest }.map(\.group)
+            page.guests = Array(guests.prefix(ShardServer.guestsMax))
+        }
         var keyBytes = 0
         for group in ledGroups[first...] {
             guard page.groups.count < ShardServer.pageGroups, keyBytes < ShardServer.pageBytes else {
@@ -144,9 +172,14 @@ extension ShardServer {
         let last = raft.lastIndex
         let caughtUp = raft.configuration.members.filter { peer in
             guard peer != raft.id, let progress = raft.progress(of: peer), !progress.isInstalling else { return false }
+            guard mapIndex.nodes.contains(peer.address) || host.hearsForeigner(at: peer.address) else { return false }
             return progress.match.distance(to: last) <= ShardServer.lag
         }
-        return ReportedGroup(group: group, term: raft.term, leader: raft.id, caughtUp: caughtUp)
+        var load = ReportedGroup(group: group, term: raft.term, leader: raft.id, caughtUp: caughtUp)
+        if let known = map?.groups, let position = mapIndex.groups[group] {
+            load.members = raft.membersUnlike(known[position].peers)
+        }
+        return load
     }
 
     // MARK: estimating
@@ -236,6 +269,8 @@ extension ShardServer {
             reply.pointee.n_groups = page.groups.count
             reply.pointee.groups = arena.array(page.groups.map { $0.encoded(arena) })
             if page.hasMore { (reply.pointee.has_more, reply.pointee.more) = (1, 1) }
+            reply.pointee.n_guests = page.guests.count
+            reply.pointee.guests = arena.strings(page.guests)
             request.responder.reply(reply)
         }
     }
@@ -250,6 +285,8 @@ extension ReportedGroup {
         message.pointee.n_caught_up = caughtUp.count
         message.pointee.caught_up = arena.strings(caughtUp.map(\.description))
         message.pointee.bytes = bytes
+        message.pointee.n_members = members.count
+        message.pointee.members = arena.strings(members.map(\.description))
         message.pointee.n_shards = shards.count
         message.pointee.shards = arena.array(
             shards.map { shard -> UnsafeMutablePointer<Flotilla__ShardLoad>? in
@@ -271,12 +308,13 @@ extension ReportedGroup {
     /// Nil if it is malformed.
     fileprivate init?(_ message: Flotilla__GroupLoad) {
         guard let leader = PeerID(String(field: message.leader)),
-            let caughtUp = PeerID.decoded(message.caught_up, count: message.n_caught_up)
+            let caughtUp = PeerID.decoded(message.caught_up, count: message.n_caught_up),
+            let members = PeerID.decoded(message.members, count: message.n_members)
         else { return nil }
         // whatever a node tells can be counted with
         self.init(
             group: String(field: message.group), term: Term(message.term), leader: leader, caughtUp: caughtUp,
-            bytes: min(message.bytes, ReportedGroup.bytesMax))
+            bytes: min(message.bytes, ReportedGroup.bytesMax), members: members)
         shards = (0..<message.n_shards).compactMap { position in
             guard let shard = message.shards[position]?.pointee else { return nil }
             return ReportedShard(
@@ -291,14 +329,27 @@ extension ReportedGroup {
 extension LoadPage {
     /// Nil if it is malformed.
     init?(_ body: Bytes, _ arena: Arena) {
-        let groups = arena.scope { arena -> (groups: [ReportedGroup], hasMore: Bool)? in
+        let page = arena.scope { arena -> LoadPage? in
             guard let reply = arena.unpack(flotilla__load_reply__init, body)?.pointee, reply.error == 0 else {
                 return nil
             }
             let groups = (0..<reply.n_groups).compactMap { reply.groups[$0].flatMap { ReportedGroup($0.pointee) } }
-            return groups.count == reply.n_groups ? (groups, reply.has_more != 0 && reply.more != 0) : nil
+            guard groups.count == reply.n_groups else { return nil }
+            let guests = (0..<min(reply.n_guests, ShardServer.guestsMax)).map { String(field: reply.guests[$0]) }
+            return LoadPage(
+                groups: groups, hasMore: reply.has_more != 0 && reply.more != 0 && !groups.isEmpty, guests: guests)
         }
-        guard let groups else { return nil }
-        self.init(groups: groups.groups, hasMore: groups.hasMore && !groups.groups.isEmpty)
+        guard let page else { return nil }
+        self = page
+    }
+}
+
+extension Raft {
+    /// The members, if they are committed and not being changed, and others than those named; else none.
+    fileprivate func membersUnlike(_ known: [PeerID]) -> [PeerID] {
+        guard hasCommittedConfiguration, !isChangingMembership else { return [] }
+        let members = configuration.members
+        let isSame = members.count == known.count && known.allSatisfy { members.contains($0) }
+        return isSame ? [] : configuration.listed
     }
 }

@@ -18,6 +18,13 @@ struct UnwantedReplicas {
     var underWay = 0
 }
 
+/// Why a node has no replica that it was ordered to create.
+struct CreationProblem {
+    var text: String
+    /// The order has no prospect: it is not to be repeated.
+    var isFinal = false
+}
+
 extension ShardServer {
     // MARK: creating
 
@@ -25,17 +32,28 @@ extension ShardServer {
     /// without any with nothing, until a leader tells it of its members. `done` gets nil once it is durable, or was
     /// there already, or why there is none.
     func createReplica(
-        _ group: String, _ peer: PeerID, _ peers: [PeerID], mapVersion: UInt64, _ done: @escaping (String?) -> Void
+        _ group: String, _ peer: PeerID, _ peers: [PeerID], mapVersion: UInt64,
+        _ done: @escaping (CreationProblem?) -> Void
     ) {
         guard peer.address == address, peers.isEmpty || peers.contains(peer) else {
-            return done("the order is for \(peer), this node is \(address)")
+            return done(CreationProblem(text: "the order is for \(peer), this node is \(address)"))
         }
         // an order may come late
         if let map, map.version >= mapVersion, !map.wants(peer, in: group) {
-            return done("version \(map.version) of the map wants no replica \(peer) of \(group)")
+            return done(
+                CreationProblem(text: "version \(map.version) of the map wants no replica \(peer) of \(group)"))
+        }
+        // a node has one replica under a name, and its operator alone decides how long it keeps this one
+        guard !host.records.contains(where: { $0.group == group && $0.kind == ReplicaKind.guest }) else {
+            let text =
+                "\(address) is a guest of another program's group that is called \(group) as well; name another node, or "
+                + "start that one once with --drop-guest-group \(group)"
+            return done(CreationProblem(text: text, isFinal: true))
         }
         let kind = group == ClusterMap.controllerGroup ? ReplicaKind.controller : ReplicaKind.keyValue
-        create(group, peer, Configuration(peers: peers), kind, mapVersion: mapVersion, done)
+        create(group, peer, Configuration(peers: peers), kind, mapVersion: mapVersion) { problem in
+            done(problem.map { CreationProblem(text: $0) })
+        }
     }
 
     private func create(
@@ -74,8 +92,9 @@ extension ShardServer {
         createReplica(parsed.group, parsed.peer, parsed.peers, mapVersion: parsed.mapVersion) { [self] problem in
             arena.scope { arena in
                 let reply = arena.make(flotilla__create_replica_reply__init)
-                reply.pointee.error = problem == nil ? 0 : NamedError.refused.rawValue
-                if let problem { reply.pointee.message = arena.string(problem) }
+                let error: NamedError? = problem.map { $0.isFinal ? .conflict : .refused }
+                reply.pointee.error = error?.rawValue ?? 0
+                if let problem { reply.pointee.message = arena.string(problem.text) }
                 request.responder.reply(reply)
             }
         }

@@ -102,7 +102,11 @@ extension ShardServer {
         case .awaitComplete(let group):
             ask(.moveStatus(operation: operation.id, frozen: true), of: group, completion: take)
         case .create(let peer, let group):
-            orderNewcomer(of: group, peer) { take($0.map { GroupAnswer.failed($0) } ?? GroupAnswer.done) }
+            orderNewcomer(of: group, peer) { [self] problem in
+                guard let problem else { return take(.done) }
+                if problem.isFinal { giveUp(operation, because: problem.text) }
+                take(.failed(problem.text))
+            }
         case .change(let group, let from, let to):
             let version = controller?.map?.version ?? 0
             ask(
@@ -115,8 +119,17 @@ extension ShardServer {
     }
 
     /// Has a node create a replica that knows nobody, and is about to become a member.
-    private func orderNewcomer(of group: String, _ peer: PeerID, _ done: @escaping (String?) -> Void) {
+    private func orderNewcomer(of group: String, _ peer: PeerID, _ done: @escaping (CreationProblem?) -> Void) {
         orderReplica(CreateReplicaOrder(group: group, peer: peer, peers: [], mapVersion: map?.version ?? 0), done)
+    }
+
+    /// Takes an operation back that can come to nothing. Should that not be recorded, whoever found out finds out again.
+    func giveUp(_ operation: ClusterOperation, because reason: String) {
+        logger.log(
+            .warning, "an operation is taken back", [("operation", "\(operation.id)"), ("problem", reason)])
+        let command = ControllerCommand.step(
+            operation: operation.id, to: .aborted, reason: reason, wallClock: lane.clock.wallClockMilliseconds)
+        propose(command) { [self] _ in operationsChanged() }
     }
 
     private func record(
@@ -231,6 +244,12 @@ extension ShardServer {
                     return refuseOperate(request, .internalError, nil)
                 }
                 operationsChanged()
+                // the map may have followed a reset by itself meanwhile
+                if case .resetMembers(let group, let peers, _, _) = command, reply.error == .conflict,
+                    controller?.map?.group(group)?.peers.sorted() == peers.sorted()
+                {
+                    return answerOperate(ControllerReply(version: reply.version), to: request)
+                }
                 answerOperate(reply, to: request)
             case .notLeader: refuseOperate(request, .notLeader, nil)
             case .refused(let refusal): refuseOperate(request, refusal.namedError, nil)

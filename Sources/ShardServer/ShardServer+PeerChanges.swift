@@ -86,6 +86,7 @@ extension ShardServer {
             return done(isSame ? answer(raft, nil, nil) : overlap(raft, present))
         }
         if present == target {
+            if from == to, raft.hasCommittedConfiguration { return confirmMembers(of: group, target, done) }
             var reply = answer(raft, nil, nil)
             reply.isDone = raft.hasCommittedConfiguration
             return done(reply)
@@ -96,6 +97,24 @@ extension ShardServer {
         peersChanges[group] = PeersChange(operation: operation, target: target)
         wait(for: group, done)
         host.changeMembership(of: group, to: target) { [self] in end(group, $0) }
+    }
+
+    /// Answers a question for the members once a majority has said that this node leads still: whoever is cut off, and
+    /// does not know it yet, may have members that were.
+    private func confirmMembers(
+        of group: String, _ members: Configuration, _ done: @escaping (PeersAnswer) -> Void
+    ) {
+        host.read(group, lease: false) { [self] outcome in
+            let raft = host.raft(of: group)
+            guard case .ready = outcome, let raft, raft.isLeader else {
+                if case .notLeader(let leader) = outcome { return done(PeersAnswer(error: .notLeader, leader: leader)) }
+                return done(answer(raft, .busy, "no majority of \(group) has confirmed its leader"))
+            }
+            var reply = answer(raft, nil, nil)
+            reply.isDone =
+                raft.configuration == members && raft.hasCommittedConfiguration && !raft.isChangingMembership
+            done(reply)
+        }
     }
 
     private func overlap(_ raft: Raft, _ other: Configuration) -> PeersAnswer {

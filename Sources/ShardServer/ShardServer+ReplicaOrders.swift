@@ -91,10 +91,11 @@ extension ShardServer {
             return (.refused, "the state here is ahead of a log that was cut; restart this node first")
         }
         // whoever has lost its majority knows that when the promises to its leader are over
+        let verb = group == ClusterMap.controllerGroup ? "controller change-peers" : "group change-peers \(group)"
         return (
             .busy,
             "\(group) is led, or was a moment ago: a reset is for a group that has lost its majority for good; otherwise "
-                + "change its members in order: raftctl group change-peers \(group)"
+                + "change its members in order: raftctl \(verb)"
         )
     }
 
@@ -113,7 +114,8 @@ extension ShardServer {
         guard let map = controller?.map else {
             return done(.failure(OrderRefusal(.notInitialized, NamedError.notInitialized.sentence)))
         }
-        askMembers(peers[...], of: group, peers, map.version) { [self] answer in
+        let nodes = peers.filter { map.node(at: $0.address) != nil }
+        askMembers(nodes[...], of: group, peers, map.version) { [self] answer in
             switch answer {
             case .done:
                 // of the map that was there before the question: what has begun since is not overlooked
@@ -161,18 +163,65 @@ extension ShardServer {
             status.appliedIndex == status.commitIndex
         else { return }
         let members = raft.configuration.listed
-        guard members.sorted() != group.peers.sorted(),
-            members.allSatisfy({ group.peers.contains($0) || group.joining.contains($0) })
-        else { return }
-        for operation in record.operations where !operation.state.isOver {
-            guard case .changePeers(let change) = operation.kind, change.group == name else { continue }
-            if members.sorted() == change.to.sorted() { return }
-        }
+        guard group.wasReset(to: members, record.operations) else { return }
         isFollowingReset = true
         logger.log(.warning, "the map follows a reset of the controller", [("members", raft.configuration.description)])
         let command = ControllerCommand.resetMembers(
             group: name, peers: members, expectedVersion: record.map.version,
             wallClock: lane.clock.wallClockMilliseconds)
         propose(command) { [self] _ in isFollowingReset = false }
+    }
+
+    /// Resets that are being recorded at a time.
+    private static let resetsAtOnce = 16
+
+    /// As the controller's leader: has the map follow forced resets of other groups. What tells of them is what is there
+    /// anyway, the members that a group's leader has and those that the map has, so that nobody need remember a reset or
+    /// be up when its record is due.
+    func followResets(_ load: ClusterLoad) {
+        guard settings.followsResets, host.leads(ClusterMap.controllerGroup),
+            let record = controller?.mapAndOperations
+        else { return }
+        for told in load.groups where !told.members.isEmpty && followedResets.count < ShardServer.resetsAtOnce {
+            guard told.group != ClusterMap.controllerGroup, !followedResets.contains(told.group),
+                let group = record.map.group(told.group), group.isBorn,
+                group.wasReset(to: told.members, record.operations)
+            else { continue }
+            followedResets.insert(told.group)
+            confirmReset(of: told.group, to: told.members) { [self] judged in
+                switch judged {
+                case .success(let command):
+                    logger.log(
+                        .warning, "the map follows a reset",
+                        [("group", told.group), ("members", Configuration(peers: told.members).description)])
+                    propose(command) { [self] _ in
+                        followedResets.remove(told.group)
+                        operationsChanged()
+                    }
+                case .failure(let refusal):
+                    // the next look at the load finds it again
+                    followedResets.remove(told.group)
+                    complain(
+                        "the map does not follow a reset yet", about: told.group,
+                        [("group", told.group), ("problem", refusal.message)])
+                }
+            }
+        }
+    }
+}
+
+extension Group {
+    /// Whether `members`, which are committed, come from a forced reset: they are all in the map, and neither those there
+    /// nor those that an operation under way leads to.
+    func wasReset(to members: [PeerID], _ operations: [ClusterOperation]) -> Bool {
+        let sorted = members.sorted()
+        guard sorted != peers.sorted(), members.allSatisfy({ peers.contains($0) || joining.contains($0) }) else {
+            return false
+        }
+        return !operations.contains { operation in
+            guard !operation.state.isOver, operation.kind.memberGroup == id else { return false }
+            guard case .changePeers(let change) = operation.kind else { return true }
+            return change.to.sorted() == sorted
+        }
     }
 }

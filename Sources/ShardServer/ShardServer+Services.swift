@@ -125,6 +125,32 @@ extension ShardServer {
             message.pointee.debt_index = debt.index.rawValue
         }
         if let problem = status.problem { message.pointee.problem = arena.string(problem) }
+        let foreign = status.configuration.members.filter { isForeign($0, of: status) }
+        if !foreign.isEmpty {
+            message.pointee.n_foreign = foreign.count
+            message.pointee.foreign = arena.array(foreign.map { encode($0, status, arena) })
+        }
+        return message
+    }
+
+    /// Whether a member runs another program. Of groups of the map that is whoever is at no node's address; of guests, who
+    /// has shown it.
+    private func isForeign(_ peer: PeerID, of status: ReplicaStatus) -> Bool {
+        if status.kind == ReplicaKind.guest { return host.liveness.isForeign(peer.address) }
+        guard let map, status.kind == ReplicaKind.keyValue else { return false }
+        if mapIndex.version != map.version { mapIndex = MapIndex(map) }
+        return !mapIndex.nodes.contains(peer.address)
+    }
+
+    private func encode(
+        _ foreign: PeerID, _ status: ReplicaStatus, _ arena: Arena
+    ) -> UnsafeMutablePointer<Flotilla__ForeignMember>? {
+        let message = arena.make(flotilla__foreign_member__init)
+        message.pointee.peer = arena.string(foreign.description)
+        guard let progress = host.raft(of: status.group)?.progress(of: foreign) else { return message }
+        message.pointee.has_reachable = 1
+        message.pointee.reachable = host.hearsForeigner(at: foreign.address) ? 1 : 0
+        (message.pointee.has_match_index, message.pointee.match_index) = (1, progress.match.rawValue)
         return message
     }
 }

@@ -38,6 +38,9 @@ public final class ShardServer {
         /// The highest ``ClusterLevel`` that the node announces, and of which it takes commands. Lower than the program's
         /// own only to play an older program, and higher only to play a newer one.
         public var knownLevel = ClusterLevel.newest
+        /// Whether the controller's leader has the map follow forced resets of groups by itself. Off only where members are
+        /// changed behind the map's back, which nobody could tell from a reset.
+        public var followsResets = true
         /// Version printed in status.
         public var version = "0.1.0"
 
@@ -113,6 +116,8 @@ public final class ShardServer {
     /// Operations per second of each shard, as of the last first page.
     var rates: [UInt64: Double] = [:]
     var sizes = GroupSizes()
+    /// Of the map as of the last page of the load.
+    var mapIndex = MapIndex()
     /// What the controller's leader knows of the load.
     var collection = LoadCollection()
     /// What it does about it.
@@ -124,6 +129,8 @@ public final class ShardServer {
     var cliOrders: [CliOrder] = []
     var nextCliOrder: UInt64 = 0
     var reclaiming = Reclaiming()
+    /// Groups whose forced reset is about to be recorded in the map.
+    var followedResets: Set<String> = []
     /// The map's record of a reset of the controller is on its way.
     var isFollowingReset = false
     var nextResetLook = Instant.distantPast

@@ -13,9 +13,14 @@ final class KeyValueProgram: NodeProgram {
     /// Reads in the turns, if set before a start.
     var reader: InProcessReader?
 
-    init(controllers: [NodeAddress], moveChunkBytes: Int, hasQuickScheduler: Bool = false, seed: UInt64) {
+    /// With churn the members of groups change behind the map's back.
+    init(
+        controllers: [NodeAddress], moveChunkBytes: Int, hasQuickScheduler: Bool = false, hasChurn: Bool = false,
+        seed: UInt64
+    ) {
         var settings = ShardServer.Settings(controllers: controllers)
         settings.moveChunkBytes = moveChunkBytes
+        settings.followsResets = !hasChurn
         if hasQuickScheduler {
             settings.loadPace = .milliseconds(500)
             settings.scheduler = .quick

@@ -113,7 +113,8 @@ public final class Simulation {
                 number: position + 1, world: world, settings: settings,
                 program: KeyValueProgram(
                     controllers: controllers, moveChunkBytes: Simulation.moveChunkBytes(plan),
-                    hasQuickScheduler: plan.hasQuickScheduler, seed: random.next()),
+                    hasQuickScheduler: plan.hasQuickScheduler,
+                    hasChurn: plan.schedule.faults.contains { $0.kind == .churn }, seed: random.next()),
                 seed: random.next())
         }
         let keys = KeyTable(count: plan.keys)

@@ -42,6 +42,43 @@ struct ForcedResetTests {
         #expect(version == map.version)
     }
 
+    @Test("a leader that is cut off, and does not know it yet, confirms no members")
+    func cutOff() throws {
+        let members = try Members(seed: 33)
+        let node = try members.leader(of: "g1")
+        let peers = try #require(node.server.map?.group("g1")).peers
+        for other in members.nodes where other !== node {
+            members.world.cut(from: node.address, to: other.address)
+            members.world.cut(from: other.address, to: node.address)
+        }
+        #expect(node.host.leads("g1"))
+        let said = try changePeersQuestion(peers, at: node, members)
+        #expect(said.error != nil && !said.isDone, "\(said)")
+        for other in members.nodes where other !== node {
+            members.world.heal(from: node.address, to: other.address)
+            members.world.heal(from: other.address, to: node.address)
+        }
+        var isConfirmed = false
+        for _ in 0..<40 where !isConfirmed {
+            members.world.run(for: .milliseconds(500))
+            isConfirmed = try changePeersQuestion(peers, at: members.leader(of: "g1"), members).isDone
+        }
+        #expect(isConfirmed)
+    }
+
+    private func changePeersQuestion(
+        _ peers: [PeerID], at node: ShardedNode, _ members: Members
+    ) throws -> PeersAnswer {
+        var said: PeersAnswer?
+        let server = node.server!
+        node.lane.post {
+            server.changePeers(of: "g1", operation: 0, from: peers, to: peers) { said = $0 }
+            node.lane.requestTurn()
+        }
+        members.world.runUntil(limit: .milliseconds(20_000)) { said != nil }
+        return try #require(said)
+    }
+
     @Test("the map follows a reset of the controller, also while a change of its members waits for one that is gone")
     func controller() throws {
         let members = try Members(seed: 32)

@@ -42,6 +42,31 @@ struct PlanTests {
             plan.steps.contains { $0.hasPrefix("joint stage") } && plan.steps.last?.contains("are deleted at") == true)
     }
 
+    @Test func ofAForeignMemberTheLeaderTells() throws {
+        let braft = PeerID(address: Self.address(40), idx: 2)
+        var map = map
+        let position = try #require(map.groups.firstIndex { $0.id == "g1" })
+        let peers = map.groups[position].peers
+        map.groups[position].peers.append(braft)
+        let change = ChangePeersOperation(group: "g1", from: peers + [braft], to: Array(peers.dropFirst()) + [braft])
+        let operation = ClusterOperation(id: 1, kind: .changePeers(change), begunMilliseconds: 0)
+        var load = load(up: [1, 2, 3, 4, 5])
+        let silent = OperationPlan(operation, map, load)
+        #expect(silent.stages.map(\.up) == [3, 2] && silent.stages.map(\.voters) == [4, 3])
+        #expect(silent.replicas.first { $0.peer == braft }?.isUp == false)
+        load.groups[0].caughtUp = [braft]
+        let plan = OperationPlan(operation, map, load)
+        #expect(plan.stages.map(\.up) == [4, 3])
+        #expect(plan.replicas.first { $0.peer == braft }?.isUp == true)
+        // of one that is to come nobody knows
+        let other = PeerID(address: Self.address(41), idx: 2)
+        let more = ChangePeersOperation(
+            group: "g1", from: peers + [braft], to: peers + [braft, other], allowsForeign: true)
+        let coming = OperationPlan(
+            ClusterOperation(id: 2, kind: .changePeers(more), begunMilliseconds: 0), map, load)
+        #expect(coming.stages.map(\.up) == [4, nil])
+    }
+
     @Test func oneMemberMoreNeedsNoJointStage() throws {
         let peers = try #require(map.group("g1")).peers
         let newcomer = try #require((1...5).map(Self.peer).first { !peers.contains($0) })
@@ -97,5 +122,39 @@ struct PlanTests {
             }
         }
         for nonsense in ["", "-", "1-2-3", "x"] { #expect(PlanToken(nonsense) == nil) }
+    }
+}
+
+@Suite("Members that come from a reset by force")
+struct ResetFromTests {
+    private static func peer(_ node: Int, _ idx: Int32 = 0) -> PeerID {
+        PeerID(address: NodeAddress(ip: 10 << 24 | UInt32(node), port: 7000), idx: idx)
+    }
+
+    private func operation(
+        _ kind: ClusterOperation.Kind, _ state: ClusterOperation.State = .begun
+    ) -> ClusterOperation {
+        ClusterOperation(id: 1, state: state, kind: kind, begunMilliseconds: 0)
+    }
+
+    @Test func areInTheMapAndNoOperationLeadsToThem() {
+        let (a, b, c, d) = (Self.peer(1), Self.peer(2), Self.peer(3), Self.peer(4))
+        var group = Group(id: "g1", peers: [a, b, c], isBorn: true)
+        #expect(group.wasReset(to: [b], []) && group.wasReset(to: [c, a], []))
+        #expect(!group.wasReset(to: [c, a, b], []), "those that the map has")
+        #expect(!group.wasReset(to: [a, d], []) && !group.wasReset(to: [Self.peer(1, 1)], []), "others")
+        // while they change
+        group.joining = [d]
+        let change = ClusterOperation.Kind.changePeers(
+            ChangePeersOperation(group: "g1", from: [a, b, c], to: [d, a]))
+        for state in [ClusterOperation.State.begun, .aborted] {
+            #expect(!group.wasReset(to: [a, d], [operation(change, state)]), "the change has got that far")
+            #expect(group.wasReset(to: [d], [operation(change, state)]))
+        }
+        #expect(group.wasReset(to: [a, d], [operation(change, .cancelled)]), "it is over")
+        let other = ClusterOperation.Kind.changePeers(
+            ChangePeersOperation(group: "g2", from: [a, b, c], to: [d, a]))
+        #expect(group.wasReset(to: [a, d], [operation(other)]))
+        #expect(!group.wasReset(to: [a], [operation(.deleteGroup(DeleteGroupOperation(group: "g1")))]))
     }
 }

@@ -201,6 +201,73 @@ struct SchedulerRuleTests {
         #expect(!told.decisions().isEmpty)
     }
 
+    @Test("A node that is a guest of another program's group gets no member of the group of that name")
+    func guests() {
+        var told = Told(zones: ["", "", "", "", ""], groups: [[2, 3, 5], [1, 2, 3]])
+        told.stop(3)
+        told.load.nodes[3].guests = ["controller", "g1"]
+        #expect(told.decisions(after: 31).map { Told.swap($0) } == ["controller [3]→[1]", "g1 [3]→[5]"])
+        told.load.nodes[0].guests = ["controller"]
+        var scheduler = Scheduler()
+        #expect(told.decisions(after: 31, &scheduler).map { Told.swap($0) } == ["g1 [3]→[5]"])
+        #expect(
+            scheduler.blocked.map(\.group) == ["controller"]
+                && scheduler.blocked[0].reason.contains("or of another program's group of that name"))
+        // nor for balance
+        var crowded = Told(zones: ["", "", "", ""], groups: [[1, 2, 3], [2, 3, 1], [3, 1, 2]])
+        #expect(crowded.decisions().count == 2)
+        crowded.load.nodes[3].guests = ["controller", "g1", "g2"]
+        #expect(crowded.decisions().isEmpty)
+    }
+
+    @Test("A foreign member counts where its group's leader is in touch with it, leads nothing, and is left alone")
+    func foreignMembers() {
+        let braft = PeerID(address: NodeAddress(ip: 0x7f00_0001, port: 9000), idx: 2)
+        /// g1 … have a foreign member each.
+        func world(nodes: Int, _ groups: [[UInt64]], isInTouch: Bool = true) -> Told {
+            var told = Told(zones: Array(repeating: "", count: nodes), groups: groups)
+            for group in 1..<groups.count {
+                told.map.groups[group].peers.append(braft)
+                if isInTouch { told.load.groups[group].caughtUp.append(braft) }
+            }
+            return told
+        }
+        func swaps(_ told: Told, _ minutes: Int = 6) -> [String?] {
+            told.decisions(after: minutes).map { Told.swap($0) }
+        }
+        // members do not change for balance alone
+        let crowded: [[UInt64]] = [[1, 2, 3], [1, 2, 3], [1, 2, 3]]
+        #expect(swaps(world(nodes: 4, crowded)) == ["controller [3]→[4]"])
+        // leaders are spread, among the nodes
+        let led = world(nodes: 3, Array(repeating: [1, 2, 3], count: 6))
+        let heirs = led.decisions().compactMap { decision in
+            if case .transfer(_, let heir, _) = decision { heir.address.port - 7000 } else { nil }
+        }
+        #expect(heirs == [2, 3, 2, 3])
+        // but not where the foreign member is out of touch: its group has lost a failure it could bear
+        let silent = world(nodes: 3, Array(repeating: [1, 2, 3], count: 6), isInTouch: false)
+        #expect(!silent.decisions().contains { if case .transfer("g1", _, _) = $0 { true } else { false } })
+        // a node that is gone is replaced, with the foreign member for the majority
+        var gone = world(nodes: 5, [[3, 4, 5], [1, 2]])
+        gone.stop(2)
+        #expect(swaps(gone, 31) == ["g1 [2]→[3]"])
+        var lonely = world(nodes: 5, [[3, 4, 5], [1, 2]], isInTouch: false)
+        lonely.stop(2)
+        var scheduler = Scheduler()
+        #expect(lonely.decisions(after: 31, &scheduler).isEmpty)
+        #expect(scheduler.blocked.first?.reason.contains("1 of its 3 voters are up") == true)
+        // shards come and go as elsewhere
+        var loaded = Told(
+            zones: [""], groups: [[1], [1], [1]], shards: [(1, 4000, 100), (1, 3000, 100), (2, 100, 100)])
+        loaded.map.groups[2].peers.append(braft)
+        loaded.load.groups[2].caughtUp.append(braft)
+        guard case .begin(.move(let move), _)? = loaded.decisions().first else {
+            Issue.record("no move")
+            return
+        }
+        #expect(move.shard == 2 && move.destination == "g2")
+    }
+
     @Test("8: with rebalancing off nodes are emptied, and nothing is spread")
     func off() {
         var told = Told(zones: ["", "", "", ""], groups: [[2, 1, 3], [2, 3, 1], [3, 1, 2]])
@@ -286,6 +353,18 @@ struct StopSafetyTests {
         #expect(StopSafety.reasonsNotToStop(4, told.map, told.load).count == 1)
         told.load.groups[0].caughtUp += told.map.groups[0].joining
         #expect(StopSafety.reasonsNotToStop(4, told.map, told.load).isEmpty)
+    }
+
+    @Test func foreignMembersCountForTheMajorityAndServeNobody() {
+        let braft = PeerID(address: NodeAddress(ip: 0x7f00_0001, port: 9000), idx: 2)
+        var told = Told(zones: ["", "", ""], groups: [[1, 2, 3], [1, 2]])
+        told.map.groups[1].peers.append(braft)
+        let lost = "group g1 would lose its quorum: 1 of its 3 voters would be up and caught up, and it needs 2"
+        #expect(StopSafety.reasonsNotToStop(1, told.map, told.load) == [lost], "it is out of touch")
+        told.load.groups[1].caughtUp.append(braft)
+        #expect(StopSafety.reasonsNotToStop(1, told.map, told.load).isEmpty)
+        told.map.groups[1].peers.removeAll { $0.address == Told.address(2) }
+        #expect(StopSafety.reasonsNotToStop(1, told.map, told.load) == ["node 1 has the only copy of group g1"])
     }
 
     @Test func witnessesDoNotLead() {

@@ -63,6 +63,7 @@ typedef struct Flotilla__GetMapRequest Flotilla__GetMapRequest;
 typedef struct Flotilla__GetMapReply Flotilla__GetMapReply;
 typedef struct Flotilla__StatusRequest Flotilla__StatusRequest;
 typedef struct Flotilla__GroupStatus Flotilla__GroupStatus;
+typedef struct Flotilla__ForeignMember Flotilla__ForeignMember;
 typedef struct Flotilla__StatusReply Flotilla__StatusReply;
 typedef struct Flotilla__CreateReplicaRequest Flotilla__CreateReplicaRequest;
 typedef struct Flotilla__CreateReplicaReply Flotilla__CreateReplicaReply;
@@ -1067,10 +1068,35 @@ struct  Flotilla__GroupStatus
    */
   protobuf_c_boolean has_debt_index;
   int64_t debt_index;
+  /*
+   * members that run another program, such as a braft
+   */
+  size_t n_foreign;
+  Flotilla__ForeignMember **foreign;
 };
 #define FLOTILLA__GROUP_STATUS__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_status__descriptor) \
-    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL, NULL, 0, 0 }
+    , NULL, NULL, NULL, 0, NULL, 0, 0, 0, 0, 0,NULL, NULL, NULL, 0, 0, 0,NULL }
+
+
+struct  Flotilla__ForeignMember
+{
+  ProtobufCMessage base;
+  char *peer;
+  /*
+   * told by whoever leads
+   */
+  protobuf_c_boolean has_reachable;
+  protobuf_c_boolean reachable;
+  /*
+   * what it has acknowledged up to; told by whoever leads
+   */
+  protobuf_c_boolean has_match_index;
+  int64_t match_index;
+};
+#define FLOTILLA__FOREIGN_MEMBER__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__foreign_member__descriptor) \
+    , NULL, 0, 0, 0, 0 }
 
 
 struct  Flotilla__StatusReply
@@ -1147,6 +1173,9 @@ struct  Flotilla__CreateReplicaRequest
 struct  Flotilla__CreateReplicaReply
 {
   ProtobufCMessage base;
+  /*
+   * conflict: there can be none, however often it is ordered
+   */
   uint32_t error;
   char *message;
 };
@@ -1754,10 +1783,15 @@ struct  Flotilla__LoadReply
    */
   protobuf_c_boolean has_more;
   protobuf_c_boolean more;
+  /*
+   * on the first page: other programs' groups in which the node is a member
+   */
+  size_t n_guests;
+  char **guests;
 };
 #define FLOTILLA__LOAD_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__load_reply__descriptor) \
-    , 0, NULL, 0,NULL, 0, 0 }
+    , 0, NULL, 0,NULL, 0, 0, 0,NULL }
 
 
 struct  Flotilla__GroupLoad
@@ -1783,10 +1817,15 @@ struct  Flotilla__GroupLoad
    */
   size_t n_shards;
   Flotilla__ShardLoad **shards;
+  /*
+   * the committed ones, if the map has others
+   */
+  size_t n_members;
+  char **members;
 };
 #define FLOTILLA__GROUP_LOAD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__group_load__descriptor) \
-    , NULL, 0, NULL, 0,NULL, 0, 0,NULL }
+    , NULL, 0, NULL, 0,NULL, 0, 0,NULL, 0,NULL }
 
 
 struct  Flotilla__ShardLoad
@@ -3461,6 +3500,25 @@ Flotilla__GroupStatus *
 void   flotilla__group_status__free_unpacked
                      (Flotilla__GroupStatus *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__ForeignMember methods */
+void   flotilla__foreign_member__init
+                     (Flotilla__ForeignMember         *message);
+size_t flotilla__foreign_member__get_packed_size
+                     (const Flotilla__ForeignMember   *message);
+size_t flotilla__foreign_member__pack
+                     (const Flotilla__ForeignMember   *message,
+                      uint8_t             *out);
+size_t flotilla__foreign_member__pack_to_buffer
+                     (const Flotilla__ForeignMember   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ForeignMember *
+       flotilla__foreign_member__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__foreign_member__free_unpacked
+                     (Flotilla__ForeignMember *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__StatusReply methods */
 void   flotilla__status_reply__init
                      (Flotilla__StatusReply         *message);
@@ -4842,6 +4900,9 @@ typedef void (*Flotilla__StatusRequest_Closure)
 typedef void (*Flotilla__GroupStatus_Closure)
                  (const Flotilla__GroupStatus *message,
                   void *closure_data);
+typedef void (*Flotilla__ForeignMember_Closure)
+                 (const Flotilla__ForeignMember *message,
+                  void *closure_data);
 typedef void (*Flotilla__StatusReply_Closure)
                  (const Flotilla__StatusReply *message,
                   void *closure_data);
@@ -5095,6 +5156,7 @@ extern const ProtobufCMessageDescriptor flotilla__get_map_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__get_map_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__status_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_status__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__foreign_member__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__status_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__create_replica_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__create_replica_reply__descriptor;

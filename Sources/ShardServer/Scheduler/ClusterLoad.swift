@@ -24,11 +24,14 @@ public struct ClusterLoad: Equatable, Sendable {
         public var isUp: Bool
         /// When it last answered; nil: not since this process began to listen.
         public var lastHeard: Instant?
+        /// Other programs' groups in which it is a member: it can have no replica of a group called the same.
+        public var guests: [String]
         /// A node's state.
-        public init(node: UInt64, isUp: Bool, lastHeard: Instant?) {
+        public init(node: UInt64, isUp: Bool, lastHeard: Instant?, guests: [String] = []) {
             self.node = node
             self.isUp = isUp
             self.lastHeard = lastHeard
+            self.guests = guests
         }
     }
 
@@ -38,16 +41,22 @@ public struct ClusterLoad: Equatable, Sendable {
         public var group: String
         /// Who leads it; nil: nobody is known to.
         public var leader: PeerID?
-        /// The members, the leader among them, whose log ends where the leader's does, or nearly.
+        /// The members, the leader among them, whose log ends where the leader's does, or nearly; of foreign ones only
+        /// those that the leader is in touch with, so that these are up.
         public var caughtUp: [PeerID]
         /// What a new replica has to be sent.
         public var bytes: UInt64
+        /// The members, committed, if its leader has found others in the map; else none.
+        public var members: [PeerID]
         /// A group's load.
-        public init(group: String, leader: PeerID?, caughtUp: [PeerID] = [], bytes: UInt64 = 0) {
+        public init(
+            group: String, leader: PeerID?, caughtUp: [PeerID] = [], bytes: UInt64 = 0, members: [PeerID] = []
+        ) {
             self.group = group
             self.leader = leader
             self.caughtUp = caughtUp
             self.bytes = bytes
+            self.members = members
         }
     }
 

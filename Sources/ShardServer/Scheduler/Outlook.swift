@@ -9,6 +9,8 @@ struct Outlook {
         var isUp: Bool
         /// How long it has not been heard; zero for one that is up.
         var silence: Interval
+        /// Names under which it can have no replica, for it is a guest of another program's group called so.
+        var guests: [String] = []
         var replicas = 0
         var leaderships = 0
 
@@ -63,7 +65,8 @@ struct Outlook {
             let isUp = heard?.isUp ?? false
             return NodeOutlook(
                 node: node, isUp: isUp,
-                silence: isUp ? Interval(nanoseconds: 0) : now - max(heard?.lastHeard ?? began, .distantPast))
+                silence: isUp ? Interval(nanoseconds: 0) : now - max(heard?.lastHeard ?? began, .distantPast),
+                guests: heard?.guests ?? [])
         }
         nodePositions = Dictionary(nodes.enumerated().map { ($1.node.address, $0) }) { first, _ in first }
         groups = map.groups.map { group in
@@ -83,7 +86,12 @@ struct Outlook {
 
     /// The position of the node that `peer` is on.
     func node(of peer: PeerID) -> Int? { nodePositions[peer.address] }
-    func isUp(_ peer: PeerID) -> Bool { node(of: peer).map { nodes[$0].isUp } ?? false }
+    /// Whether a member of `group` is up: its node, or, of a foreign one, as the group's leader says.
+    func isUp(_ peer: PeerID, in group: Int) -> Bool {
+        node(of: peer).map { nodes[$0].isUp } ?? groups[group].caughtUp.contains(peer)
+    }
+    /// Whether `group` has members that run another program.
+    func hasForeigners(_ group: Int) -> Bool { groups[group].members.contains { node(of: $0) == nil } }
     func zone(of peer: PeerID) -> String { node(of: peer).map { nodes[$0].node.zone } ?? "" }
 
     // MARK: what is to come

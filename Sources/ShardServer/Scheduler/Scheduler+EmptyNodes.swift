@@ -31,7 +31,7 @@ extension Scheduler {
         let outlook = round.outlook
         let name = outlook.groups[group].name
         if memory.isTransferring(name) { return true }
-        guard outlook.groups[group].leader == leaver, outlook.isUp(leaver),
+        guard outlook.groups[group].leader == leaver, outlook.isUp(leaver, in: group),
             !memory.isResting(leaderOf: name, settings.cooldown, round.now),
             let heir = outlook.bestLeader(for: group), let node = outlook.node(of: heir)
         else { return false }
@@ -49,24 +49,26 @@ extension Scheduler {
     ) {
         let outlook = round.outlook
         let name = outlook.groups[group].name
-        let members = outlook.groups[group].members
+        let voters = outlook.voters(of: group)
         func block(_ why: String) {
             blocked.append(
                 Blocked(
                     node: outlook.nodes[node].node.id, group: name,
                     reason: "\(cause), but its replica of group \(name) stays: \(why)"))
         }
-        guard outlook.hasQuorum(members) else {
-            let voters = members.filter { $0.role != .learner }
+        guard voters.up > voters.all / 2 else {
             return block(
-                "\(voters.count { outlook.isUp($0) }) of its \(voters.count) voters are up, and without a majority "
+                "\(voters.up) of its \(voters.all) voters are up, and without a majority "
                     + "its members cannot be changed; start the others' nodes again")
         }
         guard outlook.groups[group].leader != nil else {
             return block("the group has no leader at present, see raftctl why \(name)")
         }
         guard let best = outlook.bestNode(for: group, insteadOf: leaver) else {
-            return block("no other node is up, not draining and without a replica of it; start another node")
+            let isGuest = outlook.nodes.contains { $0.isUsable && $0.guests.contains(name) }
+            return block(
+                "no other node is up, not draining and without a replica of it"
+                    + (isGuest ? " or of another program's group of that name" : "") + "; start another node")
         }
         guard round.operationsLeft > 0 else { return }
         let reason = "\(cause): its replica of group \(name) goes to \(outlook.described(best))"

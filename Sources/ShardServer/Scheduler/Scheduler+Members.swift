@@ -4,17 +4,26 @@ import ShardMap
 // What every rule about members asks: whether a group can change them, and who would be the best newcomer.
 
 extension Outlook {
-    /// Whether a majority of the voters among `members` is up.
-    func hasQuorum(_ members: [PeerID]) -> Bool {
-        let voters = members.filter { $0.role != .learner }
-        return voters.count { isUp($0) } > voters.count / 2
+    /// How many voters `group` has, and how many of them are up.
+    func voters(of group: Int) -> (all: Int, up: Int) {
+        let voters = groups[group].members.filter { $0.role != .learner }
+        return (voters.count, voters.count { isUp($0, in: group) })
     }
 
     /// Whether `group` may be changed for the sake of balance alone: nothing is under way there, and nobody lags.
-    func isCalm(_ group: Int) -> Bool {
-        let group = groups[group]
-        return group.isBorn && !group.isInOperation && !group.isChanging && group.leader.map(isUp) == true
-            && group.members.allSatisfy { isUp($0) && group.caughtUp.contains($0) }
+    func isCalm(_ position: Int) -> Bool {
+        let group = groups[position]
+        return group.isBorn && !group.isInOperation && !group.isChanging && isLed(position)
+            && group.members.allSatisfy { isUp($0, in: position) && group.caughtUp.contains($0) }
+    }
+
+    /// Whether `group` has a leader that is up.
+    func isLed(_ group: Int) -> Bool { groups[group].leader.map { isUp($0, in: group) } == true }
+
+    /// Whether a member of `group` could come to the node at position `node`.
+    func mayHold(_ group: Int, _ node: Int) -> Bool {
+        nodes[node].isUsable && member(of: group, on: node) == nil
+            && !nodes[node].guests.contains(groups[group].name)
     }
 
     /// Members of `group` on the node at position `node`; one, as a rule.
@@ -32,7 +41,7 @@ extension Outlook {
     /// the fewest replicas, of the lowest id.
     func bestNode(for group: Int, insteadOf leaver: PeerID) -> Int? {
         let others = groups[group].members.filter { $0 != leaver }
-        return nodes.indices.filter { nodes[$0].isUsable && member(of: group, on: $0) == nil }.min { left, right in
+        return nodes.indices.filter { mayHold(group, $0) }.min { left, right in
             (sharingZone(others, with: left), nodes[left].replicas, left)
                 < (sharingZone(others, with: right), nodes[right].replicas, right)
         }

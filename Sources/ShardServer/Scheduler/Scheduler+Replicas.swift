@@ -40,8 +40,9 @@ extension Scheduler {
         }
     }
 
+    /// A change passes through a joint stage in which a foreign member has a say: that is left to its operator.
     private func mayChange(_ group: Int, _ round: Round) -> Bool {
-        round.outlook.isCalm(group)
+        round.outlook.isCalm(group) && !round.outlook.hasForeigners(group)
             && !memory.isResting(members: round.outlook.groups[group].name, settings.cooldown, round.now)
     }
 
@@ -66,7 +67,7 @@ extension Scheduler {
             }.sorted { cost($0) < cost($1) }
             for to in byFewest
             where outlook.nodes[from].replicas - outlook.nodes[to].replicas >= settings.replicaDifference {
-                for group in groups where outlook.member(of: group, on: to) == nil {
+                for group in groups where outlook.mayHold(group, to) {
                     guard let leaver = outlook.member(of: group, on: from) else { continue }
                     let others = outlook.groups[group].members.filter { $0 != leaver }
                     if outlook.sharingZone(others, with: to) <= outlook.sharingZone(others, with: from) {

@@ -117,7 +117,7 @@ extension Scheduler {
     }
 
     private func isLed(_ group: Int, _ outlook: Outlook) -> Bool {
-        outlook.groups[group].isBorn && outlook.groups[group].leader.map { outlook.isUp($0) } == true
+        outlook.groups[group].isBorn && outlook.isLed(group)
     }
 
     /// Whether `group` can act, and nothing else is under way there.

@@ -6,11 +6,14 @@ public enum StopSafety {
     /// Why `node` should not be stopped now, one sentence for each thing that would be lost; empty: it is safe.
     ///
     /// A group keeps its quorum if a majority of its voters (while its members change, of the present and of the future
-    /// ones) is up, has nearly all of the log, and is not on `node`. What nobody has told of counts as lost.
+    /// ones) is up, has nearly all of the log, and is not on `node`. What nobody has told of counts as lost. A foreign
+    /// member counts for the majority if the leader is in touch with it, and serves nobody.
     public static func reasonsNotToStop(_ node: UInt64, _ map: ClusterMap, _ load: ClusterLoad) -> [String] {
         guard let node = map.node(node) else { return ["there is no node \(node); see raftctl node list"] }
         let up = Set(load.nodes.filter(\.isUp).map(\.node))
-        func isUp(_ peer: PeerID) -> Bool { map.node(at: peer.address).map { up.contains($0.id) } ?? false }
+        func isServing(_ peer: PeerID) -> Bool { map.node(at: peer.address) != nil }
+        /// Of a foreign one nobody but the group's leader tells, whom it follows.
+        func isUp(_ peer: PeerID) -> Bool { map.node(at: peer.address).map { up.contains($0.id) } ?? true }
         let states = Dictionary(load.groups.map { ($0.group, $0) }) { first, _ in first }
         var reasons: [String] = []
         for group in map.groups {
@@ -25,7 +28,8 @@ public enum StopSafety {
             func remains(_ peer: PeerID) -> Bool {
                 peer.address != node.address && isUp(peer) && state.caughtUp.contains(peer)
             }
-            if let lost = futures.lazy.compactMap({ lossWithout(node, of: $0, group.id, remains) }).first {
+            let losses = futures.lazy.compactMap { lossWithout(node, of: $0, group.id, remains, isServing) }
+            if let lost = losses.first {
                 reasons.append(lost)
             }
         }
@@ -33,10 +37,11 @@ public enum StopSafety {
     }
 
     private static func lossWithout(
-        _ node: Node, of peers: [PeerID], _ group: String, _ remains: (PeerID) -> Bool
+        _ node: Node, of peers: [PeerID], _ group: String, _ remains: (PeerID) -> Bool,
+        _ isServing: (PeerID) -> Bool
     ) -> String? {
         let voters = peers.filter { $0.role != .learner }
-        if !peers.contains(where: { $0.address != node.address && $0.role != .witness }) {
+        if !peers.contains(where: { $0.address != node.address && $0.role != .witness && isServing($0) }) {
             return "node \(node.id) has the only copy of group \(group)"
         }
         let remaining = voters.count(where: remains)
@@ -45,8 +50,8 @@ public enum StopSafety {
             return "group \(group) would lose its quorum: \(remaining) of its \(voters.count) voters would be up and "
                 + "caught up, and it needs \(quorum)"
         }
-        if !voters.contains(where: { $0.role == .replica && remains($0) }) {
-            return "group \(group) would have no voter left that can lead: the others are witnesses"
+        if !voters.contains(where: { $0.role == .replica && remains($0) && isServing($0) }) {
+            return "group \(group) would have no voter left that can lead: the others are witnesses or foreign"
         }
         return nil
     }
