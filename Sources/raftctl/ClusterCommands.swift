@@ -34,7 +34,7 @@ extension Command {
             do throws(Failure) {
                 let state = try await cluster.state(needsGroups: true)
                 if state.isLed { return state }
-                let leaderless = state.groups.filter { $0.leader == nil }.map(\.id).joined(separator: ", ")
+                let leaderless = state.groups.filter { !$0.isServed }.map(\.id).joined(separator: ", ")
                 failure = .failed(
                     state.note
                         ?? "after \(patience) s nobody leads \(leaderless); see raftctl status and the nodes' logs")
@@ -69,8 +69,9 @@ extension Command {
         summary: "every replica of a group: state, term and indexes",
         details: """
             STATE is leader, follower, candidate or damaged; down if the replica's node does not answer, missing
-            if the node answers and does not have it. The group of the map itself is called controller. Of a guest
-            group, which is another program's, the members that are no node of ours are foreign.
+            if the node answers and does not have it. The group of the map itself is called controller. A member that
+            runs another program is a braft, silent if the group's leader is not in touch with it; DURABLE is what it has
+            acknowledged. Of a guest group, which is another program's, members of which nothing is known are foreign.
 
             Where no node gives the map, for want of a majority perhaps, the nodes named and the other members of their
             groups are asked all the same: what they say of their own replicas is shown, and standard error says so.

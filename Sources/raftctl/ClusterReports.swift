@@ -73,7 +73,8 @@ extension ClusterState.GroupView {
             table.add([
                 member.peer.description, member.state, Quantity.optional(status?.term),
                 Quantity.optional(status?.commitIndex), Quantity.optional(status?.appliedIndex),
-                Quantity.optional(status?.lastIndex), Quantity.optional(status?.durableIndex),
+                Quantity.optional(status?.lastIndex),
+                Quantity.optional(status?.durableIndex ?? member.asLed?.matchIndex),
                 Quantity.optional(lag(of: member)), status?.problem ?? "",
             ])
         }
@@ -100,6 +101,9 @@ extension ClusterState.GroupView {
             ("applied_index", .optional(status?.appliedIndex)), ("last_index", .optional(status?.lastIndex)),
             ("durable_index", .optional(status?.durableIndex)), ("lag", .optional(lag(of: member))),
             ("problem", .optional(status?.problem)), ("debt", status?.debt.map { .integer($0) } ?? .null),
+            ("foreign", .bool(member.isForeign)),
+            ("reachable", member.asLed?.isReachable.map { .bool($0) } ?? .null),
+            ("match_index", .optional(member.asLed?.matchIndex)),
         ])
     }
 }

@@ -24,10 +24,21 @@ struct ClusterState: Equatable, Sendable {
         /// Nil: its node does not answer, or does not have it.
         var status: ReplicaStatus?
         var isNodeUp: Bool
-        /// Its node is none that could be asked: another program's.
+        /// It is another program's, and cannot be asked.
         var isForeign = false
+        /// What the group's leader knows of a foreign one, if that is one of ours.
+        var asLed: ForeignStatus?
 
-        var state: String { status?.state ?? (isForeign ? "foreign" : isNodeUp ? "missing" : "down") }
+        var state: String {
+            guard isForeign, status == nil else { return status?.state ?? (isNodeUp ? "missing" : "down") }
+            guard let asLed else { return "foreign" }
+            return asLed.isReachable.map { $0 ? "braft" : "braft, silent" } ?? "braft, unknown"
+        }
+
+        /// Whether it is there and sound; nil: nobody who could be asked knows.
+        var isHealthy: Bool? {
+            isForeign && status == nil ? asLed?.isReachable : status != nil && state != "damaged"
+        }
     }
 
     /// A group, as its leader sees it; while nobody leads, as the member that is furthest does.
@@ -42,16 +53,28 @@ struct ClusterState: Equatable, Sendable {
         /// Whether it is a guest: most of its members may be other programs, of whom nothing is known here.
         var isGuest = false
 
-        /// Entries committed that a member has not applied yet; nil if it does not answer.
+        /// Entries committed that a member has not applied yet, or, if it is foreign, not acknowledged; nil if nobody
+        /// knows.
         func lag(of member: MemberView) -> Int64? {
-            guard let commitIndex, let applied = member.status?.appliedIndex else { return nil }
+            guard let commitIndex, let applied = member.status?.appliedIndex ?? member.asLed?.matchIndex else {
+                return nil
+            }
             return max(0, commitIndex - applied)
         }
 
         /// The largest lag of a member that answers.
         var maxLag: Int64? { members.compactMap { lag(of: $0) }.max() }
-        /// Members that answer and are not damaged.
-        var healthyMembers: Int { members.count { $0.status != nil && $0.state != "damaged" } }
+        /// Members that answer and are not damaged, or are foreign and in touch with the leader.
+        var healthyMembers: Int { members.count { $0.isHealthy == true } }
+        /// Of those who vote: all, those that are there and sound, and those of whom nobody knows.
+        var voters: (all: Int, up: Int, unknown: Int) {
+            let voters = members.filter { $0.peer.role != .learner }
+            return (voters.count, voters.count { $0.isHealthy == true }, voters.count { $0.isHealthy == nil })
+        }
+        /// Whether one leads that can serve nobody.
+        var isLedByForeigner: Bool { members.contains { $0.isForeign && $0.peer == leader } }
+        /// Whether one leads that can serve.
+        var isServed: Bool { leader != nil && !isLedByForeigner }
         /// What its members complain of, in one line.
         var problem: String? {
             let problems = members.compactMap { member in
@@ -70,8 +93,8 @@ struct ClusterState: Equatable, Sendable {
     /// Groups of other programs in which nodes that answer are members; no map knows of them.
     var guests: [GroupView]
 
-    /// Whether every group has a leader.
-    var isLed: Bool { map != nil && groups.allSatisfy { $0.leader != nil } }
+    /// Whether every group has a leader that can serve.
+    var isLed: Bool { map != nil && groups.allSatisfy(\.isServed) }
 
     /// Joins the map and the nodes' answers; `answers` has one for each node of the map, in its order.
     init(map: ClusterMap, answers: [NodeStatus?]) {
@@ -81,7 +104,10 @@ struct ClusterState: Equatable, Sendable {
             NodeView(id: $0.id, address: $0.address, status: $1, zone: $0.zone, isDraining: $0.isDraining)
         }
         self.nodes = nodes
-        groups = map.groups.map { ClusterState.view(of: $0.id, peers: $0.peers, nodes) }
+        let addresses = Set(nodes.map(\.address))
+        groups = map.groups.map { group in
+            ClusterState.view(of: group.id, peers: group.peers, nodes) { !addresses.contains($0) }
+        }
         guests = ClusterState.guests(nodes)
     }
 
@@ -93,7 +119,7 @@ struct ClusterState: Equatable, Sendable {
         }
         let ids = Set(nodes.flatMap { $0.status?.replicas.filter { !$0.isGuest }.map(\.group) ?? [] })
         self.nodes = nodes
-        groups = ids.sorted().map { ClusterState.view(of: $0, peers: [], nodes) }
+        groups = ids.sorted().map { ClusterState.view(of: $0, peers: [], nodes) { _ in false } }
         guests = ClusterState.guests(nodes)
         mapProblem = groups.isEmpty ? nil : problem
     }
@@ -101,7 +127,8 @@ struct ClusterState: Equatable, Sendable {
     /// The nodes of all members that the nodes of this state know of, besides these.
     var nodesUnasked: [NodeAddress] {
         let known = Set(nodes.map(\.address))
-        return Set(groups.flatMap { $0.members.map(\.peer.address) }).subtracting(known).sorted()
+        let members = groups.flatMap { group in group.members.filter { !$0.isForeign }.map(\.peer.address) }
+        return Set(members).subtracting(known).sorted()
     }
 
     /// To stand beside what is shown without a map.
@@ -113,12 +140,16 @@ struct ClusterState: Equatable, Sendable {
 
     private static func guests(_ nodes: [NodeView]) -> [GroupView] {
         let ids = Set(nodes.flatMap { $0.status?.replicas.filter(\.isGuest).map(\.group) ?? [] })
-        return ids.sorted().map { view(of: $0, peers: [], nodes, isGuest: true) }
+        return ids.sorted().map { id in
+            view(of: id, peers: [], nodes, isGuest: true) { address in !nodes.contains { $0.address == address } }
+        }
     }
 
-    /// `known` are the members as the map has them.
+    /// `known` are the members as the map has them; `isElsewhere` says at which addresses there are other programs, besides
+    /// those that its members tell of.
     private static func view(
-        of group: String, peers known: [PeerID], _ nodes: [NodeView], isGuest: Bool = false
+        of group: String, peers known: [PeerID], _ nodes: [NodeView], isGuest: Bool = false,
+        isElsewhere: (NodeAddress) -> Bool
     ) -> GroupView {
         var reports: [ReplicaStatus] = []
         for node in nodes {
@@ -128,14 +159,20 @@ struct ClusterState: Equatable, Sendable {
         let leader = reports.filter { $0.state == "leader" }.max { $0.term < $1.term }
         let chief = leader ?? reports.max { ($0.term, $0.lastIndex) < ($1.term, $1.lastIndex) }
         let peers = (chief?.peers).flatMap { $0.isEmpty ? nil : $0 } ?? (known.isEmpty ? reports.map(\.peer) : known)
+        let told = chief?.foreign ?? []
         let members = peers.map { peer in
-            MemberView(
+            let known = told.first { $0.peer == peer }
+            return MemberView(
                 peer: peer, status: reports.first { $0.peer == peer },
                 isNodeUp: nodes.contains { $0.address == peer.address && $0.status != nil },
-                isForeign: isGuest && !nodes.contains { $0.address == peer.address })
+                isForeign: known != nil || isElsewhere(peer.address), asLed: known)
+        }
+        // of a foreign leader only those who follow it tell
+        let follows = chief?.leader.flatMap { followed in
+            isGuest || members.contains { $0.isForeign && $0.peer == followed } ? followed : nil
         }
         return GroupView(
-            id: group, leader: leader?.peer ?? (isGuest ? chief?.leader : nil), members: members, term: chief?.term,
+            id: group, leader: leader?.peer ?? follows, members: members, term: chief?.term,
             commitIndex: chief?.commitIndex, appliedIndex: chief?.appliedIndex, lastIndex: chief?.lastIndex,
             isGuest: isGuest)
     }

@@ -46,9 +46,20 @@ struct ReplicaStatus: Equatable, Sendable {
     var debt: Int64?
     /// controller, kv, guest or another; nil: its node is too old to say.
     var kind: String?
+    /// Members that run another program.
+    var foreign: [ForeignStatus] = []
 
     /// Whether it is a member of another program's group.
     var isGuest: Bool { kind == "guest" }
+}
+
+/// A member that runs another program, as our own members know it.
+struct ForeignStatus: Equatable, Sendable {
+    var peer: PeerID
+    /// Whether whoever leads is in touch with it; nil: the one who tells does not lead.
+    var isReachable: Bool?
+    /// What it has acknowledged up to; nil likewise.
+    var matchIndex: Int64?
 }
 
 extension NodeStatus {
@@ -95,6 +106,15 @@ extension ReplicaStatus {
             peers: peers, problem: record.problem.map { String(cString: $0) },
             debt: record.has_debt_index != 0 ? record.debt_index : nil,
             kind: record.kind.map { String(cString: $0) })
+        for position in 0..<record.n_foreign {
+            guard let member = record.foreign[position]?.pointee, let peer = PeerID(String(field: member.peer)) else {
+                return nil
+            }
+            foreign.append(
+                ForeignStatus(
+                    peer: peer, isReachable: member.has_reachable != 0 ? member.reachable != 0 : nil,
+                    matchIndex: member.has_match_index != 0 ? member.match_index : nil))
+        }
         if problem == nil, let debt { problem = "its log has lost entries up to \(debt) and is being healed" }
     }
 }

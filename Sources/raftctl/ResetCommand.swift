@@ -162,7 +162,9 @@ struct ForcedReset: Equatable {
             let gone = leavers.map(\.address.description).joined(separator: ", ")
             plan.steps.append("\(gone): replicas of \(group) are deleted there, should the nodes come back")
         }
-        func isUp(_ peer: PeerID) -> Bool { view.members.first { $0.peer == peer }?.isNodeUp ?? false }
+        func isUp(_ peer: PeerID) -> Bool {
+            view.members.first { $0.peer == peer }.map { $0.isForeign ? $0.isHealthy == true : $0.isNodeUp } ?? false
+        }
         func stage(_ name: String, _ peers: [PeerID]) -> PlanReport.Stage {
             let voters = Configuration(peers: peers).peers
             return PlanReport.Stage(

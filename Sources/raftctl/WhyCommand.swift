@@ -68,7 +68,7 @@ extension Cluster {
         // without a leader it would be looked for in vain
         if isControllerLed { facts.operations = try? await operations() }
         if case .key(let key) = subject, let shard = state.map?.shard(owning: key) {
-            let isLed = state.groups.contains { $0.id == shard.group && $0.leader != nil }
+            let isLed = state.groups.contains { $0.id == shard.group && $0.isServed }
             if isLed { facts.read = await tryToRead(key) }
         }
         return facts

@@ -152,9 +152,8 @@ extension WhyReport {
             add("group \(id)", .ok, "members \(members)")
         }
         if id != ClusterMap.controllerGroup || facts.operations != nil { addOperations(facts) { $0.memberGroup == id } }
-        let voters = view.members.filter { $0.peer.role != .learner }
-        let up = voters.count { $0.status != nil && $0.state != "damaged" }
-        let troubled = addReplicas(view, facts, hasQuorum: up > voters.count / 2)
+        let voters = view.voters
+        let troubled = addReplicas(view, facts, hasQuorum: voters.up > voters.all / 2)
         addLeader(view, facts)
         addLog(view, facts)
         addNodes(view, facts, except: troubled)
@@ -168,7 +167,9 @@ extension WhyReport {
         for member in view.members {
             let address = member.peer.address
             let name = "replica \(member.peer)"
-            if member.status == nil, !member.isNodeUp {
+            if member.status == nil, member.isForeign {
+                if addForeign(member, name, view) { troubled.insert(address) }
+            } else if member.status == nil, !member.isNodeUp {
                 troubled.insert(address)
                 if facts.hanging.contains(address) {
                     add(
@@ -197,26 +198,57 @@ extension WhyReport {
         return troubled
     }
 
+    /// A member that runs another program, by what the group's leader knows; whether something is wrong with it.
+    private mutating func addForeign(
+        _ member: ClusterState.MemberView, _ name: String, _ view: ClusterState.GroupView
+    ) -> Bool {
+        let address = member.peer.address
+        let match = member.asLed?.matchIndex.map { ", acknowledged up to \($0)" } ?? ""
+        switch member.isHealthy {
+        case true?: add(name, .ok, "a braft in touch with the leader\(match)")
+        case false?:
+            add(
+                name, .trouble, "a braft that the leader is not in touch with\(match)",
+                "start the braft at \(address), or take it out: raftctl group remove-peer \(view.id) \(address)")
+        case nil:
+            let isLeader = view.leader == member.peer
+            add(name, isLeader ? .ok : .unknown, isLeader ? "a braft, which leads" : "a braft: no node leads and knows")
+        }
+        return member.isHealthy == false
+    }
+
     private func replacement(_ group: String, _ address: NodeAddress) -> String {
         let verb = group == ClusterMap.controllerGroup ? "controller" : "group"
         return "\(verb) remove-peer \(verb == "group" ? group + " " : "")\(address), and add another"
     }
 
     private mutating func addLeader(_ view: ClusterState.GroupView, _ facts: WhyFacts) {
+        if let leader = view.leader, view.isLedByForeigner {
+            return add(
+                "leader", .trouble, "\(leader.address), a braft, which serves no keys (NOT_SERVED)",
+                "its nodes ask it for leadership each second; if that lasts, see its log, or stop it")
+        }
         if let leader = view.leader {
             return add("leader", .ok, "\(leader.address), term \(Quantity.optional(view.term))")
         }
-        let voters = view.members.filter { $0.peer.role != .learner }
-        let needed = voters.count / 2 + 1
-        let up = voters.count { $0.status != nil && $0.state != "damaged" }
-        guard up >= needed else {
+        let voters = view.voters
+        let needed = voters.all / 2 + 1
+        let unknown = voters.unknown > 0 ? ", of \(voters.unknown) brafts nobody knows," : ""
+        guard voters.up + voters.unknown >= needed else {
             let verb = view.id == ClusterMap.controllerGroup ? "controller reset-peer" : "group reset-peer \(view.id)"
             return add(
-                "leader", .trouble, "nobody leads: \(up) of \(voters.count) voters are there, and \(needed) are needed",
+                "leader", .trouble,
+                "nobody leads: \(voters.up) of \(voters.all) voters are there, and \(needed) are needed",
                 "start the nodes of the others; if their disks are lost for good: raftctl \(verb) PEER,… --plan")
         }
+        guard voters.up >= needed else {
+            return add(
+                "leader", .trouble,
+                "nobody leads: \(voters.up) of \(voters.all) voters are there\(unknown) and \(needed) are needed",
+                "start the nodes of the others, and see to the brafts")
+        }
         add(
-            "leader", .trouble, "nobody leads, though \(up) of \(voters.count) voters are there",
+            "leader", .trouble, "nobody leads, though \(voters.up) of \(voters.all) voters are there",
             "if that lasts longer than a few seconds: do they hear each other (below)? See their logs")
     }
 
@@ -236,9 +268,12 @@ extension WhyReport {
         }
         for member in view.members {
             guard let lag = view.lag(of: member), lag > 0 else { continue }
-            let earlier = before?.members.first { $0.peer == member.peer }?.status?.appliedIndex
+            func reached(_ member: ClusterState.MemberView?) -> Int64? {
+                member?.status?.appliedIndex ?? member?.asLed?.matchIndex
+            }
+            let earlier = reached(before?.members.first { $0.peer == member.peer })
             let name = "log of \(member.peer.address)"
-            let stands = earlier != nil && earlier == member.status?.appliedIndex && before?.commitIndex ?? 0 > earlier!
+            let stands = earlier != nil && earlier == reached(member) && before?.commitIndex ?? 0 > earlier!
             if stands {
                 add(name, .trouble, "\(lag) entries behind, and it stands still", "see its disk and network below")
             } else if lag > WhyReport.lagMax {
@@ -254,7 +289,8 @@ extension WhyReport {
     private mutating func addNodes(
         _ view: ClusterState.GroupView, _ facts: WhyFacts, except troubled: Set<NodeAddress>
     ) {
-        let members = Set(view.members.map(\.peer.address))
+        // whether a foreign one is heard is the leader's business, and stands above
+        let members = Set(view.members.filter { !$0.isForeign }.map(\.peer.address))
         for node in facts.state.nodes where members.contains(node.address) && !troubled.contains(node.address) {
             guard let status = node.status else { continue }
             let name = "node \(node.address)"

@@ -13,6 +13,9 @@ extension Clusters {
     @Suite("Clusters of old and new programs") struct LevelTests {
         private static let newer = { @Sendable (configuration: inout NodeConfiguration) in configuration.knownLevel = 2
         }
+        /// One from before there were foreign members.
+        private static let older = { @Sendable (configuration: inout NodeConfiguration) in configuration.knownLevel = 1
+        }
 
         /// What the node knows of the cluster: its level, and those of the nodes.
         private static func levels(_ cluster: TestCluster, at node: Int) async throws -> [UInt32] {
@@ -73,7 +76,7 @@ extension Clusters {
 
         @Test("The level is raised when the last node knows it, not before, and for good")
         func upgrade() async throws {
-            let cluster = try await TestCluster(nodes: 3, groups: 2, replicas: 3)
+            let cluster = try await TestCluster(nodes: 3, groups: 2, replicas: 3, configure: Self.older)
             defer { cluster.close() }
             for node in 0..<2 {
                 cluster.stop(node)
@@ -120,11 +123,88 @@ extension Clusters {
 
             cluster.stop(1)
             #expect {
-                try cluster.restart(1)
+                try cluster.restart(1, configure: Self.older)
             } throws: { error in
                 let words = ["the cluster is at level 2", "up to 1 only", "start a newer raftd"]
                 return words.allSatisfy { "\(error)".contains($0) }
             }
+        }
+
+        @Test(
+            "Other programs' members come with level 2: refused before, also in a plan, then taken in and shown")
+        func foreignMembers() async throws {
+            let cluster = try await TestCluster(nodes: 3, groups: 1, replicas: 3, configure: Self.older)
+            defer { cluster.close() }
+            let braft = ScriptedBraft(at: LoopbackPorts.take(1)[0])
+            defer { braft.close() }
+            let name = "\(braft.address):7"
+            for node in 0..<3 {
+                cluster.stop(node)
+                try cluster.restart(node, configure: Self.newer)
+                try await cluster.waitUntilLed()
+            }
+            try await Self.wait("the new programs are known", for: [1, 2, 2, 2], at: [0, 1, 2], cluster)
+            for more in [[], ["--plan"]] {
+                let refused = try await Tools.run(
+                    Tools.raftctl,
+                    ["--cluster", cluster.addresses[0].description, "group", "add-peer", "g1", name, "--foreign"] + more
+                )
+                #expect(
+                    refused.status == 1 && refused.output.contains("raftctl cluster upgrade"), "\(refused.output)")
+            }
+            #expect(braft.calls.isEmpty)
+            let upgrade = try await Self.raftctl(cluster, "cluster", "upgrade")
+            #expect(upgrade.status == 0 && upgrade.output.contains("2"), "\(upgrade.output)")
+            let added = try await Self.raftctl(cluster, "group", "add-peer", "g1", name, "--foreign")
+            #expect(added.status == 0, "\(added.output)")
+            let client = try cluster.makeClient()
+            defer { client.close() }
+            try await client.put(Bytes("k"), Bytes("v"))
+
+            func show(_ words: String...) async throws -> String {
+                try await Tools.run(
+                    Tools.raftctl,
+                    ["--cluster", cluster.addresses.map(\.description).joined(separator: ",")] + words
+                ).output
+            }
+            func line() async throws -> String {
+                try await show("group", "show", "g1").split(separator: "\n").first { $0.contains("\(braft.address)") }
+                    .map(String.init) ?? ""
+            }
+            try await Wait.until("the braft is shown with nothing lacking") {
+                let words = try await line().split(separator: " ")
+                return words.count >= 3 && words[1] == "braft" && words.last == "0"
+            }
+            try await Wait.until("all is well") {
+                try await show("why", "group", "g1").contains("a braft in touch with the leader")
+            }
+            // with it, three of four are left; without it none could be missed
+            try await Wait.until("a node may stop") {
+                try await show("node", "safe-to-stop", "1").contains("node 1 can be stopped")
+            }
+            // nobody else comes in under its address
+            let stranger = TemporaryDirectory()
+            braft.close()
+            try await Wait.until("the braft is missed") { try await line().contains("braft, silent") }
+            let why = try await show("why", "group", "g1")
+            #expect(why.contains("a braft that the leader is not in touch with"), "\(why)")
+            try await Wait.until("a node may not stop") {
+                try await show("node", "safe-to-stop", "1").contains("group g1 would lose its quorum: 2 of its 4")
+            }
+            let output = stranger.path + "/output"
+            let node = try ChildProcess(
+                Tools.raftd,
+                [
+                    "--data-dir", stranger.path + "/node", "--listen", braft.address.description, "--controllers",
+                    cluster.addresses.map(\.description).joined(separator: ","),
+                ], output: output)
+            defer { node.signal(9) }
+            try await Wait.until("the newcomer is refused") {
+                let text = try Files.text(output)
+                return text.contains("the cluster does not take this node in")
+                    && text.contains("group g1 has a member at \(braft.address)")
+            }
+            #expect(try await client.clusterMap().nodes.count == 3)
         }
 
         @Test(
@@ -150,7 +230,7 @@ extension Clusters {
             defer { client.close() }
             try await client.put(Bytes("k"), Bytes("v"))
             // its own state does not say yet that the level was raised
-            try cluster.restart(2)
+            try cluster.restart(2, configure: Self.newer)
             try await Wait.until("the old program ends") {
                 await cluster.probe.status(of: cluster.addresses[2]) == nil
             }

@@ -136,6 +136,71 @@ import WireMessages
         #expect(alone.nodesUnasked.isEmpty && alone.groups.isEmpty && alone.guests.map(\.id) == ["counter"])
     }
 
+    @Test(
+        "a member that runs another program is shown, and counts, as the group's leader says")
+    func foreignMembers() throws {
+        let braft = try #require(PeerID("10.9.9.9:8100:7:0"))
+        func group(
+            leads: Bool = true, follows: PeerID? = nil, _ told: ForeignStatus?
+        ) throws -> (ClusterState, ClusterState.GroupView) {
+            let answers = (1...3).map { number -> NodeStatus in
+                var own = replica(
+                    "g1", number, leads && number == 1 ? "leader" : "follower", term: 5, commit: 90, applied: 90)
+                (own.peers, own.leader) = (peers + [braft], follows)
+                // followers say who is foreign and no more
+                if let told { own.foreign = [leads && number == 1 ? told : ForeignStatus(peer: braft)] }
+                let other = replica(
+                    "controller", number, number == 1 ? "leader" : "follower", term: 2, commit: 1, applied: 1)
+                return node(number, [other, own])
+            }
+            let state = ClusterState(map: map, answers: answers)
+            return (state, try #require(state.groups.first { $0.id == "g1" }))
+        }
+        let (all, inTouch) = try group(ForeignStatus(peer: braft, isReachable: true, matchIndex: 85))
+        #expect(inTouch.members.map(\.state) == ["leader", "follower", "follower", "braft"])
+        #expect(inTouch.healthyMembers == 4 && inTouch.members.map { inTouch.lag(of: $0) }.last == 5)
+        #expect(inTouch.voters == (4, 4, 0) && all.isLed && all.groupTable.contains("4/4"))
+        #expect(inTouch.json.text.contains(#""foreign":true,"reachable":true,"match_index":85"#))
+        let (_, silent) = try group(ForeignStatus(peer: braft, isReachable: false, matchIndex: 40))
+        #expect(silent.members.last?.state == "braft, silent" && silent.maxLag == 50 && silent.voters == (4, 3, 0))
+        // it leads: whoever follows it does not know how far the others are
+        let (led, foreign) = try group(leads: false, follows: braft, ForeignStatus(peer: braft))
+        #expect(foreign.leader == braft && foreign.isLedByForeigner && !led.isLed)
+        #expect(foreign.members.last?.state == "braft, unknown" && foreign.voters == (4, 3, 1))
+        #expect(foreign.lag(of: try #require(foreign.members.last)) == nil)
+        // nodes that are too old to tell
+        let (_, untold) = try group(nil)
+        #expect(untold.members.last?.state == "foreign" && untold.voters == (4, 3, 1))
+    }
+
+    @Test("what is told of foreign members is read") func foreignOnTheWire() throws {
+        let arena = Arena()
+        let braft = try #require(PeerID("10.9.9.9:8100:7:0"))
+        let body = arena.scope { arena in
+            let member = arena.make(flotilla__foreign_member__init)
+            member.pointee.peer = arena.string(braft.description)
+            (member.pointee.has_reachable, member.pointee.reachable) = (1, 1)
+            (member.pointee.has_match_index, member.pointee.match_index) = (1, 12)
+            let unknown = arena.make(flotilla__foreign_member__init)
+            unknown.pointee.peer = arena.string(braft.description)
+            let record = arena.make(flotilla__group_status__init)
+            record.pointee.id = arena.string("g1")
+            record.pointee.peer = arena.string(peers[1].description)
+            record.pointee.state = arena.string("leader")
+            record.pointee.n_foreign = 2
+            record.pointee.foreign = arena.array([member, unknown])
+            let reply = arena.make(flotilla__status_reply__init)
+            reply.pointee.state = arena.string("serving")
+            reply.pointee.n_groups = 1
+            reply.pointee.groups = arena.array([record])
+            return arena.pack(reply)
+        }
+        #expect(
+            NodeStatus(body, arena)?.replicas.first?.foreign == [
+                ForeignStatus(peer: braft, isReachable: true, matchIndex: 12), ForeignStatus(peer: braft),
+            ])
+    }
+
     @Test("tables fit 100 columns")
     func width() {
         let answers = (1...3).map { number in

@@ -55,6 +55,46 @@ extension SmallCluster {
         #expect(controller.links.contains { $0.advice?.contains("raftctl controller reset-peer") == true })
     }
 
+    @Test("a foreign member is judged by what the leader says, and counts for the majority")
+    func foreignMembers() throws {
+        let braft = try #require(PeerID("10.9.9.9:8100:7:0"))
+        func facts(_ told: ForeignStatus, down: Int..., led: Bool = true) -> WhyFacts {
+            var world = SmallCluster()
+            for number in 0..<3 {
+                for position in world.nodes[number]!.replicas.indices
+                where world.nodes[number]!.replicas[position].group == "g1" {
+                    world.nodes[number]!.replicas[position].peers = SmallCluster.peers + [braft]
+                    world.nodes[number]!.replicas[position].foreign = [
+                        number == 0 && led ? told : ForeignStatus(peer: braft)
+                    ]
+                    if !led { world.nodes[number]!.replicas[position].state = "candidate" }
+                }
+                // who hears it is the leader
+                world.nodes[number]!.unheard = [braft.address]
+            }
+            for number in down { world.nodes[number] = nil }
+            return world.facts
+        }
+        let well = facts(ForeignStatus(peer: braft, isReachable: true, matchIndex: 50))
+        let report = WhyReport(.group("g1"), well)
+        #expect(report.isWell, "\(report.text)")
+        #expect(report.text.contains("a braft in touch with the leader, acknowledged up to 50"))
+        let silent = facts(ForeignStatus(peer: braft, isReachable: false, matchIndex: 50))
+        #expect(
+            troubles(.group("g1"), silent)
+                == ["a braft that the leader is not in touch with, acknowledged up to 50"])
+        #expect(WhyReport(.group("g1"), silent).text.contains("raftctl group remove-peer g1 10.9.9.9:8100"))
+        // it may be what is missing: nothing is to be done by force before that is known
+        let unknown = facts(ForeignStatus(peer: braft), down: 2, led: false)
+        let leader = try #require(WhyReport(.group("g1"), unknown).links.first { $0.name == "leader" })
+        #expect(leader.text.contains("2 of 4 voters are there, of 1 brafts nobody knows, and 3 are needed"))
+        #expect(leader.advice?.contains("reset-peer") == false)
+        let lost = facts(ForeignStatus(peer: braft), down: 1, 2, led: false)
+        let last = try #require(WhyReport(.group("g1"), lost).links.first { $0.name == "leader" })
+        #expect(last.text == "nobody leads: 1 of 4 voters are there, and 3 are needed")
+        #expect(last.advice?.contains("raftctl group reset-peer g1") == true)
+    }
+
     @Test("without a map the controller's chain is shown as well")
     func noMap() {
         var world = SmallCluster()
