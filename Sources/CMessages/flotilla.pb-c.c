@@ -14193,7 +14193,7 @@ const ProtobufCMessageDescriptor flotilla__peer_run__descriptor =
   (ProtobufCMessageInit) flotilla__peer_run__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptors[6] =
+static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptors[7] =
 {
   {
     "group",
@@ -14267,9 +14267,22 @@ static const ProtobufCFieldDescriptor flotilla__replica_record__field_descriptor
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "followed_foreigners",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__ReplicaRecord, has_followed_foreigners),
+    offsetof(Flotilla__ReplicaRecord, followed_foreigners),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned flotilla__replica_record__field_indices_by_name[] = {
   3,   /* field[3] = birth_peers */
+  6,   /* field[6] = followed_foreigners */
   0,   /* field[0] = group */
   4,   /* field[4] = kind */
   5,   /* field[5] = map_version */
@@ -14279,7 +14292,7 @@ static const unsigned flotilla__replica_record__field_indices_by_name[] = {
 static const ProtobufCIntRange flotilla__replica_record__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
 {
@@ -14289,7 +14302,7 @@ const ProtobufCMessageDescriptor flotilla__replica_record__descriptor =
   "Flotilla__ReplicaRecord",
   "flotilla",
   sizeof(Flotilla__ReplicaRecord),
-  6,
+  7,
   flotilla__replica_record__field_descriptors,
   flotilla__replica_record__field_indices_by_name,
   1,  flotilla__replica_record__number_ranges,

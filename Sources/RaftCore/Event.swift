@@ -32,7 +32,8 @@ public enum Event: Sendable {
     /// The replica has been opened; comes first and once.
     case started
     /// A message came in; `run` is the run number of the sender's node when it was sent, zero if nobody knows.
-    case received(Message, from: PeerID, run: UInt64 = 0)
+    /// `isForeign` if the sender has shown that it knows no promises, also where liveness knows nothing of it.
+    case received(Message, from: PeerID, run: UInt64 = 0, isForeign: Bool = false)
     /// A client proposes this many data entries; ignored unless the replica leads (the host asks first).
     case proposed(count: Int)
     /// A write of the log, and everything before it, is durable.

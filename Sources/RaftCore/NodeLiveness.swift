@@ -34,8 +34,8 @@ public struct NodeLiveness: Sendable {
     private var vitalsConfirmed: Instant?
     /// When the check under way was started.
     private var checkStarted: Instant?
-    /// Whether any node was ever found to be foreign: where there is none, nobody has to be looked up for that.
-    private var hasMetForeigners = false
+    /// How many nodes are known as foreign: where there are none, nobody has to be looked up for that.
+    private(set) var foreigners = 0
     /// Ascending by node: the tracked ones, and others while a promise to or from them stands.
     private var peers: [Peer] = []
 
@@ -93,7 +93,7 @@ public struct NodeLiveness: Sendable {
     }
 
     /// Whether `node` has shown that it does not speak our services.
-    public func isForeign(_ node: NodeAddress) -> Bool { hasMetForeigners && peer(node)?.isForeign == true }
+    public func isForeign(_ node: NodeAddress) -> Bool { foreigners > 0 && peer(node)?.isForeign == true }
 
     /// Whether this node has just started and so neither votes nor campaigns.
     public func isQuiet(now: Instant) -> Bool { now < quietUntil }
@@ -247,6 +247,14 @@ extension NodeLiveness {
         peers[position].nextSend = nextBeat(after: now)
     }
 
+    /// Returns whether that is news.
+    private mutating func setForeign(_ isForeign: Bool, _ position: Int) -> Bool {
+        guard peers[position].isForeign != isForeign else { return false }
+        peers[position].isForeign = isForeign
+        foreigners += isForeign ? 1 : -1
+        return true
+    }
+
     /// A foreign node keeps no promise, whoever gave it at that address, and is not asked for one.
     private mutating func noteForeign(_ node: NodeAddress, now: Instant, _ effects: inout Effects) {
         guard node != self.node else { return }
@@ -254,16 +262,13 @@ extension NodeLiveness {
         if position == peers.count || peers[position].node != node {
             peers.insert(Peer(node: node, now: now), at: position)
         }
-        guard !peers[position].isForeign else { return }
-        hasMetForeigners = true
-        peers[position].isForeign = true
+        guard setForeign(true, position) else { return }
         peers[position].supportEnd = nil
         effects.noteChange(of: node)
     }
 
     private mutating func noteFamiliar(_ node: NodeAddress, now: Instant, _ effects: inout Effects) {
-        guard let position = find(node), peers[position].isForeign else { return }
-        peers[position].isForeign = false
+        guard let position = find(node), setForeign(false, position) else { return }
         peers[position].hasAnswered = false
         peers[position].nextSend = now
         effects.noteChange(of: node)
@@ -319,10 +324,7 @@ extension NodeLiveness {
         if position == peers.count || peers[position].node != asker {
             peers.insert(Peer(node: asker, now: now), at: position)
         }
-        if peers[position].isForeign {
-            peers[position].isForeign = false
-            effects.noteChange(of: asker)
-        }
+        if setForeign(false, position) { effects.noteChange(of: asker) }
         let isPresent = admit(run: request.runNumber, of: position, &effects)
         let granted = isPresent && request.asks
         if granted {
@@ -350,9 +352,9 @@ extension NodeLiveness {
             return fail(position, now: now, &effects)
         }
         peers[position].unanswered = nil
-        if !peers[position].hasAnswered || peers[position].isForeign { effects.noteChange(of: supporter) }
+        let isNewlyFamiliar = setForeign(false, position)
+        if !peers[position].hasAnswered || isNewlyFamiliar { effects.noteChange(of: supporter) }
         peers[position].hasAnswered = true
-        peers[position].isForeign = false
         peers[position].wallClockOffset = reply.wallClockMilliseconds &- now.nanoseconds / 1_000_000
         // an answered ping reopens asking at once
         peers[position].nextSend = request.asks ? nextBeat(after: sentAt) : now

@@ -31,8 +31,9 @@ extension Raft {
     mutating func start(_ around: Surroundings) {
         precondition(!hasStarted, "a replica starts once")
         hasStarted = true
-        startLeaseEnd = around.now + settings.electionTimeout + settings.maxClockDrift
-        wake(from: max(around.now, around.liveness.quietUntil))
+        // who never was in a term has followed nobody
+        if followedForeigners, settings.foreignLeases, term > .zero { startLeaseEnd = foreignLeaseEnd(around) }
+        wake(from: max(around.now, around.liveness.quietUntil, startLeaseEnd))
     }
 
     /// Arms a short random delay: there seems to be no leader. Random, so that few campaign at once (§5.2).
@@ -62,12 +63,12 @@ extension Raft {
         candidacy = nil
         leader = newLeader
         startLeaseEnd = .distantPast
-        let isForeign = around.isForeign(newLeader)
+        let isForeign = around.isForeign(sender: newLeader)
         // under a promise to the run that speaks: an earlier one has ended, and a later one leads nothing, so that nobody
         // would end a loyalty to it
         pledge = Pledge(
             leader: newLeader, promise: around.promise(toSender: newLeader), term: term,
-            leaseEnd: isForeign ? around.now + settings.electionTimeout + settings.maxClockDrift : nil)
+            leaseEnd: isForeign ? foreignLeaseEnd(around) : nil)
         restOrWait(for: newLeader, around)
     }
 
@@ -91,12 +92,19 @@ extension Raft {
             && (around.promise(to: pledge.leader) == pledge.promise || planted("loyal-to-any-run"))
     }
 
-    /// Whether, in a run before this one, it may have accepted a foreign leader whose lease is not over. Not one of
-    /// `former`: they lead no more.
-    private func mayOweLease(besides former: [PeerID], _ around: Surroundings) -> Bool {
-        around.now < startLeaseEnd
-            && configuration.voters.contains { $0 != id && !former.contains($0) && around.isForeign($0) }
+    /// When loyalty to a foreign leader ends that speaks now.
+    private func foreignLeaseEnd(_ around: Surroundings) -> Instant {
+        around.now + settings.electionTimeout + settings.maxClockDrift
     }
+
+    /// Whether that loyalty stands against a real election too: not if its leader, a foreign one, counts on no leases.
+    private func owesItsVote(_ around: Surroundings) -> Bool {
+        isPledged(around) && (settings.foreignLeases || pledge?.leaseEnd == nil)
+    }
+
+    /// Whether, in a run before this one, it may have accepted a foreign leader whose lease is not over. Nobody knows
+    /// who that was: the membership may have changed since, and whoever is there may not have been found out yet.
+    private func mayOweLease(_ around: Surroundings) -> Bool { around.now < startLeaseEnd }
 
     /// Stops leading or campaigning and waits, awake, for what comes.
     mutating func becomeFollower(_ around: Surroundings, _ effects: inout Effects) {
@@ -142,7 +150,7 @@ extension Raft {
             return
         }
         guard !around.isQuiet else { return wake(from: around.liveness.quietUntil) }
-        guard role != .follower || !mayOweLease(besides: [], around) else { return wake(from: startLeaseEnd) }
+        guard role != .follower || !mayOweLease(around) else { return wake(from: startLeaseEnd) }
         if let leader, leader == pledge?.leader, isPledged(around) {
             if restsUnderPromise(around) { electionDeadline = nil } else { waitAwake(around) }
             return
@@ -265,7 +273,7 @@ extension Raft {
     mutating func campaignNow(
         _ request: TimeoutNowRequest, from sender: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
-        let isFree = pledge?.leader == sender || !isPledged(around)
+        let isFree = pledge?.leader == sender || !owesItsVote(around)
         let campaigns =
             request.term == term && role == .follower && (leader == nil || leader == sender) && isFree && !isDebtor
             && configuration.isVoter(id) && !configuration.isWitness(id) && !around.isQuiet
@@ -275,7 +283,7 @@ extension Raft {
         guard campaigns else { return }
         pledge = nil
         // a foreign leader that has not stepped down may go on leading: its own answer to the vote will tell
-        let hasGone = request.oldLeaderSteppedDown || !around.isForeign(sender)
+        let hasGone = request.oldLeaderSteppedDown || !around.isForeign(sender: sender)
         campaign(handOver: hasGone ? TermLeader(leader: sender, term: term) : nil, around, &effects)
     }
 }
@@ -289,7 +297,7 @@ extension Raft {
         let before = (term: term, leads: role == .leader)
         let granted = grants(request, to: asker, around, &effects)
         var details: VoteDetails?
-        if around.isForeign(asker) {
+        if around.isForeign(sender: asker) {
             let leads = role == .leader
             details = VoteDetails(
                 // a leader that would not go must not be taken for one that has gone
@@ -355,8 +363,9 @@ extension Raft {
     /// no other candidate, nor its term; nor does a leader with its majority.
     private func isLoyal(against asker: PeerID, _ request: VoteRequest, _ around: Surroundings) -> Bool {
         guard role == .leader else {
-            let former = [asker] + (request.handOver.map { [$0.leader] } ?? [])
-            return isPledged(around) || mayOweLease(besides: former, around)
+            if request.isPreVote ? isPledged(around) : owesItsVote(around) { return true }
+            // a leader that has gone, of this term or a later one: a majority was free to elect it
+            return mayOweLease(around) && request.handOver?.term ?? .zero < term
         }
         return request.handOver != TermLeader(leader: id, term: term) && leadership?.transfer?.target != asker
             && hasSupport(around)

@@ -81,7 +81,9 @@ public struct Raft: Sendable {
     var release: Release?
     /// Reads of this replica that wait for the leader's read index.
     var followerReads = FollowerReads()
-    /// Until then it may owe a foreign leader the loyalty of an earlier run of its node (braft's follower lease).
+    /// Whether it may have followed a foreign leader in an earlier run of its node.
+    var followedForeigners: Bool
+    /// Until then it may owe such a leader the loyalty of that run (braft's follower lease).
     var startLeaseEnd = Instant.distantPast
     var hasStarted = false
 
@@ -94,11 +96,12 @@ public struct Raft: Sendable {
     ///   - applied: known to be committed, for the state machine holds it durably.
     ///   - debt: the last entry that the log ever held, if damage has taken a part of it; nothing if it has got there
     ///     again. See <doc:DrivingTheCore>.
+    ///   - followedForeigners: whether it may have followed a foreign leader in an earlier run of its node.
     ///   - seed: of this replica's random delays.
     public init(
         id: PeerID, hardState: HardState, base: LogPosition = .zero, termRuns: [LogPosition], lastIndex: LogIndex,
-        configurations: [PlacedConfiguration], applied: LogIndex, debt: LogPosition? = nil, settings: RaftSettings,
-        seed: UInt64
+        configurations: [PlacedConfiguration], applied: LogIndex, debt: LogPosition? = nil,
+        followedForeigners: Bool = false, settings: RaftSettings, seed: UInt64
     ) {
         precondition(settings.electionJitter.nanoseconds > 0 && settings.maxEntriesPerAppend > 0)
         precondition(settings.maxEntriesInFlight >= settings.maxEntriesPerAppend)
@@ -116,6 +119,7 @@ public struct Raft: Sendable {
         self.reportedApplicable = applied
         self.durableIndex = lastIndex
         self.debt = debt
+        self.followedForeigners = followedForeigners
         self.durableTerm = hardState.term
         self.logTerm = log.last.term
         self.settings = settings
@@ -133,6 +137,7 @@ public struct Raft: Sendable {
         precondition(!hasStarted && former.id == id && !former.isLeader, "what a leader owes ends before")
         precondition(term == former.term && vote == former.vote, "hard state outlives damage to the log")
         pledge = former.pledge
+        (followedForeigners, startLeaseEnd) = (false, former.startLeaseEnd)
         released = former.released
         // what is still being written is durable when the first write of this one is
         durableIndex = min(durableIndex, former.durableIndex)
@@ -204,7 +209,9 @@ public struct Raft: Sendable {
     public mutating func step(_ event: Event, now: Instant, liveness: NodeLiveness, into effects: inout Effects) {
         let before = (role: role, hardState: HardState(term: term, vote: vote), leader: leader)
         let circle = membershipVersion
-        let around = Surroundings(now: now, liveness: liveness, senderRun: event.senderRun)
+        let sender = event.senderNode
+        let around = Surroundings(
+            now: now, liveness: liveness, senderRun: sender.run, senderIsForeign: sender.isForeign)
         dispatch(event, around, &effects)
         if role == .leader { pursueLeadership(around, &effects) } else { pursueFollowerReads(around, &effects) }
         if case .some = debt { payDebt(around) }
@@ -230,9 +237,9 @@ func earliest(_ left: Instant?, _ right: Instant?) -> Instant? {
 }
 
 extension Event {
-    fileprivate var senderRun: UInt64 {
-        guard case .received(_, _, let run) = self else { return 0 }
-        return run
+    fileprivate var senderNode: (run: UInt64, isForeign: Bool) {
+        guard case .received(_, _, let run, let isForeign) = self else { return (0, false) }
+        return (run, isForeign)
     }
 }
 
@@ -244,6 +251,8 @@ struct Surroundings {
     let liveness: NodeLiveness
     /// Run number of the node whose message this is; zero if it is none, or nobody knows.
     let senderRun: UInt64
+    /// Whether it came from somebody who knows nothing of promises.
+    var senderIsForeign = false
 
     /// Whether this node may neither vote nor campaign yet.
     var isQuiet: Bool { liveness.isQuiet(now: now) }
@@ -259,6 +268,8 @@ struct Surroundings {
     func isSupported(by peer: PeerID) -> Bool { liveness.supportStands(from: peer.address, now: now) }
     /// Whether `peer`'s node knows nothing of promises.
     func isForeign(_ peer: PeerID) -> Bool { liveness.isForeign(peer.address) }
+    /// The same of the sender of this message, who may be in no configuration yet.
+    func isForeign(sender: PeerID) -> Bool { senderIsForeign || isForeign(sender) }
     /// Whether it makes sense to ask `peer`'s node for anything.
     func isReachable(_ peer: PeerID) -> Bool { liveness.isReachable(peer.address) }
 }
@@ -267,7 +278,7 @@ extension Raft {
     private mutating func dispatch(_ event: Event, _ around: Surroundings, _ effects: inout Effects) {
         switch event {
         case .started: start(around)
-        case .received(let message, let sender, _): receive(message, from: sender, around, &effects)
+        case .received(let message, let sender, _, _): receive(message, from: sender, around, &effects)
         case .proposed(let count): propose(count, &effects)
         case .persisted(let mark): notePersisted(mark)
         case .readRequested(let read, let lease): requestRead(read, lease: lease, around, &effects)

@@ -79,6 +79,7 @@ struct NodeState: Equatable {
                 if record.has_map_version != 0 {
                     state.replicas[state.replicas.count - 1].mapVersion = record.map_version
                 }
+                state.replicas[state.replicas.count - 1].followedForeigners = record.followed_foreigners != 0
             }
             for position in 0..<message.n_tombstones {
                 guard let tombstone = message.tombstones[position]?.pointee,
@@ -120,6 +121,10 @@ struct NodeState: Equatable {
                     if let version = replica.mapVersion {
                         record.pointee.has_map_version = 1
                         record.pointee.map_version = version
+                    }
+                    if replica.followedForeigners {
+                        record.pointee.has_followed_foreigners = 1
+                        record.pointee.followed_foreigners = 1
                     }
                     return record
                 })

@@ -132,6 +132,7 @@ extension RaftHost {
         stalled.removeAll { $0 === replica }
         stateless.removeAll { $0 === replica }
         trials.removeAll { $0 === replica }
+        foreignNotes.forget(replica)
         leadingGuests.removeAll { $0 === replica }
         toCompare.removeAll { $0 === replica }
         compactionCandidates.removeAll { $0 === replica }

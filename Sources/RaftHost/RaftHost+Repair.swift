@@ -240,7 +240,8 @@ extension RaftHost {
     ) -> Raft {
         Raft(
             id: record.peer, hardState: hardState, base: base, termRuns: runs, lastIndex: last,
-            configurations: memberships, applied: applied, debt: debt, settings: settings.raft,
+            configurations: memberships, applied: applied, debt: debt,
+            followedForeigners: mayOweLease(record), settings: settings.raft,
             seed: settings.seed &+ record.number &* 0x9e37_79b9 ^ UInt64(identity.address.port))
     }
 

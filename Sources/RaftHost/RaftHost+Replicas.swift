@@ -48,6 +48,7 @@ extension RaftHost {
         slots.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil
+        noteEarlierForeigners(replica)
         membershipChanged(replica)
         step(replica, .started, StepContext(write: opened.repair))
         // may write; a log that lost entries takes nothing before it is repaired

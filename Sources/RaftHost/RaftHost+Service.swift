@@ -101,15 +101,17 @@ extension RaftHost {
         throw RaftWire.WireError(code: badSender, text: "server_id invalid")
     }
 
-    /// The run of the node that said hello on this connection.
-    private func run(of request: RpcRequest) -> UInt64 {
+    /// The run of the node that said hello on this connection; zero if none did, and then it is a foreign one.
+    func run(of request: RpcRequest) -> UInt64 {
         (request.connection.context as? KnownPeer)?.run.runNumber ?? 0
     }
 
     private func vote(_ request: RpcRequest, isPreVote: Bool) throws(RaftWire.WireError) {
         let (addressing, message) = try wire.decodeVoteRequest(request.body, isPreVote: isPreVote)
         let (replica, from) = try addressedByAnybody(addressing, request, badSender: 22)
-        step(replica, .received(.voteRequest(message), from: from), StepContext(responder: request.responder))
+        step(
+            replica, .received(.voteRequest(message), from: from, isForeign: run(of: request) == 0),
+            StepContext(responder: request.responder))
         lane.requestTurn()
     }
 
@@ -122,11 +124,13 @@ extension RaftHost {
         }
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
         let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
+        let run = run(of: request)
+        if run == 0 { try hearForeignLeader(replica) }
         if replica.isGuest, let answer = try guestAnswer(to: message, from: from, replica) {
             return request.responder.reply(body: wire.packReply(.appendReply(answer)))
         }
         step(
-            replica, .received(.appendRequest(message), from: from, run: run(of: request)),
+            replica, .received(.appendRequest(message), from: from, run: run, isForeign: run == 0),
             StepContext(responder: request.responder, incoming: entries))
         lane.requestTurn()
     }
@@ -139,7 +143,9 @@ extension RaftHost {
             let refusal = TimeoutNowReply(term: replica.raft.term, success: false)
             return request.responder.reply(body: wire.packReply(.timeoutNowReply(refusal)))
         }
-        step(replica, .received(.timeoutNowRequest(message), from: from), StepContext(responder: request.responder))
+        step(
+            replica, .received(.timeoutNowRequest(message), from: from, isForeign: run(of: request) == 0),
+            StepContext(responder: request.responder))
         lane.requestTurn()
     }
 

@@ -87,7 +87,7 @@ extension RaftHost {
         // the log may hold what is offered, and the state not
         let needsState = replica.needsState || wantsLaterState(message.meta, replica)
         step(
-            replica, .received(.snapshotRequest(message), from: from),
+            replica, .received(.snapshotRequest(message), from: from, isForeign: run(of: request) == 0),
             StepContext(responder: needsState ? nil : request.responder))
         lane.requestTurn()
         if needsState, let refusal = effects.reply {

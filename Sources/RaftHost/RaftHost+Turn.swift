@@ -177,6 +177,7 @@ extension RaftHost {
             if let candidate, candidate < earliest { earliest = candidate }
         }
         if let at = pursueStrangers(), at < earliest { earliest = at }
+        if let at = pursueForeignNotes(), at < earliest { earliest = at }
         for link in links {
             resetIfHung(link)
             if let at = link.data.expire(now: now), at < earliest { earliest = at }

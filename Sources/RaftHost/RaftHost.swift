@@ -83,6 +83,7 @@ public final class RaftHost: @unchecked Sendable {
     var linkByNode: [NodeAddress: PeerLink] = [:]
     /// Connections to those who are in no configuration here and spoke without hello.
     var strangers: [StrangerLink] = []
+    var foreignNotes = ForeignNotes()
     var nodeState: NodeState
     /// Of the runs in it those that are known to be durable, by node id.
     var durableRuns: [UInt64: NodeState.PeerRun] = [:]

@@ -99,6 +99,8 @@ public struct ReplicaRecord: Equatable, Sendable {
     public var mapVersion: UInt64?
     /// What is wrong with that state, as far as comparisons with others have told.
     var fence: Fence?
+    /// It may have followed a foreign leader lately, and owe that one a lease after a restart.
+    var followedForeigners = false
 
     /// A record.
     public init(group: String, peer: PeerID, number: UInt64, birth: Configuration, kind: String) {
@@ -127,6 +129,7 @@ final class Replica: @unchecked Sendable {
     var logProblem: String?
     /// There is a debt in the log.
     var owes = false
+    var foreignLeaders = ForeignLeaders.none
     /// Set while the state machine cannot go on.
     var applyProblem: String?
     /// Set once its state was found to differ from the others'; until it gets another state.
@@ -230,6 +233,7 @@ final class Replica: @unchecked Sendable {
         self.applicable = applied
         self.tail = LogTail(after: raft.lastIndex)
         if record.kind == RaftHost.guestKind { guest = GuestDuties(settings) }
+        if record.followedForeigners { foreignLeaders = .remembered }
         adopt(stateMachine, settings)
     }
 

@@ -77,7 +77,7 @@ struct CoreCluster {
         swap(&drained, &nodes[position].inbox)
         for packet in drained {
             step(position, packet.event, packet.sender)
-            if case .received(.appendRequest(let request), _, _) = packet.event, !request.entries.isEmpty {
+            if case .received(.appendRequest(let request), _, _, _) = packet.event, !request.entries.isEmpty {
                 spareEntries.append(request.entries)
             }
         }
@@ -153,7 +153,7 @@ struct CoreCluster {
             nodes[position].log.append(EntryHeader(term: change.term, kind: .configuration), count: change.count)
             nodes[position].log.note(PlacedConfiguration(index: change.first, configuration: configuration))
         case .message(let offset):
-            guard case .received(.appendRequest(let request), _, _) = event else {
+            guard case .received(.appendRequest(let request), _, _, _) = event else {
                 preconditionFailure("entries without a message")
             }
             nodes[position].log.append(request.entries[offset...])

@@ -33,6 +33,7 @@ struct Options: Sendable {
     var clockDriftPercent = 5
     var electionMilliseconds = 1000
     var leaseReads = true
+    var braftLeases = true
     var requestMilliseconds = 10_000
     var connections = 10_000
     var answersCli = true
@@ -185,6 +186,15 @@ struct Options: Sendable {
             help: "whether a leader that a majority stands by answers reads without asking it (default on)"
         ) {
             $1.leaseReads = $0 == "on"
+            return $0 == "on" || $0 == "off"
+        },
+        Flag(
+            name: "braft-leases", value: "on|off",
+            help:
+                "whether brafts beside this node run with raft_enable_leader_lease; off lets them hand leadership to each "
+                + "other at the first attempt, and on where they do keeps their reads right (default on)"
+        ) {
+            $1.braftLeases = $0 == "on"
             return $0 == "on" || $0 == "off"
         },
         Flag(
@@ -352,6 +362,7 @@ extension Options {
         configuration.host.liveness.maxClockDriftPercent = clockDriftPercent
         configuration.host.raft.electionTimeout = .milliseconds(electionMilliseconds)
         configuration.host.raft.leaseReads = leaseReads
+        configuration.host.raft.foreignLeases = braftLeases
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
         configuration.host.answersCli = answersCli

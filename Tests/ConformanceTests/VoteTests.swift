@@ -97,6 +97,26 @@ extension Conformance {
             }
         }
 
+        @Test("Where no braft has leases a vote is granted while the leader is there, and a pre-vote is not")
+        func withoutLeases() async throws {
+            let change: (inout RaftHost.Settings) -> Void = {
+                $0.raft.electionTimeout = .milliseconds(3000)
+                $0.raft.foreignLeases = false
+            }
+            try await BraftStage.run(change: change) { stage in
+                let caller = try stage.connect()
+                try await follow(stage, on: caller)
+                let message = stage.vote(term: 11, last: (10, 3), from: 2)
+                let asked = try await ask("pre_vote", stage, message, on: caller)
+                #expect(asked.isSet(2) == false && asked.isSet(5) == true && asked.integer(1) == 10, "\(asked)")
+                let shorter = try await ask(
+                    "request_vote", stage, stage.vote(term: 11, last: (10, 2), from: 2), on: caller)
+                #expect(shorter.isSet(2) == false && shorter.isSet(5) == false, "\(shorter)")
+                let reply = try await ask("request_vote", stage, message, on: caller)
+                #expect(reply.isSet(2) == true && reply.integer(1) == 11, "\(reply)")
+            }
+        }
+
         @Test("A disrupted leader, if it is the one followed in the term of now, ends the lease") func disrupted()
             async throws
         {

@@ -287,7 +287,7 @@ private struct CoreWorld {
             change.first == nodes[node].base.advanced(by: nodes[node].headers.count + 1), "a hole in the log")
         switch change.source {
         case .message(let offset):
-            guard case .received(.appendRequest(let request), _, _) = event else {
+            guard case .received(.appendRequest(let request), _, _, _) = event else {
                 preconditionFailure("entries of no message")
             }
             nodes[node].headers += request.entries[offset..<offset + change.count]

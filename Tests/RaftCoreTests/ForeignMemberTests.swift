@@ -261,4 +261,17 @@ struct ForeignLivenessTests {
         stage.step(.familiar(c.address), at: 30)
         #expect(!stage.liveness.isForeign(c.address) && !stage.liveness.isReachable(c.address))
     }
+
+    @Test("who is foreign is looked up only while somebody is, whatever made them familiar")
+    func nobody() {
+        var stage = LivenessStage()
+        for address in [c.address, d.address, c.address, stage.other] { stage.step(.foreign(address), at: 10) }
+        #expect(stage.liveness.foreigners == 3)
+        stage.step(.familiar(c.address), at: 20)
+        stage.step(.familiar(c.address), at: 20)
+        stage.hear(from: d, at: 30)
+        #expect(stage.liveness.foreigners == 1 && stage.liveness.isForeign(stage.other))
+        stage.step(.familiar(stage.other), at: 40)
+        #expect(stage.liveness.foreigners == 0)
+    }
 }

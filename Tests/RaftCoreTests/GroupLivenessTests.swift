@@ -330,24 +330,125 @@ struct ForeignTests {
         #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
     }
 
-    @Test("the lease runs from the start of the process too, for the run before may have given it")
-    func leaseAtStart() {
-        var stage = Stage(isQuiet: true)
-        stage.makeForeign(b)
-        stage.wait(milliseconds: 1500)
-        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
+    @Test(
+        "the lease runs from the start of the process too, for the run before may have given it to whoever it was",
+        arguments: [false, true])
+    func leaseAtStart(isKnown: Bool) {
+        var stage = Stage(term: 3, followedForeigners: true, isQuiet: true)
+        if isKnown { stage.makeForeign(c) }
+        stage.wait(milliseconds: 1999)
+        let reply = stage.hearVote(from: c, term: 4, last: .zero).voteReply
+        #expect(reply?.granted == false && reply?.details?.isRejectedByLease == (isKnown ? true : nil))
+        #expect(stage.hearVote(from: c, term: 4, last: .zero, isPreVote: true).voteReply?.granted == false)
+        stage.step(.livenessChanged(b.address))
         stage.step(.deadlineReached)
-        #expect(stage.raft.role == .follower && stage.raft.deadline! - stage.now >= .milliseconds(500))
-        stage.wait(milliseconds: 500)
+        #expect(stage.raft.role == .follower && stage.raft.deadline! > stage.now)
+        stage.wait(milliseconds: 1)
         #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
     }
 
-    @Test("a foreign leader that asks for votes itself is heard: it leads no more")
-    func itself() {
-        var stage = Stage(isQuiet: true)
-        stage.makeForeign(b)
+    @Test("who followed no foreign leader before its start waits for none, though there are foreign voters")
+    func noLeaseAtStart() {
+        for (term, followed) in [(3, false), (0, true)] as [(Int64, Bool)] {
+            var stage = Stage(term: term, followedForeigners: followed, isQuiet: true)
+            stage.makeForeign(b)
+            stage.wait(milliseconds: 1000)
+            #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+            stage = Stage(term: term, followedForeigners: followed, isQuiet: true)
+            #expect(stage.raft.deadline! - stage.now <= .milliseconds(1300))
+        }
+    }
+
+    @Test("a hand-over ends it only if that leader's term is the last one known here, or a later one")
+    func handOverAtStart() {
+        for (term, granted) in [(2, false), (3, true), (5, true)] as [(Int64, Bool)] {
+            var stage = Stage(term: 3, followedForeigners: true, isQuiet: true)
+            stage.makeForeign(b)
+            stage.makeForeign(c)
+            stage.wait(milliseconds: 1500)
+            let handOver = TermLeader(leader: b, term: Term(term))
+            let reply = stage.hearVote(from: c, term: 6, last: .zero, handOver: handOver).voteReply
+            #expect(reply?.granted == granted, "of term \(term)")
+        }
+    }
+
+    @Test("whoever is heard as a leader in this run takes its place")
+    func successorAtStart() {
+        var stage = Stage(term: 3, followedForeigners: true)
+        stage.wait(milliseconds: 500)
+        stage.hear(from: b, term: 4, run: 1)
+        #expect(stage.hearVote(from: c, term: 5, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("a replica that is made anew in the same run owes what the one before it owed, and no longer")
+    func leaseOfTheFormer() {
+        var stage = Stage(term: 3, followedForeigners: true)
         stage.wait(milliseconds: 1500)
-        #expect(stage.hearVote(from: b, term: 4, last: .zero).voteReply?.granted == true)
+        var next = Stage(term: 3, followedForeigners: true, starts: false)
+        next.now = stage.now
+        next.raft.succeed(stage.raft)
+        next.step(.started)
+        next.wait(milliseconds: 499)
+        #expect(next.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
+        next.wait(milliseconds: 1)
+        #expect(next.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
+    @Test("a foreign leader of which nothing but its message is known is owed the same")
+    func unknownLeader() {
+        var stage = Stage()
+        stage.hear(from: e, term: 3, isForeign: true)
+        #expect(!stage.liveness.isForeign(e.address))
+        stage.wait(milliseconds: 1999)
+        let reply = stage.hearVote(from: d, term: 4, last: .zero, isForeign: true).voteReply
+        #expect(reply?.granted == false && reply?.details?.isRejectedByLease == true)
+        stage.wait(milliseconds: 1)
+        #expect(stage.hearVote(from: d, term: 4, last: .zero, isForeign: true).voteReply?.granted == true)
+    }
+
+    /// What the settings say where no braft has leases.
+    private var withoutLeases: RaftSettings {
+        var settings = RaftSettings()
+        settings.foreignLeases = false
+        return settings
+    }
+
+    @Test("towards one that has no leases only pre-votes are refused, and for as long")
+    func withoutALease() {
+        var stage = Stage(settings: withoutLeases)
+        stage.makeForeign(b)
+        stage.makeForeign(c)
+        stage.hear(from: b, term: 3)
+        stage.wait(milliseconds: 1999)
+        let asked = stage.hearVote(from: c, term: 4, last: .zero, isPreVote: true).voteReply
+        #expect(asked?.granted == false && asked?.details?.isRejectedByLease == true)
+        stage.step(.deadlineReached)
+        #expect(stage.raft.role == .follower, "nor does it campaign itself")
+        var other = stage
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+        other.wait(milliseconds: 1)
+        #expect(other.hearVote(from: c, term: 4, last: .zero, isPreVote: true).voteReply?.granted == true)
+    }
+
+    @Test("without leases nothing is owed at the start, nor when a leader that it helped to elect hands over")
+    func freeWithoutLeases() {
+        var stage = Stage(term: 3, followedForeigners: true, settings: withoutLeases, isQuiet: true)
+        stage.wait(milliseconds: 1000)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+        stage = Stage(settings: withoutLeases)
+        stage.makeForeign(b)
+        stage.hear(from: b, term: 3)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+        stage.receive(.timeoutNowRequest(TimeoutNowRequest(term: Term(4), oldLeaderSteppedDown: false)), from: c)
+        #expect(stage.raft.role == .candidate && stage.raft.term == Term(5))
+    }
+
+    @Test("a leader of ours is owed its followers' votes whatever is said of foreign ones")
+    func ours() {
+        var stage = Stage.resting(under: b, settings: withoutLeases)
+        stage.makeForeign(c)
+        stage.wait(milliseconds: 900)
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == false)
     }
 
     @Test("a hand-over by a foreign leader ends its lease")

@@ -25,7 +25,7 @@ struct Stage {
     init(
         id: PeerID = a, terms: [Int64] = [], term: Int64? = nil, vote: PeerID? = nil, members: [PeerID] = [a, b, c],
         learners: [PeerID] = [], neighbours: [PeerID] = [], base: LogPosition = .zero, applied: Int64 = 0,
-        debt: LogPosition? = nil,
+        debt: LogPosition? = nil, followedForeigners: Bool = false,
         settings: RaftSettings = RaftSettings(), isQuiet: Bool = false, starts: Bool = true
     ) {
         var runs: [LogPosition] = []
@@ -37,7 +37,8 @@ struct Stage {
             id: id, hardState: HardState(term: Term(term ?? terms.last ?? base.term.rawValue), vote: vote),
             base: base, termRuns: runs, lastIndex: base.index.advanced(by: terms.count),
             configurations: [PlacedConfiguration(index: base.index, configuration: membership)],
-            applied: max(base.index, index(applied)), debt: debt, settings: settings, seed: 7)
+            applied: max(base.index, index(applied)), debt: debt, followedForeigners: followedForeigners,
+            settings: settings, seed: 7)
         var livenessSettings = NodeLiveness.Settings()
         livenessSettings.startupQuiet = isQuiet
         liveness = NodeLiveness(node: id.address, runNumber: 1, settings: livenessSettings, startedAt: now)
@@ -56,8 +57,10 @@ struct Stage {
     }
 
     @discardableResult
-    mutating func receive(_ message: Message, from sender: PeerID, run: UInt64 = 0) -> Effects {
-        step(.received(message, from: sender, run: run))
+    mutating func receive(
+        _ message: Message, from sender: PeerID, run: UInt64 = 0, isForeign: Bool = false
+    ) -> Effects {
+        step(.received(message, from: sender, run: run, isForeign: isForeign))
     }
 
     /// Time passes up to the replica's deadline, which it must have.
@@ -149,22 +152,23 @@ struct Stage {
     @discardableResult
     mutating func hear(
         from sender: PeerID, term: Int64, after previous: (index: Int64, term: Int64) = (0, 0), terms: [Int64] = [],
-        commit: Int64 = 0, run: UInt64 = 0
+        commit: Int64 = 0, run: UInt64 = 0, isForeign: Bool = false
     ) -> Effects {
         let request = AppendRequest(
             term: Term(term), previous: position(previous.index, term: previous.term),
             entries: terms.map { EntryHeader(term: Term($0), kind: .data) }, commit: index(commit))
-        return receive(.appendRequest(request), from: sender, run: run)
+        return receive(.appendRequest(request), from: sender, run: run, isForeign: isForeign)
     }
 
     /// `asker` asks for a vote.
     @discardableResult
     mutating func hearVote(
-        from asker: PeerID, term: Int64, last: LogPosition, isPreVote: Bool = false, handOver: TermLeader? = nil
+        from asker: PeerID, term: Int64, last: LogPosition, isPreVote: Bool = false, handOver: TermLeader? = nil,
+        isForeign: Bool = false
     ) -> Effects {
         receive(
             .voteRequest(VoteRequest(isPreVote: isPreVote, term: Term(term), last: last, handOver: handOver)),
-            from: asker)
+            from: asker, isForeign: isForeign)
     }
 
     /// The terms of the log's entries.

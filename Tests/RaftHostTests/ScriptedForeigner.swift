@@ -76,6 +76,22 @@ final class ScriptedForeigner {
         return outcome ?? -1
     }
 
+    /// Asks for a vote in its own name: what is answered; nil: it is not heard.
+    func askForVote(
+        _ group: String, of to: PeerID, term: Term, last: LogPosition = .zero, isPreVote: Bool = false
+    ) -> VoteReply? {
+        let request = VoteRequest(isPreVote: isPreVote, term: term, last: last)
+        let body = wire.arena.scope { arena in
+            wire.arena.pack(wire.voteRequest(request, group: group, from: peer, to: to, arena: arena))
+        }
+        var outcome: VoteReply??
+        call(to.address, isPreVote ? "pre_vote" : "request_vote", body) { [self] error, reply in
+            outcome = .some(error == nil ? wire.decodeVoteReply(reply, to: request) : nil)
+        }
+        world.runUntil(limit: .milliseconds(3000)) { outcome != nil }
+        return outcome ?? nil
+    }
+
     /// A heartbeat of a leader that knows nothing of the receiver's log.
     func heartbeat(_ group: String, to: PeerID, term: Term, _ done: @escaping (RpcError?) -> Void = { _ in }) {
         let body = wire.arena.scope { arena in

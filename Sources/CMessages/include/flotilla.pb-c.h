@@ -2555,10 +2555,15 @@ struct  Flotilla__ReplicaRecord
    */
   protobuf_c_boolean has_map_version;
   uint64_t map_version;
+  /*
+   * it may owe a braft a follower lease after a restart
+   */
+  protobuf_c_boolean has_followed_foreigners;
+  protobuf_c_boolean followed_foreigners;
 };
 #define FLOTILLA__REPLICA_RECORD__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__replica_record__descriptor) \
-    , NULL, NULL, 0, 0,NULL, NULL, 0, 0 }
+    , NULL, NULL, 0, 0,NULL, NULL, 0, 0, 0, 0 }
 
 
 /*
