@@ -96,8 +96,8 @@ let package = Package(
         .executableTarget(
             name: "raftbench",
             dependencies: [
-                "RaftCore", "RaftStorage", "ShardMap", "ShardClient", "ClusterProcesses", "FlotillaTestSupport",
-                "CAllocations",
+                "RaftCore", "RaftStorage", "ShardMap", "Transport", "ShardClient", "ClusterProcesses",
+                "FlotillaTestSupport", "CAllocations",
             ],
             swiftSettings: strict),
         module("ClusterProcesses", ["FlotillaTestSupport", "RaftCore", "ShardClient"]),
@@ -123,7 +123,9 @@ let package = Package(
                 "WireMessages",
                 "raftsim",
             ]),
-        suite("RaftbenchTests", ["RaftCore", "RaftStorage", "CAllocations", "raftbench"]),
+        suite(
+            "RaftbenchTests",
+            ["RaftCore", "RaftStorage", "ShardMap", "ClusterProcesses", "CAllocations", "raftbench", "raftd"]),
         suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "WireMessages", "CMessages", "raftctl"]),
         suite(
             "ClusterTests",

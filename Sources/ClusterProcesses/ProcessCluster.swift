@@ -1,5 +1,5 @@
 public import FlotillaTestSupport
-import Glibc
+public import Glibc
 public import RaftCore
 public import ShardClient
 import Synchronization
@@ -16,10 +16,11 @@ public final class ProcessCluster: Sendable {
     private let directory = TemporaryDirectory()
     private let processes: Mutex<[ChildProcess?]>
 
-    /// Starts the nodes, forms the cluster, and returns when every group is led. `flags` go to each node besides what
-    /// it needs. Nodes that are `joining` have addresses, but are not started.
+    /// Starts the nodes, forms the cluster, and returns when every group is led; each of the two may take `timeout`.
+    /// `flags` go to each node besides what it needs. Nodes that are `joining` have addresses, but are not started.
     public init(
-        _ raftd: String, nodes: Int = 3, joining: Int = 0, groups: Int = 4, replicas: Int = 3, flags: [String] = []
+        _ raftd: String, nodes: Int = 3, joining: Int = 0, groups: Int = 4, replicas: Int = 3, flags: [String] = [],
+        timeout: Duration = .seconds(30)
     ) async throws {
         executable = raftd
         founders = nodes
@@ -28,7 +29,7 @@ public final class ProcessCluster: Sendable {
         probe = try ClusterProbe(nodes: addresses)
         processes = Mutex([ChildProcess?](repeating: nil, count: nodes + joining))
         for node in 0..<nodes { try start(node) }
-        try await probe.form(groups: groups, replicas: replicas)
+        try await probe.form(groups: groups, replicas: replicas, timeout: timeout)
     }
 
     deinit { probe.close() }
@@ -75,6 +76,9 @@ public final class ProcessCluster: Sendable {
     }
 
     private func process(_ node: Int) -> ChildProcess? { processes.withLock { $0[node] } }
+
+    /// The number of the node's process; nil if it does not run.
+    public func pid(of node: Int) -> pid_t? { process(node)?.pid }
 
     /// Whether the node's process is there.
     public func runs(_ node: Int) -> Bool { process(node).map { $0.exitStatus == nil } ?? false }

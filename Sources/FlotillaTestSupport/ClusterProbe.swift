@@ -107,15 +107,25 @@ public struct ClusterProbe: Sendable {
 
     /// The number of the node that leads `group`: it says so, and a majority of the group's members follow it in its
     /// term. Nil if there is none.
-    public func leader(of group: String) async -> Int? { leader(of: group, among: await statuses()) }
+    public func leader(of group: String) async -> Int? {
+        let replicas = await statuses().compactMap { $0.replica(of: group) }
+        return Self.leader(among: replicas).flatMap { nodes.firstIndex(of: $0) }
+    }
 
-    private func leader(of group: String, among statuses: [NodeStatus]) -> Int? {
-        let replicas = statuses.compactMap { $0.replica(of: group) }
+    /// The leader of each group that has one, as ``leader(of:)``.
+    public func leaders() async -> [String: NodeAddress] { Self.leaders(await statuses()) }
+
+    private static func leaders(_ statuses: [NodeStatus]) -> [String: NodeAddress] {
+        // there may be thousands of groups
+        Dictionary(grouping: statuses.flatMap(\.replicas), by: \.group).compactMapValues { leader(among: $0) }
+    }
+
+    private static func leader(among replicas: [NodeStatus.Replica]) -> NodeAddress? {
         for candidate in replicas where candidate.state == "leader" {
             let followers = replicas.filter { $0.term == candidate.term && $0.leader == candidate.peer }
             let members = Configuration(peers: candidate.members)
             if members.hasMajority(where: { member in followers.contains { $0.peer == member } }) {
-                return nodes.firstIndex(of: candidate.peer.address)
+                return candidate.peer.address
             }
         }
         return nil
@@ -125,8 +135,8 @@ public struct ClusterProbe: Sendable {
     public func waitUntilLed(timeout: Duration = .seconds(20)) async throws(TestClusterError) {
         try await wait(for: "a leader of every group", timeout: timeout) {
             guard let groups = await groups() else { return false }
-            let statuses = await statuses()
-            return groups.allSatisfy { leader(of: $0, among: statuses) != nil }
+            let leaders = ClusterProbe.leaders(await statuses())
+            return groups.allSatisfy { leaders[$0] != nil }
         }
     }
 

@@ -8,7 +8,9 @@ struct Command: Sendable {
     var run: @Sendable (Arguments) async throws(UsageError) -> Report
 
     /// Everything that can be measured, in the order of the help.
-    static let all = [coreCommand, logCommand, moveCommand]
+    static let all = [
+        kvCommand, groupsCommand, idleCommand, failoverCommand, coreCommand, logCommand, moveCommand,
+    ]
 }
 
 /// What was measured.
@@ -22,7 +24,7 @@ struct Report {
 /// An option `--name VALUE` of a command, `-o VALUE` if its name is a letter.
 struct CommandOption: Sendable {
     var name: String
-    /// What its value stands for.
+    /// What its value stands for; empty: it has none, and is there or not.
     var value: String
     var help: String
 
@@ -47,9 +49,11 @@ struct Arguments {
             guard let option = command.options.first(where: { $0.spelling == parts[0] }) else {
                 throw UsageError(text: "raftbench \(command.name) has no option '\(parts[0])'")
             }
-            guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
-                throw UsageError(text: "\(option.spelling) needs \(option.value)")
+            guard !option.value.isEmpty || parts.count == 1 else {
+                throw UsageError(text: "\(option.spelling) takes no value")
             }
+            let following = option.value.isEmpty ? "" : parts.count > 1 ? String(parts[1]) : rest.popFirst()
+            guard let value = following else { throw UsageError(text: "\(option.spelling) needs \(option.value)") }
             values[option.name] = value
         }
     }
@@ -79,6 +83,27 @@ struct Arguments {
 
     /// What was given, as it was given.
     func text(_ name: String) -> String? { values[name] }
+
+    /// Whether it was given.
+    func has(_ name: String) -> Bool { values[name] != nil }
+
+    /// One of `words`, the first if none was given.
+    func word(_ name: String, of words: [String]) throws(UsageError) -> String {
+        let word = text(name) ?? words[0]
+        guard words.contains(word) else {
+            throw UsageError(text: "\(name.count == 1 ? "-" : "--")\(name) is \(words.joined(separator: " or "))")
+        }
+        return word
+    }
+
+    /// A number from 0 to 1.
+    func share(_ name: String, default standard: Double) throws(UsageError) -> Double {
+        guard let text = values[name] else { return standard }
+        guard let share = Double(text), share >= 0, share <= 1 else {
+            throw UsageError(text: "--\(name) is a number from 0 to 1")
+        }
+        return share
+    }
 
     /// A time above zero.
     func seconds(_ name: String, default standard: Double) throws(UsageError) -> Double {

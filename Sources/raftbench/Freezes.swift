@@ -31,7 +31,7 @@ struct Freezes {
     }
 
     /// Of a stamp like `2000-01-31T23:59:59.999Z`.
-    private static func milliseconds(ofDayIn stamp: Substring) -> Int? {
+    static func milliseconds(ofDayIn stamp: Substring) -> Int? {
         let time = stamp.drop { $0 != "T" }.dropFirst().dropLast()
         let parts = time.split { $0 == ":" || $0 == "." }.compactMap { Int($0) }
         guard parts.count == 4 else { return nil }

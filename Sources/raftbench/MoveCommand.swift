@@ -122,14 +122,3 @@ extension MoveResult.Writes {
             .map { decimal($0 * 1000) }
     }
 }
-
-extension Arguments {
-    /// One of `words`, the first if none was given.
-    fileprivate func word(_ name: String, of words: [String]) throws(UsageError) -> String {
-        let word = text(name) ?? words[0]
-        guard words.contains(word) else {
-            throw UsageError(text: "\(name.count == 1 ? "-" : "--")\(name) is \(words.joined(separator: " or "))")
-        }
-        return word
-    }
-}

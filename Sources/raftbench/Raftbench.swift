@@ -38,7 +38,7 @@ struct Raftbench {
         for command in Command.all {
             text += "\n\(command.name): \(command.summary)\n"
             for option in command.options {
-                let name = "\(option.spelling) \(option.value)"
+                let name = option.value.isEmpty ? option.spelling : "\(option.spelling) \(option.value)"
                 text += "  \(name)\(String(repeating: " ", count: max(1, 24 - name.count)))\(option.help)\n"
             }
         }
