@@ -151,6 +151,7 @@ extension RaftHost {
         guard batchRetry != nil, passing == nil, !batch.isEmpty, var blockage else { return }
         // as long as it is changed here, so that what is held is not copied
         self.blockage = nil
+        packNodeState()
         let (first, votes) = blockage.part(new: batch)
         batch = LogBatch()
         var passing = PassingWrites(batch: first)

@@ -8,6 +8,7 @@ extension RaftHost {
         // a closed log takes nothing more, and nothing more is promised
         guard !batch.isEmpty || batchRetry != nil, !isOver else { return }
         guard batchUnderWay == nil else { return passBlockage() }
+        packNodeState()
         if batch.writes.isEmpty {
             // nothing to write, and everything before is durable
             let duties = batch.duties
@@ -165,9 +166,19 @@ extension RaftHost {
     }
 
     /// Writes the node's own record; `done` is called when it is durable.
+    ///
+    /// All changes that go into one batch are packed once: thousands of replicas may come at a time, and each packing
+    /// has all of them.
     func writeNodeState(then done: @escaping () -> Void) {
-        batch.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
+        isNodeStateChanged = true
         whenDurable(of: 0, done)
+    }
+
+    /// Adds the node's own record to the batch that is about to be written, if it is wanted there.
+    func packNodeState() {
+        guard isNodeStateChanged else { return }
+        isNodeStateChanged = false
+        batch.append(LogWrite(group: 0, note: nodeState.packed(wire.arena)))
     }
 
     /// Calls `done` when everything written so far is durable: of `group`, or, without one, of all. While the disk is full

@@ -85,6 +85,8 @@ public final class RaftHost: @unchecked Sendable {
     var strangers: [StrangerLink] = []
     var foreignNotes = ForeignNotes()
     var nodeState: NodeState
+    /// Whether it is to be in the next batch.
+    var isNodeStateChanged = false
     /// Of the runs in it those that are known to be durable, by node id.
     var durableRuns: [UInt64: NodeState.PeerRun] = [:]
     /// The process heard last from each node, by node id.

@@ -8,14 +8,42 @@ import WireMessages
 
 /// What the controller's leader does about groups that are in the map and not born yet: it orders their replicas, has
 /// each group take its first shards, and records the birth. Every step is idempotent, so a new leader starts over.
+///
+/// There may be thousands of them. Orders for some only are under way at a time, so that each is answered before it is
+/// given again and no node is kept from its other duties; births are recorded together, for each new version of a large
+/// map is packed, sent and taken over by every node.
 struct ControllerDriver {
-    /// Next look.
+    /// Groups that are worked on at a time.
+    static let groupsAtOnce = 256
+    /// So many births are recorded as they come.
+    static let birthsAtOnce = 16
+
+    /// Next look, and next record of births.
     var next = Instant.distantPast
+    var nextBirths = Instant.distantPast
     var isInitializing = false
+    /// The version of the map that the next two are of.
+    var version: UInt64?
+    var unborn: [Group] = []
+    /// Shards by group, for those; for lookup only.
+    var shards: [String: [Shard]] = [:]
     /// Replicas ordered and confirmed, and requests under way.
     var created: Set<String> = []
     var underWay: Set<String> = []
-    var birthsProposed: Set<String> = []
+    /// Groups that have their shards, and those of them whose birth is on its way into the map.
+    var installed: [String] = []
+    var births: Set<String> = []
+
+    /// Takes over what `map` says.
+    mutating func look(at map: ClusterMap) {
+        guard version != map.version else { return }
+        version = map.version
+        unborn = map.groups.filter { !$0.isBorn }
+        let names = Set(unborn.map(\.id))
+        births.formIntersection(names)
+        installed.removeAll { !names.contains($0) }
+        shards = names.isEmpty ? [:] : Dictionary(grouping: map.shards.filter { names.contains($0.group) }, by: \.group)
+    }
 }
 
 /// The controller's order to a node.
@@ -32,23 +60,33 @@ extension ShardServer {
     /// One look at what is not born yet, if this node leads the controller group.
     func driveGroups(_ now: Instant) -> Instant? {
         guard host.leads(ClusterMap.controllerGroup), let bootstrap else { return nil }
-        let unborn = map?.groups.filter { !$0.isBorn } ?? []
-        guard map == nil || !unborn.isEmpty else { return nil }
-        guard now >= driver.next else { return driver.next }
+        if let map { driver.look(at: map) }
+        guard map == nil || !driver.unborn.isEmpty else { return nil }
+        if now >= driver.nextBirths { recordBirths(now) }
+        guard now >= driver.next else { return nextDrive }
         driver.next = now + settings.pace
         guard let map else {
             initializeMap(bootstrap)
             return driver.next
         }
-        for group in unborn {
-            let missing = group.peers.filter { !driver.created.contains("\(group.id) \($0)") }
-            if missing.isEmpty {
-                install(group, map)
-            } else {
-                for peer in missing { orderReplica(of: group, peer, map.version) }
-            }
+        let installed = Set(driver.installed)
+        let waiting = driver.unborn.lazy.filter { [driver] in
+            !installed.contains($0.id) && !driver.births.contains($0.id)
         }
-        return driver.next
+        for group in waiting.prefix(ControllerDriver.groupsAtOnce) {
+            let missing = self.missing(of: group)
+            if missing.isEmpty { install(group) }
+            for peer in missing { orderReplica(of: group, peer, map.version) }
+        }
+        return nextDrive
+    }
+
+    private var nextDrive: Instant {
+        driver.installed.isEmpty ? driver.next : min(driver.next, driver.nextBirths)
+    }
+
+    private func missing(of group: Group) -> [PeerID] {
+        group.peers.filter { !driver.created.contains("\(group.id) \($0)") }
     }
 
     private func initializeMap(_ record: BootstrapRecord) {
@@ -68,6 +106,7 @@ extension ShardServer {
             driver.underWay.remove(key)
             guard let problem else {
                 driver.created.insert(key)
+                if missing(of: group).isEmpty { install(group) }
                 return
             }
             complain(
@@ -121,14 +160,14 @@ extension ShardServer {
     // MARK: shards
 
     /// Asks every member; whoever leads the group answers with success.
-    private func install(_ group: Group, _ map: ClusterMap) {
-        let shards = map.shards.filter { $0.group == group.id }
+    private func install(_ group: Group) {
+        let shards = driver.shards[group.id] ?? []
         for peer in group.peers {
             let key = "\(group.id) install \(peer)"
             guard driver.underWay.insert(key).inserted else { continue }
             let done = { [self] (installed: Bool) in
                 driver.underWay.remove(key)
-                if installed { recordBirth(of: group.id) }
+                if installed { noteInstalled(group.id) }
             }
             if peer.address == address {
                 installShards(group.id, shards) { done($0 == nil) }
@@ -154,11 +193,24 @@ extension ShardServer {
         }
     }
 
-    private func recordBirth(of group: String) {
-        guard driver.birthsProposed.insert(group).inserted else { return }
-        propose(.groupBorn(group)) { [self] outcome in
-            if case .applied = outcome { return }
-            driver.birthsProposed.remove(group)
+    private func noteInstalled(_ group: String) {
+        guard !driver.births.contains(group), !driver.installed.contains(group) else { return }
+        driver.installed.append(group)
+        if driver.unborn.count <= ControllerDriver.birthsAtOnce { driver.nextBirths = .distantPast }
+        lane.requestTurn()
+    }
+
+    private func recordBirths(_ now: Instant) {
+        guard let map, !driver.installed.isEmpty else { return }
+        driver.nextBirths = now + settings.pace + .milliseconds(map.groups.count / 10)
+        let groups = driver.installed
+        driver.installed.removeAll()
+        for group in groups {
+            driver.births.insert(group)
+            propose(.groupBorn(group)) { [self] outcome in
+                if case .applied = outcome { return }
+                driver.births.remove(group)
+            }
         }
     }
 

@@ -47,6 +47,20 @@ struct FormationTests {
         #expect(initialize(addresses[1], from: lane, world) == .refused)
     }
 
+    @Test("Many groups come to be together: no order is given in vain, and replicas are recorded together")
+    func manyGroups() throws {
+        let groups = 300
+        let cluster = ShardedCluster(seed: 7)
+        #expect(try cluster.form(groups: groups))
+        #expect(cluster.nodes[0].server.map?.groups.count { $0.isBorn } ?? 0 >= groups)
+        for node in cluster.nodes {
+            #expect(node.log.count(containing: "could not be created") == 0)
+            #expect(node.host.records.count == groups + 1)
+            // the node's own record has some hundred bytes for each replica: once for each of them, that is megabytes
+            #expect(node.host.logBytes < groups * 8192, "\(node.host.logBytes)")
+        }
+    }
+
     @Test("A first controller that does not answer is named before the caller's patience ends")
     func silentFirstController() throws {
         let world = SimulatedWorld(seed: 4)

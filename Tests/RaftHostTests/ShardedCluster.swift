@@ -57,20 +57,20 @@ final class ShardedCluster {
 
     private func key(_ number: Int) -> Bytes { Bytes([UInt8(number * 32 + 1)] + Array("key".utf8)) }
 
-    /// Starts the nodes and forms a cluster of two groups; false if it is not formed within a minute.
-    func form() throws -> Bool {
+    /// Starts the nodes and forms a cluster of so many groups; false if it is not formed within a minute.
+    func form(groups: Int = 2) throws -> Bool {
         for node in nodes { try node.start() }
-        return initialize()
+        return initialize(groups: groups)
     }
 
     /// Repeats an init at the first node until the cluster stands, or `isEnough` holds.
-    func initialize(until isEnough: () -> Bool = { false }) -> Bool {
+    func initialize(groups: Int = 2, until isEnough: () -> Bool = { false }) -> Bool {
         var isDone = false
         for _ in 0..<120 where !isDone && !isEnough() {
             lane.post { [self] in
                 let body = Arena().scope { arena in
                     let message = arena.make(flotilla__init_request__init)
-                    message.pointee.groups = 2
+                    message.pointee.groups = UInt32(groups)
                     message.pointee.replicas = 3
                     message.pointee.has_nodes = 1
                     message.pointee.nodes = 3
