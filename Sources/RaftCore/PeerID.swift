@@ -72,6 +72,18 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
     }
 
     /// Parses braft's text form, two to four parts separated by one or more colons; nil if it is refused there.
+    ///
+    /// Every message of a group names two members: the form that we write ourselves is not taken apart into strings.
+    public init?(_ text: String) {
+        var text = text
+        if let peer = text.withUTF8({ PlainDigits($0).peer }) {
+            self = peer
+        } else {
+            self.init(text[...])
+        }
+    }
+
+    /// The same of any text.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ":")
         guard parts.count >= 2, text.utf8.count <= 63, let ip = NodeAddress.parseIPv4(parts[0]),
@@ -104,7 +116,74 @@ public struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
         hasher.combine(idx)
     }
     /// braft's text form, always four parts.
-    public var description: String { "\(address):\(idx):\(role.rawValue)" }
+    public var description: String {
+        guard idx >= 0 else { return "\(address):\(idx):\(role.rawValue)" }
+        // the longest has 34 bytes
+        return String(unsafeUninitializedCapacity: 40) { buffer in
+            var end = 0
+            func put(_ number: UInt32, before separator: UInt8?) {
+                var divisor: UInt32 = 1
+                while number / divisor > 9 { divisor *= 10 }
+                while divisor > 0 {
+                    buffer[end] = UInt8(ascii: "0") + UInt8(number / divisor % 10)
+                    end += 1
+                    divisor /= 10
+                }
+                guard let separator else { return }
+                buffer[end] = separator
+                end += 1
+            }
+            let (dot, colon) = (UInt8(ascii: "."), UInt8(ascii: ":"))
+            put(address.ip >> 24, before: dot)
+            put(address.ip >> 16 & 255, before: dot)
+            put(address.ip >> 8 & 255, before: dot)
+            put(address.ip & 255, before: colon)
+            put(UInt32(address.port), before: colon)
+            put(UInt32(idx), before: colon)
+            put(UInt32(role.rawValue), before: nil)
+            return end
+        }
+    }
+}
+
+/// Reads the form of a ``PeerID`` that ``PeerID/description`` has, and no other.
+private struct PlainDigits {
+    private let text: UnsafeBufferPointer<UInt8>
+    private var position = 0
+
+    init(_ text: UnsafeBufferPointer<UInt8>) { self.text = text }
+
+    /// The peer; nil if it is no such text, whatever else it is.
+    var peer: PeerID? {
+        var rest = self
+        var ip: UInt32 = 0
+        for octet in 0..<4 {
+            let separator = UInt8(ascii: octet < 3 ? "." : ":")
+            guard let value = rest.number(digits: 3, max: 255, before: separator) else { return nil }
+            ip = ip << 8 | value
+        }
+        guard let port = rest.number(digits: 5, max: 65_535, before: UInt8(ascii: ":")),
+            let idx = rest.number(digits: 9, max: .max, before: UInt8(ascii: ":")),
+            let number = rest.number(digits: 1, max: 9, before: nil), let role = PeerID.Role(rawValue: Int32(number))
+        else { return nil }
+        return PeerID(address: NodeAddress(ip: ip, port: UInt16(port)), idx: Int32(idx), role: role)
+    }
+
+    /// One of at most so many digits, with the byte behind it, or the end of the text.
+    private mutating func number(digits: Int, max: UInt32, before separator: UInt8?) -> UInt32? {
+        var value: UInt32 = 0
+        let start = position
+        while position < text.count, case let digit = text[position] &- UInt8(ascii: "0"), digit <= 9 {
+            guard position - start < digits else { return nil }
+            value = value * 10 + UInt32(digit)
+            position += 1
+        }
+        guard position > start, value <= max else { return nil }
+        guard let separator else { return position == text.count ? value : nil }
+        guard position < text.count, text[position] == separator else { return nil }
+        position += 1
+        return value
+    }
 }
 
 /// A group's members: the voters, the voters before them while a change is in its joint stage (§6), and the learners.
