@@ -38,6 +38,6 @@ struct Histogram: Sendable {
         guard bucket >= 1 << subBits else { return Int64(bucket) }
         let shift = bucket >> subBits - 1
         let first = Int64(bucket - shift << subBits)
-        return (first + 1) << Int64(shift) - 1
+        return first << Int64(shift) + (1 << Int64(shift) - 1)
     }
 }
