@@ -67,12 +67,16 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     private let parent: any Disk
     /// So many files of it are open at a time: a snapshot of thousands must not take the descriptors that the log needs.
     private static let openFilesMax = 8
+    /// A name as the file system tells it from others: two strings may be equal and their bytes not.
+    private typealias Key = [UInt8]
     /// Open files, the one that was used last at the end.
-    private var files: [(name: String, file: any DiskFile)] = []
+    private var files: [(key: Key, file: any DiskFile)] = []
     /// Of the open ones, those that were written since they were synced.
-    private var written: Set<String> = []
+    private var written: Set<Key> = []
     /// Of files that were only appended to, and here from their first byte on.
-    private var appended: [String: (byteCount: Int, checksum: Checksum)] = [:]
+    private var appended: [Key: (byteCount: Int, checksum: Checksum)] = [:]
+
+    private static func key(_ name: String) -> Key { Array(name.utf8) }
 
     init(disk: any Disk, parent: any Disk) {
         self.disk = disk
@@ -94,26 +98,28 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
         try checked { () throws(DiskError) in
             let file = try file(name, isCreated: true)
             let size = try file.size()
-            written.insert(name)
+            written.insert(StoredFolder.key(name))
             try StoredFolder.write(bytes, to: file, at: size)
             note(bytes, appendedTo: name, at: size)
         }
     }
 
     private func note(_ bytes: Bytes, appendedTo name: String, at size: Int) {
-        var known = appended.removeValue(forKey: name) ?? (0, Checksum())
+        let key = StoredFolder.key(name)
+        var known = appended.removeValue(forKey: key) ?? (0, Checksum())
         guard known.byteCount == size else { return }
         known.byteCount += bytes.count
         bytes.withUnsafeBytes { known.checksum.update($0) }
-        appended[name] = known
+        appended[key] = known
     }
 
     /// Writes `bytes` into a file, which is created if missing, at `offset`.
     public func write(_ bytes: Bytes, to name: String, at offset: Int) throws(StateMachineError) {
-        appended[name] = nil
+        let key = StoredFolder.key(name)
+        appended[key] = nil
         try checked { () throws(DiskError) in
             let file = try file(name, isCreated: true)
-            written.insert(name)
+            written.insert(key)
             try StoredFolder.write(bytes, to: file, at: offset)
         }
     }
@@ -144,7 +150,7 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     /// A file's size, and its checksum if that came about when it was written.
     fileprivate func known(_ name: String) throws(StateMachineError) -> (byteCount: Int, checksum: UInt32?) {
         let size = try checked { () throws(DiskError) in try file(name, isCreated: false).size() }
-        let known = appended[name]
+        let known = appended[StoredFolder.key(name)]
         return (size, known?.byteCount == size ? known?.checksum.value : nil)
     }
 
@@ -158,7 +164,7 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     public func sync(_ name: String) throws(StateMachineError) {
         try checked { () throws(DiskError) in
             try file(name, isCreated: false).sync()
-            written.remove(name)
+            written.remove(StoredFolder.key(name))
         }
     }
 
@@ -171,17 +177,18 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
     }
 
     private func file(_ name: String, isCreated: Bool) throws(DiskError) -> any DiskFile {
-        if let position = files.lastIndex(where: { $0.name == name }) {
+        let key = StoredFolder.key(name)
+        if let position = files.lastIndex(where: { $0.key == key }) {
             if position < files.count - 1 { files.append(files.remove(at: position)) }
             return files[files.count - 1].file
         }
         if files.count >= StoredFolder.openFilesMax {
             // a failure to write back is told to who has the file open
-            if written.remove(files[0].name) != nil { try files[0].file.sync() }
+            if written.remove(files[0].key) != nil { try files[0].file.sync() }
             files.removeFirst().file.close()
         }
         let file = isCreated && !disk.exists(name) ? try disk.create(name) : try disk.open(name)
-        files.append((name, file))
+        files.append((key, file))
         return file
     }
 

@@ -58,6 +58,34 @@ struct SnapshotStoreTests {
         #expect(try open() <= 12)
     }
 
+    @Test("A file is synced before it is closed to make room for another: else its error would never be heard")
+    func syncedWhenClosed() throws {
+        let disk = MemoryDisk(seed: 1)
+        let folder = try SnapshotStore(disk: disk).makeFolder("x")
+        disk.failsSyncs = true
+        for number in 0..<8 { try folder.write(Bytes("\(number)"), to: "f\(number)", at: 0) }
+        #expect(throws: StateMachineError.self) { try folder.write(Bytes("8"), to: "f8", at: 0) }
+        disk.failsSyncs = false
+        // what is only read is not synced
+        let other = try SnapshotStore(disk: disk).makeFolder("y")
+        for number in 0..<9 { try other.write(Bytes("\(number)"), to: "f\(number)", at: 0) }
+        try other.sync()
+        disk.failsSyncs = true
+        for number in 0..<9 { #expect(try other.contents(of: "f\(number)").text == "\(number)") }
+    }
+
+    @Test("Names that are the same text in other bytes are two files") func equalNames() throws {
+        let directory = try TemporaryDirectory()
+        let folder = try SnapshotStore(disk: try PosixDisk(directory: directory.path)).makeFolder("x")
+        let names = ["\u{e9}", "e\u{301}"]
+        try folder.append(Bytes("one"), to: names[0])
+        try folder.write(Bytes("other"), to: names[1], at: 0)
+        #expect(try folder.fileNames().count == 2)
+        #expect(try names.map { try folder.contents(of: $0).text } == ["one", "other"])
+        #expect(Set(try folder.inventory().map(\.byteCount)) == [3, 5])
+        try folder.sync()
+    }
+
     @Test func inMemory() throws { try roundTrip(MemoryDisk(seed: 1)) }
 
     @Test func inTheFileSystem() throws {
