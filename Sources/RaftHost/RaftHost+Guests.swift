@@ -17,8 +17,8 @@ import WireMessages
 // its snapshot comes and the log begins there; if not, it sends again what is here already, and is not asked again
 // before the log has doubled.
 
-/// What a guest has to look after.
-struct GuestDuties {
+/// What a guest has to look after. An object, so that the replicas that are none have no room for it. Lane-confined.
+final class GuestDuties {
     /// Its log has become heavy when it takes so many bytes, or has so many entries.
     fileprivate var heavyBytes: Int
     fileprivate var heavyEntries: Int
@@ -48,7 +48,7 @@ struct GuestDuties {
     /// Whoever leads again so soon after it handed over has done that in vain.
     private static let vanity = Interval.milliseconds(15_000)
 
-    fileprivate mutating func beginLeading(_ now: Instant) {
+    fileprivate func beginLeading(_ now: Instant) {
         (canServe, handOvers) = ([], 0)
         let wasInVain = now < handedOverAt + GuestDuties.vanity
         if !wasInVain { pause = GuestDuties.shortestPause }
@@ -56,13 +56,13 @@ struct GuestDuties {
     }
 
     /// Somebody has come back who may be able to serve.
-    fileprivate mutating func hasten(_ now: Instant) {
+    fileprivate func hasten(_ now: Instant) {
         guard GuestDuties.vanity.nanoseconds < (now - handedOverAt).nanoseconds else { return }
         (pause, due) = (GuestDuties.shortestPause, now)
     }
 
     /// A later snapshot has come.
-    mutating func noteSnapshot(_ settings: RaftHost.Settings) {
+    func noteSnapshot(_ settings: RaftHost.Settings) {
         (heavyBytes, heavyEntries) = (settings.compactionBytes, settings.compactionEntries)
         nextAsking = .distantPast
     }
@@ -97,9 +97,9 @@ extension RaftHost {
         let isNeedy = guest.isRefusing || replica.needsState
         if isAsking, isNeedy || isHeavy(replica) {
             let bytes = log.liveBytes(of: replica.record.number)
-            replica.guest?.nextAsking = now + (isNeedy ? RaftHost.needyAskingPace : RaftHost.guestAskingPace)
-            replica.guest?.heavyBytes = max(guest.heavyBytes, 2 * bytes)
-            replica.guest?.heavyEntries = max(guest.heavyEntries, 2 * raft.base.index.distance(to: raft.lastIndex))
+            guest.nextAsking = now + (isNeedy ? RaftHost.needyAskingPace : RaftHost.guestAskingPace)
+            guest.heavyBytes = max(guest.heavyBytes, 2 * bytes)
+            guest.heavyEntries = max(guest.heavyEntries, 2 * raft.base.index.distance(to: raft.lastIndex))
             logger.log(
                 .info, "the leader is asked for a later snapshot",
                 [
@@ -135,22 +135,25 @@ extension RaftHost {
     /// The log has been looked at. A guest that keeps its oldest part takes nothing more once only a quarter of the
     /// log's bound is left: that is for the others.
     func noteGuests(_ usage: LogUsage) {
+        guard !guests.isEmpty else { return }
         let isNear = usage.totalBytes > usage.spaceBytes / 2
-        let isRefusing = usage.totalBytes > usage.spaceBytes / 4 * 3
-        for replica in replicas {
-            guard let guest = replica.guest else { continue }
+        let isFar = usage.totalBytes > usage.spaceBytes / 4 * 3
+        for replica in guests {
+            guard let guest = replica.guest else { preconditionFailure("a guest has duties") }
             let keepsOldest = isNear && usage.pins.contains { $0.group == replica.record.number }
-            replica.guest?.isRefusing = keepsOldest && isRefusing
+            let (hasComplained, wasRefusing) = (guest.complaint != nil, guest.isRefusing)
+            let isRefusing = keepsOldest && isFar
+            guest.isRefusing = isRefusing
             guard keepsOldest else {
-                replica.guest?.complaint = nil
+                guest.complaint = nil
                 continue
             }
             let text =
                 "its log goes back to its last snapshot, at \(replica.raft.base.index), and keeps the node's log at "
                 + "\(usage.totalBytes) of \(usage.spaceBytes) bytes; "
                 + (isRefusing ? "it takes no more entries until a later snapshot comes" : "it needs a later snapshot")
-            replica.guest?.complaint = text
-            guard guest.complaint == nil || guest.isRefusing != (keepsOldest && isRefusing) else { continue }
+            guest.complaint = text
+            guard !hasComplained || wasRefusing != isRefusing else { continue }
             logger.log(.warning, "a guest's log is near its bound", [("group", replica.group), ("problem", text)])
         }
     }
@@ -187,9 +190,8 @@ extension RaftHost {
 
     private func seekSuccessor(of replica: Replica) {
         guard let guest = replica.guest else { return }
-        replica.guest?.due = now + guest.pause
-        replica.guest?.pause = min(
-            GuestDuties.longestPause, Interval(nanoseconds: 2 * guest.pause.nanoseconds))
+        guest.due = now + guest.pause
+        guest.pause = min(GuestDuties.longestPause, Interval(nanoseconds: 2 * guest.pause.nanoseconds))
         let voters = replica.raft.configuration.voters.filter { $0 != replica.id && $0.role != .witness }
         for voter in voters where !guest.canServe.contains(where: { $0.peer == voter }) { ask(voter, replica) }
         guard !replica.raft.isTransferring, !replica.raft.isChangingMembership else { return }
@@ -198,8 +200,8 @@ extension RaftHost {
             .sorted { match(of: $0, replica) > match(of: $1, replica) }
         guard !able.isEmpty else { return }
         let successor = able[guest.handOvers % able.count]
-        replica.guest?.handOvers += 1
-        replica.guest?.handedOverAt = now
+        guest.handOvers += 1
+        guest.handedOverAt = now
         logger.log(
             .info, "a guest serves nobody and hands over",
             [("group", replica.group), ("to", successor.description), ("term", replica.raft.term.description)])

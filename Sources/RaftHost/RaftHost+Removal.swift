@@ -133,6 +133,7 @@ extension RaftHost {
         stateless.removeAll { $0 === replica }
         trials.removeAll { $0 === replica }
         foreignNotes.forget(replica)
+        guests.removeAll { $0 === replica }
         leadingGuests.removeAll { $0 === replica }
         toCompare.removeAll { $0 === replica }
         compactionCandidates.removeAll { $0 === replica }

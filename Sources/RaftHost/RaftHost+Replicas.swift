@@ -45,6 +45,7 @@ extension RaftHost {
             record: record, slot: slots.count, raft: raft, stateMachine: stateMachine, applied: max(applied, base),
             memberships: configurations, settings: settings)
         replicas.append(replica)
+        if replica.isGuest { guests.append(replica) }
         slots.append(replica)
         byGroup[record.group] = replica
         replica.owes = state.debt != nil

@@ -137,7 +137,8 @@ public final class RaftHost: @unchecked Sendable {
     var stateless: [Replica] = []
     var nextAsking = Instant.distantPast
     var statesDue: Instant?
-    /// Guests that lead.
+    /// Those of the replicas that are guests; and those that lead.
+    var guests: [Replica] = []
     var leadingGuests: [Replica] = []
     var guestsDue: Instant?
     var repairs: [LogRepair] = []

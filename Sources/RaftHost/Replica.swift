@@ -215,7 +215,7 @@ final class Replica: @unchecked Sendable {
     /// How often entries were taken back from the log.
     var truncations = 0
     /// Set for a guest.
-    var guest: GuestDuties?
+    let guest: GuestDuties?
 
     init(
         record: ReplicaRecord, slot: Int, raft: Raft, stateMachine: any StateMachine, applied: LogIndex,
@@ -232,7 +232,7 @@ final class Replica: @unchecked Sendable {
         self.applyOrdered = applied
         self.applicable = applied
         self.tail = LogTail(after: raft.lastIndex)
-        if record.kind == RaftHost.guestKind { guest = GuestDuties(settings) }
+        guest = record.kind == RaftHost.guestKind ? GuestDuties(settings) : nil
         if record.followedForeigners { foreignLeaders = .remembered }
         adopt(stateMachine, settings)
     }

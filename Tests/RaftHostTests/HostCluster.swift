@@ -30,6 +30,10 @@ final class HostCluster {
         var isOnItsOwn = false
         /// The store takes the files of a braft's snapshot.
         var takesBraftFiles = false
+        /// Of the replicas.
+        var kind = "recording"
+        /// The store takes so many steps to install a state; 0: it does it at once.
+        var installSteps = 0
     }
 
     init(seed: UInt64, plan: Plan = Plan()) {

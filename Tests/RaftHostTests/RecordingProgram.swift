@@ -76,7 +76,7 @@ final class RecordingProgram: NodeProgram {
                     host.open(record, stateMachine: machine)
                 }
             } else {
-                host.create(group: group, peer: peer, birth: birth, kind: "recording") { _ in
+                host.create(group: group, peer: peer, birth: birth, kind: plan.kind) { _ in
                     machine
                 } completion: { [unowned self] problem in
                     if let problem { problems.append("node \(process.number) cannot create \(group): \(problem)") }
