@@ -54,6 +54,24 @@ extension SnapshotWriter {
     }
 }
 
+/// Takes a snapshot's files into a store in steps: what waits for the same thread gets its turn between two of them. Any
+/// thread but a lane, one at a time.
+public protocol SnapshotInstaller: AnyObject, Sendable {
+    /// Goes on by about `bytes`. Throws, and leaves nothing, where `StateMachineStore.install(_:as:group:kind:expecting:)`
+    /// would; not to be called after that, nor after the last step.
+    ///
+    /// After a crash before the last step there is nothing of it; after one in it, nothing or all.
+    func advance(about bytes: Int) throws(StateMachineError) -> SnapshotInstallStep
+}
+
+/// One step of a ``SnapshotInstaller``.
+public enum SnapshotInstallStep: Sendable {
+    /// So many bytes were taken in, and more is to come.
+    case took(Int)
+    /// That was the last: everything is there, durably.
+    case done(any SnapshotStateMachine)
+}
+
 /// A state machine whose state, or a picture of it, can take the place of the log's beginning (§7). The log of any
 /// other is never compacted.
 public protocol SnapshotStateMachine: StateMachine {

@@ -24,6 +24,12 @@ public protocol StateMachineStore: Sendable {
         _ folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
     ) throws(StateMachineError) -> any SnapshotStateMachine
 
+    /// What does the same as ``install(_:as:group:kind:expecting:)`` in steps, for a store that has much to write then; nil,
+    /// unless a store says otherwise: it is done at once. Nothing is done yet.
+    func installer(
+        of folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> (any SnapshotInstaller)?
+
     /// Removes everything under `number`, which nobody uses any more. Not durable before the store's next flush: after a
     /// crash some of it may be back, and has to be dropped again.
     func drop(_ number: UInt64) throws(StateMachineError)
@@ -38,4 +44,9 @@ public protocol StateMachineStore: Sendable {
 extension StateMachineStore {
     /// False: a state is what our own nodes wrote.
     public func takesBraftFiles(_ group: String, kind: String) -> Bool { false }
+
+    /// Nil: it is done at once.
+    public func installer(
+        of folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> (any SnapshotInstaller)? { nil }
 }

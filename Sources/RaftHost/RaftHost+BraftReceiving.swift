@@ -31,19 +31,22 @@ final class BraftDownload: @unchecked Sendable {
     var receivedBytes = 0
     /// Of all files so far, with what was left out of them: what they take where they are installed.
     var coveredBytes = 0
-    /// Covered when ``progressAt`` was set.
-    var noticedBytes = 0
+    /// The most that ever was.
+    var furthest = 0
+    /// Readers that began with the file in vain.
+    var restarts = 0
 
     /// When to ask again, if nothing is under way.
     var askAt: Instant?
     /// How often the part was asked for in vain.
     var failures = 0
-    var progressAt: Instant
+    /// What keeps its place here; the same whoever offers it again.
+    var rate: LeastRate
 
-    init(from source: BraftSource, _ channel: RpcChannel, now: Instant) {
+    init(from source: BraftSource, _ channel: RpcChannel, _ rate: LeastRate) {
         self.source = source
         self.channel = channel
-        progressAt = now
+        self.rate = rate
     }
 
     /// All that is in the folder when it is complete.
@@ -51,10 +54,24 @@ final class BraftDownload: @unchecked Sendable {
 
     /// Reads with another reader from now on.
     func restart(from source: BraftSource, _ channel: RpcChannel) {
+        furthest = max(furthest, coveredBytes)
         coveredBytes -= offset
-        noticedBytes = min(noticedBytes, coveredBytes)
+        restarts += 1
         (self.source, self.channel, offset) = (source, channel, 0)
     }
+
+    /// A part of a file has come: `bytes` of the `covered` ones travelled, the rest was left out.
+    func noteProgress(_ bytes: Int, covered: Int, isAtEnd: Bool, now: Instant) {
+        receivedBytes += bytes
+        coveredBytes += covered
+        // what was here before counts for a few readers, or a long file would never come over a bad line
+        guard restarts <= BraftDownload.restartsMax || coveredBytes > furthest else { return }
+        // zeros and ends of files travel for next to nothing
+        rate.take(max(bytes, isAtEnd ? BraftDownload.leastWorth : min(covered, BraftDownload.leastWorth)), now: now)
+    }
+
+    private static let restartsMax = 3
+    private static let leastWorth = 4 << 10
 }
 
 extension RaftHost {
@@ -83,8 +100,9 @@ extension RaftHost {
         guard !replica.isSaving else { throw RaftHost.tooMany }
         now = lane.clock.now
         if let known = replica.incoming, try isSettled(known, meta, from: sender, source, responder) { return }
-        guard hasRoomForAnother, replica.nextIncoming <= now else { throw RaftHost.tooMany }
-        let download = BraftDownload(from: source, makeStrangerChannel(to: source.address), now: now)
+        guard hasRoomForAnother(isForeign: true), replica.nextIncoming <= now else { throw RaftHost.tooMany }
+        let rate = LeastRate(of: RaftHost.braftLeastBytes, in: settings.pinPatience)
+        let download = BraftDownload(from: source, makeStrangerChannel(to: source.address), rate)
         begin(
             IncomingSnapshot(
                 id: UInt64(bitPattern: source.reader), replica: replica, sender: sender, meta: meta,
@@ -98,7 +116,7 @@ extension RaftHost {
         _ responder: RpcResponder
     ) throws(RaftWire.WireError) -> Bool {
         if let download = known.download, known.meta == meta, known.sender == sender {
-            guard known.isActive || hasRoomForAnother else { throw RaftHost.tooMany }
+            guard known.isActive || hasRoomForAnother(isForeign: true) else { throw RaftHost.tooMany }
             known.responder?.fail(RaftHost.superseded, "offered again")
             known.responder = responder
             known.usedAt = now
@@ -145,18 +163,25 @@ extension RaftHost {
     func askForList(of snapshot: IncomingSnapshot, _ download: BraftDownload) {
         download.attempt += 1
         (download.isReadingList, download.incomingList) = (true, [])
-        (download.askAt, download.failures, download.progressAt) = (nil, 0, now)
+        (download.askAt, download.failures) = (nil, 0)
+        download.rate.resume(now)
         ask(snapshot, download)
     }
 
     /// Called once a turn; returns when it is to be called next at the latest.
     func pursue(_ download: BraftDownload, of snapshot: IncomingSnapshot) -> Instant? {
         let due = download.channel.expire(now: now)
-        guard case .fetching = snapshot.phase, let askAt = download.askAt else { return due }
-        guard askAt <= now else { return min(due ?? askAt, askAt) }
-        download.askAt = nil
-        proceed(snapshot, download)
-        return download.channel.expire(now: now)
+        guard case .fetching = snapshot.phase else { return due }
+        if let end = download.rate.deadline, end <= now {
+            abandon(snapshot, RpcError(code: RaftHost.cancelled, text: "the snapshot comes too slowly"))
+            return nil
+        }
+        if let askAt = download.askAt, askAt <= now {
+            download.askAt = nil
+            proceed(snapshot, download)
+        }
+        let dues = [download.channel.expire(now: now), download.askAt, download.rate.deadline]
+        return dues.lazy.compactMap { $0 }.min()
     }
 
     /// Asks for the next part, of the list or of a file.
@@ -196,11 +221,9 @@ extension RaftHost {
 
     private static let badAnswer = RpcError(code: RpcCode.badResponse, text: "a malformed answer")
 
-    /// As braft does: for ever if told so, as long as something comes now and then; a few times for any other reason.
+    /// As braft does: if told so for as long as enough comes in between; a few times for any other reason.
     private func retry(_ snapshot: IncomingSnapshot, _ download: BraftDownload, _ error: RpcError) {
-        if error.code == RaftHost.again {
-            guard getsOn(download) else { return interrupt(snapshot, error) }
-        } else {
+        if error.code != RaftHost.again {
             download.failures += 1
             guard download.failures <= RaftHost.braftRetries else { return interrupt(snapshot, error) }
         }
@@ -208,9 +231,6 @@ extension RaftHost {
         download.askAt = now + RaftHost.braftRetryPause
         lane.requestTurn()
     }
-
-    /// Whether enough has come of late: the node takes few snapshots at a time.
-    private func getsOn(_ download: BraftDownload) -> Bool { now < download.progressAt + settings.pinPatience }
 
     /// A part of the list, which braft sends in one.
     private func takeList(
@@ -240,32 +260,41 @@ extension RaftHost {
         if let known = download.list, known != list {
             return abandon(snapshot, RpcError(code: RaftHost.again, text: "other files under the same index"))
         }
-        do throws(RaftWire.WireError) {
-            let (files, last) = try wire.decodeBraftList(list)
-            guard last == snapshot.meta.last else {
-                throw RaftWire.WireError(code: 22, text: "the list is of \(last), the offer of \(snapshot.meta.last)")
-            }
-            download.files = files.sorted { $0.name < $1.name }
-        } catch {
-            return abandon(snapshot, RpcError(code: error.code, text: error.text))
-        }
-        download.list = list
+        let expected = snapshot.meta.last
         let attempt = download.attempt
-        let failure = Box<StateMachineError?>(nil)
-        // behind what is being written of a part that came to an earlier reader
+        let result = Box<Result<[BraftFile], RaftWire.WireError>?>(nil)
+        // it is as long as a stranger likes; and behind what is being written of a part that came to an earlier reader
         workers.reader.submit {
-            do throws(StateMachineError) { try folder.write(list, to: BraftSnapshot.listName, at: 0) } catch {
-                failure.value = error
+            do throws(RaftWire.WireError) {
+                result.value = .success(try RaftHost.keep(list, of: expected, in: folder))
+            } catch {
+                result.value = .failure(error)
             }
         } completion: { [self] in
             now = lane.clock.now
             guard case .fetching = snapshot.phase, download.attempt == attempt, !isOver else { return }
-            if let failure = failure.value {
-                return abandon(snapshot, RpcError(code: 5, text: failure.description))
+            switch result.value {
+            case .success(let files)?:
+                (download.files, download.list, download.isReadingList) = (files, list, false)
+                proceed(snapshot, download)
+            case .failure(let error)?: abandon(snapshot, RpcError(code: error.code, text: error.text))
+            case nil: preconditionFailure("the worker has been there")
             }
-            download.isReadingList = false
-            proceed(snapshot, download)
         }
+    }
+
+    /// The files of a list, in the order in which they are read; the list is in the folder then. On a worker.
+    private static func keep(
+        _ list: Bytes, of expected: LogPosition, in folder: StoredFolder
+    ) throws(RaftWire.WireError) -> [BraftFile] {
+        let (files, last) = try RaftWire().decodeBraftList(list)
+        guard last == expected else {
+            throw RaftWire.WireError(code: 22, text: "the list is of \(last), the offer of \(expected)")
+        }
+        do throws(StateMachineError) { try folder.write(list, to: BraftSnapshot.listName, at: 0) } catch {
+            throw RaftWire.WireError(code: 5, text: error.description)
+        }
+        return files.sorted { $0.name < $1.name }
     }
 
     /// The next part, or the end.
@@ -310,24 +339,18 @@ extension RaftHost {
             if let error = result.value { return abandon(snapshot, error) }
             download.writtenEnd = max(download.writtenEnd, size ?? writtenEnd)
             guard download.attempt == attempt else { return }
-            download.receivedBytes += bytes
-            download.coveredBytes += covered
-            if answer.isAtEnd || download.coveredBytes - download.noticedBytes >= RaftHost.braftLeastBytes {
-                (download.noticedBytes, download.progressAt) = (download.coveredBytes, now)
-            }
-            guard getsOn(download) else {
-                return abandon(snapshot, RpcError(code: RaftHost.cancelled, text: "the snapshot comes too slowly"))
-            }
+            download.noteProgress(bytes, covered: covered, isAtEnd: answer.isAtEnd, now: now)
             snapshot.usedAt = now
             if answer.isAtEnd {
                 download.position += 1
-                (download.offset, download.writtenEnd) = (0, 0)
+                (download.offset, download.writtenEnd, download.restarts) = (0, 0, 0)
             } else {
                 download.offset = next
             }
             // what has come is paid for before more is asked for: the sender may know of no budget
             let due = snapshotBudget.take(max(bytes, covered), now: now)
             guard due > now else { return proceed(snapshot, download) }
+            download.rate.excuse(due - now)
             download.askAt = due
             lane.requestTurn()
         }

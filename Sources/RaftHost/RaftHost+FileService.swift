@@ -12,10 +12,29 @@ import WireMessages
 final class BraftExhibit: @unchecked Sendable {
     /// The list of its files as it is sent, once all is written.
     var list: Bytes?
-    /// What is in it: sizes, and the names in the folder, by the names listed. For look-up only.
-    var files: [String: StoredFolder.File] = [:]
+    /// What is in it: sizes, and the names in the folder, by the names listed.
+    var files = ExhibitedFiles()
+    /// When bytes of a file last went to it, or the list was made; nil before.
+    var readAt: Instant?
     /// Of offers that were not answered.
     var readers: [BraftReader] = []
+}
+
+/// A snapshot's files by the names under which they are listed. Names are told apart by their bytes, as the reader does,
+/// not as text.
+struct ExhibitedFiles {
+    /// For look-up only.
+    private var byName: [[UInt8]: StoredFolder.File] = [:]
+
+    init() {}
+
+    /// Those that are `named`, each of which is among the `stored`.
+    init(_ named: [BraftFile], stored: [StoredFolder.File]) {
+        let known = Dictionary(stored.map { (Array($0.name.utf8), $0) }) { first, _ in first }
+        for file in named { byName[Array(file.name.utf8)] = known[Array(file.storedName.utf8)] }
+    }
+
+    subscript(name: String) -> StoredFolder.File? { byName[Array(name.utf8)] }
 }
 
 /// One reading of a snapshot's files, one after the other. Lane-confined; completions may carry it past a worker.
@@ -50,9 +69,10 @@ extension RaftHost {
     func offer(_ snapshot: OutgoingSnapshot, _ exhibit: BraftExhibit) {
         snapshot.usedAt = now
         let (replica, peer) = (snapshot.replica, snapshot.peer)
-        pin(replica, for: peer, at: snapshot.meta.last.index)
+        // offered again it was not read yet
+        pin(replica, for: peer, at: snapshot.meta.last.index, since: exhibit.readAt ?? now)
         if case .frozen(let frozen) = snapshot.phase {
-            guard sending.order.count(where: { !$0.isFrozen }) < settings.snapshotsSent else {
+            guard hasRoomToSend(toBraft: true) else {
                 drop(snapshot)
                 return pause(peer, replica)
             }
@@ -113,8 +133,8 @@ extension RaftHost {
             guard !snapshot.isDropped, !isOver else { return }
             switch result.value {
             case .success(let named):
-                let stored = Dictionary(uniqueKeysWithValues: files.map { ($0.name, $0) })
-                for file in named { exhibit.files[file.name] = stored[file.storedName] }
+                exhibit.files = ExhibitedFiles(named, stored: files)
+                exhibit.readAt = now
                 exhibit.list = wire.braftList(named, snapshot.meta)
                 let replica = snapshot.replica
                 // if it is wanted still: the core may have lost interest, or another leads
@@ -147,11 +167,26 @@ extension RaftHost {
             throw RaftWire.WireError(code: 5, text: error.description)
         }
         let named = try RaftWire().decodeBraftList(list).files.sorted { $0.name < $1.name }
-        let stored = Set(files.map(\.name))
-        guard named.allSatisfy({ stored.contains($0.storedName) }) else {
+        let stored = ExhibitedFiles(named, stored: files)
+        guard named.allSatisfy({ stored[$0.name] != nil }) else {
             throw RaftWire.WireError(code: 2, text: "a listed file is missing")
         }
         return named
+    }
+
+    /// A braft has read nothing for so long that others may have its place, and the log goes on without it: it has all and
+    /// takes long with that, is busy, or hangs. The offer's answer counts still if it comes, and so does that of a reader
+    /// that comes too late (2).
+    func giveUpUnread(_ snapshot: OutgoingSnapshot) {
+        let (replica, peer) = (snapshot.replica, snapshot.peer)
+        logger.log(
+            .info, "a snapshot is kept no longer for a braft that does not read it",
+            [
+                ("group", replica.group), ("peer", peer.description),
+                ("index", snapshot.meta.last.index.description), ("sent_bytes", "\(snapshot.sentBytes)"),
+            ])
+        replica.pins.removeAll { $0.peer == peer }
+        drop(snapshot)
     }
 
     /// Nobody reads it any more.
@@ -171,7 +206,7 @@ extension RaftHost {
         guard asked.count > 0, asked.offset >= 0, let offset = Int(exactly: asked.offset) else {
             throw RaftWire.WireError(code: RpcCode.badRequest, text: "the count or the offset cannot be used")
         }
-        noteUse(of: reader.snapshot)
+        now = lane.clock.now
         guard asked.name != BraftSnapshot.listName else {
             // in one piece, whatever was asked for
             let reply = GetFileReply(isAtEnd: true, readSize: Int64(list.count))
@@ -215,6 +250,8 @@ extension RaftHost {
         guard let reader = read.reader, let name = reader.file, let file = reader.snapshot.exhibit?.files[name] else {
             preconditionFailure("whoever reads has a file")
         }
+        noteUse(of: reader.snapshot)
+        reader.snapshot.exhibit?.readAt = now
         reader.isAtEnd = read.offset + bytes.count >= file.byteCount
         let reply = GetFileReply(isAtEnd: reader.isAtEnd, readSize: Int64(bytes.count))
         answerFile(read.responder, reply, offset: read.offset, bytes)

@@ -50,7 +50,8 @@ extension RaftHost {
         public var compactionPace = Interval.milliseconds(1000)
         /// Bytes written after which the log is looked at as a whole, and its index is written.
         public var lookBytes = 32 << 20
-        /// How long the log is kept for a member that was sent a snapshot and gets no further.
+        /// How long the log is kept for a member that was sent a snapshot and gets no further; a braft's files too. A braft
+        /// from which a snapshot comes has to send 64 KiB of it in this time.
         public var pinPatience = Interval.milliseconds(60_000)
         /// Bytes of payload applied to a volatile state machine after which its state is saved, at the latest.
         public var saveBytes = 64 << 20
@@ -63,8 +64,12 @@ extension RaftHost {
         public var snapshotChunkBytes = 256 << 10
         /// Snapshots received at a time; another is refused as busy, and offered again later.
         public var snapshotsReceived = 2
+        /// Snapshots received at a time beside those, of brafts and for guests.
+        public var foreignSnapshotsReceived = 1
         /// Snapshots whose files are kept for others at a time.
         public var snapshotsSent = 8
+        /// Snapshots whose files are kept for brafts at a time, beside those.
+        public var foreignSnapshotsSent = 4
         /// How long a snapshot that nobody asks for is kept, sent or received in part.
         public var snapshotPatience = Interval.milliseconds(30_000)
         /// How long after something was applied the replicas of a group are compared, and the shortest time between two

@@ -96,7 +96,8 @@ extension RaftHost {
             }
         } completion: { [self] in
             now = lane.clock.now
-            snapshot.usedAt = now
+            // a braft waits for its files, and the log for it
+            if snapshot.exhibit == nil { snapshot.usedAt = now } else { noteUse(of: snapshot) }
             // dropped: its folder goes behind this
             guard case .writing(let waiting) = snapshot.phase, !snapshot.isDropped, !isOver else { return }
             switch result.value {

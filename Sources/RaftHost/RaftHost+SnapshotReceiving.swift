@@ -54,6 +54,8 @@ final class IncomingSnapshot: @unchecked Sendable {
     }
 
     var folderName: String { "in-\(store)" }
+    /// Whether it takes one of the places that are there for brafts and guests.
+    var isForeign: Bool { download != nil || replica.isGuest }
     var receivedBytes: Int { download?.receivedBytes ?? pieces.received }
     var isActive: Bool { if case .interrupted = phase { false } else { true } }
     var isBeingInstalled: Bool { if case .installing = phase { true } else { false } }
@@ -68,6 +70,15 @@ struct SnapshotReceiving {
     var channelOrder: [NodeAddress] = []
     /// Pieces asked for, ever, of our nodes or of brafts.
     var piecesAsked = 0
+    /// Steps of installations, by the time they are due.
+    var installs = FIFO<SnapshotInstallation>()
+}
+
+/// A step of an installation that waits for the budget.
+struct SnapshotInstallation {
+    var due: Instant
+    var snapshot: IncomingSnapshot
+    var installer: any SnapshotInstaller
 }
 
 extension RaftHost {
@@ -150,7 +161,7 @@ extension RaftHost {
                 known.responder = responder
                 known.usedAt = now
                 if known.isActive { return }
-                guard hasRoomForAnother else {
+                guard hasRoomForAnother(isForeign: known.isForeign) else {
                     known.responder = nil
                     throw RaftHost.tooMany
                 }
@@ -160,7 +171,10 @@ extension RaftHost {
             guard !known.isActive else { throw RaftHost.tooMany }
             abandon(known, nil)
         }
-        guard hasRoomForAnother, replica.nextIncoming <= now, stopping == nil else { throw RaftHost.tooMany }
+        // whoever likes can offer a guest something, and be slow with it
+        guard hasRoomForAnother(isForeign: replica.isGuest), replica.nextIncoming <= now, stopping == nil else {
+            throw RaftHost.tooMany
+        }
         let snapshot = IncomingSnapshot(
             id: id, replica: replica, sender: sender, meta: meta, store: nodeState.takeNumber(), now: now)
         begin(snapshot, responder)
@@ -180,8 +194,10 @@ extension RaftHost {
 
     static let tooMany = RaftWire.WireError(code: busy, text: "not now")
 
-    var hasRoomForAnother: Bool {
-        receiving.order.count(where: { $0.isActive }) < settings.snapshotsReceived
+    /// Brafts and guests have places of their own: they never keep a group's replica from being brought back.
+    func hasRoomForAnother(isForeign: Bool) -> Bool {
+        receiving.order.count(where: { $0.isActive && $0.isForeign == isForeign })
+            < (isForeign ? settings.foreignSnapshotsReceived : settings.snapshotsReceived)
     }
 
     private func prepare(_ snapshot: IncomingSnapshot) {
@@ -339,6 +355,7 @@ extension RaftHost {
         let isLost = snapshot.download != nil && error.code == RaftHost.unknownSnapshot
         guard RaftHost.isInterruption(error.code) || isLost else { return abandon(snapshot, error) }
         snapshot.phase = .interrupted
+        snapshot.download?.rate.pause(now)
         snapshot.usedAt = now
         let code = snapshot.download == nil ? RaftHost.again : error.code
         snapshot.responder?.fail(code, "interrupted: \(error.text)")
@@ -380,7 +397,7 @@ extension RaftHost {
 
     /// Called once a turn; returns when it is to be called next at the latest.
     func pursueReceiving() -> Instant? {
-        var next: Instant?
+        var next = pursueInstallations()
         for node in receiving.channelOrder {
             if let due = receiving.channels[node]?.expire(now: now) { next = min(next ?? due, due) }
         }
@@ -450,26 +467,53 @@ extension RaftHost {
         guard let store else { preconditionFailure("no snapshot is wanted without a store") }
         let record = snapshot.replica.record
         let (number, meta) = (snapshot.store, snapshot.meta)
-        let result = Box<Result<any SnapshotStateMachine, StateMachineError>?>(nil)
-        // a state that lives in memory takes its time, and nobody else's
+        let installer = Box<(any SnapshotInstaller)?>(nil)
+        step(snapshot, installer) { () throws(StateMachineError) in
+            let found = try store.installer(
+                of: folder, as: number, group: record.group, kind: record.kind, expecting: meta)
+            installer.value = found
+            guard found == nil else { return .took(0) }
+            // a state that lives in memory takes its time, and nobody else's
+            return .done(
+                try store.install(folder, as: number, group: record.group, kind: record.kind, expecting: meta))
+        }
+    }
+
+    /// One step after the other: what waits for the same worker gets its turn in between.
+    private func step(
+        _ snapshot: IncomingSnapshot, _ installer: Box<(any SnapshotInstaller)?>,
+        _ job: @escaping @Sendable () throws(StateMachineError) -> SnapshotInstallStep
+    ) {
+        let result = Box<Result<SnapshotInstallStep, StateMachineError>?>(nil)
         workers.maintenance.submit {
-            do throws(StateMachineError) {
-                result.value = .success(
-                    try store.install(folder, as: number, group: record.group, kind: record.kind, expecting: meta))
-            } catch {
-                result.value = .failure(error)
-            }
+            do throws(StateMachineError) { result.value = .success(try job()) } catch { result.value = .failure(error) }
         } completion: { [self] in
             guard !isOver else { return }
             now = lane.clock.now
             switch result.value {
-            case .success(let machine)?: putInForce(snapshot, machine)
-            case .failure(let error)?:
-                abandon(snapshot, RpcError(code: 5, text: error.description))
+            case .success(.took(let bytes))?:
+                guard let installer = installer.value else { preconditionFailure("nobody is at it") }
+                // what was written is paid for before there is more: the log is on the same device
+                let due = snapshotBudget.take(bytes, now: now)
+                receiving.installs.append(SnapshotInstallation(due: due, snapshot: snapshot, installer: installer))
+            case .success(.done(let machine))?: putInForce(snapshot, machine)
+            case .failure(let error)?: abandon(snapshot, RpcError(code: 5, text: error.description))
             case nil: preconditionFailure("the worker has been there")
             }
             lane.requestTurn()
         }
+    }
+
+    /// Called once a turn; returns when it is to be called next at the latest.
+    private func pursueInstallations() -> Instant? {
+        while let next = receiving.installs.first, next.due <= now {
+            _ = receiving.installs.popFirst()
+            let installer = next.installer
+            step(next.snapshot, Box(installer)) { () throws(StateMachineError) in
+                try installer.advance(about: RaftHost.checkedBytes)
+            }
+        }
+        return receiving.installs.first?.due
     }
 
     /// The core decides: meanwhile the log may have got there by itself.

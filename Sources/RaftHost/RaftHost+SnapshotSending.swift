@@ -162,7 +162,7 @@ extension RaftHost {
         if let exhibit = snapshot.exhibit { return offer(snapshot, exhibit) }
         snapshot.usedAt = now
         let replica = snapshot.replica
-        pin(replica, for: snapshot.peer, at: snapshot.meta.last.index)
+        pin(replica, for: snapshot.peer, at: snapshot.meta.last.index, since: now)
         snapshot.offersUnderWay += 1
         let uri = "\(RaftWire.snapshotScheme)\(identity.address)/\(snapshot.id)"
         logger.log(
@@ -243,9 +243,9 @@ extension RaftHost {
         }
     }
 
-    func pin(_ replica: Replica, for peer: PeerID, at position: LogIndex) {
+    func pin(_ replica: Replica, for peer: PeerID, at position: LogIndex, since progressAt: Instant) {
         replica.pins.removeAll { $0.peer == peer }
-        replica.pins.append(SnapshotPin(peer: peer, position: position, progressAt: now))
+        replica.pins.append(SnapshotPin(peer: peer, position: position, progressAt: progressAt))
     }
 
     func drop(_ snapshot: OutgoingSnapshot) {
@@ -291,11 +291,27 @@ extension RaftHost {
         }
         let dues = [sending.reads.first?.due, sending.pauses.first?.due, pursueExports()]
         var next = dues.lazy.compactMap { $0 }.min()
-        for snapshot in sending.order where !snapshot.isOffered {
+        for snapshot in sending.order {
+            if let readAt = snapshot.exhibit?.readAt {
+                let end = readAt + settings.pinPatience
+                guard end > now else {
+                    giveUpUnread(snapshot)
+                    continue
+                }
+                next = min(next ?? end, end)
+            }
+            guard !snapshot.isOffered else { continue }
             let end = snapshot.usedAt + settings.snapshotPatience
             if end <= now { drop(snapshot) } else { next = min(next ?? end, end) }
         }
         return next
+    }
+
+    /// Whether the files of another one may be written; brafts have places of their own, for their answers may be long in
+    /// coming.
+    func hasRoomToSend(toBraft isForeign: Bool) -> Bool {
+        sending.order.count(where: { !$0.isFrozen && ($0.exhibit != nil) == isForeign })
+            < (isForeign ? settings.foreignSnapshotsSent : settings.snapshotsSent)
     }
 
     // MARK: serving
@@ -338,6 +354,7 @@ extension RaftHost {
     /// The peer gets on with it: the log is kept for it a while longer.
     func noteUse(of snapshot: OutgoingSnapshot) {
         now = lane.clock.now
+        guard !snapshot.isDropped else { return }
         snapshot.usedAt = now
         for position in snapshot.replica.pins.indices where snapshot.replica.pins[position].peer == snapshot.peer {
             snapshot.replica.pins[position].progressAt = now
@@ -349,7 +366,7 @@ extension RaftHost {
         let snapshot = try outgoing(id, request)
         switch snapshot.phase {
         case .frozen(let frozen):
-            guard sending.order.count(where: { !$0.isFrozen }) < settings.snapshotsSent else {
+            guard hasRoomToSend(toBraft: false) else {
                 throw RaftWire.WireError(code: RaftHost.busy, text: "too many snapshots are being sent")
             }
             snapshot.store = store

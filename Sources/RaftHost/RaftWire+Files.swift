@@ -179,10 +179,11 @@ extension RaftWire {
             else { throw RaftWire.badList("it does not parse") }
             guard list.n_files <= RaftWire.braftFilesMax else { throw RaftWire.badList("it names too many files") }
             var files: [BraftFile] = []
-            var names: Set<String> = []
+            // by their bytes: two names may be equal as text and are two files all the same
+            var names: Set<[UInt8]> = []
             for position in 0..<list.n_files {
                 guard let file = list.files[position]?.pointee, let name = String(validatingCString: file.name),
-                    let stored = BraftSnapshot.storedName(of: name), names.insert(name).inserted
+                    let stored = BraftSnapshot.storedName(of: name), names.insert(Array(name.utf8)).inserted
                 else {
                     let name = String(field: list.files[position]?.pointee.name)
                     throw RaftWire.badList("file \(position) has a name that cannot be used: \(name.prefix(64))")

@@ -63,6 +63,14 @@ extension StateMachineFactory: StateMachineStore {
         return machine
     }
 
+    /// A guest's snapshot is copied, which takes its time; the engine takes tables in as they are.
+    func installer(
+        of folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) throws(StateMachineError) -> (any SnapshotInstaller)? {
+        guard kind == ShardServer.ReplicaKind.guest else { return nil }
+        return guests?.installer(of: folder, as: number, group: group, kind: kind, expecting: meta)
+    }
+
     /// A number is in one of the two, or in none.
     func drop(_ number: UInt64) throws(StateMachineError) {
         try guests?.drop(number)

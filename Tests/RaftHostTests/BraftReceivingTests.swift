@@ -41,7 +41,9 @@ struct BraftReceivingTests {
     }
 
     /// Has `braft` serve the state at `index`.
-    private func serve(_ braft: BraftPeer, at index: Int64, named names: [String]? = nil) {
+    private func serve(
+        _ braft: BraftPeer, at index: Int64, named names: [String]? = nil, more: [String: [UInt8]] = [:]
+    ) {
         let peers = meta(index).configuration.listed.map(\.description).joined(separator: ",")
         braft.files = [
             "first": content(7),
@@ -49,7 +51,7 @@ struct BraftReceivingTests {
             "state": Array("0 \(index) 1 \(peers) 0".utf8),
             "empty": [],
             "sub/.more": [1, 2, 3],
-        ]
+        ].merging(more) { $1 }
         let files = (names ?? braft.files.keys.sorted()).map { BraftFile(name: $0, storedName: "") }
         braft.files["__raft_snapshot_meta"] = braft.wire.braftList(files, meta(index)).array
     }
@@ -187,10 +189,11 @@ struct BraftReceivingTests {
         #expect(answer(same, braft)?.success == true && isInForce(cluster, node, 7))
     }
 
-    @Test("No more are received at a time than the node wants") func throttle() throws {
+    @Test("No more are received at a time than there are places for brafts, which are no others' places")
+    func throttle() throws {
         let (cluster, node, braft) = try led {
             $0.groups = ["g0", "g1"]
-            $0.settings.snapshotsReceived = 1
+            $0.settings.snapshotsReceived = 0
         }
         braft.onRead = { $0.name == "first" ? .silence : nil }
         let first = braft.offer(meta(7), term: 5, to: node)
@@ -198,6 +201,19 @@ struct BraftReceivingTests {
         let other = braft.offer(meta(7), term: 5, to: node, group: "g1")
         cluster.run(.milliseconds(500))
         #expect(other.code == 16 && first.result == nil)
+        #expect(node.host.hasRoomForAnother(isForeign: true) == false)
+    }
+
+    @Test("What a guest is offered takes a guest's place, also if it comes as from one of ours", arguments: 0...1)
+    func guestsPlace(places: Int) throws {
+        let (cluster, node, braft) = try led {
+            $0.kind = RaftHost.guestKind
+            $0.settings.snapshotsReceived = 1 - places
+            $0.settings.foreignSnapshotsReceived = places
+        }
+        let call = braft.offer(meta(7), term: 5, to: node, uri: "flotilla://\(braft.address)/77")
+        #expect(cluster.run(limit: 20_000) { call.result != nil || !node.host.receiving.order.isEmpty })
+        #expect((call.code == 16) == (places == 0))
     }
 
     @Test("A part that fails is asked for again three times, a second apart", arguments: [5, 2, 2001] as [Int32])
@@ -289,6 +305,97 @@ struct BraftReceivingTests {
         #expect(call.code == 125)
     }
 
+    @Test("A file of a byte earns no time that a file of many would not") func smallFiles() throws {
+        let (cluster, node, braft) = try led()
+        let tiny = (0..<12).map { ("tiny\($0)", [UInt8(1)]) }
+        serve(braft, at: 7, more: Dictionary(uniqueKeysWithValues: tiny))
+        var tries = 0
+        braft.onRead = { read in
+            guard read.name.hasPrefix("tiny") else { return nil }
+            tries += 1
+            return tries.isMultiple(of: 20) ? nil : .error(11)
+        }
+        let begin = cluster.world.now
+        let call = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 400_000) { call.result != nil })
+        #expect(call.code == 125)
+        #expect(cluster.world.now - begin < .milliseconds(80_000))
+        #expect(node.host.hasRoomForAnother(isForeign: true))
+        // a thousand of them that come are no trouble
+        serve(braft, at: 7, more: Dictionary(uniqueKeysWithValues: (0..<1000).map { ("tiny\($0)", [UInt8(1)]) }))
+        braft.onRead = { _ in nil }
+        cluster.run(.milliseconds(6000))
+        let next = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 60_000) { next.result != nil })
+        #expect(answer(next, braft)?.success == true && isInForce(cluster, node, 7))
+    }
+
+    @Test("One that is offered again and again has no more time for that", arguments: [0, 131_072] as [Int64])
+    func offeredAgain(upTo offset: Int64) throws {
+        let (cluster, node, braft) = try led()
+        braft.onRead = { $0.name == "first" && $0.offset >= offset ? .error(11) : nil }
+        var calls: [BraftPeer.Call] = []
+        for _ in 0..<20 {
+            braft.reader -= 1
+            calls.append(braft.offer(meta(7), term: 5, to: node))
+            cluster.run(.milliseconds(8000))
+        }
+        #expect(calls.contains { $0.code == 125 }, "\(calls.map { $0.code ?? 0 })")
+    }
+
+    @Test("A pause between two offers is not held against it") func pausedBetweenOffers() throws {
+        let (cluster, node, braft) = try led()
+        braft.onRead = { $0.name == "first" ? .error(5) : nil }
+        var calls: [BraftPeer.Call] = []
+        // each tries for three seconds, then it rests
+        for _ in 0..<5 {
+            calls.append(braft.offer(meta(7), term: 5, to: node))
+            cluster.run(.milliseconds(20_000))
+        }
+        #expect(calls.allSatisfy { $0.code == 5 })
+    }
+
+    @Test("A list is read where it keeps nobody waiting") func listOnWorker() throws {
+        let (cluster, node, braft) = try led()
+        // another snapshot than the one offered
+        serve(braft, at: 6)
+        braft.onRead = { _ in
+            node.recording.worker("reader").hangs = true
+            return nil
+        }
+        let call = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 5000) { braft.reads.count == 1 })
+        cluster.run(.milliseconds(2000))
+        #expect(call.result == nil)
+        node.recording.worker("reader").hangs = false
+        #expect(cluster.run(limit: 5000) { call.result != nil })
+        #expect(call.code == 22)
+    }
+
+    @Test("A store that has much to write for one lets others do their work, and pays for it") func inSteps() throws {
+        let (cluster, node, braft) = try led {
+            $0.installSteps = 40
+            $0.settings.snapshotBytesPerSecond = 1 << 20
+        }
+        func steps() -> Int { node.recording.installing.all.count }
+        let call = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 20_000) { steps() == 5 })
+        let begin = cluster.world.now
+        let isDone = Box(false)
+        node.lane.post { [host = node.host!] in
+            host.workers.maintenance.submit {
+            } completion: {
+                isDone.value = true
+            }
+        }
+        #expect(cluster.run(limit: 20_000) { isDone.value })
+        #expect(steps() < 20 && node.host.receiving.order.first?.isBeingInstalled == true)
+        #expect(cluster.run(limit: 20_000) { call.result != nil })
+        #expect(answer(call, braft)?.success == true && isInForce(cluster, node, 7) && steps() == 40)
+        // 34 of them have to be paid for in between
+        #expect(cluster.world.now - begin > .milliseconds(1400))
+    }
+
     @Test("A torn connection is resumed where it tore; with another reader, at the start of the file that was begun")
     func torn() throws {
         let (cluster, node, braft) = try led()
@@ -374,7 +481,10 @@ struct BraftReceivingTests {
         "A receiver that loses its power at any moment has no state or the whole, and gets it in the end",
         arguments: 1...8)
     func crashes(seed: UInt64) throws {
-        let (cluster, node, braft) = try led(seed: 300 + seed) { $0.settings.snapshotBytesPerSecond = 1 << 20 }
+        let (cluster, node, braft) = try led(seed: 300 + seed) {
+            $0.settings.snapshotBytesPerSecond = 1 << 20
+            $0.installSteps = seed.isMultiple(of: 2) ? 4 : 0
+        }
         var random = SeededRandom(seed: seed)
         for round in 0..<6 as Range<Int64> {
             braft.reader = -50 - round

@@ -92,9 +92,15 @@ struct BraftSendingTests {
         #expect(contents["empty"] == [] && contents["first"]?.count == 50_000 && contents["second"]?.count == 50_000)
         #expect(contents["first"] == Command.payload(tag: 0, byteCount: 50_000).array)
         #expect(String(decoding: contents["state"] ?? [], as: UTF8.self).hasPrefix("0 \(last.index) \(last.term) "))
-        // it counts until the offer is answered, however long that takes
+        // it counts as long as it is read
+        for _ in 0..<3 {
+            cluster.run(.milliseconds(50_000))
+            #expect(try read(cluster, braft, leader, reader, "state").code == nil)
+        }
+        // the offer counts until it is answered, however long that takes; the files and the log are not kept for that
         cluster.run(.milliseconds(70_000))
-        #expect(try read(cluster, braft, leader, reader, "state").code == nil)
+        #expect(try read(cluster, braft, leader, reader, "state").code == 2)
+        #expect(leader.host.sending.order.isEmpty && leader.host.replicas[0].pins.isEmpty)
         #expect(leader.host.raft(of: "g0")?.progress(of: braft.peer)?.isInstalling == true)
         braft.answerOffer(success: true)
         #expect(cluster.run(limit: 10_000) { braft.lastIndex == leader.host.raft(of: "g0")?.lastIndex })
@@ -202,6 +208,67 @@ struct BraftSendingTests {
         braft.answerOffer(success: true)
         #expect(cluster.run(limit: 10_000) { braft.lastIndex == leader.host.raft(of: "g0")?.lastIndex })
         #expect(cluster.allViolations == [])
+    }
+
+    @Test("An offer that nobody reads loses its place, its files and the log; who only asks around does not read")
+    func unread() throws {
+        let (cluster, leader, braft, reader) = try offered()
+        for _ in 0..<11 {
+            cluster.run(.milliseconds(5000))
+            #expect(try read(cluster, braft, leader, reader, "__raft_snapshot_meta").code == nil)
+            #expect(try read(cluster, braft, leader, reader, "third").code == 1)
+            #expect(try read(cluster, braft, leader, reader, "first", at: 1).code == 22)
+            #expect(try read(cluster, braft, leader, reader, "empty").reply.isAtEnd)
+        }
+        #expect(leader.host.sending.order.count == 1 && leader.host.replicas[0].pins.count == 1)
+        #expect(cluster.run(limit: 10_000) { leader.host.sending.order.isEmpty })
+        #expect(leader.host.sending.readers.isEmpty && leader.host.replicas[0].pins.isEmpty)
+        cluster.run(.milliseconds(2000))
+        #expect(try leader.snapshotDisk.folders() == [])
+        // it may be busy with what it has: nothing else is offered before it says so
+        #expect(braft.offers.count == 1)
+        #expect(try read(cluster, braft, leader, reader, "first").code == 2)
+        braft.refuseOffer(2)
+        #expect(cluster.run(limit: 10_000) { braft.offers.count == 2 })
+        braft.answerOffer(success: true)
+        #expect(cluster.run(limit: 10_000) { braft.lastIndex == leader.host.raft(of: "g0")?.lastIndex })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("Whoever is always busy holds no place for ever either") func alwaysBusy() throws {
+        let (cluster, leader, braft, _) = try offered()
+        let id = try #require(leader.host.sending.order.first?.id)
+        var answered = 0
+        let end = cluster.world.now + .milliseconds(58_000)
+        func refuse() {
+            guard braft.offers.count > answered else { return }
+            answered = braft.offers.count
+            braft.refuseOffer(16)
+        }
+        while cluster.world.now < end {
+            refuse()
+            cluster.run(.milliseconds(100))
+        }
+        #expect(leader.host.sending.order.map(\.id) == [id] && answered > 20)
+        #expect(
+            cluster.run(limit: 10_000) {
+                refuse()
+                return !leader.host.sending.order.contains { $0.id == id }
+            })
+        // it gets another, and has that
+        let before = answered
+        #expect(cluster.run(limit: 10_000) { braft.offers.count > before })
+        braft.answerOffer(success: true)
+        #expect(cluster.run(limit: 10_000) { braft.lastIndex == leader.host.raft(of: "g0")?.lastIndex })
+        #expect(cluster.allViolations == [])
+    }
+
+    @Test("Places for brafts are no others' places") func places() throws {
+        _ = try offered { $0.settings.snapshotsSent = 0 }
+        let (cluster, leader, braft) = try lagging { $0.settings.foreignSnapshotsSent = 0 }
+        cluster.run(.milliseconds(5000))
+        #expect(braft.offers.isEmpty && leader.host.sending.order.allSatisfy(\.isFrozen))
+        #expect(leader.host.hasRoomToSend(toBraft: false))
     }
 
     @Test("A connection that breaks ends the offer, and the next one has a reader of its own for the same files")

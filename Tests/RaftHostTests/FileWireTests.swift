@@ -1,5 +1,6 @@
 import CMessages
 import RaftCore
+import RaftStorage
 import Testing
 import WireMessages
 
@@ -53,6 +54,20 @@ struct FileWireTests {
         let meta = SnapshotMeta(last: LogPosition(term: Term(3), index: LogIndex(4)), configuration: .empty)
         let list = wire.braftList(names.map { BraftFile(name: $0, storedName: "") }, meta)
         #expect { try wire.decodeBraftList(list) } throws: { ($0 as? RaftWire.WireError)?.code == 22 }
+    }
+
+    @Test("Names that are the same text in other bytes are two files") func equalNames() throws {
+        let names = ["\u{e9}", "e\u{301}"]
+        #expect(names[0] == names[1])
+        let meta = SnapshotMeta(last: LogPosition(term: Term(3), index: LogIndex(4)), configuration: .empty)
+        let list = wire.braftList(names.map { BraftFile(name: $0, storedName: "") }, meta)
+        let files = try wire.decodeBraftList(list).files
+        #expect(files.map { Array($0.name.utf8) } == names.map { Array($0.utf8) })
+        let stored = files.enumerated().map { position, file in
+            StoredFolder.File(name: file.storedName, byteCount: position, checksum: 0)
+        }
+        let exhibited = ExhibitedFiles(files, stored: stored)
+        #expect(names.map { exhibited[$0]?.byteCount } == [0, 1])
     }
 
     @Test("Names are kept, whatever is in them", arguments: ["data", "a/b/c", ".x", "100%", "%2F", "a.sst", "ü/é"])

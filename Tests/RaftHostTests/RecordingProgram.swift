@@ -13,6 +13,8 @@ final class RecordingProgram: NodeProgram {
     private(set) var stores: [MachineStore]
     /// Numbers whose state was dropped.
     let dropped = LockedNumbers()
+    /// The states that a step of an installation was taken for.
+    let installing = LockedNumbers()
     private(set) var machines: [RecordingMachine] = []
     private(set) var problems: [String] = []
     /// Nothing of the states can be read at the next start.
@@ -88,7 +90,7 @@ final class RecordingProgram: NodeProgram {
 
     private func setInstallation(_ host: RaftHost, _ number: Int) {
         host.store = RecordedStores(
-            node: number, plan: plan, histories: histories, stored: stored, dropped: dropped,
+            node: number, plan: plan, histories: histories, stored: stored, dropped: dropped, installing: installing,
             takesStates: !keepsStatesItself, takesBraftFiles: plan.takesBraftFiles)
         host.onStateMachine = { [unowned self] record, machine in
             guard let position = plan.groups.firstIndex(of: record.group), let machine = machine as? RecordingMachine,
@@ -140,6 +142,7 @@ private struct RecordedStores: StateMachineStore {
     let histories: [AppliedHistory]
     let stored: LockedStores
     let dropped: LockedNumbers
+    let installing: LockedNumbers
     let takesStates: Bool
     let takesBraftFiles: Bool
 
@@ -161,7 +164,38 @@ private struct RecordedStores: StateMachineStore {
         return machine
     }
 
+    func installer(
+        of folder: any SnapshotFolder, as number: UInt64, group: String, kind: String, expecting meta: SnapshotMeta
+    ) -> (any SnapshotInstaller)? {
+        guard plan.installSteps > 0 else { return nil }
+        return RecordedInstaller(plan.installSteps, of: number, noting: installing) { () throws(StateMachineError) in
+            try install(folder, as: number, group: group, kind: kind, expecting: meta)
+        }
+    }
+
     func drop(_ number: UInt64) { dropped.append(number) }
     func numbers() -> [UInt64] { stored.numbers }
     func flush() {}
+}
+
+/// Takes its time, and does everything in the last step.
+private final class RecordedInstaller: SnapshotInstaller, @unchecked Sendable {
+    static let stepBytes = 50_000
+    private var stepsLeft: Int
+    private let number: UInt64
+    private let steps: LockedNumbers
+    private let install: () throws(StateMachineError) -> any SnapshotStateMachine
+
+    init(
+        _ count: Int, of number: UInt64, noting steps: LockedNumbers,
+        _ install: @escaping () throws(StateMachineError) -> any SnapshotStateMachine
+    ) {
+        (stepsLeft, self.number, self.steps, self.install) = (count, number, steps, install)
+    }
+
+    func advance(about bytes: Int) throws(StateMachineError) -> SnapshotInstallStep {
+        stepsLeft -= 1
+        steps.append(number)
+        return stepsLeft > 0 ? .took(RecordedInstaller.stepBytes) : .done(try install())
+    }
 }

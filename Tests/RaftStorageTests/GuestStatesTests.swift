@@ -94,6 +94,81 @@ struct GuestStatesTests {
         #expect(try guests.list().isEmpty)
     }
 
+    /// Steps of `installer`, until it is over or `count` were taken; whether it is over.
+    private func advance(_ installer: any SnapshotInstaller, _ count: Int = .max) throws -> Bool {
+        for _ in 0..<count {
+            if case .done(let machine) = try installer.advance(about: 100_000) {
+                #expect(machine.appliedPosition == meta.last)
+                return true
+            }
+        }
+        return false
+    }
+
+    @Test("It is copied in steps; a crash behind each of them leaves what was there before, or the whole")
+    func steps() throws {
+        var isOver = false
+        var count = 0
+        while !isOver {
+            let fixture = GuestStatesTests()
+            _ = try fixture.install(7)
+            let installer = try fixture.states().installer(
+                of: try fixture.incoming(), as: 9, group: "g", kind: "guest", expecting: meta)
+            isOver = try advance(try #require(installer), count)
+            let draft = count > 0 && !isOver ? ["9.saving"] : []
+            let names = try fixture.disk.folder("guests").list()
+            #expect(names == (isOver ? ["7.guest", "9.guest"] : ["7.guest"]) + draft)
+            try fixture.check(isOver ? [7, 9] : [7])
+            count += 1
+        }
+        #expect(count > 3)
+    }
+
+    /// After a loss of power there are snapshots under `numbers`, whole, and nothing else.
+    private func check(_ numbers: [UInt64]) throws {
+        disk.crash()
+        let states = try states()
+        #expect(states.numbers() == numbers)
+        #expect(try disk.folder("guests").list() == numbers.map { "\($0).guest" })
+        for number in numbers {
+            let outgoing = try folder("out-\(number)")
+            try states.open(number, group: "g", birth: .empty).freeze().writer(to: outgoing, as: 0).writeAll()
+            for (name, bytes) in files { #expect(try outgoing.contents(of: name) == bytes, "\(name)") }
+        }
+    }
+
+    @Test("Power that fails at any write or sync of it leaves what was there before, or the whole")
+    func powerFailures() throws {
+        var hasFailed = true
+        var changes = 0
+        while hasFailed {
+            let fixture = GuestStatesTests()
+            _ = try fixture.install(7)
+            let (states, incoming) = (try fixture.states(), try fixture.incoming())
+            let installer = try #require(
+                states.installer(of: incoming, as: 9, group: "g", kind: "guest", expecting: meta))
+            hasFailed = false
+            fixture.disk.failPower(after: changes) {}
+            do { _ = try advance(installer) } catch { hasFailed = true }
+            try fixture.check(hasFailed ? [7] : [7, 9])
+            changes += 1
+        }
+        #expect(changes > 3)
+    }
+
+    @Test("A long one is synced on its way: the last step does not wait for all of it") func syncs() throws {
+        let states = try states()
+        let incoming = try folder("in")
+        let part = Bytes([UInt8](repeating: 7, count: 1 << 20))
+        for _ in 0..<18 { try incoming.append(part, to: "large") }
+        let installer = try #require(
+            states.installer(of: incoming, as: 9, group: "g", kind: "guest", expecting: meta))
+        let before = disk.syncCount
+        #expect(try !advance(installer, 66))
+        #expect(disk.syncCount == before + 1)
+        #expect(try advance(installer))
+    }
+
     @Test("A full disk leaves what was there, and a draft of an earlier life goes") func unfinished() throws {
         _ = try install(7)
         let (states, incoming) = (try states(), try incoming())
