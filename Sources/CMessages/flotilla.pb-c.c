@@ -2257,6 +2257,96 @@ void   flotilla__status_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__status_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__metrics_request__init
+                     (Flotilla__MetricsRequest         *message)
+{
+  static const Flotilla__MetricsRequest init_value = FLOTILLA__METRICS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__metrics_request__get_packed_size
+                     (const Flotilla__MetricsRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__metrics_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__metrics_request__pack
+                     (const Flotilla__MetricsRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__metrics_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__metrics_request__pack_to_buffer
+                     (const Flotilla__MetricsRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__metrics_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MetricsRequest *
+       flotilla__metrics_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MetricsRequest *)
+     protobuf_c_message_unpack (&flotilla__metrics_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__metrics_request__free_unpacked
+                     (Flotilla__MetricsRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__metrics_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__metrics_reply__init
+                     (Flotilla__MetricsReply         *message)
+{
+  static const Flotilla__MetricsReply init_value = FLOTILLA__METRICS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__metrics_reply__get_packed_size
+                     (const Flotilla__MetricsReply *message)
+{
+  assert(message->base.descriptor == &flotilla__metrics_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__metrics_reply__pack
+                     (const Flotilla__MetricsReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__metrics_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__metrics_reply__pack_to_buffer
+                     (const Flotilla__MetricsReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__metrics_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__MetricsReply *
+       flotilla__metrics_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__MetricsReply *)
+     protobuf_c_message_unpack (&flotilla__metrics_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__metrics_reply__free_unpacked
+                     (Flotilla__MetricsReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__metrics_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__create_replica_request__init
                      (Flotilla__CreateReplicaRequest         *message)
 {
@@ -8842,6 +8932,62 @@ const ProtobufCMessageDescriptor flotilla__status_reply__descriptor =
   flotilla__status_reply__field_indices_by_name,
   1,  flotilla__status_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__status_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__metrics_request__field_descriptors NULL
+#define flotilla__metrics_request__field_indices_by_name NULL
+#define flotilla__metrics_request__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__metrics_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MetricsRequest",
+  "MetricsRequest",
+  "Flotilla__MetricsRequest",
+  "flotilla",
+  sizeof(Flotilla__MetricsRequest),
+  0,
+  flotilla__metrics_request__field_descriptors,
+  flotilla__metrics_request__field_indices_by_name,
+  0,  flotilla__metrics_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__metrics_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__metrics_reply__field_descriptors[1] =
+{
+  {
+    "text",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__MetricsReply, text),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__metrics_reply__field_indices_by_name[] = {
+  0,   /* field[0] = text */
+};
+static const ProtobufCIntRange flotilla__metrics_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor flotilla__metrics_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.MetricsReply",
+  "MetricsReply",
+  "Flotilla__MetricsReply",
+  "flotilla",
+  sizeof(Flotilla__MetricsReply),
+  1,
+  flotilla__metrics_reply__field_descriptors,
+  flotilla__metrics_reply__field_indices_by_name,
+  1,  flotilla__metrics_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__metrics_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__create_replica_request__field_descriptors[4] =

@@ -50,20 +50,22 @@ public final class HttpServer {
     private let rpc: RpcServer
     private let version: String
     private let status: () -> String
+    private let metrics: () -> String
     private let catalog = ServiceCatalog()
     private let json = JsonMapping()
 
-    /// A server over the services of `rpc`, which may be registered later; `status` is the page of that name. `sweep` ends
-    /// what takes too long, in the turns of its owner.
+    /// A server over the services of `rpc`, which may be registered later; `status` and `metrics` are the pages of these
+    /// names. `sweep` ends what takes too long, in the turns of its owner.
     public init(
         rpc: RpcServer, settings: Settings = Settings(), sweep: DeadlineSweep, version: String,
-        status: @escaping () -> String
+        status: @escaping () -> String, metrics: @escaping () -> String
     ) {
         self.rpc = rpc
         self.settings = settings
         self.sweep = sweep
         self.version = version
         self.status = status
+        self.metrics = metrics
         limits = HttpParser.Limits(
             target: settings.targetBytes, head: settings.headBytes, body: settings.bodyBytes)
     }
@@ -87,6 +89,10 @@ public final class HttpServer {
         // a page of some other site has a browser ask; what it can ask for without a word is not harmless here
         guard request.origin.isEmpty || isOwn(request.origin, request.host) else {
             return completion(HttpResponse(status: 403, text: "requests from pages of \(request.origin) are refused\n"))
+        }
+        if path == ["metrics"] {
+            let body = Array(metrics().utf8)
+            return completion(HttpResponse(status: 200, contentType: "text/plain; version=0.0.4", body: body))
         }
         if let page = page(path) { return completion(HttpResponse(text: page)) }
         guard request.contentEncoding.isEmpty || request.contentEncoding == "identity" else {
@@ -116,7 +122,7 @@ public final class HttpServer {
         guard path.count <= 1 else { return nil }
         switch path.first {
         case nil:
-            return "Flotilla \(version)\n\n/health\n/list\n/raft_stat\n/raft_stat/GROUP\n/status\n/version\n"
+            return "Flotilla \(version)\n\n/health\n/list\n/metrics\n/raft_stat\n/raft_stat/GROUP\n/status\n/version\n"
                 + "/SERVICE/METHOD, with the request as the body, in JSON\n"
         case "health": return "OK"
         case "version": return version

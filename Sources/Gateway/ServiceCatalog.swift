@@ -120,6 +120,7 @@ struct ServiceCatalog {
         add(name, "bootstrap", flotilla__bootstrap_request__init, flotilla__bootstrap_reply__init)
         add(name, "get_map", flotilla__get_map_request__init, flotilla__get_map_reply__init)
         add(name, "status", flotilla__status_request__init, flotilla__status_reply__init)
+        add(name, "metrics", flotilla__metrics_request__init, flotilla__metrics_reply__init)
         add(name, "verify_group", flotilla__verify_group_request__init, flotilla__verify_group_reply__init)
         add(name, "transfer", flotilla__transfer_request__init, flotilla__transfer_reply__init)
         add(name, "operate", flotilla__operate_request__init, flotilla__operate_reply__init)

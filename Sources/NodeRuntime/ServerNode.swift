@@ -157,7 +157,12 @@ public final class ServerNode: @unchecked Sendable {
         let info = NodeInfo(host: host, server: server, configuration: configuration, clock: loop.clock)
         redis = RedisServer(router: router, clock: loop.clock, settings: redisSettings) { info.sections() }
         sweep = DeadlineSweep(clock: loop.clock)
-        http = HttpServer(rpc: rpc, sweep: sweep, version: configuration.version) { info.page }
+        let metrics = MetricsPage(
+            host: host, server: server, network: sockets, version: configuration.version, clock: loop.clock)
+        http = HttpServer(
+            rpc: rpc, sweep: sweep, version: configuration.version, status: { info.page }, metrics: { metrics.text })
+        // the page knows the server
+        server.metricsPage = { [weak metrics] in metrics?.text ?? "" }
         connect()
         do throws(NodeError) {
             if let problem = server.startProblem { throw NodeError(problem) }

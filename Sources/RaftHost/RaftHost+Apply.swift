@@ -186,11 +186,16 @@ extension RaftHost {
             precondition(first.position.index == index, "\(replica.group): a proposal was passed over")
             _ = replica.proposed.popFirst()
             replica.proposedBytes -= first.byteCount
+            metrics.writes &+= 1
             // still leader of the term it was proposed in, or the queue would have been emptied
             deferred.append { first.completion(.applied(reply, first.position)) }
         }
         replica.applied = result.from.advanced(by: result.replies.count - 1)
         replica.applyOrdered = replica.applied
+        metrics.appliedEntries &+= UInt64(result.replies.count)
+        metrics.appliedBytes &+= UInt64(result.bytes)
+        noteOperations(result.replies.count, of: replica)
+        noteApplied(replica.applied, of: replica)
         releaseReads(of: replica)
         trimTail(of: replica)
         noteForComparison(replica)
@@ -324,10 +329,12 @@ extension RaftHost {
         evaluations.removeAll(keepingCapacity: true)
         let jobs = batch.map(\.job)
         let completions = Box(batch.map(\.completion))
+        let began = lane.clock.now
         workers.apply.submit {
             for job in jobs { job() }
         } completion: { [self] in
             isEvaluating = false
+            metrics.evaluate.count(lane.clock.now - began)
             for completion in completions.value { deferred.append(completion) }
             lane.requestTurn()
         }

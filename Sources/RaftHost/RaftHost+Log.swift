@@ -18,6 +18,8 @@ extension RaftHost {
         }
         batchUnderWay = batch
         batch = LogBatch()
+        if let began = batchBegan { metrics.queue.count(now - began) }
+        batchBegan = nil
         if planted("duties-before-the-write"), let duties = batchUnderWay?.duties {
             batchUnderWay?.duties = []
             perform(duties)
@@ -30,20 +32,23 @@ extension RaftHost {
         sealAt = nil
         let log = self.log
         let writes = current.writes
+        let began = lane.clock.now
         let failure = Box<StorageError?>(nil)
         workers.log.submit {
             do throws(StorageError) { try log.write(writes) } catch { failure.value = error }
         } completion: { [self] in
-            batchWritten(failure.value)
+            batchWritten(failure.value, began: began)
         }
     }
 
-    private func batchWritten(_ failure: StorageError?) {
+    private func batchWritten(_ failure: StorageError?, began: Instant) {
         now = lane.clock.now
         switch failure {
         case nil:
             guard let written = batchUnderWay else { preconditionFailure("a batch completed that was not under way") }
             batchUnderWay = nil
+            metrics.log.count(now - began)
+            metrics.loggedBytes &+= UInt64(written.byteCount)
             endBlockage()
             if isLogFull { logger.log(.info, "there is room on the disk again", [("path", disk.path)]) }
             isLogFull = false

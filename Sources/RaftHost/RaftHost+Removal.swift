@@ -129,6 +129,7 @@ extension RaftHost {
         slots[replica.slot] = nil
         replicas.removeAll { $0 === replica }
         applyReady.removeAll { $0 === replica }
+        activeReplicas.removeAll { $0 === replica }
         stalled.removeAll { $0 === replica }
         stateless.removeAll { $0 === replica }
         trials.removeAll { $0 === replica }

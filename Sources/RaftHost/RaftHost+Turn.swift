@@ -144,7 +144,7 @@ extension RaftHost {
         nextRead += 1
         let completions = replica.reading
         replica.reading.removeAll(keepingCapacity: true)
-        replica.readRounds.append((nextRead, completions))
+        replica.readRounds.append((nextRead, now, completions))
         step(replica, .readRequested(nextRead, lease: true))
     }
 
@@ -153,7 +153,7 @@ extension RaftHost {
         nextRead += 1
         let completions = replica.asking
         replica.asking.removeAll(keepingCapacity: true)
-        replica.readRounds.append((nextRead, completions))
+        replica.readRounds.append((nextRead, now, completions))
         step(replica, .readRequested(nextRead, lease: false))
     }
 
@@ -241,6 +241,7 @@ extension RaftHost {
             }
             if let change = effects.logChange { apply(change, to: replica, context, &write) }
             noteGrowth(of: replica, write)
+            batchBegan = batchBegan ?? now
             batch.append(write)
             written = write
             batch.duties.append(.persisted(replica, replica.raft.durableMark))
@@ -251,6 +252,7 @@ extension RaftHost {
         if !effects.durableMessages.isEmpty { batch.duties.append(.send(replica, effects.durableMessages)) }
         if let applicable = effects.applicable, applicable > replica.applicable {
             replica.applicable = applicable
+            noteCommitted(applicable, of: replica)
             readyToApply(replica)
         }
         for ready in effects.readyReads { finishRead(replica, ready) }
@@ -315,6 +317,7 @@ extension RaftHost {
                         position: position, byteCount: proposal.payload.count, completion: proposal.completion))
             }
             replica.proposing.removeAll(keepingCapacity: true)
+            follow(change.first.advanced(by: change.count - 1), of: replica)
         }
         for entry in write.entries { replica.tail.append(entry) }
     }
@@ -327,7 +330,9 @@ extension RaftHost {
                 ("group", replica.group), ("term", replica.raft.term.description),
                 ("index", replica.raft.lastIndex.description),
             ])
+        if isLeader { metrics.leadershipsGained += 1 } else { metrics.leadershipsLost += 1 }
         if !isLeader {
+            replica.followed = nil
             // the entries may still be committed by the next leader: nobody can tell yet
             let isHonest = !planted("unknown-outcomes-are-called-refused")
             for proposal in replica.proposed.removeAll() {
@@ -353,13 +358,15 @@ extension RaftHost {
     // MARK: reads
 
     /// Rounds end in their order, a leader that steps down fails them all in it; only a lease may let the latest pass.
-    private func takeRound(_ read: UInt64, of replica: Replica) -> [(ReadOutcome) -> Void]? {
+    private func takeRound(
+        _ read: UInt64, of replica: Replica
+    ) -> (since: Instant, completions: [(ReadOutcome) -> Void])? {
         // everybody has been answered already
         guard !isOver else { return nil }
         let isLatest = replica.readRounds.last?.read == read
         guard let round = isLatest ? replica.readRounds.popLast() : replica.readRounds.popFirst(), round.read == read
         else { preconditionFailure("read \(read) finished out of order") }
-        return round.completions
+        return (round.since, round.completions)
     }
 
     /// The core that was asked is gone.
@@ -368,12 +375,15 @@ extension RaftHost {
     }
 
     private func failRead(_ replica: Replica, _ read: UInt64) {
-        guard let completions = takeRound(read, of: replica) else { return }
+        guard let completions = takeRound(read, of: replica)?.completions else { return }
         finish(completions, of: replica, .notLeader(replica.raft.leader))
     }
 
     private func finishRead(_ replica: Replica, _ ready: ReadyRead) {
-        guard let completions = takeRound(ready.read, of: replica) else { return }
+        guard let (since, completions) = takeRound(ready.read, of: replica) else { return }
+        metrics.readMoment.count(now - since, times: completions.count)
+        metrics.reads &+= UInt64(completions.count)
+        noteOperations(completions.count, of: replica)
         let moment = ReadMoment(group: replica.group, replica: replica.record.number, lease: ready.lease)
         if replica.problem != nil {
             finish(completions, of: replica, .refused(.damaged))

@@ -165,6 +165,8 @@ public final class RaftHost: @unchecked Sendable {
     var comparing: ComparisonRound?
 
     var batch = LogBatch()
+    /// When the first write of a replica came into it.
+    var batchBegan: Instant?
     var batchUnderWay: LogBatch?
     /// Set while it waits for room.
     var batchRetry: Instant?
@@ -191,6 +193,10 @@ public final class RaftHost: @unchecked Sendable {
     var hasFailed = false
     /// Nothing more will be proposed, read or applied: the host closes, has failed, or is dismissed.
     var isOver = false
+    /// What was done, and how long it took.
+    public internal(set) var metrics = HostMetrics()
+    /// Replicas that have done something since they were looked at.
+    var activeReplicas: [Replica] = []
     /// Protocol violations met, by name.
     public internal(set) var refusals: [Refusal: Int] = [:]
 

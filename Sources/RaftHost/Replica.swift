@@ -157,7 +157,7 @@ final class Replica: @unchecked Sendable {
     var reading: [(ReadOutcome) -> Void] = []
     /// Those that must not rely on a lease.
     var asking: [(ReadOutcome) -> Void] = []
-    var readRounds = FIFO<(read: UInt64, completions: [(ReadOutcome) -> Void])>()
+    var readRounds = FIFO<(read: UInt64, since: Instant, completions: [(ReadOutcome) -> Void])>()
     var awaitingApply: [(index: LogIndex, moment: ReadMoment, completions: [(ReadOutcome) -> Void])] = []
     /// Reads in the four of them.
     var readsWaiting = 0
@@ -214,6 +214,12 @@ final class Replica: @unchecked Sendable {
     var generation = 0
     /// How often entries were taken back from the log.
     var truncations = 0
+    /// The proposal that is followed on its way.
+    var followed: FollowedProposal?
+    /// Entries applied and reads answered; and how many there were when the busiest groups were looked for.
+    var operations: UInt64 = 0
+    var operationsSeen: UInt64 = 0
+    var isActive = false
     /// Set for a guest.
     let guest: GuestDuties?
 

@@ -25,6 +25,7 @@ extension ShardServer {
             case "bootstrap": answerBootstrap(request)
             case "get_map": answerGetMap(request)
             case "status": answerStatus(request)
+            case "metrics": answerMetrics(request)
             case "verify_group": answerVerifyGroup(request)
             case "transfer": answerTransfer(request)
             case "operate": answerOperate(request)
@@ -101,6 +102,14 @@ extension ShardServer {
             let unheard = host.unheardNodes.map(\.description)
             reply.pointee.n_unheard = unheard.count
             reply.pointee.unheard = arena.strings(unheard)
+            request.responder.reply(reply)
+        }
+    }
+
+    private func answerMetrics(_ request: RpcRequest) {
+        arena.scope { arena in
+            let reply = arena.make(flotilla__metrics_reply__init)
+            reply.pointee.text = arena.string(metricsPage())
             request.responder.reply(reply)
         }
     }

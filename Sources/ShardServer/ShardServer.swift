@@ -138,6 +138,8 @@ public final class ShardServer {
     var mapPolling: MapPolling
     /// Set by the process while it stops.
     public var isStopping = false
+    /// The node's metrics, in Prometheus' text format; whoever runs the server composes them.
+    public var metricsPage: () -> String = { "" }
 
     /// A server over an open host. Replicas the host remembers are started; guests need `guests`, where their snapshots
     /// are.

@@ -16,6 +16,9 @@ public final class UVNetwork: Network {
     /// Where this network listens, in the order of ``listen(on:accept:)``; an asked port 0 is the port that was given.
     public private(set) var listeningAddresses: [NodeAddress] = []
 
+    /// Connections there are, those that are being closed included.
+    public var connectionCount: Int { connections.count }
+
     let core: LoopCore
     private let clock: any NodeClock
     /// Unwritten rest of the slab that was read into last.

@@ -41,7 +41,7 @@ struct Command: Sendable {
     /// Every command, in the order of the help.
     static let all: [Command] =
         [
-            .initialize, .status, .why, .clusterStatus, .clusterUpgrade, .nodeList, .nodeDrain, .nodeResume,
+            .initialize, .status, .top, .why, .clusterStatus, .clusterUpgrade, .nodeList, .nodeDrain, .nodeResume,
             .nodeRemove, .nodeSafeToStop,
             .rebalance, .groupList, .groupShow, .groupVerify,
             .groupCreate, .groupDelete, .groupTransfer, .groupSnapshot,

@@ -34,7 +34,9 @@ private func answers(to stream: Bytes, cuts: Bytes) -> [UInt8] {
     var settings = HttpServer.Settings()
     (settings.targetBytes, settings.headBytes, settings.bodyBytes) = (100, 300, 600)
     let sweep = DeadlineSweep(clock: SystemClock())
-    let handler = HttpServer(rpc: rpc, settings: settings, sweep: sweep, version: "1") { "" }.makeHandler()
+    let server = HttpServer(
+        rpc: rpc, settings: settings, sweep: sweep, version: "1", status: { "" }, metrics: { "" })
+    let handler = server.makeHandler()
     let connection = Sink()
     var pieces = Choices(cuts)
     var (start, end) = (0, 0)

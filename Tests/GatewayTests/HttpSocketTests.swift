@@ -85,7 +85,8 @@ private final class Socket {
             return true
         }
         let sweep = DeadlineSweep(clock: loop.clock, pace: .milliseconds(50))
-        let http = HttpServer(rpc: rpc, settings: settings, sweep: sweep, version: "1") { "" }
+        let http = HttpServer(
+            rpc: rpc, settings: settings, sweep: sweep, version: "1", status: { "" }, metrics: { "" })
         try network.listen(on: NodeAddress(ip: 127 << 24 | 1, port: 0)) { _ in
             let matches = { (bytes: Bytes) -> ProtocolSniffer.Match in
                 HttpServer.matches(bytes).map { $0 ? .yes : .no } ?? .needMore

@@ -65,6 +65,8 @@ typedef struct Flotilla__StatusRequest Flotilla__StatusRequest;
 typedef struct Flotilla__GroupStatus Flotilla__GroupStatus;
 typedef struct Flotilla__ForeignMember Flotilla__ForeignMember;
 typedef struct Flotilla__StatusReply Flotilla__StatusReply;
+typedef struct Flotilla__MetricsRequest Flotilla__MetricsRequest;
+typedef struct Flotilla__MetricsReply Flotilla__MetricsReply;
 typedef struct Flotilla__CreateReplicaRequest Flotilla__CreateReplicaRequest;
 typedef struct Flotilla__CreateReplicaReply Flotilla__CreateReplicaReply;
 typedef struct Flotilla__InstallShardsRequest Flotilla__InstallShardsRequest;
@@ -1146,6 +1148,31 @@ struct  Flotilla__StatusReply
 #define FLOTILLA__STATUS_REPLY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&flotilla__status_reply__descriptor) \
     , 0, NULL, 0, 0, 0, NULL, 0,NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0,NULL, 0, 0 }
+
+
+struct  Flotilla__MetricsRequest
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__METRICS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__metrics_request__descriptor) \
+     }
+
+
+/*
+ * As the page /metrics.
+ */
+struct  Flotilla__MetricsReply
+{
+  ProtobufCMessage base;
+  /*
+   * in Prometheus' text format
+   */
+  char *text;
+};
+#define FLOTILLA__METRICS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__metrics_reply__descriptor) \
+    , NULL }
 
 
 /*
@@ -3543,6 +3570,44 @@ Flotilla__StatusReply *
 void   flotilla__status_reply__free_unpacked
                      (Flotilla__StatusReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__MetricsRequest methods */
+void   flotilla__metrics_request__init
+                     (Flotilla__MetricsRequest         *message);
+size_t flotilla__metrics_request__get_packed_size
+                     (const Flotilla__MetricsRequest   *message);
+size_t flotilla__metrics_request__pack
+                     (const Flotilla__MetricsRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__metrics_request__pack_to_buffer
+                     (const Flotilla__MetricsRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MetricsRequest *
+       flotilla__metrics_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__metrics_request__free_unpacked
+                     (Flotilla__MetricsRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__MetricsReply methods */
+void   flotilla__metrics_reply__init
+                     (Flotilla__MetricsReply         *message);
+size_t flotilla__metrics_reply__get_packed_size
+                     (const Flotilla__MetricsReply   *message);
+size_t flotilla__metrics_reply__pack
+                     (const Flotilla__MetricsReply   *message,
+                      uint8_t             *out);
+size_t flotilla__metrics_reply__pack_to_buffer
+                     (const Flotilla__MetricsReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__MetricsReply *
+       flotilla__metrics_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__metrics_reply__free_unpacked
+                     (Flotilla__MetricsReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__CreateReplicaRequest methods */
 void   flotilla__create_replica_request__init
                      (Flotilla__CreateReplicaRequest         *message);
@@ -4911,6 +4976,12 @@ typedef void (*Flotilla__ForeignMember_Closure)
 typedef void (*Flotilla__StatusReply_Closure)
                  (const Flotilla__StatusReply *message,
                   void *closure_data);
+typedef void (*Flotilla__MetricsRequest_Closure)
+                 (const Flotilla__MetricsRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__MetricsReply_Closure)
+                 (const Flotilla__MetricsReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__CreateReplicaRequest_Closure)
                  (const Flotilla__CreateReplicaRequest *message,
                   void *closure_data);
@@ -5163,6 +5234,8 @@ extern const ProtobufCMessageDescriptor flotilla__status_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__group_status__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__foreign_member__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__status_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__metrics_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__metrics_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__create_replica_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__create_replica_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__install_shards_request__descriptor;
