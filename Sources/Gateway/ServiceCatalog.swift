@@ -2,7 +2,7 @@ internal import CMessages
 internal import CProtobufC
 
 /// The messages of the services that a node may have, so that they can be told in JSON, and who calls them. What only
-/// nodes call of each other, or is not listed here, is reached by baidu_std alone.
+/// nodes of ours call of each other, or is not listed here, is reached by baidu_std alone.
 ///
 /// A request without a body, or whose fields are all optional, changes nothing if it is answered over HTTP: browsers can be
 /// made to send such.
@@ -11,7 +11,7 @@ struct ServiceCatalog {
     struct Method {
         var request: JsonMapping.Descriptor
         var reply: JsonMapping.Descriptor
-        /// Only nodes call it, of our cluster or of a braft's group.
+        /// Only nodes of ours call it.
         var isForNodes = false
     }
 
@@ -37,8 +37,8 @@ struct ServiceCatalog {
         flotilla()
         cluster()
         for service in [
-            "braft.RaftService", "braft.FileService", "flotilla.NodeService", "flotilla.GuestService",
-            "flotilla.LivenessService", "flotilla.GroupService", "flotilla.SnapshotService",
+            "flotilla.NodeService", "flotilla.GuestService", "flotilla.LivenessService", "flotilla.GroupService",
+            "flotilla.SnapshotService",
         ] {
             reserve(service, methods(of: service))
         }
