@@ -24,8 +24,8 @@ struct Progress: Sendable {
     /// Whether it counts for the majorities of the configuration's peers and old peers.
     var isVoter = false
     var isOldVoter = false
-    /// Whether it holds no payloads.
-    var isWitness = false
+    /// Whether it holds no payloads; of a newcomer, whether it will hold none.
+    var isWitness: Bool
     /// Everything up to here is durable there.
     var match: LogIndex = .zero
     /// The next entry to send.
@@ -55,6 +55,7 @@ struct Progress: Sendable {
     init(peer: PeerID, next: LogIndex) {
         self.peer = peer
         self.next = next
+        isWitness = peer.role == .witness
     }
 
     /// Entries sent and not acknowledged.

@@ -122,7 +122,9 @@ extension Raft {
             leadership!.peers[position].isVoter =
                 configuration.peers.contains(peer) || planted("learners-and-leavers-count")
             leadership!.peers[position].isOldVoter = configuration.oldPeers.contains(peer)
-            leadership!.peers[position].isWitness = configuration.isWitness(peer)
+            if configuration.contains(peer) {
+                leadership!.peers[position].isWitness = configuration.isWitness(peer)
+            }
         }
     }
 

@@ -195,6 +195,14 @@ public struct Raft: Sendable {
         public var isInstalling: Bool
     }
 
+    /// Whether `peer` holds no payloads, or on a leader is to be added as one that holds none.
+    public func isWitness(_ peer: PeerID) -> Bool {
+        guard let leadership, let position = leadership.position(of: peer) else {
+            return configuration.isWitness(peer)
+        }
+        return leadership.peers[position].isWitness
+    }
+
     /// On a leader, what it knows of another member's log; otherwise nil.
     public func progress(of peer: PeerID) -> MemberProgress? {
         guard let leadership, let position = leadership.position(of: peer) else { return nil }

@@ -235,7 +235,7 @@ extension RaftHost {
         let replica = outlet.replica
         let peer = outlet.peer
         let ticket = order.ticket
-        let hasState = !replica.raft.configuration.isWitness(peer)
+        let hasState = !replica.raft.isWitness(peer)
         let waits = link.kind == .foreign && ticket.count > 0
         let isBare = link.kind == .foreign && ticket.count == 0
         if waits { outlet.isAwaiting = true }

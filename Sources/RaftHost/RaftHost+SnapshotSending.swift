@@ -49,6 +49,18 @@ final class OutgoingSnapshot: @unchecked Sendable {
     var isOffered: Bool { offersUnderWay > 0 }
 }
 
+/// What a witness gets for a state: where the log begins, and no files.
+private final class NoState: FrozenState, SnapshotWriter {
+    let meta: SnapshotMeta
+    init(_ meta: SnapshotMeta) { self.meta = meta }
+
+    func writer(
+        to folder: any SnapshotFolder, as number: UInt64
+    ) throws(StateMachineError) -> any SnapshotWriter { self }
+
+    func write(about bytes: Int) throws(StateMachineError) -> SnapshotStep { SnapshotStep(bytes: 0, isLast: true) }
+}
+
 /// What a host sends of snapshots.
 struct SnapshotSending {
     var random: SeededRandom
@@ -106,7 +118,9 @@ extension RaftHost {
             if isOfUse, !kept.isDropped { return offer(kept) }
             drop(kept)
         }
-        guard peer.role != .witness else { return offerBase(to: peer, of: replica) }
+        guard peer.role != .witness else {
+            return isBraft ? offerNoFiles(to: peer, of: replica) : offerBase(to: peer, of: replica)
+        }
         guard replica.problem == nil, let machine = replica.stateMachine as? any SnapshotStateMachine else {
             return inbox.append((replica, .snapshotSent(to: peer, installed: nil)))
         }
@@ -129,10 +143,7 @@ extension RaftHost {
                 let snapshot = OutgoingSnapshot(
                     id: sending.random.next(), replica: replica, peer: peer, frozen: frozen,
                     exhibit: isBraft ? BraftExhibit() : nil, now: now)
-                sending.snapshots[snapshot.id] = snapshot
-                sending.order.append(snapshot)
-                replica.outgoing.append(snapshot)
-                offer(snapshot)
+                begin(snapshot)
             case .failure(let error)?:
                 logger.log(
                     .warning, "no snapshot can be made", [("group", replica.group), ("problem", error.description)])
@@ -142,6 +153,13 @@ extension RaftHost {
             }
             lane.requestTurn()
         }
+    }
+
+    private func begin(_ snapshot: OutgoingSnapshot) {
+        sending.snapshots[snapshot.id] = snapshot
+        sending.order.append(snapshot)
+        snapshot.replica.outgoing.append(snapshot)
+        offer(snapshot)
     }
 
     /// The state is another one now, or not to be trusted: nobody gets a picture of it.
@@ -156,6 +174,16 @@ extension RaftHost {
         offer(meta, uri: "", to: peer, of: replica) { [self] result in
             if case .failed(let error) = result, error.code == RaftHost.superseded { isUnanswered(peer, replica) }
         }
+    }
+
+    /// To a witness that is a braft: it asks for the list of files all the same, and for none of them.
+    private func offerNoFiles(to peer: PeerID, of replica: Replica) {
+        guard let membership = replica.memberships.first else { return isUnanswered(peer, replica) }
+        let meta = SnapshotMeta(last: replica.raft.base, configuration: membership.configuration)
+        begin(
+            OutgoingSnapshot(
+                id: sending.random.next(), replica: replica, peer: peer, frozen: NoState(meta),
+                exhibit: BraftExhibit(), now: now))
     }
 
     private func offer(_ snapshot: OutgoingSnapshot) {

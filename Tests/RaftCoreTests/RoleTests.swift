@@ -152,6 +152,18 @@ struct WitnessTests {
         #expect(stage.persist().appends(to: c).map(\.count) == [2])
     }
 
+    @Test("a newcomer that is to be one gets no more than that either")
+    func newcomer() {
+        let newcomer = PeerID(address: d.address, role: .witness)
+        var stage = Stage.settled(neighbours: [d])
+        stage.step(.membershipRequested(1, Configuration(peers: [a, b, c, newcomer])))
+        stage.answer(stage.ticket(after: 0, count: 1), from: d)
+        #expect(!stage.raft.configuration.contains(d) && stage.raft.isWitness(d))
+        let proposal = stage.step(.proposed(count: 2))
+        #expect(proposal.appends(to: b).map(\.count) == [2] && proposal.appends(to: d).isEmpty)
+        #expect(stage.persist().appends(to: d).map(\.count) == [2])
+    }
+
     @Test("it never campaigns, not even when told to, and nobody hands over to it")
     func neverLeads() {
         var stage = Stage(id: witness, members: [a, b, witness])
