@@ -38,6 +38,8 @@ final class GuestDuties {
     /// When it last handed over, and how often in this term.
     fileprivate var handedOverAt = Instant.distantPast
     fileprivate var handOvers = 0
+    /// How often in a row it came to lead again soon after it had handed over.
+    private var inVain = 0
 
     init(_ settings: RaftHost.Settings) {
         (heavyBytes, heavyEntries) = (settings.compactionBytes, settings.compactionEntries)
@@ -48,17 +50,24 @@ final class GuestDuties {
     /// Whoever leads again so soon after it handed over has done that in vain.
     private static let vanity = Interval.milliseconds(15_000)
 
+    /// Only hand-overs make the next one wait, for they interrupt the group; looking for a successor does not.
+    private var penalty: Interval {
+        let doublings = min(inVain + handOvers, 5)
+        return Interval(
+            nanoseconds: min(GuestDuties.longestPause.nanoseconds, GuestDuties.shortestPause.nanoseconds << doublings))
+    }
+
     fileprivate func beginLeading(_ now: Instant) {
         (canServe, handOvers) = ([], 0)
-        let wasInVain = now < handedOverAt + GuestDuties.vanity
-        if !wasInVain { pause = GuestDuties.shortestPause }
-        due = wasInVain ? now + pause : now
+        inVain = now < handedOverAt + GuestDuties.vanity ? inVain + 1 : 0
+        pause = penalty
+        due = inVain > 0 ? now + pause : now
     }
 
     /// Somebody has come back who may be able to serve.
     fileprivate func hasten(_ now: Instant) {
-        guard GuestDuties.vanity.nanoseconds < (now - handedOverAt).nanoseconds else { return }
-        (pause, due) = (GuestDuties.shortestPause, now)
+        guard penalty.nanoseconds < (now - handedOverAt).nanoseconds else { return }
+        (pause, due) = (penalty, now)
     }
 
     /// A later snapshot has come.

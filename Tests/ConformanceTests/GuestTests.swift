@@ -180,6 +180,46 @@ struct GuestTests {
         #expect(vote.isSet(3) == true && vote.integer(4) == term, "\(vote)")
     }
 
+    @Test("A successor that died and comes back leads at once, though it was looked for meanwhile")
+    func successorComesBack() async throws {
+        let guests = try LoopbackPorts.take(2).map { try Guest(at: $0) }
+        let address = LoopbackPorts.take(1)[0]
+        let peers = guests.map(\.peer) + [PeerID(address: address)]
+        let grants: @Sendable (ScriptedBraft.Call) -> ScriptedBraft.Answer = { call in
+            let term = call.message.integer(4) ?? 0
+            switch call.method {
+            case "pre_vote": return ScriptedBraft.vote(term: term - 1, granted: true)
+            case "request_vote": return ScriptedBraft.vote(term: term, granted: true)
+            case "timeout_now": return .message(WireFields().number(1, term + 1).flag(2, true))
+            default: return ScriptedBraft.obedient(call)
+            }
+        }
+        let before = ScriptedBraft(at: address, grants)
+        defer { before.close() }
+        try guests[0].start(peers)
+        // it votes, and leaves the rest to the other
+        try guests[1].start(peers) { $0.host.raft.electionPriority = 0 }
+        let calls = try #require(await before.wait { $0.contains { $0.method == "timeout_now" } })
+        let term = try #require(calls.last { $0.method == "timeout_now" }?.message.integer(4))
+        // the braft leads, and dies
+        let leader = Leader(peer: peers[2], term: term + 1)
+        let last = try #require(await guests[0].status()).lastIndex.rawValue
+        let heard = try answer(
+            try RawCaller(to: guests[0].address).call(
+                "append_entries", leader.append([], after: (term, last), commit: last, to: guests[0].peer)))
+        #expect(heard.isSet(2) == true, "\(heard)")
+        before.close()
+        try await guests[0].until("it leads again") { $0.state == "leader" && $0.term.rawValue > term + 1 }
+        // it looks several times, and finds nobody
+        try await Task.sleep(for: .milliseconds(2000))
+        let after = ScriptedBraft(at: address, grants)
+        defer { after.close() }
+        try #require(await after.wait { !$0.isEmpty } != nil)
+        let back = ContinuousClock.now
+        #expect(await after.wait { $0.contains { $0.method == "timeout_now" } } != nil)
+        #expect(ContinuousClock.now - back < .seconds(3))
+    }
+
     @Test("Where all are guests one leads and keeps leading; when it dies another does")
     func amongThemselves() async throws {
         let guests = try LoopbackPorts.take(3).map { try Guest(at: $0) }
