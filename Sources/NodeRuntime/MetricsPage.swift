@@ -7,11 +7,12 @@ import Transport
 /// What a node tells of itself in Prometheus' text format (version 0.0.4): totals of the node, histograms of the stages
 /// of its work, and the groups that did most. However many groups there are, the page has a few hundred lines.
 ///
-/// Lane-confined. The groups are looked at again after ``groupsPace`` at the earliest: whoever asks often gets the same.
+/// Lane-confined. The page is made anew after ``pace`` at the earliest, for that walks over all replicas: whoever asks often
+/// gets the same.
 final class MetricsPage {
     /// Groups shown.
     static let groupsMax = 20
-    private static let groupsPace = Interval.milliseconds(900)
+    private static let pace = Interval.milliseconds(900)
 
     private let host: RaftHost
     private let server: ShardServer
@@ -19,8 +20,7 @@ final class MetricsPage {
     private let version: String
     private let clock: any NodeClock
     private let startedAt: Int64
-    private var groups: [GroupActivity] = []
-    private var groupsLooked: Instant?
+    private var made: (text: String, at: Instant)?
 
     init(host: RaftHost, server: ShardServer, network: UVNetwork, version: String, clock: any NodeClock) {
         self.host = host
@@ -32,6 +32,14 @@ final class MetricsPage {
     }
 
     var text: String {
+        let now = clock.now
+        if let made, now - made.at < MetricsPage.pace { return made.text }
+        let text = makeText()
+        made = (text, now)
+        return text
+    }
+
+    private func makeText() -> String {
         var page = PrometheusText()
         page.gauge("flotilla_info", "This node; its value is always 1.")
         let identity = host.identity
@@ -131,15 +139,10 @@ final class MetricsPage {
     }
 
     private func addGroups(to page: inout PrometheusText) {
-        let now = clock.now
-        if groupsLooked.map({ MetricsPage.groupsPace < now - $0 }) ?? true {
-            groupsLooked = now
-            groups = host.busiestGroups(MetricsPage.groupsMax)
-        }
         page.counter(
             "flotilla_group_operations_total",
             "Entries applied and reads answered here, of the \(MetricsPage.groupsMax) groups that did most of late.")
-        for group in groups {
+        for group in host.busiestGroups(MetricsPage.groupsMax) {
             page.sample(
                 group.operations, [("group", group.group), ("role", group.isLeader ? "leader" : "follower")])
         }

@@ -65,9 +65,9 @@ extension Raft {
         startLeaseEnd = .distantPast
         let isForeign = around.isForeign(sender: newLeader)
         // under a promise to the run that speaks: an earlier one has ended, and a later one leads nothing, so that nobody
-        // would end a loyalty to it
+        // would end a loyalty to it; and who knows nothing of promises may only have the name of a node that has one
         pledge = Pledge(
-            leader: newLeader, promise: around.promise(toSender: newLeader), term: term,
+            leader: newLeader, promise: around.senderIsForeign ? nil : around.promise(toSender: newLeader), term: term,
             leaseEnd: isForeign ? foreignLeaseEnd(around) : nil)
         restOrWait(for: newLeader, around)
     }

@@ -260,6 +260,8 @@ extension RaftHost {
         if let known = download.list, known != list {
             return abandon(snapshot, RpcError(code: RaftHost.again, text: "other files under the same index"))
         }
+        // from here on it may be in the folder, whatever comes of this reader
+        download.list = list
         let expected = snapshot.meta.last
         let attempt = download.attempt
         let result = Box<Result<[BraftFile], RaftWire.WireError>?>(nil)
@@ -275,7 +277,7 @@ extension RaftHost {
             guard case .fetching = snapshot.phase, download.attempt == attempt, !isOver else { return }
             switch result.value {
             case .success(let files)?:
-                (download.files, download.list, download.isReadingList) = (files, list, false)
+                (download.files, download.isReadingList) = (files, false)
                 proceed(snapshot, download)
             case .failure(let error)?: abandon(snapshot, RpcError(code: error.code, text: error.text))
             case nil: preconditionFailure("the worker has been there")

@@ -219,7 +219,10 @@ extension RaftHost {
         let left = max(0, file.byteCount - offset)
         let count = Int(min(asked.count, Int64(min(atOnce, left))))
         let isShortened = Int64(count) < asked.count && count < left
-        guard asked.readPartly || !isShortened, snapshotBudget.backlog(now) <= RaftHost.readPatience else {
+        let isBacklogged = snapshotBudget.backlog(now) > RaftHost.readPatience
+        // it would read, were it not for others
+        if isBacklogged { exhibit.readAt = now }
+        guard asked.readPartly || !isShortened, !isBacklogged else {
             throw RaftWire.WireError(code: RaftHost.again, text: "not now, or not so much at once")
         }
         guard !reader.isReading else {

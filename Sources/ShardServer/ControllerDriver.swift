@@ -10,11 +10,12 @@ import WireMessages
 /// each group take its first shards, and records the birth. Every step is idempotent, so a new leader starts over.
 ///
 /// There may be thousands of them. Orders for some only are under way at a time, so that each is answered before it is
-/// given again and no node is kept from its other duties; births are recorded together, for each new version of a large
+/// given again and no node is kept from its other duties; the groups take turns, for some may wait long for a node that is
+/// down. Births are recorded together, for each new version of a large
 /// map is packed, sent and taken over by every node.
 struct ControllerDriver {
-    /// Groups that are worked on at a time.
-    static let groupsAtOnce = 256
+    /// Orders that are under way at a time, or a few more.
+    static let ordersAtOnce = 768
     /// So many births are recorded as they come.
     static let birthsAtOnce = 16
 
@@ -25,6 +26,8 @@ struct ControllerDriver {
     /// The version of the map that the next two are of.
     var version: UInt64?
     var unborn: [Group] = []
+    /// Whose turn is next among those that wait.
+    var turn = 0
     /// Shards by group, for those; for lookup only.
     var shards: [String: [Shard]] = [:]
     /// Replicas ordered and confirmed, and requests under way.
@@ -70,10 +73,10 @@ extension ShardServer {
             return driver.next
         }
         let installed = Set(driver.installed)
-        let waiting = driver.unborn.lazy.filter { [driver] in
-            !installed.contains($0.id) && !driver.births.contains($0.id)
-        }
-        for group in waiting.prefix(ControllerDriver.groupsAtOnce) {
+        let waiting = driver.unborn.filter { !installed.contains($0.id) && !driver.births.contains($0.id) }
+        for _ in waiting.indices where driver.underWay.count < ControllerDriver.ordersAtOnce {
+            driver.turn = (driver.turn + 1) % waiting.count
+            let group = waiting[driver.turn]
             let missing = self.missing(of: group)
             if missing.isEmpty { install(group) }
             for peer in missing { orderReplica(of: group, peer, map.version) }
@@ -115,7 +118,10 @@ extension ShardServer {
             guard problem.isFinal else { return }
             // a group of the first hour has no operation, and waits for its operator
             let creation = controller?.operations.first { $0.state == .begun && $0.kind.creates(group.id) }
-            if let creation { giveUp(creation, because: problem.text) }
+            if let creation {
+                let reason = "\(peer.address) is a guest of another program's group of that name; choose another name"
+                giveUp(creation, because: reason)
+            }
         }
         orderReplica(
             CreateReplicaOrder(group: group.id, peer: peer, peers: group.peers, mapVersion: mapVersion), done)

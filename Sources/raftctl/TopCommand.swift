@@ -33,8 +33,9 @@ private struct TopView {
 
     func run(_ interval: Int, _ count: Int?) async throws(Failure) {
         var nodes = try await cluster.map().nodes.map(\.address)
-        var before = await samples(of: nodes)
+        // whoever answers does so at once; one that hangs is waited for
         var looked = ContinuousClock.now
+        var before = await samples(of: nodes)
         var round = 0
         while count.map({ round < $0 }) ?? true {
             await pause(milliseconds: interval * 1000)

@@ -113,6 +113,12 @@ extension Conformance {
             try await BraftStage.run(script: BraftStage.loyal) { stage in
                 try await lead(stage)
                 for number in 0..<10 { try await write(stage, "\(number)") }
+                try await stage.until("the follower has been sent everything") { status in
+                    appends(stage.a).contains {
+                        let previous = $0.message.integer(6) ?? 0
+                        return LogIndex(previous + Int64($0.message.messages(7).count)) >= status.lastIndex
+                    }
+                }
                 // a follower that has lost all but the first three entries
                 script.last.withLock { $0 = 3 }
                 stage.a.hangUp()

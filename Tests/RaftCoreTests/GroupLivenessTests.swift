@@ -406,6 +406,18 @@ struct ForeignTests {
         #expect(stage.hearVote(from: d, term: 4, last: .zero, isForeign: true).voteReply?.granted == true)
     }
 
+    @Test("whoever has but the name of a node with a promise is owed the same, not that promise")
+    func borrowedName() {
+        var stage = Stage()
+        stage.promise(to: b)
+        stage.hear(from: b, term: 3, isForeign: true)
+        for _ in 0..<7 {
+            stage.wait(milliseconds: 300)
+            stage.promise(to: b)
+        }
+        #expect(stage.hearVote(from: c, term: 4, last: .zero).voteReply?.granted == true)
+    }
+
     /// What the settings say where no braft has leases.
     private var withoutLeases: RaftSettings {
         var settings = RaftSettings()

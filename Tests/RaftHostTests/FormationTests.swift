@@ -61,6 +61,25 @@ struct FormationTests {
         }
     }
 
+    @Test("Groups that wait for a node that is down keep no others waiting")
+    func blockedGroups() throws {
+        let cluster = ShardedCluster(seed: 9)
+        for node in cluster.nodes { try node.start() }
+        let (first, dead) = (cluster.nodes[0], cluster.nodes[2])
+        _ = cluster.initialize(groups: 900, replicas: 1) {
+            cluster.nodes.allSatisfy { $0.host.identity.clusterID != 0 }
+        }
+        dead.crash()
+        func unborn() -> [Group] { first.server.map?.groups.filter { !$0.isBorn } ?? [] }
+        let areBorn = cluster.world.runUntil(limit: .milliseconds(120_000)) {
+            first.server.map?.groups.count ?? 0 >= 900
+                && unborn().allSatisfy { $0.peers.contains { $0.address == dead.address } }
+        }
+        #expect(areBorn)
+        // more than are worked on at a time
+        #expect(unborn().count > 256)
+    }
+
     @Test("A first controller that does not answer is named before the caller's patience ends")
     func silentFirstController() throws {
         let world = SimulatedWorld(seed: 4)

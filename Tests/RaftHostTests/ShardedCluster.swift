@@ -64,14 +64,14 @@ final class ShardedCluster {
     }
 
     /// Repeats an init at the first node until the cluster stands, or `isEnough` holds.
-    func initialize(groups: Int = 2, until isEnough: () -> Bool = { false }) -> Bool {
+    func initialize(groups: Int = 2, replicas: Int = 3, until isEnough: () -> Bool = { false }) -> Bool {
         var isDone = false
         for _ in 0..<120 where !isDone && !isEnough() {
             lane.post { [self] in
                 let body = Arena().scope { arena in
                     let message = arena.make(flotilla__init_request__init)
                     message.pointee.groups = UInt32(groups)
-                    message.pointee.replicas = 3
+                    message.pointee.replicas = UInt32(replicas)
                     message.pointee.has_nodes = 1
                     message.pointee.nodes = 3
                     return arena.pack(message)
