@@ -47,7 +47,15 @@ private func answers(to stream: Bytes, cuts: Bytes) -> [UInt8] {
         start = end
     }
     handler.closed(connection, reason: "the end")
-    return withoutContinue(connection.sent)
+    return oneRefusal(withoutContinue(connection.sent))
+}
+
+/// Of a request that is wrong in more than one way, what is refused first depends on how much of it has come.
+private func oneRefusal(_ sent: [UInt8]) -> [UInt8] {
+    let word = Array("HTTP/1.1 4".utf8)
+    guard let last = sent.indices.last(where: { sent[$0...].starts(with: word) }) else { return sent }
+    let status = String(decoding: sent[last...].dropFirst(word.count).prefix(2), as: UTF8.self)
+    return ["00", "13", "14", "31"].contains(status) ? sent[...last] + Array("refused".utf8) : sent
 }
 
 /// Whether somebody has to be told to go on depends on what has come.

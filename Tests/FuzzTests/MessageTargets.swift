@@ -38,12 +38,12 @@ private func fuzzGroupCommand(_ input: Bytes, _ arena: Arena) {
         command = try GroupCommand.decoded(input, arena)
     } catch {
         // once committed it would stop the group
-        let isSeen = peek.map { $0.format > UInt64(MessageFormat.current) } ?? true
-        return precondition(error.error != .unknownFormat || isSeen, "a newer format that the leader does not see")
+        let isSeen = peek.map { isRefused($0) } ?? true
+        return precondition(error.error != .unknownFormat || isSeen, "something newer that the leader does not see")
     }
     precondition((try? GroupCommand.decoded(command.encoded(arena), arena)) == command)
     guard let peek else { return }
-    precondition(peek.format <= UInt64(MessageFormat.current), "a format that only the leader takes for newer")
+    precondition(peek.kind == .other || !isRefused(peek), "something that only the leader takes for newer")
     switch command {
     case .write(let write):
         let setsExpiry = write.operations.contains {
@@ -54,6 +54,11 @@ private func fuzzGroupCommand(_ input: Bytes, _ arena: Arena) {
     case .openSession: precondition(peek.kind == .openSession, "another command")
     case .install, .time, .verify, .step: precondition(peek.kind == .other, "another command")
     }
+}
+
+/// Whether a leader of the newest level proposes this for nobody.
+private func isRefused(_ peek: CommandPeek) -> Bool {
+    peek.kind == .other || !peek.isKnown || peek.level > UInt64(ClusterLevel.newest)
 }
 
 /// Requests and replies between replicas; a request that is read is within what the core can take.
