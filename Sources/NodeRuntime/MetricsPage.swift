@@ -66,20 +66,15 @@ final class MetricsPage {
 
     private func addTotals(to page: inout PrometheusText) {
         let metrics = host.metrics
-        page.counter("flotilla_writes_total", "Proposals of this node that were applied.")
-        page.sample(metrics.writes)
-        page.counter("flotilla_reads_total", "Linearizable reads that this node could answer.")
-        page.sample(metrics.reads)
-        page.counter("flotilla_applied_entries_total", "Entries given to state machines.")
-        page.sample(metrics.appliedEntries)
-        page.counter("flotilla_applied_bytes_total", "Bytes of their payloads.")
-        page.sample(metrics.appliedBytes)
-        page.counter("flotilla_logged_bytes_total", "Payload bytes given to the log.")
-        page.sample(metrics.loggedBytes)
-        page.counter("flotilla_leaderships_gained_total", "How often a replica here came to lead.")
-        page.sample(metrics.leadershipsGained)
-        page.counter("flotilla_leaderships_lost_total", "How often a replica here ceased to lead.")
-        page.sample(metrics.leadershipsLost)
+        page.counter("flotilla_writes_total", "Proposals of this node that were applied.", metrics.writes)
+        page.counter("flotilla_reads_total", "Linearizable reads that this node could answer.", metrics.reads)
+        page.counter("flotilla_applied_entries_total", "Entries given to state machines.", metrics.appliedEntries)
+        page.counter("flotilla_applied_bytes_total", "Bytes of their payloads.", metrics.appliedBytes)
+        page.counter("flotilla_logged_bytes_total", "Payload bytes given to the log.", metrics.loggedBytes)
+        page.counter(
+            "flotilla_leaderships_gained_total", "How often a replica here came to lead.", metrics.leadershipsGained)
+        page.counter(
+            "flotilla_leaderships_lost_total", "How often a replica here ceased to lead.", metrics.leadershipsLost)
         page.counter("flotilla_refused_messages_total", "Messages of other nodes that broke the protocol.")
         for (refusal, count) in host.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             page.sample(count, [("reason", refusal.rawValue)])
@@ -88,24 +83,19 @@ final class MetricsPage {
 
     private func addNode(to page: inout PrometheusText) {
         let counts = host.replicaCounts
-        page.gauge("flotilla_replicas", "Replicas on this node.")
-        page.sample(counts.all)
-        page.gauge("flotilla_leaders", "Replicas here that lead.")
-        page.sample(counts.leading)
-        page.gauge("flotilla_damaged_replicas", "Replicas here that do not serve.")
-        page.sample(counts.damaged)
-        page.gauge("flotilla_map_version", "Version of the cluster's map that this node knows.")
-        page.sample(server.map?.version ?? 0)
-        page.gauge("flotilla_log_bytes", "Bytes of the log on disk.")
-        page.sample(host.logBytes)
-        page.gauge("flotilla_log_space_bytes", "Bytes that the log may occupy.")
-        page.sample(host.logSpace)
-        page.gauge("flotilla_refuses_writes", "1 while writes are refused for want of disk space.")
-        page.sample(host.refusesWrites ? 1 : 0)
-        page.gauge("flotilla_stall_seconds", "How long the disk, or what is being applied, has kept this node waiting.")
-        page.sample(seconds: host.stall)
-        page.gauge("flotilla_connections", "Connections of this node, both ways.")
-        page.sample(network.connectionCount)
+        page.gauge("flotilla_replicas", "Replicas on this node.", counts.all)
+        page.gauge("flotilla_leaders", "Replicas here that lead.", counts.leading)
+        page.gauge("flotilla_damaged_replicas", "Replicas here that do not serve.", counts.damaged)
+        page.gauge(
+            "flotilla_map_version", "Version of the cluster's map that this node knows.", server.map?.version ?? 0)
+        page.gauge("flotilla_log_bytes", "Bytes of the log on disk.", host.logBytes)
+        page.gauge("flotilla_log_space_bytes", "Bytes that the log may occupy.", host.logSpace)
+        page.gauge(
+            "flotilla_refuses_writes", "1 while writes are refused for want of disk space.", host.refusesWrites ? 1 : 0)
+        page.gauge(
+            "flotilla_stall_seconds", "How long the disk, or what is being applied, has kept this node waiting.",
+            seconds: host.stall)
+        page.gauge("flotilla_connections", "Connections of this node, both ways.", network.connectionCount)
         page.gauge("flotilla_peer_reachable", "1 for each node with replicas of the same groups that is heard.")
         for peer in host.peerStates { page.sample(peer.isReachable ? 1 : 0, [("peer", peer.node.description)]) }
     }
@@ -116,14 +106,15 @@ final class MetricsPage {
         let microseconds =
             (Int64(usage.ru_utime.tv_sec) + Int64(usage.ru_stime.tv_sec)) * 1_000_000 + Int64(usage.ru_utime.tv_usec)
             + Int64(usage.ru_stime.tv_usec)
-        page.counter("process_cpu_seconds_total", "CPU time of this process.")
-        page.sample(seconds: Interval(nanoseconds: microseconds * 1000))
+        page.counter(
+            "process_cpu_seconds_total", "CPU time of this process.",
+            seconds: Interval(nanoseconds: microseconds * 1000))
         if let resident = residentBytes {
-            page.gauge("process_resident_memory_bytes", "Memory of this process that is resident.")
-            page.sample(resident)
+            page.gauge("process_resident_memory_bytes", "Memory of this process that is resident.", resident)
         }
-        page.gauge("process_start_time_seconds", "When this node started, since 1970.")
-        page.sample(seconds: Interval(nanoseconds: startedAt * 1_000_000))
+        page.gauge(
+            "process_start_time_seconds", "When this node started, since 1970.",
+            seconds: Interval(nanoseconds: startedAt * 1_000_000))
     }
 
     /// Of the kernel's books; nil if they cannot be read.
@@ -156,6 +147,28 @@ struct PrometheusText {
 
     mutating func gauge(_ name: String, _ help: String) { begin(name, help, "gauge") }
     mutating func counter(_ name: String, _ help: String) { begin(name, help, "counter") }
+
+    // families of one sample
+    mutating func gauge(_ name: String, _ help: String, _ value: some BinaryInteger) {
+        gauge(name, help)
+        sample(value)
+    }
+
+    mutating func gauge(_ name: String, _ help: String, seconds: Interval) {
+        gauge(name, help)
+        sample(seconds: seconds)
+    }
+
+    mutating func counter(_ name: String, _ help: String, _ value: some BinaryInteger) {
+        counter(name, help)
+        sample(value)
+    }
+
+    mutating func counter(_ name: String, _ help: String, seconds: Interval) {
+        counter(name, help)
+        sample(seconds: seconds)
+    }
+
     mutating func histogram(_ name: String, _ help: String) { begin(name, help, "histogram") }
 
     private mutating func begin(_ name: String, _ help: String, _ type: String) {

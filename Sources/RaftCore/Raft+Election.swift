@@ -94,7 +94,7 @@ extension Raft {
 
     /// When loyalty to a foreign leader ends that speaks now.
     private func foreignLeaseEnd(_ around: Surroundings) -> Instant {
-        around.now + settings.electionTimeout + settings.maxClockDrift
+        around.now + settings.foreignLease
     }
 
     /// Whether that loyalty stands against a real election too: not if its leader, a foreign one, counts on no leases.

@@ -26,9 +26,14 @@ public struct RaftSettings: Sendable {
     /// How much longer than ``electionTimeout`` a follower stands by a foreign leader: by so much may clocks differ.
     public var maxClockDrift = Interval.milliseconds(1000)
     /// Whether foreign leaders read by leases (braft's raft_enable_leader_lease), so that a follower owes them its vote
-    /// for ``electionTimeout`` and ``maxClockDrift``. Without, it only grants no pre-vote while it hears one. To say that
-    /// there are none where there are some makes their reads stale; the other way round costs an election's time.
+    /// for ``foreignLease``. Without, it only grants no pre-vote while it hears one. To say that there are none where
+    /// there are some makes their reads stale; the other way round costs an election's time.
     public var foreignLeases = true
+
+    /// How long a follower stands by a foreign leader from the moment at which it hears it.
+    public var foreignLease: Interval {
+        Interval(nanoseconds: electionTimeout.nanoseconds + maxClockDrift.nanoseconds)
+    }
 
     /// The defaults.
     public init() {}

@@ -75,7 +75,7 @@ public struct GroupActivity: Sendable {
     public var isLeader: Bool
     /// Entries applied and reads answered here, since the replica was opened.
     public var operations: UInt64
-    /// As many of them since the look before the last one.
+    /// As many of them as came between the look before this one and this one.
     public var recent: UInt64
 }
 

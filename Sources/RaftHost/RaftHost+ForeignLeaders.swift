@@ -61,7 +61,7 @@ extension RaftHost {
         guard replica.foreignLeaders == .remembered else { return }
         foreignNotes.old.append(replica)
         // by then nothing is owed from before this moment
-        let end = lane.clock.now + settings.raft.electionTimeout + settings.raft.maxClockDrift
+        let end = lane.clock.now + settings.raft.foreignLease
         foreignNotes.oldEnd = max(foreignNotes.oldEnd, end)
     }
 

@@ -11,8 +11,7 @@ import WireMessages
 ///
 /// There may be thousands of them. Orders for some only are under way at a time, so that each is answered before it is
 /// given again and no node is kept from its other duties; the groups take turns, for some may wait long for a node that is
-/// down. Births are recorded together, for each new version of a large
-/// map is packed, sent and taken over by every node.
+/// down. Births are recorded together, for each new version of a large map is packed, sent and taken over by every node.
 struct ControllerDriver {
     /// Orders that are under way at a time, or a few more.
     static let ordersAtOnce = 768

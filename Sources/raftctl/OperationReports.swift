@@ -109,8 +109,7 @@ final class OperationProgressLine {
         }
         parts.append("\(Quantity.bytes(done)) of \(Quantity.bytes(done + left))")
         if let first, done > first.bytes {
-            let (seconds, attoseconds) = first.at.duration(to: now).components
-            let rate = Double(done - first.bytes) / max(0.001, Double(seconds) + Double(attoseconds) * 1e-18)
+            let rate = Double(done - first.bytes) / max(0.001, first.at.duration(to: now).inSeconds)
             parts.append("\(Quantity.bytes(UInt64(rate)))/s")
             parts.append("\(Quantity.duration(milliseconds: UInt64(Double(left) / rate * 1000))) left")
         }

@@ -68,10 +68,7 @@ final class Progress: Sendable {
         }
     }
 
-    private var elapsedSeconds: Double {
-        let (seconds, attoseconds) = start.duration(to: .now).components
-        return Double(seconds) + Double(attoseconds) * 1e-18
-    }
+    private var elapsedSeconds: Double { start.duration(to: .now).inSeconds }
 
     /// How much of everything is done, 0…1; nil if nobody knows.
     private func share(of count: Count) -> Double? {

@@ -1,5 +1,13 @@
 import Glibc
 
+extension Duration {
+    /// As a number.
+    var inSeconds: Double {
+        let (seconds, attoseconds) = components
+        return Double(seconds) + Double(attoseconds) * 1e-18
+    }
+}
+
 /// Numbers for people.
 enum Quantity {
     static func optional(_ number: Int64?) -> String { number.map { String($0) } ?? "-" }

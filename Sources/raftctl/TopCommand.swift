@@ -41,8 +41,7 @@ private struct TopView {
             await pause(milliseconds: interval * 1000)
             let now = ContinuousClock.now
             let after = await samples(of: nodes)
-            let passed = looked.duration(to: now).components
-            let seconds = Double(passed.seconds) + Double(passed.attoseconds) * 1e-18
+            let seconds = looked.duration(to: now).inSeconds
             let report = TopReport(
                 nodes.map { node in
                     guard let later = after[node] else { return (node, nil) }

@@ -89,8 +89,7 @@ extension Cluster {
         let start = ContinuousClock.now
         do throws(ClientError) {
             _ = try await client.get(key)
-            let (seconds, attoseconds) = start.duration(to: .now).components
-            return .done(milliseconds: Int(seconds) * 1000 + Int(attoseconds / 1_000_000_000_000_000))
+            return .done(milliseconds: Int(start.duration(to: .now).inSeconds * 1000))
         } catch {
             return .failed(error.message)
         }
