@@ -36,6 +36,9 @@ final class UVConnection: Connection {
     /// The other side has sent its last byte. It may have closed that direction only.
     private var hasInputEnded = false
     private var isUnsettled = false
+    /// Bytes read since the turn of that number.
+    private var readBytes = 0
+    private var readRound: UInt64 = 0
 
     private var outbox: [Bytes] = []
     private var outboxBytes = 0
@@ -213,7 +216,7 @@ extension UVConnection {
         uv_read_start(
             stream,
             { handle, _, result in
-                let room = UVConnection.of(handle!).room()
+                guard let room = UVConnection.of(handle!).room() else { return result!.pointee = uv_buf_init(nil, 0) }
                 result!.pointee = uv_buf_init(room.baseAddress?.assumingMemoryBound(to: CChar.self), UInt32(room.count))
             },
             { stream, count, _ in UVConnection.of(stream!).didRead(count) })
@@ -237,14 +240,20 @@ extension UVConnection {
         if state == .open, !isReadingPaused, closeReason == nil { startReading() }
     }
 
-    private func room() -> UnsafeMutableRawBufferPointer {
+    /// Where to read; nil if enough has come since the last turn. libuv would read many times in a row from who sends
+    /// much, and others would wait behind all that is to be done about it: a promise, for one.
+    private func room() -> UnsafeMutableRawBufferPointer? {
+        if readRound != network.round { (readRound, readBytes) = (network.round, 0) }
+        guard readBytes < ReadBuffer.slabBytes else { return nil }
         let room = buffer.room(sparing: &network.spare)
         return UnsafeMutableRawBufferPointer(rebasing: room.prefix(Int(Int32.max)))
     }
 
     private func didRead(_ count: Int) {
-        guard state == .open else { return }
+        // it was given no room, and is asked again after the turn
+        guard state == .open, count != Int(UV_ENOBUFS.rawValue) else { return }
         if count > 0 {
+            readBytes += count
             buffer.append(count)
             present()
         } else if count == Int(UV_EOF.rawValue) {

@@ -21,6 +21,8 @@ public final class UVNetwork: Network {
 
     let core: LoopCore
     private let clock: any NodeClock
+    /// Counts the turns.
+    private(set) var round: UInt64 = 1
     /// Unwritten rest of the slab that was read into last.
     var spare: ReadBuffer.Spare?
     /// Filled anew for each write.
@@ -119,6 +121,7 @@ extension UVNetwork {
 
     /// Sends, closes and resumes what the turn asked for. What handlers ask for meanwhile waits for the next turn.
     func flush() {
+        round &+= 1
         endOverdue()
         guard !unsettled.isEmpty else { return }
         swap(&unsettled, &settling)

@@ -217,6 +217,30 @@ struct SocketTests {
         #expect(sender.closeReason != nil && reader.closeReason != nil, "the stopped loop closes connections")
     }
 
+    @Test("Between two turns no more is read from a connection than a slab or two, however much has come")
+    func readInTurns() throws {
+        let lane = try TestLane()
+        let reader = Raw()
+        var (received, sinceTurn, most) = (0, 0, 0)
+        reader.onReceived = { bytes, _ in
+            received += bytes.count
+            sinceTurn += bytes.count
+            most = max(most, sinceTurn)
+            return Consumption(consumed: bytes.count)
+        }
+        let address = try lane.listen { _ in reader }
+        let sender = Raw()
+        let chunk = Bytes(count: 1 << 20) { $0.initializeMemory(as: UInt8.self, repeating: 7) }
+        sender.onOpened = { connection in for _ in 0..<16 { connection.send(chunk) } }
+        let connection = lane.network.connect(to: address, handler: sender)
+        let isDone = lane.run {
+            sinceTurn = 0
+            return received == 16 << 20
+        }
+        #expect(isDone && connection.unsentBytes == 0)
+        #expect(most <= 2 * ReadBuffer.slabBytes, "\(most) bytes between two turns")
+    }
+
     @Test("A resumed reader is shown what it left, although nothing follows") func resumedReader() throws {
         let lane = try TestLane()
         let reader = Raw()
