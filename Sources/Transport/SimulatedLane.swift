@@ -10,6 +10,8 @@ public final class SimulatedLane: LaneDriver, Network {
     public private(set) var isAlive = true
     /// Until then the process stands still: nothing it should do happens before.
     var pausedUntil = Instant.distantPast
+    /// It has been busy, and what came meanwhile waits.
+    private var isCatchingUp = false
     /// If set, the next turn is suspended for so long just after it has read the clock.
     var stall: Interval?
     /// What a turn that is suspended has read of the clock.
@@ -48,6 +50,10 @@ public final class SimulatedLane: LaneDriver, Network {
 
     // MARK: the lane
 
+    /// What is being done takes so long: the node's clock has gone on by that, and nothing else is done before. Without it,
+    /// whatever is done in an event takes no time.
+    public func spend(_ interval: Interval) { simulatedClock.run(ahead: interval) }
+
     /// Calls `turn` after each event of this node, and when the returned deadline has come.
     public func setTurn(_ turn: @escaping (Instant) -> Instant?) {
         self.turn = turn
@@ -76,7 +82,14 @@ public final class SimulatedLane: LaneDriver, Network {
         isTurnNext = true
         event()
         isTurnNext = false
-        if isAlive { takeTurn() }
+        guard isAlive else { return }
+        // who was busy finds everything that has come meanwhile, and takes one turn behind it, as after a poll
+        if isCatchingUp, world.isNext(self) { return }
+        isCatchingUp = false
+        takeTurn()
+        guard let caughtUp = simulatedClock.caughtUp() else { return }
+        pausedUntil = max(pausedUntil, caughtUp)
+        isCatchingUp = true
     }
 
     private func takeTurn() {
@@ -173,6 +186,9 @@ final class SimulatedClock: NodeClock, @unchecked Sendable {
     private var driftPartsPerMillion: Int64
     /// How far the wall clock is ahead of the world's.
     private var wallOffsetMilliseconds: Int64 = 0
+    /// What has been shown, if that is ahead of the world; and by how much what is being done now has gone on.
+    private var shown = Instant.distantPast
+    private var ahead = Interval(nanoseconds: 0)
     /// 2024-01-01, so that wall times look like some.
     private static let wallStartMilliseconds: Int64 = 1_704_067_200_000
 
@@ -183,7 +199,18 @@ final class SimulatedClock: NodeClock, @unchecked Sendable {
         self.driftPartsPerMillion = driftPartsPerMillion
     }
 
-    var now: Instant { nodeTime(of: time.now.nanoseconds) }
+    var now: Instant { max(shown, nodeTime(of: time.now.nanoseconds)) + ahead }
+
+    /// Goes on while the world stands still.
+    func run(ahead interval: Interval) { ahead = Interval(nanoseconds: ahead.nanoseconds + interval.nanoseconds) }
+
+    /// When the world shows what this clock shows, if that is ahead: what was done is done then.
+    func caughtUp() -> Instant? {
+        guard ahead.nanoseconds > 0 else { return nil }
+        shown = now
+        ahead = Interval(nanoseconds: 0)
+        return worldTime(of: shown)
+    }
 
     var wallClockMilliseconds: Int64 {
         SimulatedClock.wallStartMilliseconds + wallOffsetMilliseconds + time.now.nanoseconds / 1_000_000
@@ -195,9 +222,9 @@ final class SimulatedClock: NodeClock, @unchecked Sendable {
     /// From now on the monotonic clock runs so much too fast; what it shows does not jump.
     func drift(partsPerMillion: Int64) {
         precondition(abs(partsPerMillion) < 500_000)
-        let shown = now
+        let before = nodeTime(of: time.now.nanoseconds)
         driftPartsPerMillion = partsPerMillion
-        offset += (shown - now).nanoseconds
+        offset += (before - nodeTime(of: time.now.nanoseconds)).nanoseconds
     }
 
     private func nodeTime(of world: Int64) -> Instant {

@@ -260,6 +260,12 @@ extension SimulatedWorld {
                 action: action))
     }
 
+    /// Whether the next event happens to `lane`, at this very moment.
+    func isNext(_ lane: SimulatedLane) -> Bool {
+        guard let next = events.first else { return false }
+        return next.lane === lane && next.moment == now && next.takesTurn
+    }
+
     func number(in range: Range<Int64>) -> Int64 { random.number(in: range) }
 
     func delay(_ range: Range<Int64>) -> Interval { Interval(nanoseconds: number(in: range)) }
@@ -335,6 +341,8 @@ private struct EventQueue {
     private var heap: [SimulatedEvent] = []
 
     var nextMoment: Instant? { heap.first?.moment }
+
+    var first: SimulatedEvent? { heap.first }
 
     mutating func insert(_ event: SimulatedEvent) {
         heap.append(event)
