@@ -130,6 +130,49 @@ public struct LogChange: Equatable, Sendable {
     }
 }
 
+/// What happened to a replica's campaigns in one step.
+public struct ElectionNotes: OptionSet, Sendable {
+    /// The bits.
+    public let rawValue: UInt8
+    /// Of bits.
+    public init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// It asked for pre-votes: a campaign begins.
+    public static let asked = ElectionNotes(rawValue: 1)
+    /// It stood for election, in a term of its own.
+    public static let stood = ElectionNotes(rawValue: 2)
+    /// It won.
+    public static let won = ElectionNotes(rawValue: 4)
+    /// It lost: too many refused, or cannot answer.
+    public static let refused = ElectionNotes(rawValue: 8)
+    /// It lost: too few answered within an election timeout.
+    public static let unanswered = ElectionNotes(rawValue: 16)
+    /// It lost: others have reached a higher term.
+    public static let lostToTerm = ElectionNotes(rawValue: 32)
+    /// It lost: there is a leader.
+    public static let lostToLeader = ElectionNotes(rawValue: 64)
+    /// All of them by name.
+    public static let names: [(note: ElectionNotes, name: String)] = [
+        (.asked, "asked"), (.stood, "stood"), (.won, "won"), (.refused, "refused"), (.unanswered, "unanswered"),
+        (.lostToTerm, "lost_to_term"), (.lostToLeader, "lost_to_leader"),
+    ]
+}
+
+/// What a request for a vote, or a pre-vote, came to.
+public enum VoteVerdict: String, Sendable, CaseIterable {
+    /// It is given.
+    case granted
+    /// Not by a node that has just started.
+    case quiet
+    /// Not by who is loyal to a leader, or leads.
+    case loyal
+    /// Not in a term that is over.
+    case outdated
+    /// Not to somebody whose log lacks what may be committed.
+    case shorterLog = "shorter_log"
+    /// Not in a term in which somebody else has it, or that has a leader.
+    case taken
+}
+
 /// Why a message was not acted upon: it breaks the protocol. Counted by name.
 public enum Refusal: String, Sendable, CaseIterable {
     /// A second leader in one term.
@@ -237,6 +280,10 @@ public struct Effects: Sendable {
     public var readIndexReplies: [(to: PeerID, reply: ReadIndexReply)] = []
     /// Changes of membership that have ended.
     public var finishedChanges: [(change: UInt64, outcome: ChangeOutcome)] = []
+    /// What came of this replica's campaigns; for counting.
+    public var elections = ElectionNotes()
+    /// What a request for a vote, or a pre-vote, came to; for counting.
+    public var verdict: VoteVerdict?
     /// Whether role, term or leader changed.
     public var statusChanged = false
     /// Whether ``Raft/peers`` may have changed.
@@ -263,6 +310,8 @@ public struct Effects: Sendable {
         if !failedReads.isEmpty { failedReads.removeAll(keepingCapacity: true) }
         if !readIndexReplies.isEmpty { readIndexReplies.removeAll(keepingCapacity: true) }
         if !finishedChanges.isEmpty { finishedChanges.removeAll(keepingCapacity: true) }
+        elections = []
+        verdict = nil
         statusChanged = false
         peersChanged = false
         refusal = nil

@@ -8,6 +8,10 @@ struct Candidacy: Sendable {
     var setAside: [PeerID] = []
     /// Those who have been told since; nobody is asked a third time.
     var askedAgain: [PeerID] = []
+    /// Who has refused it, of our own kind.
+    var refused: [PeerID] = []
+    /// Too many have refused, or can give no answer: the next one has been settled.
+    var isConceded = false
 }
 
 /// The leader that a replica accepted last. While the promise under which its node then supported the leader's node
@@ -50,17 +54,57 @@ extension Raft {
         electionDeadline = mayCampaign ? instant : nil
     }
 
+    /// Arms a delay for when all members learn at once that their leader has gone: the first in the group's order asks
+    /// at once, and has won, most often, before the next one does (Liveness, rule 20).
+    private mutating func wakeInTurn(_ around: Surroundings) {
+        defeats = 0
+        let turn = Interval(nanoseconds: rank(around) * settings.electionJitter.nanoseconds)
+        armElection(at: around.now + turn + priorityDelay + shortDelay())
+    }
+
     /// The lower a replica's priority, the later it campaigns.
     private mutating func randomDelay() -> Interval {
         let jitter = settings.electionJitter.nanoseconds
+        return Interval(nanoseconds: priorityDelay.nanoseconds + random.number(in: 1..<jitter + 1))
+    }
+
+    private var priorityDelay: Interval {
         let steps = Int64(RaftSettings.highestPriority - settings.electionPriority)
-        return Interval(nanoseconds: steps * jitter + random.number(in: 1..<jitter + 1))
+        return Interval(nanoseconds: steps * settings.electionJitter.nanoseconds)
+    }
+
+    /// An eighth of the jitter at most.
+    private mutating func shortDelay() -> Interval {
+        Interval(nanoseconds: random.number(in: 1..<settings.electionJitter.nanoseconds / 8 + 2))
+    }
+
+    /// How many of the voters that may lead now come before this one. Each group has an order of its own, so that the
+    /// groups of a dead node are spread over the others.
+    private func rank(_ around: Surroundings) -> Int64 {
+        var (count, own) = (0, 0)
+        for peer in configuration.voters where peer == id || mayLead(peer, around) {
+            if peer == id { own = count }
+            count += 1
+        }
+        let first = Int(settings.electionOrder % UInt64(max(count, 1)))
+        return Int64(own >= first ? own - first : own + count - first)
+    }
+
+    private func mayLead(_ peer: PeerID, _ around: Surroundings) -> Bool {
+        !configuration.isWitness(peer) && !around.isForeign(peer) && mayAnswer(peer, around)
+    }
+
+    /// Whether a vote of `peer` is worth waiting for: not one of a leader that was given up.
+    private func mayAnswer(_ peer: PeerID, _ around: Surroundings) -> Bool {
+        around.isReachable(peer) && (pledge?.leader != peer || isPledged(around))
     }
 
     /// Takes `leader` as the leader of this term, and rests if this node has promised to stand by it.
-    mutating func follow(_ newLeader: PeerID, _ around: Surroundings) {
+    mutating func follow(_ newLeader: PeerID, _ around: Surroundings, _ effects: inout Effects) {
+        if candidacy != nil { effects.elections.insert(.lostToLeader) }
         role = .follower
         candidacy = nil
+        defeats = 0
         leader = newLeader
         startLeaseEnd = .distantPast
         let isForeign = around.isForeign(sender: newLeader)
@@ -120,6 +164,7 @@ extension Raft {
     /// Adopts a term that somebody else has reached.
     mutating func adopt(term newTerm: Term, _ around: Surroundings, _ effects: inout Effects) {
         precondition(newTerm > term, "the term never goes back")
+        if candidacy != nil { effects.elections.insert(.lostToTerm) }
         // first, so that a leadership ends in its own term
         becomeFollower(around, &effects)
         term = newTerm
@@ -128,12 +173,15 @@ extension Raft {
 
     /// A promise to `node` was gained or lapsed: whoever follows a leader there rests with it and wakes without it.
     /// Whoever found too few nodes to campaign looks again.
-    mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings) {
+    mutating func livenessChanged(_ node: NodeAddress, _ around: Surroundings, _ effects: inout Effects) {
         hastenRelease(to: node, around)
         if let leader, leader.address == node, restsUnderPromise(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {
-            wake(from: around.now)
+            wakeInTurn(around)
+        } else {
+            // whose vote was waited for may be gone
+            concedeIfLost(around, &effects)
         }
     }
 }
@@ -157,7 +205,10 @@ extension Raft {
         }
         // without a majority there is nothing to ask for; news of it will come
         guard configuration.hasMajority(where: { $0 == id || around.isReachable($0) }) else {
-            if role != .follower { becomeFollower(around, &effects) }
+            if role != .follower {
+                effects.elections.insert(.unanswered)
+                becomeFollower(around, &effects)
+            }
             leader = nil
             return electionDeadline = nil
         }
@@ -166,6 +217,8 @@ extension Raft {
 
     /// Asks whether an election could be won, without disturbing anybody's term (§9.6).
     private mutating func preVote(_ around: Surroundings, _ effects: inout Effects) {
+        if case .some(let candidacy) = candidacy, !candidacy.isConceded { effects.elections.insert(.unanswered) }
+        effects.elections.insert(.asked)
         role = .preCandidate
         leader = nil
         candidacy = Candidacy(granted: [id], handOver: nil)
@@ -185,6 +238,7 @@ extension Raft {
 
     /// Stands for election in a new term (§5.2). The requests wait for the candidate's own vote to be durable.
     private mutating func campaign(handOver: TermLeader?, _ around: Surroundings, _ effects: inout Effects) {
+        effects.elections.insert(.stood)
         role = .candidate
         leader = nil
         term = term.next
@@ -232,7 +286,8 @@ extension Raft {
         if isCurrent, !reply.isPreVote, let details = reply.details {
             note(details, granted: reply.granted, of: voter, &effects)
         }
-        guard isCurrent || isPreVoteForVote, reply.granted, candidacy?.granted.contains(voter) == false else { return }
+        guard isCurrent || isPreVoteForVote, candidacy?.granted.contains(voter) == false else { return }
+        guard reply.granted else { return noteRefusal(of: voter, around, &effects) }
         // the request left after this replica's own vote was durable
         if !reply.isPreVote { durableTerm = term }
         candidacy?.granted.append(voter)
@@ -242,6 +297,30 @@ extension Raft {
         } else {
             becomeLeader(around, &effects)
         }
+    }
+
+    private mutating func noteRefusal(of voter: PeerID, _ around: Surroundings, _ effects: inout Effects) {
+        // a braft may be asked again
+        guard !around.isForeign(sender: voter), candidacy?.refused.contains(voter) == false else { return }
+        candidacy?.refused.append(voter)
+        concedeIfLost(around, &effects)
+    }
+
+    /// Waits no longer for votes that cannot be enough any more: the next campaign begins the sooner, the earlier this
+    /// replica's turn is, and the later, the more of them were lost like this (Liveness, rule 21).
+    private mutating func concedeIfLost(_ around: Surroundings, _ effects: inout Effects) {
+        guard let candidacy, !candidacy.isConceded, !candidacy.refused.isEmpty, let due = electionDeadline,
+            !configuration.hasMajority(where: {
+                candidacy.granted.contains($0) || (!candidacy.refused.contains($0) && mayAnswer($0, around))
+            })
+        else { return }
+        effects.elections.insert(.refused)
+        self.candidacy?.isConceded = true
+        let jitter = settings.electionJitter.nanoseconds
+        let turn = rank(around) * (jitter / 2) + (jitter / 8) << Int64(defeats)
+        if defeats < 5 { defeats += 1 }
+        let delay = min(Interval(nanoseconds: turn), settings.electionTimeout)
+        electionDeadline = min(due, around.now + delay + priorityDelay + shortDelay())
     }
 
     /// braft's voters that stand by a leader are asked once more as soon as that one is known to have gone.
@@ -295,7 +374,9 @@ extension Raft {
         _ request: VoteRequest, from asker: PeerID, _ around: Surroundings, _ effects: inout Effects
     ) {
         let before = (term: term, leads: role == .leader)
-        let granted = grants(request, to: asker, around, &effects)
+        let verdict = judge(request, of: asker, around, &effects)
+        effects.verdict = verdict
+        let granted = verdict == .granted
         var details: VoteDetails?
         if around.isForeign(sender: asker) {
             let leads = role == .leader
@@ -313,35 +394,51 @@ extension Raft {
         if mustBeDurable { effects.acknowledgement = reply } else { effects.reply = reply }
     }
 
-    private mutating func grants(
-        _ request: VoteRequest, to asker: PeerID, _ around: Surroundings, _ effects: inout Effects
-    ) -> Bool {
-        guard !around.isQuiet else { return false }
+    private mutating func judge(
+        _ request: VoteRequest, of asker: PeerID, _ around: Surroundings, _ effects: inout Effects
+    ) -> VoteVerdict {
+        guard !around.isQuiet else { return .quiet }
         noteEnd(of: asker, request)
         guard !isLoyal(against: asker, request, around) else {
             // an asker that does not follow a living leader is told of it, else it would ask for ever
             if role == .leader { reconnect(asker, around, &effects) }
-            return false
+            return .loyal
         }
-        guard request.term >= term else { return false }
+        guard request.term >= term else { return .outdated }
         let isUpToDate =
             planted("vote-for-shorter-logs")
             || (planted("logs-compared-by-length")
                 ? request.last.index >= log.last.index : request.last >= lastEverHeld)
         guard !request.isPreVote else {
             if asker == leader, request.term > term { loseLeader(around) }
-            return isUpToDate
+            guard isUpToDate else {
+                hasten(around)
+                return .shorterLog
+            }
+            // it would learn of this vote only when it has given its own to itself; brafts are answered as brafts do
+            let isGiven = request.term == term && vote != nil && vote != asker && !around.isForeign(sender: asker)
+            return isGiven ? .taken : .granted
         }
         if request.term > term { adopt(term: request.term, around, &effects) }
+        guard isUpToDate else { return .shorterLog }
         // a term that has a leader has no use for another candidate
-        guard isUpToDate, vote == nil || vote == asker || planted("two-votes-in-a-term"),
+        guard vote == nil || vote == asker || planted("two-votes-in-a-term"),
             leader == nil || leader == asker || planted("two-votes-in-a-term")
-        else { return false }
+        else { return .taken }
         vote = asker
         role = .follower
         candidacy = nil
         if leader == nil { waitAwake(around) }
-        return true
+        return .granted
+    }
+
+    /// Somebody asks who cannot have this replica's vote, for its log is shorter: so this one asks soon, if it was
+    /// about to. It may be the only one that can win. A leader that it followed under a promise is over by now.
+    private mutating func hasten(_ around: Surroundings) {
+        guard role == .follower, leader == nil || (leader == pledge?.leader && pledge?.promise != nil),
+            let due = electionDeadline, due < around.now + settings.electionTimeout
+        else { return }
+        electionDeadline = min(due, around.now + shortDelay())
     }
 
     /// What candidates are compared with (§5.4.1): the log as if it had never been damaged.

@@ -46,9 +46,11 @@ extension Raft {
     /// Wins the term. The first entry repeats the configuration, as braft's leaders do: it commits what earlier terms
     /// left (§5.4.2), and leaves while this disk still writes it (§10.2.1).
     mutating func becomeLeader(_ around: Surroundings, _ effects: inout Effects) {
+        effects.elections.insert(.won)
         role = .leader
         leader = id
         candidacy = nil
+        defeats = 0
         pledge = nil
         release = nil
         electionDeadline = nil

@@ -279,7 +279,7 @@ extension Raft {
             return reject(request, lastIndex: commitIndex, &effects)
         }
         // whether it may campaign depends on the membership
-        if membershipVersion != circle { follow(sender, around) }
+        if membershipVersion != circle { follow(sender, around, &effects) }
         let vouchedFor =
             planted("commit-beyond-what-matches")
             ? log.lastIndex : previous.index.advanced(by: request.entries.count)
@@ -297,7 +297,7 @@ extension Raft {
             adopt(term: term.next, around, &effects)
             return false
         }
-        follow(sender, around)
+        follow(sender, around, &effects)
         return true
     }
 

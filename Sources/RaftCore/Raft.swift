@@ -76,6 +76,8 @@ public struct Raft: Sendable {
     /// When to campaign next; nil while leading or resting.
     var electionDeadline: Instant?
     var candidacy: Candidacy?
+    /// Campaigns in a row that were lost by the voters' own word; counted up to a few.
+    var defeats: UInt8 = 0
     var leadership: Leadership?
     /// A leadership that is over, of which not every voter knows.
     var release: Release?
@@ -296,7 +298,11 @@ extension Raft {
         case .connectionLost(let node): loseConnection(to: node, around)
         case .appendFailed(let ticket, let peer, let isBusy): loseAppend(ticket, to: peer, isBusy: isBusy, around)
         case .livenessChanged(let node):
-            if role == .leader { leaderLivenessChanged(node, around, &effects) } else { livenessChanged(node, around) }
+            if role == .leader {
+                leaderLivenessChanged(node, around, &effects)
+            } else {
+                livenessChanged(node, around, &effects)
+            }
         case .transferRequested(let target): transferLeadership(to: target, around)
         case .stepDownRequested: if role == .leader { resign(around, &effects) }
         case .membershipRequested(let change, let target): changeMembership(change, to: target, around, &effects)

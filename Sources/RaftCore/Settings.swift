@@ -4,6 +4,9 @@ public struct RaftSettings: Sendable {
     public var electionTimeout = Interval.milliseconds(1000)
     /// Bound of the random delay before a woken replica campaigns (§5.2); above zero.
     public var electionJitter = Interval.milliseconds(300)
+    /// Tells who of a group campaigns first when all learn at once that its leader has gone: the same for all its members,
+    /// and different from group to group, so that one node does not get all groups of another.
+    public var electionOrder: UInt64 = 0
     /// How soon this replica campaigns compared with others: each step below ``highestPriority`` waits for one more
     /// ``electionJitter``. 0: never of its own accord.
     public var electionPriority = RaftSettings.highestPriority
