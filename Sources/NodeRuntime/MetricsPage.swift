@@ -75,6 +75,14 @@ final class MetricsPage {
             "flotilla_leaderships_gained_total", "How often a replica here came to lead.", metrics.leadershipsGained)
         page.counter(
             "flotilla_leaderships_lost_total", "How often a replica here ceased to lead.", metrics.leadershipsLost)
+        page.counter("flotilla_elections_total", "Campaigns of replicas here: begun, and what came of them.")
+        for (position, known) in ElectionNotes.names.enumerated() {
+            page.sample(metrics.elections[position], [("event", known.name)])
+        }
+        page.counter("flotilla_vote_requests_total", "Requests for votes and pre-votes, and what they came to here.")
+        for (position, verdict) in VoteVerdict.allCases.enumerated() {
+            page.sample(metrics.verdicts[position], [("verdict", verdict.rawValue)])
+        }
         page.counter("flotilla_refused_messages_total", "Messages of other nodes that broke the protocol.")
         for (refusal, count) in host.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             page.sample(count, [("reason", refusal.rawValue)])

@@ -62,9 +62,28 @@ public struct HostMetrics: Sendable {
     public internal(set) var leadershipsGained: UInt64 = 0
     /// How often one ceased to lead.
     public internal(set) var leadershipsLost: UInt64 = 0
+    /// What happened to campaigns of replicas here, in the order of ``RaftCore/ElectionNotes/names``.
+    public private(set) var elections = [UInt64](repeating: 0, count: ElectionNotes.names.count)
+    /// What requests for votes and pre-votes came to here, in the order of ``RaftCore/VoteVerdict``'s cases.
+    public private(set) var verdicts = [UInt64](repeating: 0, count: VoteVerdict.allCases.count)
 
     /// Nothing yet.
     public init() {}
+
+    /// How often `note` was made of a campaign.
+    public func elections(_ note: ElectionNotes) -> UInt64 {
+        ElectionNotes.names.firstIndex { $0.note == note }.map { elections[$0] } ?? 0
+    }
+
+    mutating func count(_ notes: ElectionNotes) {
+        for (position, known) in ElectionNotes.names.enumerated() where notes.contains(known.note) {
+            elections[position] &+= 1
+        }
+    }
+
+    mutating func count(_ verdict: VoteVerdict) {
+        if let position = VoteVerdict.allCases.firstIndex(of: verdict) { verdicts[position] &+= 1 }
+    }
 }
 
 /// What one group was asked on a node.

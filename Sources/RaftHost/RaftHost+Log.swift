@@ -267,7 +267,7 @@ extension RaftHost {
         (links, linkByNode) = ([], [:])
         for stranger in strangers { stranger.channel.close() }
         strangers = []
-        (inbox, livenessInbox, dirty, applyReady, evaluations) = ([], [], [], [], [])
+        (inbox, news, livenessInbox, dirty, applyReady, evaluations) = (FIFO(), [], [], [], [], [])
         (batch, batchUnderWay, blockage, passing) = (LogBatch(), nil, nil, nil)
         (stopping, vitalsCheck) = (nil, nil)
         (compaction, compactionCandidates) = (nil, [])

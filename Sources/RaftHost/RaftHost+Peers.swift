@@ -43,7 +43,8 @@ extension RaftHost {
                 hastenGuests(of: node)
             } else {
                 link?.kind = nil
-                for replica in replicasByNode[node] ?? [] { inbox.append((replica, .connectionLost(node))) }
+                let concerned = replicasByNode[node] ?? []
+                if !concerned.isEmpty { news.append(News(event: .connectionLost(node), replicas: concerned)) }
             }
             lane.requestTurn()
         }
@@ -91,6 +92,8 @@ extension RaftHost {
             if link.kind == .foreign, ticket.count == 0 { return sendBare(order, on: outlet, link) }
             link.enqueue(order, on: outlet)
         case .vote(let request):
+            // who cannot be reached would not answer, and there may be a thousand groups that do not ask it
+            guard liveness.isReachable(peer.address) else { return }
             wire.arena.scope { arena in
                 let body = wire.voteRequest(request, group: replica.group, from: replica.id, to: peer, arena: arena)
                 link.data.call(

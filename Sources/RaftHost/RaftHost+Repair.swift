@@ -238,11 +238,21 @@ extension RaftHost {
         _ record: ReplicaRecord, _ hardState: HardState, base: LogPosition, runs: [LogPosition], last: LogIndex,
         memberships: [PlacedConfiguration], applied: LogIndex, debt: LogPosition?
     ) -> Raft {
-        Raft(
+        var own = settings.raft
+        own.electionOrder = RaftHost.electionOrder(of: record.group)
+        return Raft(
             id: record.peer, hardState: hardState, base: base, termRuns: runs, lastIndex: last,
             configurations: memberships, applied: applied, debt: debt,
-            followedForeigners: mayOweLease(record), settings: settings.raft,
+            followedForeigners: mayOweLease(record), settings: own,
             seed: settings.seed &+ record.number &* 0x9e37_79b9 ^ UInt64(identity.address.port))
+    }
+
+    /// A hash of the name (FNV-1a, mixed once more, for its lowest bits are weak): the same on every node.
+    static func electionOrder(of group: String) -> UInt64 {
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in group.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        hash = (hash ^ hash >> 32) &* 0x9e37_79b9_7f4a_7c15
+        return hash ^ hash >> 29
     }
 
     /// The debt is paid: nobody shall ask for it after a restart.

@@ -3,6 +3,13 @@ import RaftStorage
 import Transport
 
 extension RaftHost {
+    /// How long events of replicas, and those who take turns, may keep a turn from its end. Both together with one read of
+    /// each connection and one batch are far below the shortest promise.
+    static let eventsTime = Interval.milliseconds(8)
+    static let pacedTime = Interval.milliseconds(4)
+    private static let eventsBetweenLooks = 32
+    private static let pacedBetweenLooks = 4
+
     /// One turn of the lane. Returns when the next one is due at the latest.
     public func turn(now: Instant) -> Instant? {
         self.now = now
@@ -12,6 +19,8 @@ extension RaftHost {
             runDeferred()
             return nil
         }
+        eventsEnd = now + RaftHost.eventsTime
+        pacedEnd = nil
         // what is done at the end of a round may bring work for another; a bound keeps the turn short
         for _ in 0..<8 {
             drainInboxes()
@@ -43,20 +52,39 @@ extension RaftHost {
         }
         finishVitalsCheck()
         let next = nextDeadline()
-        if !inbox.isEmpty || !livenessInbox.isEmpty || !dirty.isEmpty || !deferred.isEmpty { lane.requestTurn() }
+        let isDone = inbox.isEmpty && news.isEmpty && livenessInbox.isEmpty && dirty.isEmpty && deferred.isEmpty
+        if !isDone { lane.requestTurn() }
         return next
     }
 
+    /// Promises first, and again between the others' events, of which there may be one for each of many thousand
+    /// replicas.
     private func drainInboxes() {
-        while !inbox.isEmpty || !livenessInbox.isEmpty {
-            if !livenessInbox.isEmpty {
-                let events = livenessInbox
-                livenessInbox.removeAll(keepingCapacity: true)
-                for event in events { stepLiveness(event) }
-            }
-            let events = inbox
-            inbox.removeAll(keepingCapacity: true)
-            for (replica, event) in events { step(replica, event) }
+        drainLiveness()
+        var count = 0
+        while let (replica, event) = nextNews() ?? inbox.popFirst() {
+            step(replica, event)
+            count += 1
+            guard count % RaftHost.eventsBetweenLooks == 0 else { continue }
+            drainLiveness()
+            if lane.clock.now >= eventsEnd { return }
+        }
+        if !livenessInbox.isEmpty { drainInboxes() }
+    }
+
+    private func nextNews() -> (Replica, Event)? {
+        guard !news.isEmpty else { return nil }
+        let next = (news[0].replicas[news[0].next], news[0].event)
+        news[0].next += 1
+        if news[0].next == news[0].replicas.count { news.removeFirst() }
+        return next
+    }
+
+    private func drainLiveness() {
+        while !livenessInbox.isEmpty {
+            let events = livenessInbox
+            livenessInbox.removeAll(keepingCapacity: true)
+            for event in events { stepLiveness(event) }
         }
     }
 
@@ -88,8 +116,18 @@ extension RaftHost {
     }
 
     /// Steps the replicas whose turn has come to speak of their own accord.
+    ///
+    /// Counts are no measure of time: on a busy machine, or with slow peers, a few hundred campaigns take longer than
+    /// promises may wait. What is left goes on in the next turn, behind the sockets and the promises.
     private func stepPaced() {
-        while let slot = pacer.next(now: now) {
+        guard pacer.count > 0 else { return }
+        let end = pacedEnd ?? lane.clock.now + RaftHost.pacedTime
+        pacedEnd = end
+        var count = 0
+        while count % RaftHost.pacedBetweenLooks != 0 || lane.clock.now < end || count == 0,
+            let slot = pacer.next(now: now)
+        {
+            count += 1
             guard let replica = slots[slot] else {
                 pacer.giveBack()
                 continue
@@ -226,6 +264,8 @@ extension RaftHost {
     private func execute(_ effects: Effects, of replica: Replica, _ context: StepContext) -> LogWrite? {
         var written: LogWrite?
         if effects.peersChanged { membershipChanged(replica) }
+        if !effects.elections.isEmpty { metrics.count(effects.elections) }
+        if let verdict = effects.verdict { metrics.count(verdict) }
         for message in effects.messages { send(message, from: replica) }
         if let reply = effects.reply, let responder = context.responder {
             responder.reply(body: wire.packReply(reply))
@@ -431,31 +471,40 @@ extension RaftHost {
     /// matter of memory; but a leader that `node` supports sends it something, and waits for its turn.
     func tellReplicas(of node: NodeAddress) {
         let isSupported = liveness.supportStands(from: node, now: now)
+        var told: [Replica] = []
         for replica in replicasByNode[node] ?? [] {
             guard replica.raft.isLeader, isSupported else {
-                inbox.append((replica, .livenessChanged(node)))
+                told.append(replica)
                 continue
             }
             if !replica.news.contains(node) { replica.news.append(node) }
             pacer.add(replica.slot, now: now)
         }
+        if !told.isEmpty { news.append(News(event: .livenessChanged(node), replicas: told)) }
     }
 
-    /// Brings up to date what hangs on who shares groups with whom.
+    /// Brings up to date what hangs on who shares groups with whom. Most often nothing has changed: a leader's first
+    /// entry says the membership again.
     func membershipChanged(_ replica: Replica) {
         let peers = replica.isRemoved ? [] : replica.raft.peers.map(\.address).filter { $0 != identity.address }
+        guard peers != replica.circle else { return }
+        let former = replica.circle
+        replica.circle = peers
         var isOtherCircle = false
-        for node in peers where replicasByNode[node]?.contains(where: { $0 === replica }) != true {
+        for (position, node) in peers.enumerated() where !former.contains(node) {
+            // two members may be on one node
+            guard !peers[..<position].contains(node) else { continue }
             replicasByNode[node, default: []].append(replica)
             if linkByNode[node] == nil {
                 makeLink(to: node)
                 isOtherCircle = true
             }
         }
-        for link in links where !peers.contains(link.address) {
-            replicasByNode[link.address]?.removeAll { $0 === replica }
-            guard replicasByNode[link.address]?.isEmpty == true else { continue }
-            closeLink(to: link.address)
+        for (position, node) in former.enumerated() where !peers.contains(node) {
+            guard !former[..<position].contains(node) else { continue }
+            replicasByNode[node]?.removeAll { $0 === replica }
+            guard replicasByNode[node]?.isEmpty == true else { continue }
+            closeLink(to: node)
             isOtherCircle = true
         }
         for outlet in replica.outlets where !peers.contains(outlet.peer.address) { outlet.clear() }
@@ -476,4 +525,13 @@ extension RaftHost {
             livenessInbox.append(.familiar(node))
         }
     }
+}
+
+/// Something that many replicas are to hear, one after another; they are kept once, not once for each event.
+struct News {
+    let event: Event
+    /// At least one.
+    let replicas: [Replica]
+    /// Who hears it next.
+    var next = 0
 }

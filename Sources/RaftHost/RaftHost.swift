@@ -96,7 +96,9 @@ public final class RaftHost: @unchecked Sendable {
     var damaged: [ReplicaStatus] = []
 
     /// Answers that came in and wait for the turn.
-    var inbox: [(Replica, Event)] = []
+    var inbox = FIFO<(Replica, Event)>()
+    /// What many replicas are to hear of a node; goes before the inbox.
+    var news: [News] = []
     var livenessInbox: [NodeLiveness.Event] = []
     /// The check of this node's vitals under way.
     var vitalsCheck: VitalsCheck?
@@ -109,6 +111,9 @@ public final class RaftHost: @unchecked Sendable {
     var heap = DeadlineHeap()
     /// Replicas, by slot, that want to campaign or to probe.
     var pacer: Pacer
+    /// When this turn leaves the rest of its events, and of those who take turns, to the next one.
+    var eventsEnd = Instant.distantFuture
+    var pacedEnd: Instant?
     /// Completions for others; run at the end of the turn, so that nobody is called from inside a step.
     var deferred: [() -> Void] = []
     var nextRead: UInt64 = 0

@@ -173,6 +173,8 @@ final class Replica: @unchecked Sendable {
     var isDirty = false
     var isReadyToApply = false
     var outlets: [Outlet] = []
+    /// The nodes of the other members, under which the host knows it.
+    var circle: [NodeAddress] = []
     /// How often it tried to hand over because it cannot serve.
     var handOvers = 0
 
