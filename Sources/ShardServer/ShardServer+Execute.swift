@@ -32,9 +32,13 @@ extension ShardServer {
         if host.leads(group) {
             // before the clock, which cannot start without room either
             if host.refusesWrites, host.status(of: group)?.problem == nil { return fail(.diskFull, completion) }
-            guard var clock = groupClocks[group], clock.isStarted else {
-                return fail(.noLeader, completion)
+            var known = groupClocks[group]
+            if known?.isStarted != true {
+                // its entry and the first write's go together
+                guard startClock(of: group) else { return fail(.noLeader, completion) }
+                known = groupClocks[group]
             }
+            guard var clock = known else { return fail(.noLeader, completion) }
             if counts.count(peek.operationCount, of: peek.shard), let key = CommandPeek.firstKey(of: command) {
                 counts.remember(key, of: peek.shard)
             }
@@ -77,6 +81,9 @@ extension ShardServer {
         }
         let patience = Int(min(request.deadlineMilliseconds ?? ShardServer.patienceMilliseconds, 1 << 32))
         let deadline = lane.clock.now + .milliseconds(patience)
+        if !startingClocks.isEmpty, groupClocks[request.group]?.isStarted == false {
+            _ = startClock(of: request.group)
+        }
         read(request, until: deadline, lease: true, completion)
     }
 
@@ -138,28 +145,37 @@ extension ShardServer {
 
     // MARK: the groups' time
 
-    /// Starts the clocks of the groups that this node has begun to lead, as soon as enough wall clocks are known.
-    /// Returns when to come back.
+    /// Starts the clocks of the groups that this node has begun to lead, as soon as enough wall clocks are known. A group
+    /// that is written to or read is not waited for; of the others, which may be thousands after another node's end, some
+    /// at a time, for they have no use for it soon and others need the disk to elect. Returns when to come back.
     func proposeFirstTimes(_ now: Instant) -> Instant? {
         guard !startingClocks.isEmpty else { return nil }
         guard now >= nextClockStart else { return nextClockStart }
         nextClockStart = now + settings.pace
-        let waiting = startingClocks
-        startingClocks.removeAll(keepingCapacity: true)
-        for group in waiting where groupClocks[group]?.isStarted == false {
-            guard host.leads(group), let median = host.medianWallClock(of: group), let machine = machines[group] else {
-                startingClocks.append(group)
-                continue
-            }
-            groupClocks[group]?.isStarted = true
-            proposeTime(max(median, machine.replicatedTime), to: group) { [self] outcome in
-                if case .applied = outcome { return }
-                // without it nothing would expire in this term, and everything early in the next
-                groupClocks[group]?.isStarted = false
-                if host.leads(group) { startingClocks.append(group) }
-            }
-        }
+        startingClocks.removeAll { groupClocks[$0]?.isStarted != false }
+        let waiting = startingClocks.prefix(ShardServer.clocksAtATime)
+        startingClocks.removeFirst(waiting.count)
+        // who cannot be started yet does not keep the others waiting
+        for group in waiting where !startClock(of: group) { startingClocks.append(group) }
         return startingClocks.isEmpty ? nil : nextClockStart
+    }
+
+    /// In each ``Settings/pace``.
+    private static let clocksAtATime = 64
+
+    /// Proposes the first time of the term, if this node leads the group; false if too few wall clocks are known.
+    private func startClock(of group: String) -> Bool {
+        guard host.leads(group), let clock = groupClocks[group], let machine = machines[group] else { return false }
+        if clock.isStarted { return true }
+        guard let median = host.medianWallClock(of: group) else { return false }
+        groupClocks[group]?.isStarted = true
+        proposeTime(max(median, machine.replicatedTime), to: group) { [self] outcome in
+            if case .applied = outcome { return }
+            // without it nothing would expire in this term, and everything early in the next
+            groupClocks[group]?.isStarted = false
+            if host.leads(group) { startingClocks.append(group) }
+        }
+        return true
     }
 
     private func proposeTime(_ time: Int64, to group: String, _ done: @escaping (ProposalOutcome) -> Void) {

@@ -312,8 +312,8 @@ public final class ShardServer {
         if peersChanges[group]?.problem != nil { peersChanges[group] = nil }
         if isLeader, machines[group] != nil {
             groupClocks[group] = GroupClock()
+            if startingClocks.isEmpty { nextClockStart = .distantPast }
             startingClocks.append(group)
-            nextClockStart = .distantPast
         }
         if group == ClusterMap.controllerGroup {
             driver = ControllerDriver()
