@@ -25,7 +25,7 @@ public struct Plan: Equatable, Sendable {
     /// A plan drawn from `seed`, where arguments do not say otherwise.
     ///
     /// - Parameters:
-    ///   - groups: 1 to 100.
+    ///   - groups: 1 to 1000.
     ///   - nodes: 1 to 9.
     ///   - steps: of the phase of faults.
     ///   - kinds: of the faults drawn, if there is no `schedule`.

@@ -30,7 +30,7 @@ struct Arguments {
                raftsim --seeds A..B [OPTION...]    all seeds from A to B
                raftsim --cores ...                 the same with a cluster of cores alone, much faster
 
-          --groups G         groups of keys, 1 to 100 (default: drawn from the seed)
+          --groups G         groups of keys, 1 to 1000 (default: drawn from the seed)
           --nodes N          nodes, 1 to 9 (default: drawn from the seed)
           --steps S          events of the phase of faults (default: \(Plan.usualSteps))
           --faults LIST      kinds of faults, separated by commas, or none (default: all but schedule)
@@ -77,7 +77,7 @@ struct Arguments {
                 (isMany, hasSeeds) = (true, true)
             case "--cores": isOfCores = true
             case "--life": life = try Arguments.life(try value(of: word))
-            case "--groups": groups = try number(of: word, 1...100)
+            case "--groups": groups = try number(of: word, 1...1000)
             case "--nodes": nodes = try number(of: word, 1...9)
             case "--steps": steps = try number(of: word, 0...1_000_000_000)
             case "--faults": kinds = try Arguments.kinds(try value(of: word))
