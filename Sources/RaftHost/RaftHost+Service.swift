@@ -127,6 +127,11 @@ extension RaftHost {
         let run = run(of: request)
         if run == 0 { try hearForeignLeader(replica) }
         if replica.isGuest, let answer = try guestAnswer(to: message, from: from, replica) {
+            // a braft counts whatever is answered for its lease, so the leader is owed what any append gives it
+            var heard = message
+            (heard.entries, heard.configurations) = ([], [])
+            step(replica, .received(.appendRequest(heard), from: from, run: run, isForeign: run == 0))
+            lane.requestTurn()
             return request.responder.reply(body: wire.packReply(.appendReply(answer)))
         }
         step(

@@ -1,5 +1,8 @@
+import CMessages
 import RaftCore
+import RaftStorage
 import Testing
+import WireMessages
 
 @testable import RaftHost
 import Simulator
@@ -30,6 +33,32 @@ private struct LeaseScene {
             cluster.run(.milliseconds(20))
         }
         #expect(isHeard && node.status(0)?.leader == leader.peer)
+    }
+
+    /// The leader sends entries of term 40.
+    func append(after previous: Int64, count: Int) -> AppendReply? {
+        let wire = leader.wire
+        let entries = (1...count).map {
+            LogEntry(
+                position: LogPosition(term: Term(40), index: LogIndex(previous + Int64($0))), kind: .data,
+                payload: Bytes("a"))
+        }
+        let last = LogPosition(term: previous == 0 ? .zero : Term(40), index: LogIndex(previous))
+        let body = wire.arena.scope { arena in
+            arena.pack(
+                wire.appendRequest(
+                    group: "g0", from: leader.peer, to: node.peer, term: Term(40), previous: last,
+                    entries: entries[...],
+                    withPayloads: true, commit: .zero, arena: arena))
+        }
+        let payload = Bytes([UInt8](repeating: UInt8(ascii: "a"), count: count))
+        let ticket = AppendTicket(term: Term(40), previous: last.index, count: count, round: 0)
+        var outcome: AppendReply??
+        leader.call(node.address, "append_entries", body, attachment: [payload]) { error, reply in
+            outcome = .some(error == nil ? wire.decodeAppendReply(reply, to: ticket) : nil)
+        }
+        cluster.run(limit: 3000) { outcome != nil }
+        return outcome ?? nil
     }
 
     /// The node ends and starts again; from its start to its vote for the asker.
@@ -85,6 +114,25 @@ struct ForeignLeaseTests {
         scene.leader.heartbeat("g0", to: scene.node.peer, term: Term(40)) { codes.append($0?.code) }
         scene.cluster.run(limit: 1000) { !codes.isEmpty }
         #expect(codes == [RaftHost.again] && scene.node.status(0)?.leader == nil)
+    }
+
+    @Test("A guest that asks for a later snapshot is as loyal to its leader as after any other append")
+    func askingGuest() throws {
+        var plan = HostCluster.Plan()
+        plan.kind = RaftHost.guestKind
+        plan.settings.compactionEntries = 12
+        let scene = try LeaseScene(seed: 57, plan: plan)
+        let node = scene.node
+        #expect(scene.append(after: 0, count: 14)?.success == true)
+        // nothing reaches it until shortly before its loyalty would end
+        scene.cluster.run(.milliseconds(1500))
+        let asked = scene.append(after: 14, count: 1)
+        #expect(asked?.success == false && asked?.lastIndex == .zero, "it asks for a later snapshot")
+        #expect(node.status(0)?.lastIndex == LogIndex(14))
+        scene.cluster.run(.milliseconds(1500))
+        let vote = scene.asker.askForVote(
+            "g0", of: node.peer, term: Term(41), last: LogPosition(term: Term(40), index: LogIndex(20)))
+        #expect(vote?.granted == false && vote?.details?.isRejectedByLease == true)
     }
 
     @Test("Where all are ours nobody waits longer for a leader after a start, though one of them is not there")

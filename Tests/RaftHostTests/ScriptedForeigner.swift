@@ -44,13 +44,14 @@ final class ScriptedForeigner {
 
     /// Calls without hello; nil: it was answered.
     func call(
-        _ node: NodeAddress, _ method: String, _ body: Bytes, _ done: @escaping (RpcError?, Bytes) -> Void
+        _ node: NodeAddress, _ method: String, _ body: Bytes, attachment: [Bytes] = [],
+        _ done: @escaping (RpcError?, Bytes) -> Void
     ) {
         lane.post { [self] in
             let channel = channels[node] ?? RpcChannel(address: node, network: lane, clock: lane.clock)
             channels[node] = channel
             channel.call(
-                service: RaftHost.raftService, method: method, body: body,
+                service: RaftHost.raftService, method: method, body: body, attachment: attachment,
                 deadline: lane.clock.now + .milliseconds(1000)
             ) { result in
                 switch result {
