@@ -79,7 +79,9 @@ struct NodeState: Equatable {
                 if record.has_map_version != 0 {
                     state.replicas[state.replicas.count - 1].mapVersion = record.map_version
                 }
-                state.replicas[state.replicas.count - 1].followedForeigners = record.followed_foreigners != 0
+                // an earlier version wrote nothing of it, and followed whom it liked
+                state.replicas[state.replicas.count - 1].followedForeigners =
+                    record.has_followed_foreigners == 0 || record.followed_foreigners != 0
             }
             for position in 0..<message.n_tombstones {
                 guard let tombstone = message.tombstones[position]?.pointee,
@@ -122,10 +124,8 @@ struct NodeState: Equatable {
                         record.pointee.has_map_version = 1
                         record.pointee.map_version = version
                     }
-                    if replica.followedForeigners {
-                        record.pointee.has_followed_foreigners = 1
-                        record.pointee.followed_foreigners = 1
-                    }
+                    record.pointee.has_followed_foreigners = 1
+                    record.pointee.followed_foreigners = replica.followedForeigners ? 1 : 0
                     return record
                 })
             message.pointee.n_tombstones = tombstones.count

@@ -116,6 +116,32 @@ struct ForeignLeaseTests {
         #expect(codes == [RaftHost.again] && scene.node.status(0)?.leader == nil)
     }
 
+    @Test(
+        "A record of an earlier version, which says nothing of it, counts as one that says so; now each says yes or no")
+    func earlierRecord() throws {
+        let arena = Arena()
+        func note(_ followed: Bool?) -> Bytes {
+            let message = arena.make(flotilla__node_state__init)
+            let record = arena.make(flotilla__replica_record__init)
+            record.pointee.group = arena.string("g0")
+            record.pointee.peer = arena.string("10.0.0.1:8100:0:0")
+            record.pointee.number = 1
+            record.pointee.kind = arena.string("kv")
+            record.pointee.has_followed_foreigners = followed == nil ? 0 : 1
+            record.pointee.followed_foreigners = followed == true ? 1 : 0
+            message.pointee.format = NodeState.format
+            message.pointee.n_replicas = 1
+            message.pointee.replicas = arena.array([record])
+            return arena.pack(message)
+        }
+        for (said, read) in [(nil, true), (true, true), (false, false)] as [(Bool?, Bool)] {
+            let state = try #require(NodeState(note(said)))
+            #expect(state.replicas.map(\.followedForeigners) == [read])
+            let again = try #require(NodeState(state.packed(arena)))
+            #expect(again == state)
+        }
+    }
+
     @Test("A guest that asks for a later snapshot is as loyal to its leader as after any other append")
     func askingGuest() throws {
         var plan = HostCluster.Plan()
