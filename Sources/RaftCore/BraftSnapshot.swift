@@ -16,8 +16,10 @@ public enum BraftSnapshot {
     /// name, an empty or absolute path, one with an empty, `.` or `..` part or with control characters, or one that is
     /// too long for a file system.
     public static func storedName(of name: String) -> String? {
-        let parts = name.split(separator: "/", omittingEmptySubsequences: false)
-        guard name != listName, parts.allSatisfy({ !$0.isEmpty && $0 != "." && $0 != ".." }) else { return nil }
+        let parts = name.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+        guard name != listName,
+            parts.allSatisfy({ !$0.isEmpty && !$0.elementsEqual(".".utf8) && !$0.elementsEqual("..".utf8) })
+        else { return nil }
         var stored: [UInt8] = []
         for (position, byte) in name.utf8.enumerated() {
             guard byte >= 0x20, byte != 0x7f else { return nil }
@@ -48,6 +50,7 @@ public enum BraftSnapshot {
             rest = rest.dropFirst(2)
         }
         let text = String(decoding: name, as: UTF8.self)
-        return storedName(of: text) == stored ? text : nil
+        guard let again = storedName(of: text), FileNames.areSame(again, stored) else { return nil }
+        return text
     }
 }

@@ -5,7 +5,7 @@ public protocol SnapshotFolder: AnyObject, Sendable {
     /// The folder in the file system, for libraries that read and write files by themselves; nil where there is none,
     /// as in a simulation.
     var directory: String? { get }
-    /// Names of its files, ascending.
+    /// Names of its files, ascending by their bytes: see ``FileNames``.
     func fileNames() throws(StateMachineError) -> [String]
     /// Adds `bytes` to the end of a file, which is created if missing.
     func append(_ bytes: Bytes, to name: String) throws(StateMachineError)

@@ -296,7 +296,7 @@ extension RaftHost {
         do throws(StateMachineError) { try folder.write(list, to: BraftSnapshot.listName, at: 0) } catch {
             throw RaftWire.WireError(code: 5, text: error.description)
         }
-        return files.sorted { $0.name < $1.name }
+        return files.sorted { FileNames.areAscending($0.name, $1.name) }
     }
 
     /// The next part, or the end.

@@ -51,6 +51,9 @@ final class BraftReader: @unchecked Sendable {
         self.id = id
         self.snapshot = snapshot
     }
+
+    /// Whether the file read last is the one of that name.
+    func reads(_ name: String) -> Bool { file.map { FileNames.areSame($0, name) } ?? false }
 }
 
 extension RaftHost {
@@ -166,7 +169,7 @@ extension RaftHost {
         do throws(StateMachineError) { list = try folder.contents(of: BraftSnapshot.listName) } catch {
             throw RaftWire.WireError(code: 5, text: error.description)
         }
-        let named = try RaftWire().decodeBraftList(list).files.sorted { $0.name < $1.name }
+        let named = try RaftWire().decodeBraftList(list).files.sorted { FileNames.areAscending($0.name, $1.name) }
         let stored = ExhibitedFiles(named, stored: files)
         guard named.allSatisfy({ stored[$0.name] != nil }) else {
             throw RaftWire.WireError(code: 2, text: "a listed file is missing")
@@ -228,7 +231,7 @@ extension RaftHost {
         guard !reader.isReading else {
             throw RaftWire.WireError(code: RaftHost.again, text: "another read is under way")
         }
-        if reader.file != asked.name {
+        if !reader.reads(asked.name) {
             guard reader.isAtEnd, offset == 0 else {
                 throw RaftWire.WireError(code: 22, text: "the file before is not read to its end")
             }

@@ -417,7 +417,7 @@ extension RaftHost {
         guard let asked = wire.decodeSnapshotRead(request.body) else { throw RaftHost.malformed }
         let snapshot = try outgoing(asked.id, request)
         guard case .ready(_, let files) = snapshot.phase,
-            let file = files.first(where: { $0.name == asked.file }), asked.offset < UInt64(file.byteCount),
+            let file = StoredFolder.file(asked.file, of: files), asked.offset < UInt64(file.byteCount),
             asked.count > 0
         else { throw RaftWire.WireError(code: 22, text: "the snapshot has no such bytes") }
         let count = min(Int(asked.count), settings.snapshotChunkBytes, file.byteCount - Int(asked.offset))

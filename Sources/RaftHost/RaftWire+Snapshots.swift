@@ -108,11 +108,13 @@ extension RaftWire {
                 reply.n_files <= RaftWire.filesMax
             else { return nil }
             var files: [StoredFolder.File] = []
-            var names: Set<String> = []
+            // by their bytes: names that are equal as text are two files
+            var names: Set<[UInt8]> = []
             for position in 0..<reply.n_files {
                 guard let file = reply.files[position]?.pointee, file.size < 1 << 60 else { return nil }
                 let name = String(field: file.name)
-                guard !name.isEmpty, !name.contains("/"), name != ".", name != "..", names.insert(name).inserted
+                guard !name.isEmpty, !name.utf8.contains(UInt8(ascii: "/")), name != ".", name != "..",
+                    names.insert(Array(name.utf8)).inserted
                 else { return nil }
                 files.append(StoredFolder.File(name: name, byteCount: Int(file.size), checksum: file.crc32c))
             }

@@ -14,14 +14,15 @@ final class SnapshotCheck: @unchecked Sendable {
 
     init(of folder: StoredFolder, against files: [StoredFolder.File]) {
         self.folder = folder
-        expected = files.sorted { $0.name < $1.name }
+        expected = files.sorted { FileNames.areAscending($0.name, $1.name) }
         comparesContents = true
     }
 
     /// A check of files of which only the names are known, and which are there if they have no bytes.
     init(of folder: StoredFolder, named names: [String]) {
         self.folder = folder
-        expected = names.sorted().map { StoredFolder.File(name: $0, byteCount: -1, checksum: 0) }
+        expected = names.sorted(by: FileNames.areAscending)
+            .map { StoredFolder.File(name: $0, byteCount: -1, checksum: 0) }
         comparesContents = false
     }
 
@@ -38,7 +39,7 @@ final class SnapshotCheck: @unchecked Sendable {
         if inventory == nil {
             try folder.syncDirectory()
             guard comparesContents else {
-                guard try folder.fileNames() == expected.map(\.name) else {
+                guard try folder.fileNames().elementsEqual(expected.map(\.name), by: FileNames.areSame) else {
                     throw StateMachineError("the files are not those that were listed")
                 }
                 return true

@@ -4,7 +4,8 @@ import RaftCore
 /// A disk in memory that forgets what was not synced, and fails when told to. The same seed and the same calls give
 /// the same faults.
 ///
-/// A directory in it is a name that ends with a slash; files in it carry it in front.
+/// A directory in it is a name that ends with a slash; files in it carry it in front. Unlike those of a file system, names
+/// that are equal as text are one name.
 ///
 /// Any thread may use it. After ``crash(_:)`` files that were open fail every call: their process is dead.
 public final class MemoryDisk: Disk, @unchecked Sendable {

@@ -1,4 +1,5 @@
 import Glibc
+import RaftCore
 
 /// A directory of the real file system.
 ///
@@ -83,7 +84,7 @@ public final class PosixDisk: Disk {
             errno = 0
         }
         guard errno == 0 else { throw DiskError("readdir", path) }
-        return names.sorted()
+        return names.sorted(by: FileNames.areAscending)
     }
 
     /// Renames atomically, replacing the target.

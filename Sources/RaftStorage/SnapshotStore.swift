@@ -61,6 +61,17 @@ public final class StoredFolder: SnapshotFolder, @unchecked Sendable {
             self.byteCount = byteCount
             self.checksum = checksum
         }
+
+        /// Whether name, size and checksum are the same; the name by its bytes.
+        public static func == (one: File, other: File) -> Bool {
+            FileNames.areSame(one.name, other.name) && one.byteCount == other.byteCount
+                && one.checksum == other.checksum
+        }
+    }
+
+    /// The one of `files` with that name.
+    public static func file(_ name: String, of files: [File]) -> File? {
+        files.first { FileNames.areSame($0.name, name) }
     }
 
     private let disk: any Disk

@@ -1,4 +1,5 @@
 import CMessages
+import Glibc
 import RaftCore
 import RaftStorage
 import Testing
@@ -70,6 +71,71 @@ struct FileWireTests {
         #expect(names.map { exhibited[$0]?.byteCount } == [0, 1])
     }
 
+    @Test("So they are on the way between our nodes: listed, read and checked") func equalNamesOfOurs() throws {
+        let names = ["\u{e9}", "e\u{301}"]
+        let files = names.map { name in
+            let bytes = Bytes("of \(Array(name.utf8))")
+            return StoredFolder.File(name: name, byteCount: bytes.count, checksum: CRC32C.checksum(bytes))
+        }
+        let body = wire.arena.scope { arena in arena.pack(wire.snapshotFiles(files, arena: arena)) }
+        #expect(wire.decodeSnapshotFiles(body) == files)
+        let twice = wire.arena.scope { arena in arena.pack(wire.snapshotFiles([files[1], files[1]], arena: arena)) }
+        #expect(wire.decodeSnapshotFiles(twice) == nil)
+
+        let template = "/tmp/flotilla-names-XXXXXX"
+        let path = template.withCString { text in
+            let path = strdup(text)!
+            defer { free(path) }
+            return String(cString: mkdtemp(path))
+        }
+        let disk = try PosixDisk(directory: path)
+        defer {
+            try? disk.removeFolder("in")
+            rmdir(path)
+        }
+        for order in [[0, 1], [1, 0]] {
+            let folder = try SnapshotStore(disk: disk).makeFolder("in")
+            for position in order {
+                try folder.write(Bytes("of \(Array(names[position].utf8))"), to: names[position], at: 0)
+            }
+            let listed = order.reversed().map { files[$0] }
+            for check in [
+                SnapshotCheck(of: folder, against: listed), SnapshotCheck(of: folder, named: listed.map(\.name)),
+            ] {
+                var steps = 0
+                while try !check.advance(), steps < 100 { steps += 1 }
+                #expect(steps < 100)
+            }
+            let other = SnapshotCheck(of: folder, named: [names[0], names[0]])
+            #expect(throws: StateMachineError.self) { while try !other.advance() {} }
+        }
+    }
+
+    @Test(
+        "No name of a file leads elsewhere, whatever is joined to a slash",
+        arguments: ["/", "a/b", "../\u{301}x", "a/\u{301}"])
+    func slashes(_ name: String) {
+        let files = [StoredFolder.File(name: name, byteCount: 1, checksum: 0)]
+        let body = wire.arena.scope { arena in arena.pack(wire.snapshotFiles(files, arena: arena)) }
+        #expect(wire.decodeSnapshotFiles(body) == nil)
+        #expect(BraftSnapshot.storedName(of: "../\u{301}x") == nil)
+    }
+
+    @Test("A reader of one file does not read the other that has the same name as text") func readers() throws {
+        let cluster = HostCluster(seed: 1)
+        try cluster.nodes[0].start()
+        try #require(cluster.run(limit: 5000) { cluster.nodes[0].host.replicas.count == 1 })
+        let meta = SnapshotMeta(last: LogPosition(term: Term(3), index: LogIndex(4)), configuration: .empty)
+        let replica = cluster.nodes[0].host.replicas[0]
+        let snapshot = OutgoingSnapshot(
+            id: 1, replica: replica, peer: replica.id, frozen: EmptyState(meta: meta), exhibit: nil,
+            now: cluster.nodes[0].lane.clock.now)
+        let reader = BraftReader(id: 1, snapshot: snapshot)
+        #expect(!reader.reads("\u{e9}"))
+        reader.file = "\u{e9}"
+        #expect(reader.reads("\u{e9}") && !reader.reads("e\u{301}"))
+    }
+
     @Test("Names are kept, whatever is in them", arguments: ["data", "a/b/c", ".x", "100%", "%2F", "a.sst", "ü/é"])
     func names(_ name: String) throws {
         let stored = try #require(BraftSnapshot.storedName(of: name))
@@ -124,5 +190,16 @@ struct FileWireTests {
         }
         let endless: [UInt8] = Array(repeating: 0, count: 8) + [255, 255, 255, 255, 1]
         #expect(RaftWire.segments(Bytes(endless), within: 0..<Int.max) == nil)
+    }
+}
+
+/// A state of which nothing is asked.
+private final class EmptyState: FrozenState {
+    let meta: SnapshotMeta
+
+    init(meta: SnapshotMeta) { self.meta = meta }
+
+    func writer(to folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError) -> any SnapshotWriter {
+        throw StateMachineError("there is nothing to write")
     }
 }
