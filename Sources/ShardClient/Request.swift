@@ -34,8 +34,9 @@ final class Request {
     private(set) var parts: [Part]
     /// What follows in the same call and goes only after this is answered.
     var rest: Part?
-    /// Of a write: its number in the client.
+    /// Of a write: its number, and where that is from; another channel may come to send it.
     let sequence: UInt64
+    let window: SharedWindow
     /// Of a write: the session of the last attempt.
     var session: UInt64
     /// Of a write: the packed command of the last attempt. Of an open: the one to be repeated, nil if it has to be
@@ -71,6 +72,7 @@ final class Request {
         self.parts = parts
         self.rest = rest
         self.sequence = sequence
+        window = channel.window
         self.session = session
         updateDeadlines()
     }

@@ -61,11 +61,7 @@ extension Router {
         let former = channels
         var byID: [UInt64: ShardChannel] = [:]
         channels = newer.shards.map { shard in
-            let channel = channelsByID[shard.id] ?? ShardChannel(shard)
-            // a new shard has the table of the one that it was cut from, with the session in it; if not, it says so
-            if let older, channelsByID[shard.id] == nil {
-                channel.session = older.shardPosition(owning: shard.range.start).flatMap { former[$0].session }
-            }
+            let channel = channelsByID[shard.id] ?? makeChannel(to: shard, older, former)
             if channel.shard != shard {
                 displaced += channel.change(to: shard)
                 touch(channel)
@@ -86,6 +82,17 @@ extension Router {
             touch(channel)
         }
         forgetWatchers()
+    }
+
+    /// For a shard that is new in the map. It has the table of the one that it was cut from, with the session in it; if
+    /// not, it says so.
+    private func makeChannel(to shard: Shard, _ older: ClusterMap?, _ former: [ShardChannel]) -> ShardChannel {
+        guard let origin = older?.shardPosition(owning: shard.range.start).map({ former[$0] }) else {
+            return ShardChannel(shard, SharedWindow(size: settings.windowPerSession))
+        }
+        let channel = ShardChannel(shard, origin.window)
+        channel.session = origin.session
+        return channel
     }
 
     /// Finds a place for a request whose shard has changed; false if it is not to be sent now. As long as it cannot

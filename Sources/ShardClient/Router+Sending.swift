@@ -32,7 +32,7 @@ extension Router {
             writes: takesWrites, maxOperations: settings.maxOperationsPerRequest, maxBytes: settings.maxBytesPerRequest)
         return Request(
             takesWrites ? .write : .read, on: channel, parts: parts, rest: rest,
-            sequence: takesWrites ? window.open() : 0, session: channel.session ?? 0)
+            sequence: takesWrites ? channel.window.numbers.open() : 0, session: channel.session ?? 0)
     }
 
     /// Whether a new write may leave: under a session, within the window. Otherwise it is seen to that it soon may.
@@ -41,10 +41,10 @@ extension Router {
             openSession(on: channel)
             return false
         }
-        guard window.isFull else { return true }
+        guard channel.window.numbers.isFull else { return true }
         if !channel.isStalled {
             channel.isStalled = true
-            stalled.append(channel)
+            channel.window.stalled.append(channel)
         }
         return false
     }
@@ -100,7 +100,7 @@ extension Router {
             let shift = planted("repetitions-get-new-numbers") && request.mayHaveExecuted ? attempts % 7 + 1 : 0
             let write = SessionWrite(
                 shard: shard.id, epoch: shard.epoch, session: request.session, sequence: request.sequence + shift,
-                floor: window.floor, operations: request.gatherOperations())
+                floor: request.window.numbers.floor, operations: request.gatherOperations())
             request.command = GroupCommand.write(write).encoded(arena)
         }
         return true
@@ -110,20 +110,21 @@ extension Router {
     func remove(_ request: Request) {
         precondition(request.state != .done, "a request ended twice")
         if request.kind == .write {
-            window.answer(request.sequence)
-            releaseStalled()
+            request.window.numbers.answer(request.sequence)
+            releaseStalled(by: request.window)
         }
         request.wait(.done)
         request.channel.requests.removeAll { $0 === request }
         touch(request.channel)
     }
 
-    private func releaseStalled() {
-        guard !stalled.isEmpty && !window.isFull else { return }
+    private func releaseStalled(by window: SharedWindow) {
+        guard !window.stalled.isEmpty && !window.numbers.isFull else { return }
+        let stalled = window.stalled
+        window.stalled = []
         for channel in stalled {
             channel.isStalled = false
             touch(channel)
         }
-        stalled.removeAll(keepingCapacity: true)
     }
 }

@@ -79,11 +79,9 @@ public final class Router: KeyValueRouter {
     /// Channels to look at in this turn, and those that something will be due on.
     var ready: [ShardChannel] = []
     var dues = DueHeap()
-    /// Channels whose writes wait for the window, and those with requests that wait for a newer map.
-    var stalled: [ShardChannel] = []
+    /// Channels with requests that wait for a newer map.
     var watching: [ShardChannel] = []
 
-    var window: SequenceWindow
     /// Number of the last attempt of any kind.
     var attempts: UInt64 = 0
     var queuedOperations = 0
@@ -117,7 +115,6 @@ public final class Router: KeyValueRouter {
         self.settings = settings
         random = SeededRandom(seed: seed)
         refresh = MapRefresh(seeds: seeds)
-        window = SequenceWindow(size: settings.windowPerSession)
         now = clock.now
     }
 

@@ -17,6 +17,8 @@ final class ShardChannel {
     private(set) var writes = PartQueue()
     /// Under way, in order of their first attempt; an open is among them.
     var requests: [Request] = []
+    /// What numbers its writes.
+    let window: SharedWindow
     /// The session's token once it is open.
     var session: UInt64?
     /// Whether the last new request was one of reads; the kinds take turns.
@@ -32,7 +34,10 @@ final class ShardChannel {
     var due = Instant.distantFuture
     var heapPosition = -1
 
-    init(_ shard: Shard) { self.shard = shard }
+    init(_ shard: Shard, _ window: SharedWindow) {
+        self.shard = shard
+        self.window = window
+    }
 
     /// The map says something new about the shard; what is queued is taken out, to be routed again.
     func change(to shard: Shard) -> [Part] {

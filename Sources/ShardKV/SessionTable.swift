@@ -58,8 +58,8 @@ struct Session: Sendable {
         self.floor = floor
     }
 
-    /// Judges a write; changes nothing. The client's floor counts even before it is recorded: its numbers run over
-    /// all shards, so one that has not heard of the client for long may be far behind.
+    /// Judges a write; changes nothing. The client's floor counts even before it is recorded: its numbers may run over
+    /// several shards, so one that has not heard of the client for long may be far behind.
     func verdict(on write: SessionWrite, hash: UInt64, _ limits: KeyValueStateMachine.Limits) -> SessionVerdict {
         guard write.floor <= write.sequence else { return .refuse(.badRequest) }
         guard write.sequence >= floor else { return .refuse(.sequenceTooOld) }
