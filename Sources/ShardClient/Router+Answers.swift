@@ -95,11 +95,18 @@ extension Router {
 
     /// One hint is followed at once; where hints lead in circles there are pauses.
     private func follow(_ leader: NodeAddress?, _ request: Request) {
-        guard let leader, leader != request.node else { return retryElsewhere(request) }
-        request.channel.group?.follow(leader, namedBy: request.node)
+        guard let leader, leader != request.node,
+            request.channel.group?.follow(leader, namedBy: request.node) != false
+        else { return retryElsewhere(request) }
         guard !request.followedHint else { return retry(request) }
         request.followedHint = true
         request.wait(.idle)
+    }
+
+    /// The map names nobody who could be asked.
+    func missTarget(of request: Request) {
+        guard let group = request.channel.group, group.isForeign else { return watchMap(request) }
+        fail(request, .notServed, "all members of \(group.id) run another program, which serves no keys")
     }
 
     private func retry(_ request: Request) {

@@ -50,9 +50,10 @@ extension Router {
         map = newer
         refresh.learn(newer)
         var routes: [String: GroupRoute] = [:]
+        let nodes = Set(newer.nodes.map(\.address))
         for group in newer.groups {
-            let route = groups[group.id] ?? GroupRoute(group)
-            route.update(group)
+            let route = groups[group.id] ?? GroupRoute(group.id)
+            route.update(group, nodes: nodes)
             routes[group.id] = route
         }
         groups = routes

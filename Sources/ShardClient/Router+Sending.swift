@@ -59,7 +59,7 @@ extension Router {
     private func send(_ request: Request) {
         if request.hasNewLayout && !rehome(request) { return }
         let channel = request.channel
-        guard let target = channel.group?.target else { return watchMap(request) }
+        guard let target = channel.group?.target else { return missTarget(of: request) }
         if request.kind == .open && !channel.needsSession { return remove(request) }
         guard prepare(request) else {
             request.wait(.awaitingSession)

@@ -55,6 +55,53 @@ import Testing
         #expect(answer.results?[0].message == "10.0.0.1:80: connection refused")
     }
 
+    /// A group with members at addresses of no node.
+    private func mixed(_ numbers: [Int]) -> ClusterMap {
+        var map = ClusterMap.one
+        map.groups[1].peers = numbers.map { PeerID(address: .n($0)) }
+        return map
+    }
+
+    @Test func membersOfAnotherProgramAreNotAskedWhoeverNamesThem() {
+        let script = Script(map: mixed([8, 1, 2]))
+        let answer = script.execute([get("a")], by: 1000)
+        var asked: [NodeAddress] = []
+        for milliseconds in 0...1000 {
+            script.run(to: milliseconds)
+            for sent in script.take() {
+                asked.append(sent.node)
+                sent.answer(.notLeader, leader: .n(8))
+            }
+        }
+        #expect(asked.count > 3 && Set(asked) == [.n(1), .n(2)])
+        #expect(answer.errors == [.deadlineExceeded])
+    }
+
+    @Test func aLeaderThatTurnsOutToRunAnotherProgramIsForgotten() {
+        let script = Script()
+        _ = script.execute([get("a")])
+        let first = script.takeOne()
+        first.answer(.notLeader, leader: .n(8))
+        script.takeOne().answer([.text("A")])
+        script.turn()
+        var map = mixed([8, 1, 2])
+        map.version = 2
+        script.served = map
+        script.router.updateMap(map)
+        _ = script.execute([get("a")])
+        #expect(script.takeOne().node == .n(1))
+    }
+
+    @Test func aGroupWithMembersOfAnotherProgramOnlySaysSoAtOnce() {
+        let script = Script(map: mixed([8, 9]))
+        let calls = [[get("a")], [set("a")]].map { script.execute($0) }
+        #expect(script.take().isEmpty)
+        for call in calls {
+            #expect(call.errors == [.notServed])
+            #expect(call.results?[0].message == "all members of g1 run another program, which serves no keys")
+        }
+    }
+
     @Test func manyFailuresAtOnceMoveOnByOneNode() {
         let script = Script()
         var flying: [Sent] = []
