@@ -144,7 +144,7 @@ extension ShardServer {
 
     /// Whether a member runs another program. Of groups of the map that is whoever is at no node's address; of guests, who
     /// has shown it.
-    private func isForeign(_ peer: PeerID, of status: ReplicaStatus) -> Bool {
+    func isForeign(_ peer: PeerID, of status: ReplicaStatus) -> Bool {
         if status.kind == ReplicaKind.guest { return host.liveness.isForeign(peer.address) }
         guard let map, status.kind == ReplicaKind.keyValue else { return false }
         if mapIndex.version != map.version { mapIndex = MapIndex(map) }

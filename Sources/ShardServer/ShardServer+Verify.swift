@@ -64,7 +64,8 @@ extension ShardServer {
         case .failure(let error)?: giveUp(group, responder, .internalError, error.description)
         case .success(let state)?:
             let verification = Verification(
-                group, number: number, at: index, of: (status.peer, status.configuration), state: state,
+                group, number: number, at: index, of: (status.peer, status.configuration),
+                foreign: status.configuration.members.filter { isForeign($0, of: status) }, state: state,
                 responder: responder, now: now)
             host.runAside {
                 ShardServer.attempt { () throws(StateMachineError) in try state.ranges() }
@@ -74,8 +75,9 @@ extension ShardServer {
                 case .failure(let error): giveUp(group, responder, .damaged, error.description)
                 case .success(let ranges):
                     verification.ranges = ranges
-                    if verification.members.isEmpty { finishIfDone(verification) }
-                    for member in verification.members.indices { ask(member, verification, ranges) }
+                    let asked = verification.members.indices.filter { !verification.members[$0].isOver }
+                    if asked.isEmpty { finishIfDone(verification) }
+                    for member in asked { ask(member, verification, ranges) }
                 }
             }
         }
@@ -300,6 +302,9 @@ extension ShardServer {
             verdict.pointee.leader_keys = difference.leaderKeys
             verdict.pointee.has_keys = 1
             verdict.pointee.keys = difference.keys
+        } else if member.isForeign {
+            verdict.pointee.result = arena.string("not checked")
+            verdict.pointee.problem = arena.string("it runs another program")
         } else if let problem = member.problem {
             verdict.pointee.result = arena.string("unknown")
             verdict.pointee.problem = arena.string(problem)

@@ -9,6 +9,8 @@ final class Verification: @unchecked Sendable {
     /// One of the other replicas.
     struct Member {
         var peer: PeerID
+        /// It runs another program, whose state means nothing here: it is not asked.
+        var isForeign = false
         /// Why nothing is known of it.
         var problem: String?
         /// What stands for its whole state.
@@ -56,7 +58,7 @@ final class Verification: @unchecked Sendable {
 
     init(
         _ group: String, number: UInt64, at index: LogIndex, of status: (leader: PeerID, configuration: Configuration),
-        state: FrozenReplica, responder: RpcResponder, now: Instant
+        foreign: [PeerID], state: FrozenReplica, responder: RpcResponder, now: Instant
     ) {
         self.group = group
         self.number = number
@@ -67,7 +69,10 @@ final class Verification: @unchecked Sendable {
         self.responder = responder
         members = status.configuration.members
             .filter { $0 != status.leader && $0.role != .witness }
-            .map { Member(peer: $0) }
+            .map { peer in
+                let isForeign = foreign.contains(peer)
+                return Member(peer: peer, isForeign: isForeign, isOver: isForeign)
+            }
         patienceEnds = now + .milliseconds(10_000)
     }
 

@@ -10,12 +10,13 @@ extension Command {
         path: ["group", "verify"], arguments: "GROUP", positionals: 1...1,
         summary: "compare the states of a group's replicas at one entry, key by key",
         details: """
-            Reads everything that each replica holds, while the group serves on. RESULT is equal, differs or unknown.
+            Reads everything that each replica holds, while the group serves on. RESULT is equal, differs or unknown;
+            members that run another program, such as a braft, are not checked.
             WHERE names the first key or range of keys that differs, HASH what the replica has there and LEADER what
             the leader has, with the number of keys. A replica that differs from a majority is fenced: it serves no
             more. Where no majority agrees, nobody is.
 
-            The exit status is 0 only if all replicas are equal.
+            The exit status is 0 only if all replicas that are checked are equal.
             """,
         run: { invocation throws(Failure) in
             let group = invocation.positionals[0]
@@ -30,9 +31,9 @@ struct GroupVerification: Equatable, Sendable {
     /// A replica, compared with the leader's or, where that is wrong, a majority's.
     struct Replica: Equatable, Sendable {
         var peer: String
-        /// equal, differs or unknown.
+        /// equal, differs, unknown or not checked.
         var result: String
-        /// Why it is unknown.
+        /// Why it is unknown or not checked.
         var problem: String?
         var isFenced = false
         var difference: Difference?
@@ -78,10 +79,10 @@ struct GroupVerification: Equatable, Sendable {
         }
     }
 
-    /// Why the command fails; nil if all are equal.
+    /// Why the command fails; nil if all that are checked are equal.
     var failure: Failure? {
         let different = replicas.filter { $0.result == "differs" }.map(\.peer)
-        let unknown = replicas.filter { $0.result != "differs" && $0.result != "equal" }.map(\.peer)
+        let unknown = replicas.filter { !["differs", "equal", "not checked"].contains($0.result) }.map(\.peer)
         var sentences: [String] = []
         if !different.isEmpty {
             sentences.append("the state of \(different.joined(separator: ", ")) differs")
