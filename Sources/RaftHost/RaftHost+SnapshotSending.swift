@@ -259,7 +259,9 @@ extension RaftHost {
                 case .failed(let error) where silent.contains(error.code): return done(result)
                 case .reply(let reply):
                     if wire.decodeSnapshotReply(reply.body)?.success == true { installed = meta.last.index }
+                    replica.snapshotRefusals.removeAll { $0.peer == peer }
                 case .failed(let error):
+                    noteRefusal(error, by: peer, of: replica)
                     logger.log(
                         .info, "snapshot not installed",
                         [("group", replica.group), ("peer", peer.description), ("problem", error.text)])
@@ -268,6 +270,23 @@ extension RaftHost {
                 inbox.append((replica, .snapshotSent(to: peer, installed: installed)))
                 lane.requestTurn()
             }
+        }
+    }
+
+    private func noteRefusal(_ error: RpcError, by peer: PeerID, of replica: Replica) {
+        guard liveness.isForeign(peer.address), !RaftHost.isInterruption(error.code), error.code != RaftHost.busy
+        else { return }
+        let raft = replica.raft
+        replica.snapshotRefusals.removeAll { $0.peer == peer || raft.progress(of: $0.peer) == nil }
+        replica.snapshotRefusals.append((peer, "\(error.text) (\(error.code))"))
+    }
+
+    /// The brafts that the replica of `group`, which leads, cannot bring back, for they lack what its log has no more and
+    /// did not take the snapshot offered last, with their words. They are offered one again and again.
+    public func snapshotRefusals(of group: String) -> [(peer: PeerID, text: String)] {
+        guard let replica = byGroup[group], replica.raft.isLeader else { return [] }
+        return replica.snapshotRefusals.filter { refusal in
+            replica.raft.progress(of: refusal.peer).map { $0.match < replica.raft.base.index } ?? false
         }
     }
 

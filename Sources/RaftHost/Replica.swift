@@ -191,6 +191,8 @@ final class Replica: @unchecked Sendable {
     var outgoing: [OutgoingSnapshot] = []
     /// Peers for which the state is being frozen.
     var freezing: [PeerID] = []
+    /// What brafts said that did not take the snapshot offered to them last.
+    var snapshotRefusals: [(peer: PeerID, text: String)] = []
     /// The entry of a snapshot that was offered and cannot be taken: nothing else brings what is missing up to there.
     var unusable: LogIndex?
     /// The snapshot being received.

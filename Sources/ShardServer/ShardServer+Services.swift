@@ -133,13 +133,22 @@ extension ShardServer {
             message.pointee.has_debt_index = 1
             message.pointee.debt_index = debt.index.rawValue
         }
-        if let problem = status.problem { message.pointee.problem = arena.string(problem) }
+        let problem = status.problem ?? refusalWords(status.group)
+        if let problem { message.pointee.problem = arena.string(problem) }
         let foreign = status.configuration.members.filter { isForeign($0, of: status) }
         if !foreign.isEmpty {
             message.pointee.n_foreign = foreign.count
             message.pointee.foreign = arena.array(foreign.map { encode($0, status, arena) })
         }
         return message
+    }
+
+    /// Which brafts the replica cannot bring back; nil if there are none.
+    private func refusalWords(_ group: String) -> String? {
+        let refusals = host.snapshotRefusals(of: group)
+        guard !refusals.isEmpty else { return nil }
+        return refusals.map { "\($0.peer.address), a braft, does not take the snapshot that it needs: \($0.text)" }
+            .joined(separator: "; ")
     }
 
     /// Whether a member runs another program. Of groups of the map that is whoever is at no node's address; of guests, who

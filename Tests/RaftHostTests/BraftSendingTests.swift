@@ -112,6 +112,23 @@ struct BraftSendingTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("A braft that does not take the snapshot that it needs is named by the leader, until it does") func refused()
+        throws
+    {
+        let (cluster, leader, braft, _) = try offered()
+        func refusals() -> [String] { leader.host.snapshotRefusals(of: "g0").map { "\($0.peer) \($0.text)" } }
+        #expect(refusals() == [])
+        // busy is not a refusal
+        for (code, isRefusal) in [(16, false), (22, true), (22, true), (16, true)] as [(Int32, Bool)] {
+            let count = braft.offers.count
+            braft.refuseOffer(code)
+            #expect(cluster.run(limit: 60_000) { braft.offers.count > count })
+            #expect(refusals() == (isRefusal ? ["\(braft.peer) told to refuse (22)"] : []))
+        }
+        braft.answerOffer(success: true)
+        #expect(cluster.run(limit: 10_000) { refusals() == [] })
+    }
+
     @Test("Every bad request gets braft's number") func refusals() throws {
         let (cluster, leader, braft, reader) = try offered()
         let list = "__raft_snapshot_meta"
