@@ -101,9 +101,13 @@ extension ShardServer {
 
     // MARK: the map
 
+    /// How long a member that would leave is waited for: it may be down for good, which is what resets are for.
+    private static let leavingPatience = Interval.milliseconds(2000)
+
     /// As the controller's leader, on an operator's word: has the map follow a forced reset, after the group's leader has
-    /// said that these are its members, committed, and no change of them is under way. `done` gets what is to be
-    /// proposed, or why nothing is.
+    /// said that these are its members, committed, and no change of them is under way; and no member that would leave
+    /// says that another one leads, for then the others have not lost their majority. `done` gets what is to be proposed,
+    /// or why nothing is.
     func confirmReset(
         of group: String, to peers: [PeerID], _ done: @escaping (Result<ControllerCommand, OrderRefusal>) -> Void
     ) {
@@ -115,15 +119,20 @@ extension ShardServer {
             return done(.failure(OrderRefusal(.notInitialized, NamedError.notInitialized.sentence)))
         }
         let nodes = peers.filter { map.node(at: $0.address) != nil }
-        askMembers(nodes[...], of: group, peers, map.version) { [self] answer in
+        askMembers(nodes[...], of: group, peers, map.version) { [self] answer, leader in
             switch answer {
             case .done:
-                // of the map that was there before the question: what has begun since is not overlooked
-                done(
-                    .success(
-                        .resetMembers(
-                            group: group, peers: peers, expectedVersion: map.version,
-                            wallClock: lane.clock.wallClockMilliseconds)))
+                let known = map.group(group).map { $0.peers + $0.joining } ?? []
+                let leaving = known.filter { !peers.contains($0) && map.node(at: $0.address) != nil }
+                askLeaving(leaving, of: group, besides: leader) { [self] rival in
+                    if let rival { return done(.failure(OrderRefusal(.busy, rival))) }
+                    // of the map that was there before the questions: what has begun since is not overlooked
+                    done(
+                        .success(
+                            .resetMembers(
+                                group: group, peers: peers, expectedVersion: map.version,
+                                wallClock: lane.clock.wallClockMilliseconds)))
+                }
             case .refused(let error, let text):
                 done(.failure(OrderRefusal(error, "\(group): \(text ?? error.sentence)")))
             case .underWay, .notLeader, .failed, .moveStatus:
@@ -133,12 +142,13 @@ extension ShardServer {
         }
     }
 
-    /// Asks one after the other whether `peers` are the members, which is a change of members that changes nothing.
+    /// Asks one after the other whether `peers` are the members, which is a change of members that changes nothing. `done`
+    /// also gets who answered.
     private func askMembers(
         _ rest: ArraySlice<PeerID>, of group: String, _ peers: [PeerID], _ version: UInt64,
-        refusal: GroupAnswer? = nil, _ done: @escaping (GroupAnswer) -> Void
+        refusal: GroupAnswer? = nil, _ done: @escaping (GroupAnswer, PeerID?) -> Void
     ) {
-        guard let next = rest.first else { return done(refusal ?? .failed("nobody leads it")) }
+        guard let next = rest.first else { return done(refusal ?? .failed("nobody leads it"), nil) }
         let question = GroupQuestion.changePeers(operation: 0, from: peers, to: peers, mapVersion: version)
         ask(question, of: group, hops: 0, at: next.address) { [self] answer in
             switch answer {
@@ -146,8 +156,51 @@ extension ShardServer {
                 askMembers(rest.dropFirst(), of: group, peers, version, refusal: refusal, done)
             // one that led before the reset may not know yet that it is over
             case .refused: askMembers(rest.dropFirst(), of: group, peers, version, refusal: answer, done)
-            case .done, .underWay, .moveStatus: done(answer)
+            case .done, .underWay, .moveStatus: done(answer, next)
             }
+        }
+    }
+
+    /// Asks the members that would leave, all at once, who leads; `done` gets what speaks against it that they do: one of
+    /// them knows another leader than `leader`. Who does not answer says nothing.
+    private func askLeaving(
+        _ leaving: [PeerID], of group: String, besides leader: PeerID?, _ done: @escaping (String?) -> Void
+    ) {
+        guard !leaving.isEmpty else { return done(nil) }
+        var left = leaving.count
+        var rival: String?
+        for member in leaving {
+            askLeader(of: group, at: member) { known in
+                if let known, known.address != leader?.address {
+                    rival = "\(member), which would leave \(group), is led by \(known): its members have a majority"
+                }
+                left -= 1
+                if left == 0 { done(rival) }
+            }
+        }
+    }
+
+    /// Whom `member` takes for the leader; nil if for nobody, or if it does not answer.
+    private func askLeader(of group: String, at member: PeerID, _ done: @escaping (PeerID?) -> Void) {
+        guard member.address != address else { return done(host.raft(of: group)?.leader) }
+        let body = arena.scope { arena in
+            let message = arena.make(braft__get_leader_request__init)
+            message.pointee.group_id = arena.string(group)
+            message.pointee.peer_id = arena.string(member.description)
+            return arena.pack(message)
+        }
+        channel(to: member.address).call(
+            service: "braft.CliService", method: "get_leader", body: body, attachment: [],
+            deadline: lane.clock.now + ShardServer.leavingPatience
+        ) { [self] result in
+            lane.requestTurn()
+            guard case .reply(let reply) = result else { return done(nil) }
+            done(
+                arena.scope { arena in
+                    arena.unpack(braft__get_leader_response__init, reply.body).flatMap {
+                        PeerID(String(field: $0.pointee.leader_id))
+                    }
+                })
         }
     }
 

@@ -42,6 +42,53 @@ struct ForcedResetTests {
         #expect(version == map.version)
     }
 
+    @Test("the map does not follow the reset of a minority while the other members are led; once they are not, it does")
+    func minority() throws {
+        let members = try Members(seed: 36)
+        let controller = try members.leader(of: ClusterMap.controllerGroup)
+        let peers = try #require(controller.server.map?.group("g1")).peers
+        let others = members.nodes.filter { $0 !== controller }
+        let (leader, lone) = (others[0], others[1])
+        func peer(_ node: ShardedNode) throws -> PeerID { try #require(peers.first { $0.address == node.address }) }
+        let (successor, own) = (try peer(leader), try peer(lone))
+        for _ in 0..<10 where !leader.host.leads("g1") {
+            let now = try members.leader(of: "g1")
+            let host = now.host!
+            now.lane.post { host.transferLeadership(of: "g1", to: successor) }
+            _ = members.world.runUntil(limit: .milliseconds(5000)) { leader.host.leads("g1") }
+        }
+        try #require(leader.host.leads("g1") && controller.host.leads(ClusterMap.controllerGroup))
+        members.world.cut(from: lone.address, to: leader.address)
+        members.world.cut(from: leader.address, to: lone.address)
+        var isReset = false
+        for _ in 0..<40 where !isReset {
+            let host = lone.host!
+            lane(lone) {
+                host.resetMembership(of: "g1", to: Configuration(peers: [own])) {
+                    if case .done = $0 { isReset = true }
+                }
+            }
+            members.world.run(for: .milliseconds(500))
+        }
+        try #require(isReset)
+        #expect(members.world.runUntil(limit: .milliseconds(20_000)) { lone.host.leads("g1") })
+        #expect(error(try confirm([own], of: "g1", at: controller, members)) == .busy)
+        members.world.run(for: .milliseconds(30_000))
+        #expect(leader.host.leads("g1") && lone.host.leads("g1"))
+        #expect(controller.server.map?.group("g1")?.peers == peers)
+        leader.crash()
+        #expect(
+            members.world.runUntil(limit: .milliseconds(120_000)) { controller.server.map?.group("g1")?.peers == [own] }
+        )
+    }
+
+    private func lane(_ node: ShardedNode, _ body: @escaping () -> Void) {
+        node.lane.post {
+            body()
+            node.lane.requestTurn()
+        }
+    }
+
     @Test("a leader that is cut off, and does not know it yet, confirms no members")
     func cutOff() throws {
         let members = try Members(seed: 33)
