@@ -24,13 +24,17 @@ final class HttpConnection: ConnectionHandler, SweptItem {
     private var connection: (any Connection)?
     private var phase = Phase.idle
     private(set) var deadline: Instant?
-    /// The latest deadline, once the client has sent its last byte.
-    private var lastDeadline: Instant?
+    /// The client has sent its last byte.
+    private var hasEnded = false
+    /// After a refusal: until then the client may take what was sent before.
+    private var takingEnd = Instant.distantPast
     /// The request being served, without its body, and its number: an answer to another one comes too late.
     private var request = HttpRequest()
     private var number = 0
-    /// Read, and behind the request being served.
+    /// Read, and behind the request being served; what came later is in ``later``. Copies, which pin nothing of what the
+    /// connection reads into.
     private var ahead = Bytes()
+    private var later: [UInt8] = []
     /// Whether requests are being taken further down the stack, which goes on by itself.
     private var isTaking = false
 
@@ -47,7 +51,7 @@ final class HttpConnection: ConnectionHandler, SweptItem {
             server.sweep.add(self)
         }
         var position = 0
-        if ahead.isEmpty { take(bytes, &position) }
+        if aheadCount == 0 { take(bytes, &position) }
         guard phase != .ending else { return Consumption(consumed: bytes.count) }
         position += keep(bytes, from: position)
         settlePause()
@@ -57,19 +61,20 @@ final class HttpConnection: ConnectionHandler, SweptItem {
     func closed(_ connection: any Connection, reason: String) {
         self.connection = nil
         phase = .ending
-        ahead = Bytes()
+        forgetAhead()
         server.sweep.remove(self)
     }
 
     func drained(_ connection: any Connection) { goOn() }
 
     func inputEnded(_ connection: any Connection) {
+        hasEnded = true
+        guard phase == .receiving || phase == .serving else { return }
         let end = server.sweep.now + server.settings.endedTime
-        lastDeadline = end
         deadline = deadline.map { min($0, end) }
     }
 
-    var owesAnswers: Bool { phase == .serving || !ahead.isEmpty }
+    var owesAnswers: Bool { phase == .serving || aheadCount > 0 }
 
     // MARK: reading
 
@@ -92,28 +97,35 @@ final class HttpConnection: ConnectionHandler, SweptItem {
         }
     }
 
+    private var aheadCount: Int { ahead.count + later.count }
+
+    private func forgetAhead() { (ahead, later) = (Bytes(), []) }
+
     /// Keeps what there is room for; returns how much that is.
     private func keep(_ bytes: Bytes, from start: Int) -> Int {
-        let count = min(bytes.count - start, max(0, server.settings.aheadBytes - ahead.count))
+        let count = min(bytes.count - start, max(0, server.settings.aheadBytes - aheadCount))
         guard count > 0 else { return 0 }
-        let more = bytes.slice(from: start, count: count)
-        ahead = ahead.isEmpty ? more : Bytes(ahead.array + more.array)
+        bytes.slice(from: start, count: count).withUnsafeBytes { later.append(contentsOf: $0) }
         return count
     }
 
     /// Takes what was read ahead.
     private func goOn() {
         guard !isTaking, connection != nil else { return }
-        let bytes = ahead
-        var position = 0
-        take(bytes, &position)
-        ahead = phase == .ending ? Bytes() : bytes.suffix(from: position)
+        repeat {
+            if ahead.isEmpty { (ahead, later) = (Bytes(later), []) }
+            let bytes = ahead
+            var position = 0
+            take(bytes, &position)
+            ahead = bytes.suffix(from: position)
+            if phase == .ending { forgetAhead() }
+        } while ahead.isEmpty && !later.isEmpty
         settlePause()
     }
 
     private func settlePause() {
         guard let connection else { return }
-        let pauses = phase != .ending && ahead.count >= server.settings.aheadBytes
+        let pauses = phase != .ending && aheadCount >= server.settings.aheadBytes
         if connection.isReadingPaused != pauses { connection.isReadingPaused = pauses }
     }
 
@@ -121,8 +133,9 @@ final class HttpConnection: ConnectionHandler, SweptItem {
 
     private func enter(_ phase: Phase, for time: Interval) {
         self.phase = phase
-        let end = server.sweep.now + time
-        deadline = lastDeadline.map { min($0, end) } ?? end
+        // who has gone is not waited for; who has not gets what is there
+        let isWaiting = phase == .receiving || phase == .serving
+        deadline = server.sweep.now + (hasEnded && isWaiting ? min(time, server.settings.endedTime) : time)
     }
 
     private func serve(_ request: HttpRequest, on connection: any Connection) {
@@ -153,16 +166,19 @@ final class HttpConnection: ConnectionHandler, SweptItem {
         guard let connection else { return }
         connection.send(Bytes(response.encoded(for: HttpRequest())))
         enter(.ending, for: server.settings.lingerTime)
-        ahead = Bytes()
+        takingEnd = server.sweep.now + server.settings.idleTime
+        forgetAhead()
         settlePause()
     }
 
     func expire(now: Instant) {
         guard let connection else { return }
         switch phase {
-        case .receiving where lastDeadline == nil:
+        case .receiving where !hasEnded:
             refuse(HttpResponse(status: 408, text: "the request did not come in time\n"))
-        case .serving where lastDeadline == nil: refuse(server.tooLate)
+        case .serving where !hasEnded: refuse(server.tooLate)
+        // answers to earlier requests are still on their way
+        case .ending where connection.unsentBytes > 0 && now < takingEnd: break
         case .idle, .receiving, .serving, .ending: connection.close(reason: "an HTTP client took too long")
         }
     }

@@ -32,12 +32,16 @@ public final class HttpServer {
         public var requestTime = Interval.milliseconds(30_000)
         /// Between requests, and for the client to take its answers; then the connection closes.
         public var idleTime = Interval.milliseconds(60_000)
+        /// How long a connection may say nothing at all at first. Whoever speaks braft's protocol may connect before it has
+        /// something to say.
+        public var silenceTime = Interval.milliseconds(300_000)
         /// Until there is an answer; then 504, and the answer is dropped when it comes. What was asked goes on.
         public var answerTime = Interval.milliseconds(300_000)
-        /// Until there is an answer for a client that closed its sending direction, as those do who have gone.
+        /// Until there is an answer for a client that closed its sending direction, as those do who have gone; to take it
+        /// the client has ``idleTime``.
         public var endedTime = Interval.milliseconds(1000)
-        /// What still comes after a refusal is read for this long: a client that is sending would lose the answer
-        /// otherwise.
+        /// What still comes after a refusal is read for this long, and as long as answers are being taken: a client that
+        /// is sending would lose them otherwise.
         public var lingerTime = Interval.milliseconds(1000)
         /// The defaults.
         public init() {}

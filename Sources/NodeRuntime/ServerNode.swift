@@ -213,13 +213,14 @@ public final class ServerNode: @unchecked Sendable {
         }
         let (isHttp, isRedis) = (match(HttpServer.matches), match(RedisServer.matches))
         do throws(TransportError) {
-            try network.listen(on: configuration.listen) { _ in
+            try network.listen(on: configuration.listen) { connection in
                 ProtocolSniffer(
                     choices: [
                         (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
                         (isHttp, { http.makeHandler() }),
                         (isRedis, { redis.makeHandler() }),
-                    ], sweep: sweep, patience: http.settings.requestTime)
+                    ], of: connection, sweep: sweep, patience: http.settings.requestTime,
+                    silence: http.settings.silenceTime)
             }
         } catch {
             if case .addressInUse = error { throw NodeError("\(error) (--listen)") }

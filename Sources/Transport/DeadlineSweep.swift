@@ -13,7 +13,9 @@ public protocol SweptItem: AnyObject {
 public final class DeadlineSweep {
     private let clock: any NodeClock
     private let pace: Interval
-    private var items: [ObjectIdentifier: any SweptItem] = [:]
+    /// With the order in which they came.
+    private var items: [ObjectIdentifier: (item: any SweptItem, number: UInt64)] = [:]
+    private var added: UInt64 = 0
     private var next: Instant?
 
     /// A sweep that looks at everything once in a `pace`, while there is anything.
@@ -26,7 +28,10 @@ public final class DeadlineSweep {
     public var now: Instant { clock.now }
 
     /// Looks after `item`, and holds it, until it is removed.
-    public func add(_ item: any SweptItem) { items[ObjectIdentifier(item)] = item }
+    public func add(_ item: any SweptItem) {
+        added += 1
+        items[ObjectIdentifier(item)] = (item, added)
+    }
 
     /// Forgets it.
     public func remove(_ item: any SweptItem) { items[ObjectIdentifier(item)] = nil }
@@ -43,9 +48,10 @@ public final class DeadlineSweep {
         }
         guard due <= now else { return due }
         next = now + pace
-        // whoever expires may leave at once
-        let overdue = items.values.filter { item in item.deadline.map { $0 <= now } ?? false }
-        for item in overdue { item.expire(now: now) }
+        // whoever expires may leave at once; in an order that is the same in each run
+        let overdue = items.values.filter { entry in entry.item.deadline.map { $0 <= now } ?? false }
+            .sorted { $0.number < $1.number }
+        for entry in overdue { entry.item.expire(now: now) }
         return next
     }
 }

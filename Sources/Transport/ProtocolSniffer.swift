@@ -1,9 +1,9 @@
 public import RaftCore
 
 /// One port, several protocols: looks at a connection's first bytes, then hands it to the matching handler for good.
-/// A connection that matches nothing is closed, also one that stops in the middle of a protocol's first bytes; one that says
-/// nothing at all is left alone, for a braft may connect long before it has something to say. One sniffer for each
-/// accepted connection.
+/// A connection that matches nothing is closed, also one that stops in the middle of a protocol's first bytes, and, much
+/// later, one that says nothing at all: a braft may connect long before it has something to say. Whoever is recognised is its
+/// handler's business. One sniffer for each accepted connection.
 public final class ProtocolSniffer: ConnectionHandler, SweptItem {
     /// Whether the first bytes are a protocol's.
     public enum Match: Sendable {
@@ -24,16 +24,29 @@ public final class ProtocolSniffer: ConnectionHandler, SweptItem {
     private let patience: Interval
     /// Set while it is in the sweep.
     private var undecided: (any Connection)?
-    /// Since the first bytes that did not tell.
+    private var hasBegun = false
+    /// Counted from its beginning, then from the first bytes that did not tell.
     public private(set) var deadline: Instant?
     /// Who is still undecided here speaks no protocol of ours.
     private static let undecidedBytesMax = 4 << 10
 
-    /// Tries `choices` in order. With a sweep, who has begun and is not recognised `patience` later is closed.
-    public init(choices: [Choice], sweep: DeadlineSweep? = nil, patience: Interval = .milliseconds(30_000)) {
+    /// Tries `choices` in order. With a sweep, who has begun and is not recognised `patience` later is closed, and so is
+    /// `connection` if nothing has come after `silence`.
+    public init(
+        choices: [Choice], of connection: (any Connection)? = nil, sweep: DeadlineSweep? = nil,
+        patience: Interval = .milliseconds(30_000), silence: Interval = .milliseconds(300_000)
+    ) {
         self.choices = choices
         self.sweep = sweep
         self.patience = patience
+        if let connection { watch(connection, for: silence) }
+    }
+
+    private func watch(_ connection: any Connection, for time: Interval) {
+        guard let sweep else { return }
+        if undecided == nil { sweep.add(self) }
+        undecided = connection
+        deadline = sweep.now + time
     }
 
     /// Recognises a protocol whose connections begin with `prefix`, such as `PRPC`.
@@ -69,11 +82,8 @@ public final class ProtocolSniffer: ConnectionHandler, SweptItem {
             connection.close(reason: "no protocol begins like this")
             return Consumption(consumed: bytes.count)
         }
-        if let sweep, undecided == nil {
-            undecided = connection
-            deadline = sweep.now + patience
-            sweep.add(self)
-        }
+        if !hasBegun { watch(connection, for: patience) }
+        hasBegun = true
         return Consumption(consumed: 0)
     }
 

@@ -87,12 +87,13 @@ private final class Socket {
         let sweep = DeadlineSweep(clock: loop.clock, pace: .milliseconds(50))
         let http = HttpServer(
             rpc: rpc, settings: settings, sweep: sweep, version: "1", status: { "" }, metrics: { "" })
-        try network.listen(on: NodeAddress(ip: 127 << 24 | 1, port: 0)) { _ in
+        try network.listen(on: NodeAddress(ip: 127 << 24 | 1, port: 0)) { connection in
             let matches = { (bytes: Bytes) -> ProtocolSniffer.Match in
                 HttpServer.matches(bytes).map { $0 ? .yes : .no } ?? .needMore
             }
             return ProtocolSniffer(
-                choices: [(matches, { http.makeHandler() })], sweep: sweep, patience: settings.requestTime)
+                choices: [(matches, { http.makeHandler() })], of: connection, sweep: sweep,
+                patience: settings.requestTime, silence: settings.silenceTime)
         }
         let port = network.listeningAddresses[0].port
         loop.setTurn { sweep.turn(now: $0) }
@@ -174,6 +175,20 @@ private final class Socket {
             guard undecided.receiveAll() == "" else { return "not closed" }
             silent.send("GET /health HTTP/1.1\r\n\r\n")
             return silent.receive()?.hasSuffix("OK") == true ? nil : "the silent one was closed"
+        }
+    }
+
+    @Test("Who says nothing at all is closed as well, later, and who was heard in time is not") func silent() throws {
+        var settings = HttpServer.Settings()
+        settings.silenceTime = .milliseconds(2000)
+        try serve(settings) { port in
+            let silent = (0..<20).compactMap { _ in Socket(port: port) }
+            guard silent.count == 20, let speaker = Socket(port: port) else { return "no connection" }
+            speaker.send("GET /health HTTP/1.1\r\n\r\n")
+            guard speaker.receive()?.hasSuffix("OK") == true else { return "no answer" }
+            for client in silent where client.receiveAll() != "" { return "not closed" }
+            speaker.send("GET /health HTTP/1.1\r\n\r\n")
+            return speaker.receive()?.hasSuffix("OK") == true ? nil : "the speaker was closed"
         }
     }
 

@@ -75,6 +75,9 @@ private final class HttpHarness {
         present()
     }
 
+    /// How many of `bytes` are consumed.
+    func feed(_ bytes: Bytes) -> Int { handler.received(bytes, on: connection).consumed }
+
     func present() {
         guard !connection.isReadingPaused, !unread.isEmpty else { return }
         let consumption = handler.received(Bytes(unread), on: connection)
@@ -304,6 +307,72 @@ private struct Answer: CustomStringConvertible {
         #expect(!harness.connection.isClosing && harness.owesAnswers)
         harness.wait(.milliseconds(700))
         #expect(harness.connection.isClosing && harness.sent() == "")
+    }
+
+    @Test("Whoever sends no more, and has its answer, has the time to take it", arguments: [false, true])
+    func slowReader(isLast: Bool) {
+        let harness = HttpHarness()
+        harness.feed(
+            "POST /CliService/add_peer HTTP/1.\(isLast ? 0 : 1)\r\nContent-Length: \(Self.order.utf8.count)\r\n\r\n")
+        harness.feed(Self.order)
+        harness.endInput()
+        harness.held[0].responder.fail(16, "busy")
+        // it closes by itself when all is sent, which the transport sees to; the server does not end it
+        let ended = harness.connection.closeReason
+        #expect((ended != nil) == isLast && harness.sent().contains("E16"))
+        harness.connection.unsentBytes = 9
+        harness.wait(.milliseconds(55_000))
+        #expect(harness.connection.closeReason == ended)
+        harness.wait(.milliseconds(6000))
+        #expect(harness.connection.closeReason == "an HTTP client took too long")
+    }
+
+    @Test("Answers that are still being taken are not cut off by a refusal") func refusedWhileTaking() {
+        let harness = HttpHarness()
+        harness.connection.unsentBytes = 9
+        harness.feed("GET /health HTTP/1.1\r\n\r\nPOST /health HTTP/1.1\r\nContent-Length: 9000000\r\n\r\n")
+        #expect(harness.sent().contains("HTTP/1.1 413 "))
+        harness.wait(.milliseconds(30_000))
+        #expect(!harness.connection.isClosing)
+        harness.connection.unsentBytes = 0
+        harness.wait(.milliseconds(600))
+        #expect(harness.connection.isClosing)
+    }
+
+    @Test("What is read ahead keeps no more of what was read into") func aheadIsCopied() {
+        let harness = HttpHarness()
+        weak var slab: Slab?
+        do {
+            let opening = Array(
+                ("POST /CliService/add_peer HTTP/1.1\r\nContent-Length: \(Self.order.utf8.count)\r\n\r\n\(Self.order)"
+                    + "GET /health HTTP/1.1\r\n\r\n").utf8)
+            let whole = Slab(capacity: 64 << 10)
+            opening.withUnsafeBytes { whole.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+            slab = whole
+            #expect(harness.feed(Bytes(slab: whole, offset: 0, count: opening.count)) == opening.count)
+        }
+        #expect(harness.held.count == 1 && harness.owesAnswers)
+        #expect(slab == nil)
+        harness.held[0].responder.fail(16, "busy")
+        #expect(harness.sent().hasSuffix("\r\n\r\nOK"))
+    }
+
+    @Test("However small the pieces that come behind a request being served, all are answered in order")
+    func smallPieces() {
+        let harness = HttpHarness()
+        _ = harness.post("/CliService/add_peer", Self.order)
+        for _ in 0..<3 {
+            for byte in Array((Self.request + "GET /health HTTP/1.1\r\n\r\n").utf8) { harness.feed([byte]) }
+            _ = harness.post("/CliService/add_peer", Self.order)
+        }
+        #expect(harness.sent() == "" && harness.held.count == 1)
+        for round in 0..<4 {
+            harness.held[round].responder.fail(16, "busy")
+            let response = harness.sent()
+            #expect(response.ranges(of: "E16").count == 1, "\(response)")
+            #expect(response.ranges(of: "\r\n\r\nOK").count == (round < 3 ? 1 : 0), "\(response)")
+        }
+        #expect(!harness.owesAnswers)
     }
 
     private static let order = #"{"group_id":"g","leader_id":"","peer_id":"p"}"#
