@@ -86,6 +86,7 @@ extension RaftHost {
     private static let braftTimeout = Interval.milliseconds(10_000)
     private static let braftRetryPause = Interval.milliseconds(1000)
     private static let braftRetries = 3
+    private static let pauseBeforeNewer = Interval.milliseconds(250)
     static let noRoom: Int32 = 28
     private static let cancelled: Int32 = 125
 
@@ -145,6 +146,8 @@ extension RaftHost {
         known.responder?.fail(RaftHost.cancelled, "a newer snapshot is offered")
         known.responder = nil
         abandon(known, nil)
+        // each that begins takes a number, and that is a write of the node's record
+        known.replica.nextIncoming = now + RaftHost.pauseBeforeNewer
         throw RaftHost.tooMany
     }
 

@@ -125,7 +125,8 @@ extension RaftHost {
         let (addressing, message, entries) = try wire.decodeAppendRequest(request.body, attachment: request.attachment)
         let (replica, from) = try addressedByAnybody(addressing, request, badSender: 1003)
         let run = run(of: request)
-        if run == 0 { try hearForeignLeader(replica) }
+        // one that is deposed is not followed
+        if run == 0, message.term >= replica.raft.term { try hearForeignLeader(replica) }
         if replica.isGuest, let answer = try guestAnswer(to: message, from: from, replica) {
             // a braft counts whatever is answered for its lease, so the leader is owed what any append gives it
             var heard = message

@@ -108,6 +108,19 @@ struct ForeignLeaseTests {
         #expect(scene.node.host.records.map(\.followedForeigners) == [true])
     }
 
+    @Test("A leader that has been deposed is not followed, and so nothing is put on record for it") func deposed()
+        throws
+    {
+        let scene = try LeaseScene(seed: 58)
+        #expect(scene.asker.askForVote("g0", of: scene.node.peer, term: Term(50))?.granted == true)
+        var codes: [Int32?] = []
+        scene.leader.heartbeat("g0", to: scene.node.peer, term: Term(40)) { codes.append($0?.code) }
+        scene.cluster.run(limit: 1000) { !codes.isEmpty }
+        #expect(codes == [nil])
+        scene.cluster.run(.milliseconds(500))
+        #expect(scene.node.host.records.map(\.followedForeigners) == [false])
+    }
+
     @Test("Nothing is followed before it is on record") func noting() throws {
         let scene = try LeaseScene(seed: 53)
         var codes: [Int32?] = []
