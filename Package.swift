@@ -73,7 +73,7 @@ let package = Package(
             "NodeRuntime",
             [
                 "RaftCore", "ShardMap", "RaftStorage", "Transport", "ShardKV", "RocksEngine", "RaftHost", "ShardClient",
-                "ShardServer", "Gateway", "WireMessages",
+                "ShardServer", "Gateway", "WireMessages", "CMessages",
             ]),
         module("Flotilla", ["RaftCore", "RaftStorage", "Transport", "RaftHost"]),
         module(
@@ -100,7 +100,7 @@ let package = Package(
                 "FlotillaTestSupport", "CAllocations",
             ],
             swiftSettings: strict),
-        module("ClusterProcesses", ["FlotillaTestSupport", "RaftCore", "ShardClient"]),
+        module("ClusterProcesses", ["FlotillaTestSupport", "RaftCore", "ShardClient", "Transport"]),
         .executableTarget(
             name: "crashtest",
             dependencies: ["ClusterProcesses", "FlotillaTestSupport", "RaftCore", "ShardMap", "ShardClient"],

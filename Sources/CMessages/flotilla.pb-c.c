@@ -4957,6 +4957,141 @@ void   flotilla__execute_reply__free_unpacked
   assert(message->base.descriptor == &flotilla__execute_reply__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   flotilla__link_faults__init
+                     (Flotilla__LinkFaults         *message)
+{
+  static const Flotilla__LinkFaults init_value = FLOTILLA__LINK_FAULTS__INIT;
+  *message = init_value;
+}
+size_t flotilla__link_faults__get_packed_size
+                     (const Flotilla__LinkFaults *message)
+{
+  assert(message->base.descriptor == &flotilla__link_faults__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__link_faults__pack
+                     (const Flotilla__LinkFaults *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__link_faults__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__link_faults__pack_to_buffer
+                     (const Flotilla__LinkFaults *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__link_faults__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__LinkFaults *
+       flotilla__link_faults__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__LinkFaults *)
+     protobuf_c_message_unpack (&flotilla__link_faults__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__link_faults__free_unpacked
+                     (Flotilla__LinkFaults *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__link_faults__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__list_faults_request__init
+                     (Flotilla__ListFaultsRequest         *message)
+{
+  static const Flotilla__ListFaultsRequest init_value = FLOTILLA__LIST_FAULTS_REQUEST__INIT;
+  *message = init_value;
+}
+size_t flotilla__list_faults_request__get_packed_size
+                     (const Flotilla__ListFaultsRequest *message)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_request__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__list_faults_request__pack
+                     (const Flotilla__ListFaultsRequest *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_request__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__list_faults_request__pack_to_buffer
+                     (const Flotilla__ListFaultsRequest *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_request__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ListFaultsRequest *
+       flotilla__list_faults_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ListFaultsRequest *)
+     protobuf_c_message_unpack (&flotilla__list_faults_request__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__list_faults_request__free_unpacked
+                     (Flotilla__ListFaultsRequest *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__list_faults_request__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   flotilla__list_faults_reply__init
+                     (Flotilla__ListFaultsReply         *message)
+{
+  static const Flotilla__ListFaultsReply init_value = FLOTILLA__LIST_FAULTS_REPLY__INIT;
+  *message = init_value;
+}
+size_t flotilla__list_faults_reply__get_packed_size
+                     (const Flotilla__ListFaultsReply *message)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_reply__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t flotilla__list_faults_reply__pack
+                     (const Flotilla__ListFaultsReply *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_reply__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t flotilla__list_faults_reply__pack_to_buffer
+                     (const Flotilla__ListFaultsReply *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &flotilla__list_faults_reply__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Flotilla__ListFaultsReply *
+       flotilla__list_faults_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Flotilla__ListFaultsReply *)
+     protobuf_c_message_unpack (&flotilla__list_faults_reply__descriptor,
+                                allocator, len, data);
+}
+void   flotilla__list_faults_reply__free_unpacked
+                     (Flotilla__ListFaultsReply *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &flotilla__list_faults_reply__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 void   flotilla__identity_file__init
                      (Flotilla__IdentityFile         *message)
 {
@@ -13990,6 +14125,165 @@ const ProtobufCMessageDescriptor flotilla__execute_reply__descriptor =
   flotilla__execute_reply__field_indices_by_name,
   1,  flotilla__execute_reply__number_ranges,
   (ProtobufCMessageInit) flotilla__execute_reply__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__link_faults__field_descriptors[5] =
+{
+  {
+    "node",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__LinkFaults, node),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hold_to",
+    2,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__LinkFaults, has_hold_to),
+    offsetof(Flotilla__LinkFaults, hold_to),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "hold_from",
+    3,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Flotilla__LinkFaults, has_hold_from),
+    offsetof(Flotilla__LinkFaults, hold_from),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "delay_to_ms",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__LinkFaults, has_delay_to_ms),
+    offsetof(Flotilla__LinkFaults, delay_to_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "delay_from_ms",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Flotilla__LinkFaults, has_delay_from_ms),
+    offsetof(Flotilla__LinkFaults, delay_from_ms),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__link_faults__field_indices_by_name[] = {
+  4,   /* field[4] = delay_from_ms */
+  3,   /* field[3] = delay_to_ms */
+  2,   /* field[2] = hold_from */
+  1,   /* field[1] = hold_to */
+  0,   /* field[0] = node */
+};
+static const ProtobufCIntRange flotilla__link_faults__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 5 }
+};
+const ProtobufCMessageDescriptor flotilla__link_faults__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.LinkFaults",
+  "LinkFaults",
+  "Flotilla__LinkFaults",
+  "flotilla",
+  sizeof(Flotilla__LinkFaults),
+  5,
+  flotilla__link_faults__field_descriptors,
+  flotilla__link_faults__field_indices_by_name,
+  1,  flotilla__link_faults__number_ranges,
+  (ProtobufCMessageInit) flotilla__link_faults__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+#define flotilla__list_faults_request__field_descriptors NULL
+#define flotilla__list_faults_request__field_indices_by_name NULL
+#define flotilla__list_faults_request__number_ranges NULL
+const ProtobufCMessageDescriptor flotilla__list_faults_request__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ListFaultsRequest",
+  "ListFaultsRequest",
+  "Flotilla__ListFaultsRequest",
+  "flotilla",
+  sizeof(Flotilla__ListFaultsRequest),
+  0,
+  flotilla__list_faults_request__field_descriptors,
+  flotilla__list_faults_request__field_indices_by_name,
+  0,  flotilla__list_faults_request__number_ranges,
+  (ProtobufCMessageInit) flotilla__list_faults_request__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor flotilla__list_faults_reply__field_descriptors[2] =
+{
+  {
+    "faults",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Flotilla__ListFaultsReply, n_faults),
+    offsetof(Flotilla__ListFaultsReply, faults),
+    &flotilla__link_faults__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "waiting_bytes",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT64,
+    0,   /* quantifier_offset */
+    offsetof(Flotilla__ListFaultsReply, waiting_bytes),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned flotilla__list_faults_reply__field_indices_by_name[] = {
+  0,   /* field[0] = faults */
+  1,   /* field[1] = waiting_bytes */
+};
+static const ProtobufCIntRange flotilla__list_faults_reply__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor flotilla__list_faults_reply__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "flotilla.ListFaultsReply",
+  "ListFaultsReply",
+  "Flotilla__ListFaultsReply",
+  "flotilla",
+  sizeof(Flotilla__ListFaultsReply),
+  2,
+  flotilla__list_faults_reply__field_descriptors,
+  flotilla__list_faults_reply__field_indices_by_name,
+  1,  flotilla__list_faults_reply__number_ranges,
+  (ProtobufCMessageInit) flotilla__list_faults_reply__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const ProtobufCFieldDescriptor flotilla__identity_file__field_descriptors[8] =

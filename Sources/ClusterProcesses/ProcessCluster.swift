@@ -3,6 +3,15 @@ public import Glibc
 public import RaftCore
 public import ShardClient
 import Synchronization
+import Transport
+
+/// What of a node the others cannot hear, or it of them.
+public enum BlockedWay: String, CaseIterable, Sendable {
+    /// Nothing that it sends arrives.
+    case sending
+    /// Nothing that is sent to it arrives.
+    case receiving
+}
 
 /// A cluster of `raftd` processes. Like ``TestCluster``, with SIGKILL for a crash; everything goes with this object.
 public final class ProcessCluster: Sendable {
@@ -67,6 +76,30 @@ public final class ProcessCluster: Sendable {
 
     /// SIGCONT.
     public func resume(_ node: Int) { process(node)?.signal(SIGCONT) }
+
+    /// Blocks one way of everything between a node and all others, either what it sends or what it receives from them;
+    /// clients still reach it. Returns when both ends are told. The nodes run with `--test-faults`.
+    public func block(_ way: BlockedWay, of node: Int) async throws {
+        let (there, here) =
+            way == .sending
+            ? (LinkFaults(outgoing: .held), LinkFaults(incoming: .held))
+            : (LinkFaults(incoming: .held), LinkFaults(outgoing: .held))
+        // what goes in the name of clients is known by its target only, so both ends are told; the node alone is
+        // enough for what nodes say of themselves, and so it comes first
+        for other in addresses where other != addresses[node] {
+            try await probe.set(there, at: addresses[node], of: other)
+        }
+        for (number, other) in addresses.enumerated() where number != node && runs(number) {
+            try await probe.set(here, at: other, of: addresses[node])
+        }
+    }
+
+    /// Opens every way between nodes again.
+    public func unblock() async throws {
+        for (number, node) in addresses.enumerated() where runs(number) {
+            for other in addresses where other != node { try await probe.set(LinkFaults(), at: node, of: other) }
+        }
+    }
 
     private func ended(_ node: Int, _ expected: Int32) async throws {
         guard let process = process(node) else { return }

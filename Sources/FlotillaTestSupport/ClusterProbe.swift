@@ -1,15 +1,16 @@
 import CMessages
+import NodeRuntime
 public import RaftCore
 import ShardClient
 import ShardMap
-import Transport
+public import Transport
 import WireMessages
 
 /// Why a cluster of a test is not as it should be.
 public enum TestClusterError: Error, Sendable, CustomStringConvertible {
     /// A node did not start.
     case start(NodeAddress, String)
-    /// The nodes refuse to form a cluster.
+    /// The nodes refuse to form a cluster, or an order.
     case refused(String)
     /// It took too long; what was waited for, and how things stand.
     case timedOut(String, state: String)
@@ -20,7 +21,7 @@ public enum TestClusterError: Error, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .start(let address, let reason): "the node \(address) did not start: \(reason)"
-        case .refused(let reason): "no cluster was formed: \(reason)"
+        case .refused(let reason): reason
         case .timedOut(let goal, let state): "still not after the time given: \(goal); \(state)"
         case .client(let reason): "no client: \(reason)"
         }
@@ -76,7 +77,7 @@ public struct ClusterProbe: Sendable {
             return false
         }
         guard isFormed else {
-            if let refusal { throw .refused(refusal) }
+            if let refusal { throw .refused("no cluster was formed: \(refusal)") }
             throw await .timedOut("a formed cluster", state: summary())
         }
         try await waitUntilLed(timeout: timeout)
@@ -101,6 +102,20 @@ public struct ClusterProbe: Sendable {
         else { return .refused("\(nodes[0]) does not answer") }
         guard reply.error == 0 else { return .refused(String(field: reply.message)) }
         return reply.done != 0 ? .done : .forming
+    }
+
+    // MARK: faults
+
+    /// Has `node`, which was started with `--test-faults`, let `faults`, instead of earlier ones, befall what goes between
+    /// it and `other`.
+    public func set(_ faults: LinkFaults, at node: NodeAddress, of other: NodeAddress) async throws(TestClusterError) {
+        do throws(ClientError) {
+            _ = try await client.call(
+                node, service: FaultService.name, method: "set", body: FaultService.order(faults, of: other),
+                timeout: Self.patience)
+        } catch {
+            throw .refused("\(node) takes no orders of faults: \(error)")
+        }
     }
 
     // MARK: leaders

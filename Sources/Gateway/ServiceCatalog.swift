@@ -109,6 +109,9 @@ struct ServiceCatalog {
         add(snapshots, "open", flotilla__snapshot_open_request__init, flotilla__snapshot_open_reply__init)
         add(snapshots, "read", flotilla__snapshot_read_request__init, flotilla__snapshot_read_reply__init)
         add(snapshots, "close", flotilla__snapshot_close_request__init, flotilla__snapshot_close_reply__init)
+        // of a node that is started for it
+        add("flotilla.FaultService", "set", flotilla__link_faults__init, flotilla__list_faults_reply__init)
+        add("flotilla.FaultService", "list", flotilla__list_faults_request__init, flotilla__list_faults_reply__init)
         add("flotilla.KvService", "execute", flotilla__execute_request__init, flotilla__execute_reply__init)
     }
 

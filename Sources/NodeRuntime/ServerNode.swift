@@ -63,6 +63,8 @@ public struct NodeConfiguration: Sendable {
     public var stopPatience = Interval.milliseconds(5_000)
     /// As ``ShardServer/ShardServer/Settings/knownLevel``; for tests only.
     public var knownLevel = ClusterLevel.newest
+    /// Faults of the network can be ordered, by whoever reaches the node: ``FaultService``. For tests on loopback.
+    public var takesFaultOrders = false
     /// Version shown to users.
     public var version = "0.1.0"
 
@@ -83,6 +85,8 @@ public final class ServerNode: @unchecked Sendable {
     private let loop: EventLoop
     private let workers: [ThreadWorker]
     private let network: any Network
+    /// Only if faults can be ordered.
+    private let faults: FaultyNetwork?
     private let host: RaftHost
     private let server: ShardServer
     private let router: Router
@@ -109,7 +113,11 @@ public final class ServerNode: @unchecked Sendable {
         do throws(TransportError) { loop = try EventLoop() } catch { throw NodeError(error.description) }
         let sockets = loop.makeNetwork()
         sockets.connectionsMax = configuration.connectionsMax
-        network = wrap(sockets, loop)
+        let wrapped = wrap(sockets, loop)
+        faults =
+            configuration.takesFaultOrders
+            ? FaultyNetwork(wrapped, lane: loop, introduction: RaftHost.node(introducedBy:_:_:)) : nil
+        network = faults ?? wrapped
 
         var generator = SystemRandomNumberGenerator()
         let opened = try OpenedDirectory(configuration, incarnation: generator.next() | 1, logger)
@@ -180,6 +188,10 @@ public final class ServerNode: @unchecked Sendable {
     private func connect() {
         host.register(on: rpc)
         server.register(on: rpc)
+        if let faults {
+            FaultService(faults, of: configuration.advertise, logger).register(on: rpc)
+            logger.log(.warning, "faults of the network can be ordered: this node is for tests")
+        }
         router.requestTurn = { [unowned loop] in loop.requestTurn() }
         server.onMap = { [unowned router] map in router.updateMap(map) }
         if let map = server.map { router.updateMap(map) }
@@ -194,8 +206,8 @@ public final class ServerNode: @unchecked Sendable {
     private func turn(_ now: Instant) -> Instant? {
         var earliest: Instant?
         for next in [
-            sweep.turn(now: now), router.turn(now: now), remote.turn(now: now), server.turn(now: now),
-            host.turn(now: now),
+            faults?.turn(now: now), sweep.turn(now: now), router.turn(now: now), remote.turn(now: now),
+            server.turn(now: now), host.turn(now: now),
         ] {
             guard let next else { continue }
             earliest = earliest.map { min($0, next) } ?? next

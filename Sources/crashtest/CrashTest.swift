@@ -5,7 +5,7 @@ import RaftCore
 import ShardClient
 
 /// Rounds of sudden death: a cluster of real processes under load, SIGKILL of one, two or all three of them, damage to
-/// the files of one that is down, and then every acknowledged write is looked for.
+/// the files of one that is down, or one that is cut off one way, and then every acknowledged write is looked for.
 ///
 /// Only one node is ever damaged, for two may take with them what only a majority must keep. A node that damage has
 /// put out of action for good gets a cluster of its own to mourn in: everything is checked, and the next round starts a
@@ -36,7 +36,8 @@ struct CrashTest {
         var round = 0
         while round < options.rounds {
             let cluster = try await ProcessCluster(
-                options.raftd, nodes: 3, groups: 4, replicas: 3, flags: ["--log-space", "\(32 << 20)"])
+                options.raftd, nodes: 3, groups: 4, replicas: 3,
+                flags: ["--log-space", "\(32 << 20)", "--test-faults"])
             let ledger = Ledger()
             let victim = Int(random.number(in: 0..<3))
             var isWhole = true
@@ -91,13 +92,14 @@ struct CrashTest {
     private struct Accident {
         var description: String
         var isDamage = false
-        /// From the restart until every group was led.
+        /// From the restart until every group was led; of a node that is cut off, from then until all are led elsewhere.
         var darkness = Duration.zero
     }
 
     /// What happens while others write. Returns when all nodes run and every group is led.
     private mutating func accident(_ cluster: ProcessCluster, _ victim: Int) async throws -> Accident {
         try await pause(300, 1500)
+        if random.number(in: 0..<4) == 0 { return try await blackhole(cluster) }
         var nodes = [0, 1, 2]
         let survivor = random.number(in: 0..<3)
         for _ in 0..<survivor { nodes.remove(at: Int(random.number(in: 0..<Int64(nodes.count)))) }
@@ -118,6 +120,25 @@ struct CrashTest {
         for node in nodes { try cluster.start(node) }
         try await cluster.probe.waitUntilLed(timeout: .seconds(60))
         accident.darkness = start.duration(to: .now)
+        return accident
+    }
+
+    /// One node is not heard by the others, or does not hear them, for a while.
+    private mutating func blackhole(_ cluster: ProcessCluster) async throws -> Accident {
+        let node = Int(random.number(in: 0..<3))
+        let way = random.number(in: 0..<2) == 0 ? BlockedWay.sending : .receiving
+        let start = ContinuousClock.now
+        try await cluster.block(way, of: node)
+        try await cluster.probe.wait(for: "leaders elsewhere", timeout: .seconds(60)) {
+            guard let groups = await cluster.probe.groups() else { return false }
+            let leaders = await cluster.probe.leaders()
+            return groups.allSatisfy { leaders[$0].map { $0 != cluster.addresses[node] } ?? false }
+        }
+        var accident = Accident(description: "\(way) of \(node + 1) blocked")
+        accident.darkness = start.duration(to: .now)
+        try await pause(0, 3000)
+        try await cluster.unblock()
+        try await cluster.probe.waitUntilLed(timeout: .seconds(60))
         return accident
     }
 

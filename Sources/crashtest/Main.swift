@@ -7,13 +7,14 @@ struct Main {
     private static let help = """
         usage: crashtest [--rounds N] [--seed S] [--writers N] [--no-damage]
 
-        Three raftd processes under load; in each round one, two or all of them are killed with SIGKILL, files of one
-        node that is down are damaged, and then every acknowledged write is looked for.
+        Three raftd processes under load; in each round one, two or all of them are killed with SIGKILL and files of one
+        node that is down are damaged, or what one sends or receives is held back for a while, and then every
+        acknowledged write is looked for.
 
           --rounds N     how often (10)
           --seed S       of what is killed, when, and what is damaged (1); load and machine remain chance
           --writers N    clients that write (12)
-          --no-damage    kill only
+          --no-damage    leave the files alone
         """
 
     static func main() async {

@@ -12,9 +12,32 @@ enum FailoverBench {
         case kill
         /// Its process stands still, and nobody is told.
         case stop
+        /// Nothing that it sends reaches the other nodes. Clients still reach it, and hear it.
+        case blackholeOut = "blackhole-out"
+        /// Nothing that the other nodes send reaches it. Clients still reach it, and hear it.
+        case blackholeIn = "blackhole-in"
 
-        fileprivate var signal: Int32 { self == .kill ? SIGKILL : SIGSTOP }
-        var signalName: String { self == .kill ? "SIGKILL" : "SIGSTOP" }
+        /// What is done to a node.
+        var deed: String {
+            switch self {
+            case .kill: "SIGKILL to"
+            case .stop: "SIGSTOP to"
+            case .blackholeOut: "what is sent is held of"
+            case .blackholeIn: "what is received is held of"
+            }
+        }
+
+        fileprivate var isBlackhole: Bool { self == .blackholeOut || self == .blackholeIn }
+
+        fileprivate func befall(_ node: Int, of cluster: ProcessCluster) async throws {
+            switch self {
+            case .kill, .stop:
+                guard let pid = cluster.pid(of: node) else { throw Failed("node \(node) is gone") }
+                Glibc.kill(pid, self == .kill ? SIGKILL : SIGSTOP)
+            case .blackholeOut: try await cluster.block(.sending, of: node)
+            case .blackholeIn: try await cluster.block(.receiving, of: node)
+            }
+        }
     }
 
     struct Settings: Sendable {
@@ -33,7 +56,8 @@ enum FailoverBench {
     static func run(_ settings: Settings) async throws -> FailoverResult {
         let cluster = try await BenchCluster.start(
             groups: settings.groups, engine: settings.engine,
-            flags: ["--liveness-promise-ms", "\(settings.promiseMilliseconds)"])
+            flags: ["--liveness-promise-ms", "\(settings.promiseMilliseconds)"]
+                + (settings.kind.isBlackhole ? ["--test-faults"] : []))
         try await Task.sleep(for: pause)
         let writer = try FailoverWriter(cluster.processes.addresses, cluster.shards, settings)
         async let written = onOwnThread { try writer.run() }
@@ -43,16 +67,17 @@ enum FailoverBench {
             let victim = try choose(leaders, cluster)
             let address = cluster.processes.addresses[victim]
             let affected = Set(leaders.filter { $0.value == address }.map(\.key))
-            guard let pid = cluster.processes.pid(of: victim) else { throw Failed("node \(victim) is gone") }
 
-            let signalled = WallClock.now
-            writer.begin(affected) { Glibc.kill(pid, settings.kind.signal) }
+            let beginning = (wall: WallClock.now, lane: writer.now)
+            async let fault: Void = settings.kind.befall(victim, of: cluster.processes)
+            writer.begin(affected, since: beginning.lane)
+            try await fault
             var result = FailoverResult(
                 groups: settings.groups, kind: settings.kind, promiseMilliseconds: settings.promiseMilliseconds)
             result.formationSeconds = cluster.formationSeconds
             result.affected = affected.subtracting([ClusterMap.controllerGroup]).count
             result.written = try await written
-            var elections = Elections(of: affected.subtracting([ClusterMap.controllerGroup]), after: signalled)
+            var elections = Elections(of: affected.subtracting([ClusterMap.controllerGroup]), after: beginning.wall)
             for node in cluster.processes.addresses.indices where node != victim {
                 elections.add(try cluster.processes.log(of: node))
             }
@@ -119,7 +144,7 @@ struct Elections {
     var milliseconds: [Double] { first.values.map(Double.init) }
 }
 
-/// Writes once to every group, so that sessions are open; then, from a signal on, to those that have lost their leader,
+/// Writes once to every group, so that sessions are open; then, from the fault on, to those that have lost their leader,
 /// until each has answered.
 private final class FailoverWriter: @unchecked Sendable {
     private let loop: RouterLoop
@@ -130,7 +155,6 @@ private final class FailoverWriter: @unchecked Sendable {
     private var open: AsyncStream<Void>.Continuation
     private let opened: AsyncStream<Void>
     private var failure: Failed?
-    private var start = Instant.distantPast
     private var unwritten = 0
     private var written: [Double] = []
 
@@ -150,7 +174,10 @@ private final class FailoverWriter: @unchecked Sendable {
         (opened, open) = AsyncStream.makeStream()
     }
 
-    /// Blocks until every group concerned has answered, or the patience ends; milliseconds since the signal.
+    /// Of the clock that ``begin(_:since:)`` counts from.
+    var now: Instant { loop.clock.now }
+
+    /// Blocks until every group concerned has answered, or the patience ends; milliseconds since the fault began.
     func run() throws -> [Double] {
         let deadline = loop.clock.now + FailoverWriter.openPatience
         for position in groups.indices {
@@ -171,14 +198,12 @@ private final class FailoverWriter: @unchecked Sendable {
         if let failure { throw failure }
     }
 
-    /// Calls `signal`, and writes to `affected`.
-    func begin(_ affected: Set<String>, _ signal: @escaping @Sendable () -> Void) {
+    /// Writes to `affected`; how long that takes is counted from `start`.
+    func begin(_ affected: Set<String>, since start: Instant) {
         loop.post { [self] in
             let concerned = groups.indices.filter { affected.contains(groups[$0]) }
             unwritten = concerned.count
             if unwritten == 0 { loop.stop() }
-            signal()
-            start = loop.clock.now
             let deadline = start + Interval(seconds: settings.patienceSeconds)
             for position in concerned {
                 write(position, until: deadline) { [unowned self] error in

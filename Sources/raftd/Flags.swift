@@ -37,6 +37,7 @@ struct Options: Sendable {
     var requestMilliseconds = 10_000
     var connections = 10_000
     var answersCli = true
+    var takesFaultOrders = false
     var splitBytes = 1 << 30
     var splitOperations = 20_000
     var cooldownSeconds = 300
@@ -237,6 +238,15 @@ struct Options: Sendable {
             $1.answersCli = $0 == "false"
             return $0 == "true" || $0 == "false"
         },
+        Flag(
+            name: "test-faults", value: "",
+            help:
+                "let anybody cut or slow this node's connections to others (flotilla.FaultService); for tests, and on "
+                + "loopback only (default: nobody)"
+        ) {
+            $1.takesFaultOrders = $0 == "true"
+            return $0 == "true" || $0 == "false"
+        },
     ]
 
     static var help: String {
@@ -320,6 +330,11 @@ extension Options {
         guard configuration.advertise.ip != 0 else {
             throw UsageError(text: "--advertise is required when --listen is 0.0.0.0")
         }
+        guard !takesFaultOrders || listen.isLoopback && configuration.advertise.isLoopback else {
+            throw UsageError(
+                text: "--test-faults lets anybody who reaches the node cut its connections: --listen on 127.0.0.1")
+        }
+        configuration.takesFaultOrders = takesFaultOrders
         guard guests.isEmpty || engine == .rocksdb else {
             throw UsageError(text: "--guest-group needs --engine rocksdb: with memory no log is compacted")
         }
@@ -372,4 +387,9 @@ extension Options {
         configuration.scheduler.repairAfter = .milliseconds(1000 * repairSeconds)
         return configuration
     }
+}
+
+extension NodeAddress {
+    /// Whether only this machine reaches it.
+    fileprivate var isLoopback: Bool { ip >> 24 == 127 }
 }

@@ -252,7 +252,8 @@ private struct Answer: CustomStringConvertible {
                 if !needsBody { bodiless.append(name) }
             }
         }
-        #expect(bodiless.sorted() == ["default_method", "get_map", "list_operations", "metrics", "schedule", "status"])
+        let harmless = ["default_method", "get_map", "list", "list_operations", "metrics", "schedule", "status"]
+        #expect(bodiless.sorted() == harmless)
     }
 
     @Test func aPageOfAnotherSiteIsRefused() {

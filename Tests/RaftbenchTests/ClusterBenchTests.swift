@@ -72,7 +72,7 @@ import Testing
 
     @Test(
         "failover: every group of the node gets a leader and takes a write", .timeLimit(.minutes(3)),
-        arguments: ["kill", "stop"])
+        arguments: ["kill", "stop", "blackhole-out", "blackhole-in"])
     func failover(kind: String) async throws {
         let report = try await run([
             "failover", "--groups", "6", "--kind", kind, "--promise-ms", "500", "-o", "json",
@@ -87,6 +87,22 @@ import Testing
         let first = try #require(number("p50_ms", in: led))
         // nobody notices before the promise is nearly over, unless the node's end is told
         #expect(first > 0 && slowest > 0 && slowest < 60_000)
+        let late = try #require(number("max_ms_minus_promise", in: report.text))
+        #expect(abs(late - (slowest - 500)) < 1)
+    }
+
+    @Test("failover: nothing is said of the last write where there is none")
+    func unfinishedFailover() {
+        var result = FailoverResult(groups: 3, kind: .blackholeIn, promiseMilliseconds: 500)
+        result.affected = 2
+        (result.led, result.written) = ([510, 520], [530])
+        #expect(result.complaint == "blackhole-in: of 2 groups 2 got a leader and 1 took a write")
+        #expect(result.json.contains("\"max_ms_minus_promise\":null"))
+        result.written.append(480)
+        #expect(result.complaint == nil && result.afterPromise == 30)
+        // noticed before a promise ran out
+        result.written = [400, 450]
+        #expect(result.afterPromise == -50)
     }
 
     @Test("elections after a moment, from what nodes print")

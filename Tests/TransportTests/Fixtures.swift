@@ -45,7 +45,17 @@ final class NotedNetwork: Network {
         return connection
     }
 
-    func listen(on address: NodeAddress, accept: @escaping (any Connection) -> any ConnectionHandler) {}
+    private var accept: ((any Connection) -> any ConnectionHandler)?
+
+    func listen(on address: NodeAddress, accept: @escaping (any Connection) -> any ConnectionHandler) {
+        self.accept = accept
+    }
+
+    /// Somebody connects to this side.
+    func acceptOne() {
+        let connection = NotedConnection(id: UInt64(attempts.count + 1))
+        if let handler = accept?(connection) { attempts.append((connection, handler)) }
+    }
 
     func open(_ attempt: Int) { attempts[attempt].handler.opened(attempts[attempt].connection) }
     func close(_ attempt: Int) { attempts[attempt].handler.closed(attempts[attempt].connection, reason: "broken") }

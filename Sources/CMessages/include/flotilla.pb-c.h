@@ -125,6 +125,9 @@ typedef struct Flotilla__InstallShards Flotilla__InstallShards;
 typedef struct Flotilla__ExecuteRequest Flotilla__ExecuteRequest;
 typedef struct Flotilla__OperationResult Flotilla__OperationResult;
 typedef struct Flotilla__ExecuteReply Flotilla__ExecuteReply;
+typedef struct Flotilla__LinkFaults Flotilla__LinkFaults;
+typedef struct Flotilla__ListFaultsRequest Flotilla__ListFaultsRequest;
+typedef struct Flotilla__ListFaultsReply Flotilla__ListFaultsReply;
 typedef struct Flotilla__IdentityFile Flotilla__IdentityFile;
 typedef struct Flotilla__NodeState Flotilla__NodeState;
 typedef struct Flotilla__Tombstone Flotilla__Tombstone;
@@ -2489,6 +2492,69 @@ struct  Flotilla__ExecuteReply
 
 
 /*
+ * Between the node that is told and another one; what is not said is as usual.
+ */
+struct  Flotilla__LinkFaults
+{
+  ProtobufCMessage base;
+  /*
+   * address of the other one
+   */
+  char *node;
+  /*
+   * what is sent to it waits
+   */
+  protobuf_c_boolean has_hold_to;
+  protobuf_c_boolean hold_to;
+  /*
+   * what it sends waits
+   */
+  protobuf_c_boolean has_hold_from;
+  protobuf_c_boolean hold_from;
+  /*
+   * what is sent to it arrives so much later
+   */
+  protobuf_c_boolean has_delay_to_ms;
+  uint32_t delay_to_ms;
+  /*
+   * what it sends arrives so much later
+   */
+  protobuf_c_boolean has_delay_from_ms;
+  uint32_t delay_from_ms;
+};
+#define FLOTILLA__LINK_FAULTS__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__link_faults__descriptor) \
+    , NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+
+struct  Flotilla__ListFaultsRequest
+{
+  ProtobufCMessage base;
+};
+#define FLOTILLA__LIST_FAULTS_REQUEST__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__list_faults_request__descriptor) \
+     }
+
+
+struct  Flotilla__ListFaultsReply
+{
+  ProtobufCMessage base;
+  /*
+   * by address
+   */
+  size_t n_faults;
+  Flotilla__LinkFaults **faults;
+  /*
+   * because of them
+   */
+  uint64_t waiting_bytes;
+};
+#define FLOTILLA__LIST_FAULTS_REPLY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&flotilla__list_faults_reply__descriptor) \
+    , 0,NULL, 0 }
+
+
+/*
  * IDENTITY in the data directory.
  */
 struct  Flotilla__IdentityFile
@@ -4710,6 +4776,63 @@ Flotilla__ExecuteReply *
 void   flotilla__execute_reply__free_unpacked
                      (Flotilla__ExecuteReply *message,
                       ProtobufCAllocator *allocator);
+/* Flotilla__LinkFaults methods */
+void   flotilla__link_faults__init
+                     (Flotilla__LinkFaults         *message);
+size_t flotilla__link_faults__get_packed_size
+                     (const Flotilla__LinkFaults   *message);
+size_t flotilla__link_faults__pack
+                     (const Flotilla__LinkFaults   *message,
+                      uint8_t             *out);
+size_t flotilla__link_faults__pack_to_buffer
+                     (const Flotilla__LinkFaults   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__LinkFaults *
+       flotilla__link_faults__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__link_faults__free_unpacked
+                     (Flotilla__LinkFaults *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ListFaultsRequest methods */
+void   flotilla__list_faults_request__init
+                     (Flotilla__ListFaultsRequest         *message);
+size_t flotilla__list_faults_request__get_packed_size
+                     (const Flotilla__ListFaultsRequest   *message);
+size_t flotilla__list_faults_request__pack
+                     (const Flotilla__ListFaultsRequest   *message,
+                      uint8_t             *out);
+size_t flotilla__list_faults_request__pack_to_buffer
+                     (const Flotilla__ListFaultsRequest   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ListFaultsRequest *
+       flotilla__list_faults_request__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__list_faults_request__free_unpacked
+                     (Flotilla__ListFaultsRequest *message,
+                      ProtobufCAllocator *allocator);
+/* Flotilla__ListFaultsReply methods */
+void   flotilla__list_faults_reply__init
+                     (Flotilla__ListFaultsReply         *message);
+size_t flotilla__list_faults_reply__get_packed_size
+                     (const Flotilla__ListFaultsReply   *message);
+size_t flotilla__list_faults_reply__pack
+                     (const Flotilla__ListFaultsReply   *message,
+                      uint8_t             *out);
+size_t flotilla__list_faults_reply__pack_to_buffer
+                     (const Flotilla__ListFaultsReply   *message,
+                      ProtobufCBuffer     *buffer);
+Flotilla__ListFaultsReply *
+       flotilla__list_faults_reply__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   flotilla__list_faults_reply__free_unpacked
+                     (Flotilla__ListFaultsReply *message,
+                      ProtobufCAllocator *allocator);
 /* Flotilla__IdentityFile methods */
 void   flotilla__identity_file__init
                      (Flotilla__IdentityFile         *message);
@@ -5156,6 +5279,15 @@ typedef void (*Flotilla__OperationResult_Closure)
 typedef void (*Flotilla__ExecuteReply_Closure)
                  (const Flotilla__ExecuteReply *message,
                   void *closure_data);
+typedef void (*Flotilla__LinkFaults_Closure)
+                 (const Flotilla__LinkFaults *message,
+                  void *closure_data);
+typedef void (*Flotilla__ListFaultsRequest_Closure)
+                 (const Flotilla__ListFaultsRequest *message,
+                  void *closure_data);
+typedef void (*Flotilla__ListFaultsReply_Closure)
+                 (const Flotilla__ListFaultsReply *message,
+                  void *closure_data);
 typedef void (*Flotilla__IdentityFile_Closure)
                  (const Flotilla__IdentityFile *message,
                   void *closure_data);
@@ -5294,6 +5426,9 @@ extern const ProtobufCMessageDescriptor flotilla__install_shards__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__execute_request__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__operation_result__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__execute_reply__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__link_faults__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__list_faults_request__descriptor;
+extern const ProtobufCMessageDescriptor flotilla__list_faults_reply__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__identity_file__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__node_state__descriptor;
 extern const ProtobufCMessageDescriptor flotilla__tombstone__descriptor;
