@@ -32,11 +32,12 @@ struct OpenedDirectory {
         }
         do throws(StateMachineError) {
             switch configuration.engine {
-            case .memory: engine = MemoryEngine()
+            case .memory: engine = CollectingEngine(over: MemoryEngine())
             case .rocksdb:
                 var settings = RocksEngine.Settings()
                 settings.backgroundBytesPerSecond = configuration.storeBytesPerSecond
-                engine = try RocksEngine(directory: configuration.storeDirectory, settings: settings)
+                engine = CollectingEngine(
+                    over: try RocksEngine(directory: configuration.storeDirectory, settings: settings))
             }
         } catch {
             throw NodeError(error, store: configuration.storeDirectory)

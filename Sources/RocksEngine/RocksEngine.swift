@@ -228,7 +228,7 @@ extension RocksEngine {
 
     private static func add(_ change: EngineChange, to batch: OpaquePointer) {
         switch change {
-        case .put(let key, let value):
+        case .put(let key, let value), .putNew(let key, let value):
             key.withChars { key, keyBytes in
                 value.withChars { rocksdb_writebatch_put(batch, key, keyBytes, $0, $1) }
             }

@@ -4,6 +4,9 @@ public import RaftCore
 public enum EngineChange: Sendable {
     /// Stores a value.
     case put(Bytes, Bytes)
+    /// Stores a value under a key that the engine does not have: whoever removes it before it went any further has
+    /// nothing to leave behind. It must be true.
+    case putNew(Bytes, Bytes)
     /// Removes a key.
     case delete(Bytes)
     /// Removes every key of `[start, end)`.
@@ -13,8 +16,9 @@ public enum EngineChange: Sendable {
 /// The seam to the store: an ordered map of bytes. `RocksEngine` in a process, `MemoryEngine` in tests and where state
 /// may be lost. Its keys are shared by the replicas of a node as ``ReplicaKeys`` says.
 ///
-/// Batches become durable in the order they were written, each whole or not at all, at a time the engine chooses or
-/// at ``flush()``: after a crash the engine holds a prefix of the batches, and everything that was ingested.
+/// The batches of a replica become durable in the order they were written, each whole or not at all, at a time the
+/// engine chooses or at ``flush()``: after a crash the engine holds a prefix of them, and everything that was ingested. A
+/// batch is of one replica; different ones may be found at different times.
 ///
 /// Threads: one at a time writes, ingests or drops for each replica number. Everything else is for any thread at any
 /// time; so is a view.
@@ -36,6 +40,8 @@ public protocol KeyValueEngine: AnyObject, Sendable {
 
     /// Everything as it is now, held for as long as the view lives; quick.
     func freeze() throws(StateMachineError) -> any EngineView
+    /// Everything of the replica `number` as it is now; others may be seen as they were a while ago. Quick.
+    func freeze(_ number: UInt64) throws(StateMachineError) -> any EngineView
     /// Takes in what a view of an engine of the same kind exported as `number`, whole and durably; nothing if it throws.
     /// There must be nothing under `number` yet. Afterwards the files may be gone.
     func ingest(_ folder: any SnapshotFolder, as number: UInt64) throws(StateMachineError)
@@ -43,6 +49,11 @@ public protocol KeyValueEngine: AnyObject, Sendable {
     func drop(_ number: UInt64) throws(StateMachineError)
     /// The replica numbers under which there are keys, ascending; costs a seek for each, not a scan.
     func numbers() throws(StateMachineError) -> [UInt64]
+}
+
+extension KeyValueEngine {
+    /// Everything as it is now, unless an engine says otherwise.
+    public func freeze(_ number: UInt64) throws(StateMachineError) -> any EngineView { try freeze() }
 }
 
 /// An engine as it was when it was frozen. Any thread; not to be used after the engine was closed.

@@ -39,7 +39,8 @@ extension KeyValueStateMachine {
             let reply = try execute(write, shards[position].shard.range)
             let answer = Answer(sequence: write.sequence, hash: hash, bytes: reply.count)
             if planted("replies-are-not-remembered") { return reply }
-            store.put(replyKey(write.shard, write.session, write.sequence), StoredReply(hash, reply).encoded)
+            // new: the table is what is stored, and knows neither an answer to the sequence nor a floor above it
+            store.putNew(replyKey(write.shard, write.session, write.sequence), StoredReply(hash, reply).encoded)
             use(write, at: position, recording: answer)
             return reply
         }

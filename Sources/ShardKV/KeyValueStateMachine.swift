@@ -6,7 +6,8 @@ import WireMessages
 /// The state machine of a data group: shards, the sessions that make writes exactly-once, and the keys themselves.
 ///
 /// 1. The engine's state and the applied position move in one batch; after a restart the log's entries from there on
-///    are applied to exactly the state they were applied to before.
+///    are applied to exactly the state they were applied to before. The engine may collect batches before it stores
+///    them (``CollectingEngine``).
 /// 2. Ownership, expiry and sessions are judged when an entry is applied or a read is evaluated, never before.
 /// 3. Within the log only replicated time counts. It does not go back.
 /// 4. After an error nothing is applied or read any more; a new state machine on the same engine starts again from

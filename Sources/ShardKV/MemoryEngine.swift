@@ -34,6 +34,9 @@ public final class MemoryEngine: KeyValueEngine {
                 switch change {
                 // memory of its own: a small value must not keep a received message alive
                 case .put(let key, let value): state.live[key.compacted] = value.compacted
+                case .putNew(let key, let value):
+                    assert(state.live[key] == nil, "what is stored as new is there already")
+                    state.live[key.compacted] = value.compacted
                 case .delete(let key): state.live[key] = nil
                 case .deleteRange(let start, let end): state.live.removeRange(from: start, to: end)
                 }

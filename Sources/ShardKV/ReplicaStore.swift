@@ -2,14 +2,17 @@ import RaftCore
 
 /// One replica's part of the engine, with the changes of the batch being applied on top.
 ///
-/// Nothing reaches the engine before ``commit()``, which writes everything at once; reads see it at once.
+/// Nothing reaches the engine before ``commit()``, which writes everything at once; reads see it at once. When the engine
+/// hands it to a disk is its own business (``CollectingEngine``).
 final class ReplicaStore {
     let layout: KeyLayout
     private let engine: any KeyValueEngine
-    /// In the order of their first change; nil removes the key.
-    private var pending: [(key: Bytes, value: Bytes?)] = []
-    /// Position in ``pending``; for lookup only, its order reaches nothing.
+    /// In the order of their first change; nil removes the key. The engine does not have those that are new.
+    private var pending: [(key: Bytes, value: Bytes?, isNew: Bool)] = []
+    /// Position in ``pending`` once there are more than ``few``; for lookup only, its order reaches nothing.
     private var positions: [Bytes: Int] = [:]
+    /// Changes that are found faster by comparing than by hashing: about what a request of one write makes.
+    private static let few = 8
     /// Written before ``pending``, which holds what was changed in them afterwards.
     private var deletedRanges: [(start: Bytes, end: Bytes)] = []
     private var isTracking = false
@@ -21,11 +24,14 @@ final class ReplicaStore {
     }
 
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes? {
-        if !pending.isEmpty, let position = positions[key] { return pending[position].value }
+        if let position = position(of: key) { return pending[position].value }
         return isInDeletedRange(key) ? nil : try engine.get(key)
     }
 
     func put(_ key: Bytes, _ value: Bytes) { change(key, value) }
+
+    /// Stores a value under a key that is not there.
+    func putNew(_ key: Bytes, _ value: Bytes) { change(key, value, isNew: true) }
 
     func delete(_ key: Bytes) { change(key, nil) }
 
@@ -55,25 +61,43 @@ final class ReplicaStore {
         }
     }
 
-    private func change(_ key: Bytes, _ value: Bytes?) {
+    private func change(_ key: Bytes, _ value: Bytes?, isNew: Bool = false) {
         if isTracking { tracked.append(key) }
-        if let position = positions[key] {
+        if let position = position(of: key) {
             pending[position].value = value
-        } else {
-            positions[key] = pending.count
-            pending.append((key, value))
+            return
         }
+        pending.append((key, value, isNew))
+        if pending.count == ReplicaStore.few + 1 {
+            for position in pending.indices { positions[pending[position].key] = position }
+        } else if pending.count > ReplicaStore.few {
+            positions[key] = pending.count - 1
+        }
+    }
+
+    private func position(of key: Bytes) -> Int? {
+        guard pending.count <= ReplicaStore.few else { return positions[key] }
+        return pending.firstIndex { $0.key == key }
     }
 
     /// Writes all pending changes as one batch.
     func commit() throws(StateMachineError) {
         guard !pending.isEmpty || !deletedRanges.isEmpty else { return }
         var changes = deletedRanges.map { EngineChange.deleteRange($0.start, $0.end) }
-        for change in pending { changes.append(change.value.map { .put(change.key, $0) } ?? .delete(change.key)) }
+        changes.reserveCapacity(changes.count + pending.count)
+        for change in pending {
+            switch (change.value, change.isNew) {
+            case (let value?, false): changes.append(.put(change.key, value))
+            case (let value?, true): changes.append(.putNew(change.key, value))
+            case (nil, false): changes.append(.delete(change.key))
+            // come and gone
+            case (nil, true): break
+            }
+        }
         try engine.write(changes)
         deletedRanges.removeAll()
         pending.removeAll(keepingCapacity: true)
-        positions.removeAll(keepingCapacity: true)
+        if !positions.isEmpty { positions.removeAll(keepingCapacity: true) }
     }
 
     func flush() throws(StateMachineError) { try engine.flush() }
@@ -107,7 +131,8 @@ final class ReplicaStore {
                 "there is no state to make a snapshot of: entry \(log.position) is applied, members \(log.configuration)"
             )
         }
-        return FrozenReplica(meta: meta, view: try engine.freeze(), replicaNumber: layout.replicaNumber)
+        let number = layout.replicaNumber
+        return FrozenReplica(meta: meta, view: try engine.freeze(number), replicaNumber: number)
     }
 
     /// As ``freeze(_:)``; that it cannot be done is no trouble of the state machine.

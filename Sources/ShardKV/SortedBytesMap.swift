@@ -13,6 +13,8 @@ struct SortedBytesMap: Sendable {
     private var sizes: [Int] = []
     /// Number of pairs.
     private(set) var count = 0
+    /// Where the last change was, for what is written together lies together; or no block at all.
+    private var lastBlock = 0
 
     subscript(key: Bytes) -> Bytes? {
         get {
@@ -73,13 +75,24 @@ struct SortedBytesMap: Sendable {
     /// Where `key` is, or where it belongs: in the last block that begins at or before it.
     private func place(of key: Bytes) -> (block: Int, offset: Int, found: Bool) {
         guard !blocks.isEmpty else { return (0, 0, false) }
-        let block = max(0, partitionPoint(blocks.count) { blocks[$0][0].key > key } - 1)
-        let offset = partitionPoint(blocks[block].count) { !(blocks[block][$0].key < key) }
-        return (block, offset, offset < blocks[block].count && blocks[block][offset].key == key)
+        // through pointers: an array's elements would be retained for each comparison
+        return blocks.withUnsafeBufferPointer { blocks in
+            var block = lastBlock
+            if block >= blocks.count || key < blocks[block][0].key
+                || block + 1 < blocks.count && !(key < blocks[block + 1][0].key)
+            {
+                block = max(0, partitionPoint(blocks.count) { key < blocks[$0][0].key } - 1)
+            }
+            return blocks[block].withUnsafeBufferPointer { pairs in
+                let offset = partitionPoint(pairs.count) { !(pairs[$0].key < key) }
+                return (block, offset, offset < pairs.count && pairs[offset].key == key)
+            }
+        }
     }
 
     private mutating func put(_ key: Bytes, _ value: Bytes) {
         let place = place(of: key)
+        lastBlock = place.block
         if place.found {
             sizes[place.block] += value.count - blocks[place.block][place.offset].value.count
             blocks[place.block][place.offset].value = value
@@ -107,6 +120,7 @@ struct SortedBytesMap: Sendable {
 
     private mutating func remove(_ key: Bytes) {
         let place = place(of: key)
+        lastBlock = place.block
         guard place.found else { return }
         count -= 1
         sizes[place.block] -= SortedBytesMap.size(of: blocks[place.block].remove(at: place.offset))

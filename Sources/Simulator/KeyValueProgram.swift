@@ -8,6 +8,8 @@ import Transport
 final class KeyValueProgram: NodeProgram {
     private let settings: ShardServer.Settings
     private let engine: ForgetfulEngine
+    /// Of what is collected before it goes to the engine; another amount in each simulation.
+    private let collects: CollectingEngine.Limits
     /// The service of this life; nil while there is no process.
     private(set) var server: ShardServer?
     /// Reads in the turns, if set before a start.
@@ -27,6 +29,12 @@ final class KeyValueProgram: NodeProgram {
         }
         self.settings = settings
         engine = ForgetfulEngine(seed: seed)
+        var collects = CollectingEngine.Limits()
+        collects.replicaBytes = [0, 2 << 10, 8 << 10, 512 << 10][Int(seed % 4)]
+        collects.bytes = 3 * collects.replicaBytes
+        collects.batchBytes = collects.replicaBytes
+        collects.scannedChanges = 4
+        self.collects = collects
     }
 
     /// Bytes of keys and values in the engine, of all replicas together.
@@ -44,7 +52,8 @@ final class KeyValueProgram: NodeProgram {
     func start(_ process: SimulatedNode.Process) throws -> (Instant) -> Instant? {
         let server = try ShardServer(
             settings: settings, host: process.host,
-            directory: process.directory, engine: engine, lane: process.lane, logger: .silent, seed: process.seed)
+            directory: process.directory, engine: CollectingEngine(over: engine, limits: collects),
+            lane: process.lane, logger: .silent, seed: process.seed)
         server.register(on: process.rpc)
         self.server = server
         return { [reader] now in
@@ -73,6 +82,14 @@ private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
     func get(_ key: Bytes) throws(StateMachineError) -> Bytes? { try memory.get(key) }
 
     func write(_ changes: [EngineChange]) throws(StateMachineError) {
+        // whoever says so leaves nothing behind when the key goes: another replica would still have it
+        for case .putNew(let key, _) in changes {
+            let old = try memory.get(key)
+            let isRemoved = changes.contains { change in
+                if case .deleteRange(let start, let end) = change { !(key < start) && key < end } else { false }
+            }
+            precondition(old == nil || isRemoved, "what is stored as new is there already")
+        }
         try memory.write(changes)
         if random.number(in: 0..<32) == 0 { try memory.flush() }
     }

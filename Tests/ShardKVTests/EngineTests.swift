@@ -21,12 +21,15 @@ struct EngineTests {
     enum Kind: CaseIterable, Sendable {
         case memory
         case rocks
+        /// In memory, behind an engine that collects a little of each replica.
+        case collected
     }
 
     /// Runs `body` on a new engine of the kind.
     static func with(_ kind: Kind, _ body: (any KeyValueEngine) throws -> Void) throws {
         switch kind {
         case .memory: try body(MemoryEngine())
+        case .collected: try body(CollectingEngine(over: MemoryEngine(), limits: .few))
         case .rocks:
             let directory = try TemporaryDirectory()
             let engine = try RocksEngine(directory: directory.path + "/store")

@@ -14,10 +14,35 @@ struct ModelFailure: Error, CustomStringConvertible {
 /// and all give the same replies. Any of them may forget what was not durable, or start from another one's snapshot.
 final class MovingGroup {
     final class Member {
-        var engine = MemoryEngine()
+        /// Nil: nothing is collected.
+        private let collects: CollectingEngine.Limits?
+        private var memory = MemoryEngine()
+        private(set) var engine: any KeyValueEngine
         var machine: KeyValueStateMachine
 
-        init(_ limits: KeyValueStateMachine.Limits) throws { machine = try MovingGroup.machine(on: engine, limits) }
+        init(_ limits: KeyValueStateMachine.Limits, collects: CollectingEngine.Limits?) throws {
+            self.collects = collects
+            engine = Member.engine(over: memory, collects)
+            machine = try MovingGroup.machine(on: engine, limits)
+        }
+
+        private static func engine(
+            over memory: MemoryEngine, _ collects: CollectingEngine.Limits?
+        ) -> any KeyValueEngine {
+            collects.map { CollectingEngine(over: memory, limits: $0) } ?? memory
+        }
+
+        /// What was collected is forgotten, and what was not flushed.
+        func crash() {
+            memory.crash()
+            engine = Member.engine(over: memory, collects)
+        }
+
+        /// Begins with nothing.
+        func wipe() {
+            memory = MemoryEngine()
+            engine = Member.engine(over: memory, collects)
+        }
     }
 
     static let number: UInt64 = 7
@@ -32,7 +57,9 @@ final class MovingGroup {
     init(_ name: String, _ limits: KeyValueStateMachine.Limits) throws {
         self.name = name
         self.limits = limits
-        for _ in 0..<3 { members.append(try Member(limits)) }
+        for collects in [nil, .few, CollectingEngine.Limits()] {
+            members.append(try Member(limits, collects: collects))
+        }
     }
 
     static func machine(
@@ -73,7 +100,7 @@ final class MovingGroup {
 
     /// A power failure: the member goes on from what was durable.
     func crash(_ member: Int) throws {
-        members[member].engine.crash()
+        members[member].crash()
         members[member].machine = try MovingGroup.machine(on: members[member].engine, limits)
         if member == leader { try catchUp(member) }
     }
@@ -83,7 +110,7 @@ final class MovingGroup {
         guard member != leader, lastIndex > 0 else { return }
         let folder = MemoryFolder()
         try machine.freeze().writer(to: folder, as: MovingGroup.number).writeAll()
-        members[member].engine = MemoryEngine()
+        members[member].wipe()
         try members[member].engine.ingest(folder, as: MovingGroup.number)
         members[member].machine = try MovingGroup.machine(on: members[member].engine, limits)
     }

@@ -157,6 +157,47 @@ struct RestartTests {
         #expect(try contents(engine) == contents(whole))
     }
 
+    @Test("What was collected and not handed on the log restores as well", arguments: 1...8 as ClosedRange<UInt64>)
+    func whatWasCollectedTheLogRestores(_ seed: UInt64) throws {
+        let log = RestartTests.log(seed: seed, entries: 300)
+        let whole = MemoryEngine()
+        let replies = try RestartTests.machine(on: whole).apply(log)
+        let memory = MemoryEngine()
+        var limits = CollectingEngine.Limits.few
+        limits.replicaBytes = 1000 << (seed % 5)
+        var engine = CollectingEngine(over: memory, limits: limits)
+        var random = SeededRandom(seed: seed)
+        var crashes = 0
+        var machine = try RestartTests.machine(on: engine)
+        while machine.appliedPosition.index < LogIndex(300) {
+            let first = Int(machine.appliedPosition.index.rawValue)
+            let batch = Array(log[first..<min(300, first + 1 + Int(random.number(in: 0..<6)))])
+            #expect(try machine.apply(batch) == Array(replies[first..<first + batch.count]))
+            switch random.number(in: 0..<12) {
+            case 0:
+                try machine.flush()
+                #expect(try machine.durableMeta()?.last == machine.appliedPosition)
+            case 1:
+                // what the engine below has is the state at some entry, whole
+                let below = try RestartTests.machine(on: memory)
+                #expect(below.appliedPosition.index <= machine.appliedPosition.index)
+            case 2:
+                crashes += 1
+                try memory.flush()
+                engine = CollectingEngine(over: memory, limits: limits)
+                machine = try RestartTests.machine(on: engine)
+            case 3:
+                machine = try RestartTests.machine(on: engine)
+                #expect(machine.appliedPosition.index == LogIndex(Int64(first + batch.count)))
+            default: break
+            }
+        }
+        #expect(crashes > 0)
+        #expect(try contents(engine) == contents(whole))
+        try engine.flush()
+        #expect(try contents(memory) == contents(whole))
+    }
+
     @Test func entriesAppliedBeforeAreLeftAlone() throws {
         let log = RestartTests.log(seed: 3, entries: 50)
         let engine = MemoryEngine()

@@ -66,6 +66,7 @@ final class EngineWorld {
     private let directory: TemporaryDirectory
     private var made = 0
     private var opened: [(engine: RocksEngine, path: String)] = []
+    private var collecting: [(engine: CollectingEngine, memory: MemoryEngine)] = []
 
     init(_ kind: EngineTests.Kind) throws {
         self.kind = kind
@@ -75,6 +76,7 @@ final class EngineWorld {
     deinit { for (engine, _) in opened { engine.close() } }
 
     func engine(exportedFileBytes: Int = 64 << 20) throws -> any KeyValueEngine {
+        if kind == .collected { return collected(MemoryEngine()) }
         guard kind == .rocks else { return MemoryEngine() }
         made += 1
         var settings = RocksEngine.Settings()
@@ -82,6 +84,12 @@ final class EngineWorld {
         let path = "\(directory.path)/store\(made)"
         let engine = try RocksEngine(directory: path, settings: settings)
         opened.append((engine, path))
+        return engine
+    }
+
+    private func collected(_ memory: MemoryEngine) -> CollectingEngine {
+        let engine = CollectingEngine(over: memory, limits: .few)
+        collecting.append((engine, memory))
         return engine
     }
 
@@ -112,6 +120,10 @@ final class EngineWorld {
         if let memory = engine as? MemoryEngine {
             memory.crash()
             return memory
+        }
+        if let old = collecting.first(where: { $0.engine === engine }) {
+            old.memory.crash()
+            return collected(old.memory)
         }
         guard let old = opened.first(where: { $0.engine === engine }) else { preconditionFailure("not of this world") }
         made += 1

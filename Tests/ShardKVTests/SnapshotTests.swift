@@ -321,7 +321,7 @@ struct EngineSnapshotTests {
         #expect(error?.description.contains("in use") == true)
         #expect(try contents(engine, of: 50).count == 1)
 
-        let other: EngineTests.Kind = kind == .memory ? .rocks : .memory
+        let other: EngineTests.Kind = kind == .rocks ? .memory : .rocks
         let otherWorld = try EngineWorld(other)
         let stranger = try otherWorld.engine()
         #expect(throws: StateMachineError.self) { try stranger.ingest(folder, as: 50) }
