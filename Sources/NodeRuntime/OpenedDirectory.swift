@@ -32,7 +32,7 @@ struct OpenedDirectory {
         }
         do throws(StateMachineError) {
             switch configuration.engine {
-            case .memory: engine = CollectingEngine(over: MemoryEngine())
+            case .memory: engine = MemoryEngine()
             case .rocksdb:
                 var settings = RocksEngine.Settings()
                 settings.backgroundBytesPerSecond = configuration.storeBytesPerSecond

@@ -22,8 +22,9 @@ import Synchronization
 public final class CollectingEngine: KeyValueEngine, @unchecked Sendable {
     /// How much is collected. Keys and values count with what it costs to keep them.
     public struct Limits: Sendable {
-        /// Of one replica, in bytes; it also bounds for how long one write may have to wait.
-        public var replicaBytes = 512 << 10
+        /// Of one replica, in bytes. What is written again and again is rare in a batch of this size already, and a
+        /// larger one keeps whoever waits for the next entry waiting.
+        public var replicaBytes = 64 << 10
         /// Of all replicas, in bytes; beyond it those go first that have waited longest.
         public var bytes = 16 << 20
         /// What is handed on at once when all replicas together have collected too much, in bytes: of many replicas
@@ -143,16 +144,27 @@ public final class CollectingEngine: KeyValueEngine, @unchecked Sendable {
     /// Applies all of `changes`, in their order, or none.
     public func write(_ changes: [EngineChange]) throws(StateMachineError) {
         guard let first = changes.first else { return }
+        guard let number = ReplicaKeys.number(of: first.firstKey) else { return try writeOfMany(changes) }
         var bytes = 0
-        var isCollectable = true
-        let number = ReplicaKeys.number(of: first.firstKey)
+        var hasRange = false
         for change in changes {
             bytes += change.byteCount + CollectingEngine.changeBytes
-            if change.isRange || ReplicaKeys.number(of: change.firstKey) != number { isCollectable = false }
+            if change.isRange {
+                hasRange = true
+                guard change.numbers == number...number else { return try writeOfMany(changes) }
+            } else if ReplicaKeys.number(of: change.firstKey) != number {
+                return try writeOfMany(changes)
+            }
         }
-        guard isCollectable, let number, bytes <= limits.replicaBytes else { return try writeThrough(changes) }
+        let limit = limit(of: number)
+        if hasRange { return try writeThrough(changes, of: number) }
+        if bytes > limit {
+            let batch = Collected(ticket: 0)
+            for change in changes { batch.add(change) }
+            return try writeThrough(batch.sorted, of: number)
+        }
         try withState { (state) throws(StateMachineError) in
-            if let collected = state.collected[number], collected.bytes + bytes > limits.replicaBytes {
+            if let collected = state.collected[number], collected.bytes + bytes > limit {
                 try handOn([(number, collected)], in: &state)
             }
             while state.bytes + bytes > limits.bytes, state.bytes > 0 { try handOnOldest(&state) }
@@ -319,8 +331,20 @@ public final class CollectingEngine: KeyValueEngine, @unchecked Sendable {
         }
     }
 
-    /// Changes that are not collected go behind everything collected of the same replicas, and together with it.
-    private func writeThrough(_ changes: [EngineChange]) throws(StateMachineError) {
+    /// Not the same for all: of many that write alike, all would be handed on at about the same time.
+    private func limit(of number: UInt64) -> Int {
+        limits.replicaBytes - Int(number % 8) * (limits.replicaBytes / 16)
+    }
+
+    /// Changes that are not collected go behind everything collected of their replica, and together with it.
+    private func writeThrough(_ changes: [EngineChange], of number: UInt64) throws(StateMachineError) {
+        try withState { (state) throws(StateMachineError) in
+            try handOn(state.collected[number].map { [(number, $0)] } ?? [], followedBy: changes, in: &state)
+        }
+    }
+
+    /// As ``writeThrough(_:of:)``, of any replicas, and keys that are no replica's; looks at all that is collected.
+    private func writeOfMany(_ changes: [EngineChange]) throws(StateMachineError) {
         let numbers = changes.map(\.numbers)
         try withState { (state) throws(StateMachineError) in
             let parts = state.collected.filter { part in numbers.contains { $0.contains(part.key) } }

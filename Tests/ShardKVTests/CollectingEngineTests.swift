@@ -305,7 +305,8 @@ struct CollectingEngineTests {
             switch roll(100) {
             case 0..<80:
                 var batch: [EngineChange] = []
-                for _ in 0...roll(6) {
+                // now and then more than is collected at all
+                for _ in 0...(roll(10) == 0 ? 40 : roll(6)) {
                     let (key, value) = (key(number), Bytes("\(round)-\(String(repeating: "v", count: roll(90)))"))
                     switch roll(30) {
                     case 0:
