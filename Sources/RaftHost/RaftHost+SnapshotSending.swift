@@ -278,7 +278,7 @@ extension RaftHost {
         else { return }
         let raft = replica.raft
         replica.snapshotRefusals.removeAll { $0.peer == peer || raft.progress(of: $0.peer) == nil }
-        replica.snapshotRefusals.append((peer, "\(error.text) (\(error.code))"))
+        replica.snapshotRefusals.append((peer, error.text))
     }
 
     /// The brafts that the replica of `group`, which leads, cannot bring back, for they lack what its log has no more and

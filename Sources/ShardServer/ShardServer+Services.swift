@@ -147,7 +147,7 @@ extension ShardServer {
     private func refusalWords(_ group: String) -> String? {
         let refusals = host.snapshotRefusals(of: group)
         guard !refusals.isEmpty else { return nil }
-        return refusals.map { "\($0.peer.address), a braft, does not take the snapshot that it needs: \($0.text)" }
+        return refusals.map { "the braft \($0.peer) does not take the snapshot that it needs: \($0.text)" }
             .joined(separator: "; ")
     }
 

@@ -123,7 +123,7 @@ struct BraftSendingTests {
             let count = braft.offers.count
             braft.refuseOffer(code)
             #expect(cluster.run(limit: 60_000) { braft.offers.count > count })
-            #expect(refusals() == (isRefusal ? ["\(braft.peer) told to refuse (22)"] : []))
+            #expect(refusals() == (isRefusal ? ["\(braft.peer) [\(braft.address)][E22]told to refuse"] : []))
         }
         braft.answerOffer(success: true)
         #expect(cluster.run(limit: 10_000) { refusals() == [] })
