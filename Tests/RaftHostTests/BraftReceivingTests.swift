@@ -175,6 +175,26 @@ struct BraftReceivingTests {
         #expect(cluster.allViolations == [])
     }
 
+    @Test("A newer one begins a while after another gave way to it: each that begins costs a number and a write")
+    func newerPace() throws {
+        let (cluster, node, braft) = try led()
+        braft.onRead = { $0.name == "second" ? .silence : nil }
+        let first = braft.offer(meta(7), term: 5, to: node)
+        #expect(cluster.run(limit: 20_000) { braft.reads.last?.name == "second" })
+        let newer = braft.offer(meta(8), term: 5, to: node)
+        #expect(cluster.run(limit: 1000) { newer.result != nil && first.result != nil })
+        #expect(newer.code == 16 && first.code == 125)
+        braft.onRead = { _ in nil }
+        serve(braft, at: 8)
+        let early = braft.offer(meta(8), term: 5, to: node)
+        cluster.run(limit: 200) { early.result != nil }
+        #expect(early.code == 16 && node.host.receiving.order.isEmpty)
+        cluster.run(.milliseconds(300))
+        let last = braft.offer(meta(8), term: 5, to: node)
+        #expect(cluster.run(limit: 20_000) { last.result != nil })
+        #expect(answer(last, braft)?.success == true && isInForce(cluster, node, 8))
+    }
+
     @Test("One that is being installed is left alone") func installing() throws {
         let (cluster, node, braft) = try led()
         node.recording.worker("maintenance").hangs = true
