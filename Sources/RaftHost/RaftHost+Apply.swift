@@ -56,6 +56,8 @@ extension RaftHost {
     /// keep the check of the vitals waiting, and so cost a busy node its leaderships.
     private static let entriesPerJob = 4096
     private static let bytesPerJob = 16 << 20
+    /// Each writes to the store by itself, however little it applies.
+    static let replicasPerJob = 128
 
     /// A replica has one order in a job: what a second one would begin with depends on how far the first one gets.
     func readyToApply(_ replica: Replica) {
@@ -73,7 +75,7 @@ extension RaftHost {
         applyReady.removeAll(keepingCapacity: true)
         var (entriesLeft, bytesLeft) = (RaftHost.entriesPerJob, RaftHost.bytesPerJob)
         for (position, replica) in ready.enumerated() {
-            guard entriesLeft > 0, bytesLeft > 0 else {
+            guard entriesLeft > 0, bytesLeft > 0, orders.count < RaftHost.replicasPerJob else {
                 applyReady = Array(ready[position...])
                 break
             }
