@@ -200,6 +200,7 @@ extension RaftHost {
         noteApplied(replica.applied, of: replica)
         releaseReads(of: replica)
         trimTail(of: replica)
+        noteWarmth(of: replica)
         noteForComparison(replica)
         noteApplied(result.bytes, by: replica)
         if replica.applyOrdered < replica.applicable { readyToApply(replica) } else { servesAgain(replica) }

@@ -264,6 +264,7 @@ extension RaftHost {
         abandon()
         (replicas, slots, byGroup, replicasByNode) = ([], [], [:], [:])
         removals = []
+        warm = FIFO()
         (links, linkByNode) = ([], [:])
         for stranger in strangers { stranger.channel.close() }
         strangers = []

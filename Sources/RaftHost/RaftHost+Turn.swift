@@ -7,7 +7,7 @@ extension RaftHost {
     /// each connection and one batch are far below the shortest promise.
     static let eventsTime = Interval.milliseconds(8)
     static let pacedTime = Interval.milliseconds(4)
-    private static let eventsBetweenLooks = 32
+    private static let eventsBetweenLooks = 8
     private static let pacedBetweenLooks = 4
 
     /// One turn of the lane. Returns when the next one is due at the latest.
@@ -40,6 +40,7 @@ extension RaftHost {
                 comparisonDue = pursueComparing()
                 trialsDue = pursueTrials()
                 savingDue = pursueSaving()
+                coolingDue = pursueCooling()
                 snapshotsDue = [pursueSending(), pursueReceiving()].lazy.compactMap { $0 }.min()
             }
             guard !deferred.isEmpty else { break }
@@ -209,7 +210,7 @@ extension RaftHost {
         let candidates = [
             liveness.deadline, pacer.deadline, sealAt, batchRetry, stopping?.deadline, stalledRetry, handOverDue,
             nextLook, compactionDue, snapshotsDue, savingDue, saveOrdersDue, repairsDue, statesDue, comparisonDue,
-            trialsDue, guestsDue,
+            trialsDue, guestsDue, coolingDue,
         ]
         for candidate in candidates {
             if let candidate, candidate < earliest { earliest = candidate }

@@ -97,6 +97,9 @@ public final class RaftHost: @unchecked Sendable {
 
     /// Answers that came in and wait for the turn.
     var inbox = FIFO<(Replica, Event)>()
+    /// Replicas to which something was applied lately, in the order in which they are looked at.
+    var warm = FIFO<(Replica, Instant)>()
+    var coolingDue: Instant?
     /// What many replicas are to hear of a node; goes before the inbox.
     var news: [News] = []
     var livenessInbox: [NodeLiveness.Event] = []

@@ -224,6 +224,9 @@ final class Replica: @unchecked Sendable {
     var operations: UInt64 = 0
     var operationsSeen: UInt64 = 0
     var isActive = false
+    /// When something was applied last, and whether that is to be looked at.
+    var warmedAt = Instant.distantPast
+    var isWarm = false
     /// Set for a guest.
     let guest: GuestDuties?
 
@@ -411,6 +414,9 @@ struct FIFO<Element> {
         }
         return element
     }
+
+    /// Gives back its memory, if nothing waits in it.
+    mutating func giveBack() { if isEmpty { (items, head) = ([], 0) } }
 
     var last: Element? { isEmpty ? nil : items[items.count - 1] }
 
