@@ -22,9 +22,9 @@ import Synchronization
 public final class CollectingEngine: KeyValueEngine, @unchecked Sendable {
     /// How much is collected. Keys and values count with what it costs to keep them.
     public struct Limits: Sendable {
-        /// Of one replica, in bytes. What is written again and again is rare in a batch of this size already, and a
-        /// larger one keeps whoever waits for the next entry waiting.
-        public var replicaBytes = 64 << 10
+        /// Of one replica, in bytes. The more lies in order, the less the engine below has to search; the longer whoever
+        /// waits for the next entry may have to wait.
+        public var replicaBytes = 256 << 10
         /// Of all replicas, in bytes; beyond it those go first that have waited longest.
         public var bytes = 16 << 20
         /// What is handed on at once when all replicas together have collected too much, in bytes: of many replicas

@@ -83,7 +83,7 @@ private final class ForgetfulEngine: KeyValueEngine, @unchecked Sendable {
 
     func write(_ changes: [EngineChange]) throws(StateMachineError) {
         // whoever says so leaves nothing behind when the key goes: another replica would still have it
-        for case .putNew(let key, _) in changes {
+        for case .putNew(let key, _) in changes where !planted("replies-are-lost-at-a-restart") {
             let old = try memory.get(key)
             let isRemoved = changes.contains { change in
                 if case .deleteRange(let start, let end) = change { !(key < start) && key < end } else { false }
