@@ -98,7 +98,8 @@ struct FailoverResult: Sendable {
         func distribution(_ times: [Double]) -> String {
             jsonObject(
                 [("groups", "\(times.count)")]
-                    + FailoverResult.quantiles(of: times).map { ("\($0.name)_ms", decimal($0.value)) })
+                    + FailoverResult.quantiles(of: times).map { ("\($0.name)_ms", decimal($0.value)) }
+                    + [("quantiles_ms", FailoverResult.curve(of: times))])
         }
         return jsonObject([
             ("groups", "\(groups)"), ("kind", "\"\(kind.rawValue)\""), ("promise_ms", "\(promiseMilliseconds)"),
@@ -106,6 +107,16 @@ struct FailoverResult: Sendable {
             ("led", distribution(led)), ("written", distribution(written)),
             ("max_ms_minus_promise", afterPromise.map(decimal) ?? "null"),
         ]) + "\n"
+    }
+
+    /// In JSON: pairs of a share, from 0.01 to 1, and the time that it is not above.
+    private static func curve(of times: [Double]) -> String {
+        let sorted = times.sorted()
+        guard !sorted.isEmpty else { return "[]" }
+        let pairs = (1...100).map { percent in
+            "[\(Double(percent) / 100),\(decimal(sorted[(sorted.count * percent + 99) / 100 - 1]))]"
+        }
+        return "[" + pairs.joined(separator: ",") + "]"
     }
 
     private static func quantiles(of times: [Double]) -> [(name: String, value: Double)] {

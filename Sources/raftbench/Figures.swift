@@ -5,9 +5,10 @@ func whole(_ number: Double) -> String { "\(Int64(number.rounded()))" }
 
 /// With three digits behind the point.
 func decimal(_ number: Double) -> String {
-    let thousandths = Int64((number * 1000).rounded())
+    let thousandths = Int64((abs(number) * 1000).rounded())
     let fraction = "\(thousandths % 1000)"
-    return "\(thousandths / 1000).\(String(repeating: "0", count: 3 - fraction.count))\(fraction)"
+    let sign = number < 0 && thousandths > 0 ? "-" : ""
+    return "\(sign)\(thousandths / 1000).\(String(repeating: "0", count: 3 - fraction.count))\(fraction)"
 }
 
 /// `figures` under `columns`, each as wide as its column's name at least.
