@@ -1689,11 +1689,11 @@ struct  Flotilla__ReplicaVerdict
   ProtobufCMessage base;
   char *peer;
   /*
-   * equal | differs | unknown
+   * equal | differs | unknown | not checked
    */
   char *result;
   /*
-   * why it is unknown
+   * why it is unknown or not checked
    */
   char *problem;
   /*
@@ -2649,7 +2649,7 @@ struct  Flotilla__ReplicaRecord
   protobuf_c_boolean has_map_version;
   uint64_t map_version;
   /*
-   * it may owe a braft a follower lease after a restart
+   * it may owe a braft a follower lease after a restart; absent: it may
    */
   protobuf_c_boolean has_followed_foreigners;
   protobuf_c_boolean followed_foreigners;
