@@ -125,7 +125,10 @@ let package = Package(
             ]),
         suite(
             "RaftbenchTests",
-            ["RaftCore", "RaftStorage", "ShardMap", "ClusterProcesses", "CAllocations", "raftbench", "raftd"]),
+            [
+                "RaftCore", "RaftStorage", "ShardMap", "ClusterProcesses", "FlotillaTestSupport", "CAllocations",
+                "raftbench", "raftd",
+            ]),
         suite("RaftctlTests", ["RaftCore", "RaftStorage", "ShardMap", "WireMessages", "CMessages", "raftctl"]),
         suite(
             "ClusterTests",

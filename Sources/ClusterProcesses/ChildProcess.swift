@@ -1,7 +1,7 @@
 public import Glibc
 import Synchronization
 
-/// A process that was started here; killed, by its own number, when this object goes.
+/// A process that was started here; killed, by its own number, when this object goes, or by the ``ProcessGuard``.
 public final class ChildProcess: Sendable {
     /// Its number.
     public let pid: pid_t
@@ -36,16 +36,19 @@ public final class ChildProcess: Sendable {
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
         var words = ([executable] + arguments).map { strdup($0) } + [nil]
         defer { for word in words { free(word) } }
-        var pid = pid_t()
-        let result = posix_spawn(&pid, executable, &actions, &attributes, &words, environ)
-        guard result == 0 else { throw Failed("\(executable) cannot be started (errno \(result))") }
-        self.pid = pid
+        pid = try ProcessGuard.starting {
+            var pid = pid_t()
+            let result = posix_spawn(&pid, executable, &actions, &attributes, &words, environ)
+            guard result == 0 else { throw Failed("\(executable) cannot be started (errno \(result))") }
+            return pid
+        }
     }
 
     deinit {
         guard ended.withLock({ $0 }) == nil else { return }
         Glibc.kill(pid, SIGKILL)
-        waitpid(pid, nil, 0)
+        var status: Int32 = 0
+        _ = ProcessGuard.reap(pid, &status, 0)
     }
 
     /// Sends a signal, unless the process has ended.
@@ -60,7 +63,7 @@ public final class ChildProcess: Sendable {
     public var exitStatus: Int32? {
         ended.withLock { ended in
             var status: Int32 = 0
-            if ended == nil, waitpid(pid, &status, WNOHANG) == pid {
+            if ended == nil, ProcessGuard.reap(pid, &status, WNOHANG) {
                 ended = status & 0x7f == 0 ? status >> 8 & 0xff : -(status & 0x7f)
             }
             return ended

@@ -34,6 +34,7 @@ public final class ProcessCluster: Sendable {
         executable = raftd
         founders = nodes
         self.flags = flags
+        ProcessGuard.note(directory: directory.path)
         addresses = LoopbackPorts.take(nodes + joining)
         probe = try ClusterProbe(nodes: addresses)
         processes = Mutex([ChildProcess?](repeating: nil, count: nodes + joining))

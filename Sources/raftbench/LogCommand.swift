@@ -1,3 +1,4 @@
+import ClusterProcesses
 import Glibc
 import RaftCore
 import RaftStorage
@@ -24,6 +25,7 @@ let logCommand = Command(
         var rows = groups.map { LogRow(groups: $0, recordBytes: valueBytes) }
         rows.append(LogRow(groups: 1, recordBytes: largeBytes))
         let folder = "\(directory)/raftbench-log.\(getpid())"
+        ProcessGuard.note(directory: folder)
         do throws(StorageError) {
             for run in 0..<runs {
                 for position in rows.indices {

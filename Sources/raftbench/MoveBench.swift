@@ -114,6 +114,7 @@ enum MoveBench {
             throw Failed("no shard owns \(roles[0].place)")
         }
         let directory = TemporaryDirectory()
+        ProcessGuard.note(directory: directory.path)
         let output = directory.path + "/output"
         let seeds = cluster.addresses.map(\.description).joined(separator: ",")
         let command = try ChildProcess(

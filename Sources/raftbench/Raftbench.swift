@@ -1,10 +1,12 @@
+import ClusterProcesses
 import Glibc
 
 /// The command line's entry: finds what is to be measured, and measures it. Exit status 0: measured; 1: worse than a
-/// bound that was given; 2: usage.
+/// bound that was given, or something failed under the load; 2: usage; 128 and the number of a signal that ended it.
 @main
 struct Raftbench {
     static func main() async {
+        do { try ProcessGuard.begin() } catch { put("raftbench: \(error)\n", on: STDERR_FILENO) }
         do throws(UsageError) {
             let words = Array(CommandLine.arguments.dropFirst())
             if words.contains("--help") || words.contains("-h") || words.first == "help" {
