@@ -1,5 +1,7 @@
 // Figures in the columns of a table.
 
+import Glibc
+
 /// Rounded to a whole number.
 func whole(_ number: Double) -> String { "\(Int64(number.rounded()))" }
 
@@ -16,6 +18,12 @@ func tableLine(_ figures: [String], under columns: [String]) -> String {
     zip(figures, columns).map { figure, column in
         String(repeating: " ", count: max(0, column.count - figure.count)) + figure
     }.joined(separator: "  ")
+}
+
+/// What goes on in a command that takes long, for who waits: a line on standard error.
+func tell(_ text: String) {
+    var line = "raftbench: \(text)\n"
+    line.withUTF8 { _ = write(STDERR_FILENO, $0.baseAddress, $0.count) }
 }
 
 extension Array where Element: Comparable {

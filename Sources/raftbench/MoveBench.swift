@@ -7,8 +7,8 @@ import ShardMap
 /// Fills a shard, and moves it between two groups under a steady load.
 enum MoveBench {
     struct Settings: Sendable {
-        /// In all, one after the other, forth and back.
-        var moves: Int
+        /// In all, one after the other, forth and back; nil: as many as tell something in a time that one waits for.
+        var moves: Int?
         /// To each shard.
         var writesPerSecond: Int
         /// How long the load goes on before the first move.
@@ -28,6 +28,11 @@ enum MoveBench {
     private static let leastBytesPerSecond = 4 << 20
     private static let settledBytesPerSecond = 64 << 20
 
+    /// Above these bytes in the shard a move takes minutes.
+    private static let largeBytes = 512 << 20
+
+    private static func usualMoves(of bytes: Int) -> Int { bytes < largeBytes ? 6 : 2 }
+
     /// Measures with `bytes` in the shard that moves.
     static func run(_ bytes: Int, _ settings: Settings) async throws -> MoveResult {
         let cluster = try await ProcessCluster(
@@ -36,7 +41,9 @@ enum MoveBench {
             flags: ["--snapshot-rate", "\(settings.megabytesPerSecond << 20)", "--segment-mb", "64"])
         let client = try cluster.makeClient()
         defer { client.close() }
+        let filling = ContinuousClock.now
         try await fill(bytes, client)
+        tell("\(bytes >> 20) MiB: filled in \(whole(filling.duration(to: .now).inSeconds)) s")
         // the stores still sort what they were given
         try await Task.sleep(for: pause + .seconds(Double(bytes) / Double(settledBytesPerSecond)))
         let clients = try roles.map { _ in try cluster.makeClient() }
@@ -53,10 +60,13 @@ enum MoveBench {
             defer { for writer in writers { writer.stop() } }
             for writer in writers { group.addTask { await writer.run() } }
             try await Task.sleep(for: pause + .seconds(settings.normalSeconds))
-            for number in 0..<settings.moves {
+            let count = settings.moves ?? usualMoves(of: bytes)
+            for number in 0..<count {
                 let began = ContinuousClock.now
                 moves.append(try await move(to: number % 2 == 0 ? "g2" : "g1", cluster, client, timeout))
                 windows.append(began..<ContinuousClock.now)
+                let seconds = whole(began.duration(to: .now).inSeconds)
+                tell("\(bytes >> 20) MiB: move \(number + 1) of \(count) took \(seconds) s")
                 try await Task.sleep(for: pause)
             }
         }
