@@ -45,6 +45,9 @@ struct BenchCluster: Sendable {
     /// The numbers of the processes.
     var pids: [pid_t] { (0..<BenchCluster.nodes).compactMap(processes.pid(of:)) }
 
+    /// Ends its processes, which nothing is asked of any more.
+    func end() async throws { try await processes.kill(0, 1, 2) }
+
     /// Drives it.
     func run(_ load: Load) async throws -> LoadResult {
         let (nodes, shards, pids) = (processes.addresses, shards, pids)

@@ -20,9 +20,11 @@ let groupsCommand = Command(
                 result.rows.append(try await KvBench.run(load, groups: count, engine: engine, echo: false))
             }
         } catch {
-            throw UsageError(text: "cannot measure: \(error)")
+            return Report(text: "", complaint: "cannot measure: \(error)")
         }
-        return Report(text: format == "json" ? result.json : result.table)
+        return Report(
+            text: format == "json" ? result.json : result.table,
+            complaint: result.rows.compactMap(\.complaint).first)
     })
 
 /// The same load on clusters with more and more groups.
@@ -35,6 +37,7 @@ struct GroupsResult: Sendable {
 
     private static let columns = [
         "groups", "clients", "    ops/s", "ratio to 16", "failed", "p50 us", "p99 us", "p99.9 us", "ops/cpu s",
+        "ops/request",
     ]
 
     /// Throughput as a part of that with 16 groups; nil if that was not measured.
@@ -51,12 +54,13 @@ struct GroupsResult: Sendable {
         ]
         for row in rows {
             let result = row.shared.result
-            let times = [0.5, 0.99, 0.999].map { whole(Double(result.latencies.quantile($0)) / 1000) }
             let figures =
                 [
                     "\(row.groups)", "\(result.load.clients)", whole(result.operationsPerSecond),
                     ratio(row).map { decimal($0) } ?? "-", "\(result.failed)",
-                ] + times + [whole(result.operationsPerProcessorSecond)]
+                ] + result.latencies.microseconds + [
+                    whole(result.operationsPerProcessorSecond), decimal(result.operationsPerRequest),
+                ]
             lines.append(tableLine(figures, under: GroupsResult.columns))
         }
         return lines.map { $0 + "\n" }.joined()

@@ -23,7 +23,7 @@ let idleCommand = Command(
             let result = try await IdleBench.run(settings)
             return Report(text: format == "json" ? result.json : result.table)
         } catch {
-            throw UsageError(text: "cannot measure: \(error)")
+            return Report(text: "", complaint: "cannot measure: \(error)")
         }
     })
 
@@ -47,11 +47,15 @@ enum IdleBench {
         let base = try await BenchCluster.start(groups: 1, engine: settings.engine)
         _ = try await settle(base.pids, settings.settleSeconds)
         let baseBytes = try base.pids.map(ProcessFigures.residentBytes)
+        // it takes its part of the processors
+        try await base.end()
 
         let cluster = try await BenchCluster.start(groups: settings.groups, engine: settings.engine)
         result.formationSeconds = cluster.formationSeconds
-        result.settleSeconds = try await settle(cluster.pids, settings.settleSeconds)
+        (result.settleSeconds, result.isCalm) = try await settle(cluster.pids, settings.settleSeconds)
         result.processorPercents = try await percents(cluster.pids, settings.seconds)
+        // a process that has ended still has a clock
+        guard (0..<BenchCluster.nodes).allSatisfy(cluster.processes.runs) else { throw Failed("a node has ended") }
         let others = Double(settings.groups - 1)
         result.residentBytesPerGroup = try zip(cluster.pids, baseBytes).map {
             Double(try ProcessFigures.residentBytes(of: $0) - $1) / others
@@ -86,13 +90,15 @@ enum IdleBench {
         throw Failed("the node does not serve \(startPatience) after its start")
     }
 
-    /// Waits until each process is calm for a second; seconds that this took.
-    private static func settle(_ pids: [pid_t], _ seconds: Double) async throws -> Double {
+    /// Waits until each process is calm for a second; seconds that this took, and whether they are.
+    private static func settle(_ pids: [pid_t], _ seconds: Double) async throws -> (seconds: Double, isCalm: Bool) {
         let began = ContinuousClock.now
         while began.duration(to: .now).inSeconds < seconds {
-            if try await percents(pids, min(1, seconds)).allSatisfy({ $0 < calmPercent }) { break }
+            if try await percents(pids, min(1, seconds)).allSatisfy({ $0 < calmPercent }) {
+                return (began.duration(to: .now).inSeconds, true)
+            }
         }
-        return began.duration(to: .now).inSeconds
+        return (began.duration(to: .now).inSeconds, false)
     }
 
     /// What share of a processor each process has in that time.
@@ -112,6 +118,8 @@ struct IdleResult: Sendable {
     var formationSeconds = 0.0
     /// From then on until the processes were calm.
     var settleSeconds = 0.0
+    /// Whether they were, before what is told of processors and memory.
+    var isCalm = false
     /// By process, of one processor.
     var processorPercents: [Double] = []
     /// By process: what is in memory beyond a cluster of one group, as it is after the cluster was formed.
@@ -133,7 +141,7 @@ struct IdleResult: Sendable {
             ("seconds until a node serves that was stopped", decimal(startSeconds)),
             ("the same after SIGKILL", decimal(startAfterKillSeconds)),
             ("seconds to form the cluster", decimal(formationSeconds)),
-            ("and until it was calm", decimal(settleSeconds)),
+            ("and until it was calm", decimal(settleSeconds) + (isCalm ? "" : " (it was not, see --settle)")),
         ]
         let width = rows.map(\.0.count).max() ?? 0
         return rows.map { $0.0 + String(repeating: " ", count: width - $0.0.count) + "  \($0.1)\n" }.joined()
@@ -148,6 +156,7 @@ struct IdleResult: Sendable {
             ("resident_bytes_per_group_after_restart", whole(restartedBytesPerGroup)),
             ("start_seconds", decimal(startSeconds)), ("start_after_kill_seconds", decimal(startAfterKillSeconds)),
             ("formation_seconds", decimal(formationSeconds)), ("settle_seconds", decimal(settleSeconds)),
+            ("calm", "\(isCalm)"),
             ("cpu_percents", jsonArray(processorPercents.map { decimal($0) })),
             ("resident_bytes_per_group_by_process", jsonArray(residentBytesPerGroup.map { whole($0) })),
         ]) + "\n"

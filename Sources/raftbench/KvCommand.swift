@@ -30,9 +30,9 @@ let kvCommand = Command(
         let format = try arguments.word("o", of: ["table", "json"])
         do {
             let result = try await KvBench.run(load, groups: groups, engine: engine, echo: arguments.has("echo"))
-            return Report(text: format == "json" ? result.json : result.table)
+            return Report(text: format == "json" ? result.json : result.table, complaint: result.complaint)
         } catch {
-            throw UsageError(text: "cannot measure: \(error)")
+            return Report(text: "", complaint: "cannot measure: \(error)")
         }
     })
 
@@ -75,6 +75,8 @@ enum KvBench {
     private static func run(_ load: Load, _ cluster: BenchCluster) async throws -> KvResult.Row {
         let result = try await cluster.run(load)
         guard result.latencies.count > 0 else { throw Failed("nothing was answered in \(load.seconds) s") }
+        // a process that has ended still has a clock
+        guard (0..<BenchCluster.nodes).allSatisfy(cluster.processes.runs) else { throw Failed("a node has ended") }
         return KvResult.Row(result)
     }
 }
@@ -94,6 +96,12 @@ struct KvResult: Sendable {
     var separate: Row?
     var echo: EchoBench.Result?
 
+    /// What makes its figures those of something else.
+    var complaint: String? {
+        let failed = [shared, separate].compactMap(\.self).reduce(0) { $0 + $1.result.failed }
+        return failed == 0 ? nil : "\(failed) operations failed with \(groups) groups"
+    }
+
     private static let columns = [
         "clients", "connections", "ops/request", "      ops/s", "failed", "p50 us", "p99 us", "p99.9 us",
         "server cpu s",
@@ -112,11 +120,10 @@ struct KvResult: Sendable {
             lines.append(tableLine(row.figures, under: KvResult.columns))
         }
         if let echo {
-            let times = [0.5, 0.99, 0.999].map { whole(Double(echo.latencies.quantile($0)) / 1000) }
             lines.append(
                 tableLine(
-                    ["\(echo.clients)", "bare echo", "1.000", whole(echo.operationsPerSecond), "0"] + times
-                        + [decimal(echo.serverSeconds), "", ""], under: KvResult.columns))
+                    ["\(echo.clients)", "bare echo", "1.000", whole(echo.operationsPerSecond), "0"]
+                        + echo.latencies.microseconds + [decimal(echo.serverSeconds), "", ""], under: KvResult.columns))
         }
         return lines.map { $0 + "\n" }.joined()
     }
@@ -137,11 +144,10 @@ struct KvResult: Sendable {
 extension KvResult.Row {
     /// Under the columns of the table.
     fileprivate var figures: [String] {
-        let times = [0.5, 0.99, 0.999].map { whole(Double(result.latencies.quantile($0)) / 1000) }
-        return [
+        [
             "\(result.load.clients)", "\(result.load.connections)", decimal(result.operationsPerRequest),
             whole(result.operationsPerSecond), "\(result.failed)",
-        ] + times + [
+        ] + result.latencies.microseconds + [
             result.serverSeconds.map { decimal($0) }.joined(separator: "+"), decimal(result.clientSeconds),
             whole(result.operationsPerProcessorSecond),
         ]
@@ -164,11 +170,24 @@ extension KvResult.Row {
 }
 
 extension Histogram {
-    /// Its quantiles, of a JSON object.
+    private static let shares: [Double] = [
+        0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999,
+    ]
+
+    private func microseconds(_ share: Double) -> Double { Double(quantile(share)) / 1000 }
+
+    /// What half, 99 % and 99.9 % of its times are not above, in microseconds, for a table.
+    var microseconds: [String] { [0.5, 0.99, 0.999].map { whole(microseconds($0)) } }
+
+    /// Its quantiles, of a JSON object. Those that are there to be drawn end where there are no times to tell.
     var members: [(name: String, value: String)] {
         let quantiles = [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)]
-        return quantiles.map { ($0.0, decimal(Double(quantile($0.1)) / 1000)) }
-            + [("max_us", decimal(Double(longest) / 1000))]
+        let drawn = Histogram.shares.filter { (1 - $0) * Double(count) >= 1 }
+        return quantiles.map { ($0.0, decimal(microseconds($0.1))) }
+            + [
+                ("max_us", decimal(Double(longest) / 1000)),
+                ("quantiles_us", jsonArray(drawn.map { jsonArray(["\($0)", decimal(microseconds($0))]) })),
+            ]
     }
 }
 
