@@ -55,8 +55,10 @@ public struct NodeConfiguration: Sendable {
     public var storeBytesPerSecond = 48 << 20
     /// Free bytes the log leaves on the device.
     public var reserveBytes = 64 << 20
-    /// Accepted connections at most.
+    /// Connections at most. Some more are let in, for other nodes, and to tell clients that there are too many.
     public var connectionsMax = 10_000
+    /// As ``ShardServer/ShardServer/Settings/admission``; the node's own faces keep to it as well, each by itself.
+    public var admission = ShardServer.Settings.Admission()
     /// How long a Redis command may take in all, retries included.
     public var requestTimeout = Interval.milliseconds(10_000)
     /// Longest wait for leaders to be handed over at a stop.
@@ -84,6 +86,7 @@ public final class ServerNode: @unchecked Sendable {
     private let configuration: NodeConfiguration
     private let loop: EventLoop
     private let workers: [ThreadWorker]
+    private let sockets: UVNetwork
     private let network: any Network
     /// Only if faults can be ordered.
     private let faults: FaultyNetwork?
@@ -111,8 +114,8 @@ public final class ServerNode: @unchecked Sendable {
         self.configuration = configuration
         self.logger = logger
         do throws(TransportError) { loop = try EventLoop() } catch { throw NodeError(error.description) }
-        let sockets = loop.makeNetwork()
-        sockets.connectionsMax = configuration.connectionsMax
+        sockets = loop.makeNetwork()
+        sockets.connectionsMax = configuration.connectionsMax + ServerNode.connectionsReserved
         let wrapped = wrap(sockets, loop)
         faults =
             configuration.takesFaultOrders
@@ -144,6 +147,7 @@ public final class ServerNode: @unchecked Sendable {
         settings.version = configuration.version
         settings.knownLevel = configuration.knownLevel
         settings.scheduler = configuration.scheduler
+        settings.admission = configuration.admission
         // what is decided by the second needs news by the second
         let quarter = Interval.milliseconds(configuration.scheduler.cooldown.milliseconds / 4)
         settings.loadPace = min(settings.loadPace, max(.milliseconds(500), quarter))
@@ -155,10 +159,12 @@ public final class ServerNode: @unchecked Sendable {
             throw NodeError(error, store: configuration.storeDirectory)
         }
         remote = RpcTransport(network: network, clock: loop.clock)
+        var routing = Router.Settings()
+        routing.queuePatience = configuration.admission.patience
         router = Router(
             seeds: [configuration.advertise] + configuration.controllers,
             transport: LocalTransport(address: configuration.advertise, server: server, remote: remote),
-            clock: loop.clock, settings: Router.Settings(), seed: generator.next())
+            clock: loop.clock, settings: routing, seed: generator.next())
         rpc = RpcServer(address: configuration.advertise)
         var redisSettings = RedisServer.Settings()
         redisSettings.requestTimeout = configuration.requestTimeout
@@ -215,6 +221,9 @@ public final class ServerNode: @unchecked Sendable {
         return earliest
     }
 
+    /// Connections above ``NodeConfiguration/connectionsMax``.
+    private static let connectionsReserved = 256
+
     private func listen() throws(NodeError) {
         let rpc = self.rpc
         let redis = self.redis
@@ -224,14 +233,24 @@ public final class ServerNode: @unchecked Sendable {
             { bytes in matches(bytes).map { $0 ? .yes : .no } ?? .needMore }
         }
         let (isHttp, isRedis) = (match(HttpServer.matches), match(RedisServer.matches))
+        let isRpc = ProtocolSniffer.beginning(with: "PRPC")
+        let (sockets, limit) = (self.sockets, configuration.connectionsMax)
         do throws(TransportError) {
-            try network.listen(on: configuration.listen) { connection in
-                ProtocolSniffer(
-                    choices: [
-                        (ProtocolSniffer.beginning(with: "PRPC"), { rpc.makeHandler() }),
-                        (isHttp, { http.makeHandler() }),
+            try network.listen(on: configuration.listen) { [unowned sockets] connection in
+                // other nodes come all the same: it must not be their groups that pay for too many clients
+                let isCrowded = sockets.connectionCount > limit
+                let choices: [ProtocolSniffer.Choice] =
+                    isCrowded
+                    ? [
+                        (isRpc, { rpc.makeHandler(unwelcome: "flotilla.KvService") }),
+                        (isHttp, { Farewell(Farewell.http) }), (isRedis, { Farewell(Farewell.redis) }),
+                    ]
+                    : [
+                        (isRpc, { rpc.makeHandler() }), (isHttp, { http.makeHandler() }),
                         (isRedis, { redis.makeHandler() }),
-                    ], of: connection, sweep: sweep, patience: http.settings.requestTime,
+                    ]
+                return ProtocolSniffer(
+                    choices: choices, of: connection, sweep: sweep, patience: http.settings.requestTime,
                     silence: http.settings.silenceTime)
             }
         } catch {
@@ -287,4 +306,27 @@ public final class ServerNode: @unchecked Sendable {
     public func kill() {
         loop.post { [self] in loop.stop() }
     }
+}
+
+/// Says one thing to whoever speaks first, and closes.
+private final class Farewell: ConnectionHandler {
+    /// As a Redis has it.
+    static let redis = "-ERR max number of clients reached\r\n"
+    static let http =
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 27\r\nConnection: close\r\n\r\nthere are too many clients\n"
+
+    private let text: Bytes
+
+    init(_ text: String) { self.text = Bytes(text) }
+
+    func opened(_ connection: any Connection) {}
+
+    func received(_ bytes: Bytes, on connection: any Connection) -> Consumption {
+        connection.send(text)
+        connection.closeAfterSending(reason: "there are too many connections")
+        return Consumption(consumed: bytes.count)
+    }
+
+    func closed(_ connection: any Connection, reason: String) {}
+    func drained(_ connection: any Connection) {}
 }

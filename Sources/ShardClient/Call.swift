@@ -5,6 +5,8 @@ internal import ShardMap
 final class Call {
     let operations: [KeyOperation]
     let deadline: Instant
+    /// When the router took it.
+    var takenAt = Instant.distantPast
     let completion: ([KeyResult]) -> Void
     /// Estimate of its size on the wire.
     let bytes: Int

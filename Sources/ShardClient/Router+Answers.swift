@@ -13,7 +13,10 @@ extension Router {
         case .reply(let reply):
             if let error = reply.error { take(error, reply, of: request) } else { succeed(request, reply) }
         case .notSent(let text):
-            request.channel.problem = Problem(node: request.node, text: text)
+            // one that has too many connections says that it is busy, and closes this one
+            if request.channel.problem?.error != .busy || request.channel.problem?.node != request.node {
+                request.channel.problem = Problem(node: request.node, text: text)
+            }
             retryElsewhere(request)
         case .lost(let text):
             lose(request, text)
@@ -34,6 +37,7 @@ extension Router {
     private func succeed(_ request: Request, _ reply: ExecuteReply) {
         let channel = request.channel
         channel.problem = nil
+        channel.lastSuccess = now
         if request.kind == .open {
             guard let session = reply.session else {
                 return fail(request, .internalError, "a session was opened, but not named")

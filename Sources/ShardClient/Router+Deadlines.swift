@@ -9,7 +9,7 @@ extension Router {
         while let channel = dues.first, channel.due <= now {
             dues.update(channel, due: .distantFuture)
             touch(channel)
-            for part in channel.takeExpired(now: now) { fail(part, .deadlineExceeded, channel.problem?.description) }
+            for part in channel.takeExpired(now: now) { fail(part, channel.lateness, channel.problem?.description) }
             for request in channel.requests { expire(request) }
         }
         for part in unrouted.takeExpired(now: now) { fail(part, .deadlineExceeded, noMap) }
@@ -36,7 +36,9 @@ extension Router {
     private var noMap: String { "no node had a map of the cluster" }
 
     private func expire(_ request: Request) {
-        if request.earliestDeadline <= now { giveUp(request, .deadlineExceeded) { $0.call.deadline <= self.now } }
+        if request.earliestDeadline <= now {
+            giveUp(request, request.channel.lateness) { $0.call.deadline <= self.now }
+        }
         guard request.due <= now else { return }
         switch request.state {
         case .sent: lose(request, "no answer in time")

@@ -4,19 +4,27 @@ internal import ShardMap
 // Which shard a part goes to, and what a changed map means for what has a route already.
 
 extension Router {
-    /// Queues `part` at the shard that owns its keys; in several parts if several do.
-    func route(_ part: Part, atFront: Bool = false) {
+    /// Queues `part` at the shard that owns its keys; in several parts if several do. One that `isNew` is answered where
+    /// too much waits already.
+    func route(_ part: Part, atFront: Bool = false, isNew: Bool = false) {
         guard let map, let home = map.shardPosition(owning: part.firstKey) else { return park(part) }
         if part.lies(in: map.shards[home].range) {
-            channels[home].enqueue(part, atFront: atFront)
-            touch(channels[home])
+            enqueue(part, on: channels[home], atFront, isNew)
         } else {
-            scatter(part, over: map, atFront: atFront)
+            scatter(part, over: map, atFront, isNew)
         }
     }
 
+    private func enqueue(_ part: Part, on channel: ShardChannel, _ atFront: Bool, _ isNew: Bool) {
+        if isNew, let patience = settings.queuePatience, channel.isCrowded(part.call.takenAt, patience) {
+            return fail(part, .busy, "others have waited for the shard for \(patience.milliseconds) ms")
+        }
+        channel.enqueue(part, atFront: atFront)
+        touch(channel)
+    }
+
     /// Groups `part`'s run of the call's order by shard, keeping the order inside each.
-    private func scatter(_ part: Part, over map: ClusterMap, atFront: Bool) {
+    private func scatter(_ part: Part, over map: ClusterMap, _ atFront: Bool, _ isNew: Bool) {
         let call = part.call
         var homes: [(home: Int, position: Int32)] = []
         homes.reserveCapacity(part.operationCount)
@@ -32,8 +40,7 @@ extension Router {
             let slot = part.slots.lowerBound + Int32(number)
             call.order[Int(slot)] = element.position
             guard number + 1 == homes.count || homes[number + 1].home != element.home else { continue }
-            channels[element.home].enqueue(Part(call, start..<slot + 1), atFront: atFront)
-            touch(channels[element.home])
+            enqueue(Part(call, start..<slot + 1), on: channels[element.home], atFront, isNew)
             start = slot + 1
         }
     }

@@ -35,6 +35,10 @@ public final class Router: KeyValueRouter {
         /// Bytes of keys and values of those operations, and of their results as far as they are there; beyond, the
         /// same answers, also to operations whose turn comes because the answer to those before them became too large.
         public var maxQueuedBytes = 256 << 20
+        /// How long what is queued for a shard may wait for its turn: while the first of it has waited longer, and answers
+        /// come all the same, further operations for the shard are answered ``NamedError/busy`` at once. Nil: as long as
+        /// their deadlines.
+        public var queuePatience: Interval?
         /// How long one attempt waits for its answer.
         public var attemptTimeout = Interval.milliseconds(3000)
         /// How long a node may owe its map before another one is asked too.
@@ -137,9 +141,9 @@ public final class Router: KeyValueRouter {
         }
         queuedOperations += count
         queuedBytes += call.bytes
+        call.takenAt = clock.now
         let accepted = acceptedSlots(of: call)
-        if accepted > 0 { route(Part(call, 0..<accepted)) }
-        if call.unanswered == 0 { finish(call) }
+        if accepted > 0 { route(Part(call, 0..<accepted), isNew: true) } else { finish(call) }
         wake()
         if !isInTurn { deliver() }
     }

@@ -120,7 +120,7 @@ extension RouterOutcome {
             }
         case .failed(let error):
             switch error.named {
-            case .badRequest: self = .reply(ExecuteReply(error: .badRequest, message: error.text))
+            case .badRequest, .busy: self = .reply(ExecuteReply(error: error.named, message: error.text))
             case let named where named.outcome == .notExecuted: self = .notSent(error.description)
             default: self = .lost(error.description)
             }

@@ -25,6 +25,8 @@ final class ShardChannel {
     var lastWasRead = false
     /// Why the last attempt failed; nil after a success.
     var problem: Problem?
+    /// When the last operations were executed.
+    var lastSuccess = Instant.distantPast
 
     /// Whether it is among the router's ready channels, those that wait for the window, or those that watch the map.
     var isReady = false
@@ -67,6 +69,15 @@ final class ShardChannel {
         }
     }
 
+    /// So long without any answer the queue does not move: that is no crowd.
+    private static let standstill = Interval.milliseconds(1000)
+
+    /// Whether what is queued waits for longer than `patience` although answers come.
+    func isCrowded(_ now: Instant, _ patience: Interval) -> Bool {
+        guard now < lastSuccess + max(patience, ShardChannel.standstill) else { return false }
+        return [reads.first, writes.first].contains { $0.map { $0.call.takenAt + patience < now } ?? false }
+    }
+
     /// Takes out what goes into the next request: as many parts as the limits allow, or the beginning of a larger one.
     func takeBatch(writes isWrite: Bool, maxOperations: Int, maxBytes: Int) -> (parts: [Part], rest: Part?) {
         isWrite
@@ -101,6 +112,9 @@ final class ShardChannel {
 
     /// Takes out the queued parts whose deadline has come.
     func takeExpired(now: Instant) -> [Part] { writes.takeExpired(now: now) + reads.takeExpired(now: now) }
+
+    /// What it is that an operation was not executed in time: who was told that the server is busy says so.
+    var lateness: NamedError { problem?.error == .busy ? .busy : .deadlineExceeded }
 
     /// Whether somebody waits for a session.
     var needsSession: Bool { !writes.isEmpty || requests.contains { $0.state == .awaitingSession } }

@@ -47,7 +47,9 @@ extension ShardServer {
                 proposeTime(time, to: group) { _ in }
             }
         }
+        guard admission.admit(command.count, now: lane.clock.now) else { return fail(.busy, completion) }
         host.propose(command, to: group) { [self] outcome in
+            admission.finish(command.count, now: lane.clock.now)
             switch outcome {
             case .applied(let reply, _): completion(reply)
             default: completion(failure(of: outcome).packed(arena))
@@ -76,6 +78,7 @@ extension ShardServer {
             return fail(.badRequest, completion)
         }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
+        guard admission.admit(request.readBytes, now: lane.clock.now) else { return fail(.busy, completion) }
         if counts.count(request.reads.count, of: request.shard), let key = request.reads.first?.key {
             counts.remember(key, of: request.shard)
         }
@@ -96,10 +99,20 @@ extension ShardServer {
                 let time = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
                 evaluate(request, at: moment, time: time, until: deadline, completion)
             case .notLeader(let leader):
-                completion(notLeading(leader).packed(arena))
-            case .refused(let refusal): fail(refusal.namedError, completion)
+                finish(request, notLeading(leader).packed(arena), completion)
+            case .refused(let refusal): fail(request, refusal.namedError, completion)
             }
         }
+    }
+
+    /// Answers a read that was admitted.
+    private func finish(_ request: ExecuteRequest, _ reply: Bytes, _ completion: (Bytes) -> Void) {
+        admission.finish(request.readBytes, now: lane.clock.now)
+        completion(reply)
+    }
+
+    private func fail(_ request: ExecuteRequest, _ error: NamedError, _ completion: (Bytes) -> Void) {
+        finish(request, ExecuteReply(error: error).packed(arena), completion)
     }
 
     /// For a request that names no deadline.
@@ -110,15 +123,15 @@ extension ShardServer {
         _ completion: @escaping (Bytes) -> Void
     ) {
         // nobody waits for it any more
-        guard lane.clock.now <= deadline else { return fail(.deadlineExceeded, completion) }
+        guard lane.clock.now <= deadline else { return fail(request, .deadlineExceeded, completion) }
         // not before: the one that was there when the read came may have failed and been made anew since
-        guard let machine = machines[request.group] else { return fail(.noSuchGroup, completion) }
+        guard let machine = machines[request.group] else { return fail(request, .noSuchGroup, completion) }
         host.evaluate(at: moment) {
             ShardServer.attempt { () throws(StateMachineError) in try machine.read(request, wallClock: wallClock) }
         } completion: { [self] result in
             switch result {
             case nil: read(request, until: deadline, lease: false, completion)
-            case .success(.reply(let reply)): completion(reply.packed(arena))
+            case .success(.reply(let reply)): finish(request, reply.packed(arena), completion)
             case .success(.needsTime(let time)):
                 // a key is due: the group's time must pass it before anybody is told that it is gone
                 proposeTime(time, to: request.group) { [self] outcome in
@@ -126,14 +139,15 @@ extension ShardServer {
                         // at the moment that is committed: what falls due meanwhile is for the next read
                         evaluate(request, at: moment, time: time, until: deadline, completion)
                     } else if case .unknown = outcome {
-                        fail(.notLeader, completion)
+                        fail(request, .notLeader, completion)
                     } else {
-                        completion(failure(of: outcome).packed(arena))
+                        finish(request, failure(of: outcome).packed(arena), completion)
                     }
                 }
             case .failure(let error):
                 couldNotRead(machine, of: request.group, error)
-                completion(ExecuteReply(error: .damaged, message: error.description).packed(arena))
+                let reply = ExecuteReply(error: .damaged, message: error.description)
+                finish(request, reply.packed(arena), completion)
             }
         }
     }
@@ -186,6 +200,11 @@ extension ShardServer {
             done(outcome)
         }
     }
+}
+
+extension ExecuteRequest {
+    /// Bytes of the keys that it reads.
+    fileprivate var readBytes: Int { reads.reduce(0) { $0 + $1.key.count } }
 }
 
 extension ProposalRefusal {

@@ -41,6 +41,8 @@ public final class ShardServer {
         /// Whether the controller's leader has the map follow forced resets of groups by itself. Off only where members are
         /// changed behind the map's back, which nobody could tell from a reset.
         public var followsResets = true
+        /// How much of clients' requests it takes at a time; beyond, they are answered as busy.
+        public var admission = Admission()
         /// Version printed in status.
         public var version = "0.1.0"
 
@@ -113,6 +115,10 @@ public final class ShardServer {
     var ledGroups: [String] = []
     /// Requests that came to this node.
     var counts: OperationCounts
+    /// Those that have no answer yet.
+    var admission: Admission
+    /// Requests of clients that were answered as busy because too many were under way.
+    public var refusedRequests: UInt64 { admission.refused }
     /// Operations per second of each shard, as of the last first page.
     var rates: [UInt64: Double] = [:]
     var sizes = GroupSizes()
@@ -155,6 +161,7 @@ public final class ShardServer {
         self.lane = lane
         self.logger = logger
         self.startedAt = lane.clock.now
+        self.admission = Admission(settings.admission)
         self.nextFormation = startedAt
         self.counts = OperationCounts(now: startedAt)
         self.random = SeededRandom(seed: seed)

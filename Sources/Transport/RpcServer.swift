@@ -65,8 +65,11 @@ public final class RpcServer {
         services.append(Registration(name: service, shortName: shortName, serve: handler))
     }
 
-    /// A handler for one accepted connection that speaks baidu_std.
-    public func makeHandler() -> any ConnectionHandler { ServedConnection(self) }
+    /// A handler for one accepted connection that speaks baidu_std. It is closed after its first request to the service
+    /// `unwelcome`, which is answered with ``RpcCode/limitReached``.
+    public func makeHandler(unwelcome: String? = nil) -> any ConnectionHandler {
+        ServedConnection(self, unwelcome: unwelcome)
+    }
 
     /// The full names of the services, in the order in which they were registered.
     public var serviceNames: [String] { services.map(\.name) }
@@ -118,6 +121,7 @@ extension RpcServer {
         case .refused(let correlationID, let error):
             served.unanswered += 1
             RpcResponder(served, correlationID).fail(error.code, error.text)
+            if error.code == RpcCode.limitReached { connection.closeAfterSending(reason: error.text) }
         case .call(let service, let request):
             served.unanswered += 1
             if !service.serve(request.method, request) {
@@ -146,6 +150,9 @@ extension RpcServer {
         switch find(request.pointee.service_name) {
         case .success(let found): service = found
         case .failure(let error): return .refused(correlationID: correlationID, error)
+        }
+        guard service.name != served.unwelcome else {
+            return refuse(RpcCode.limitReached, "too many connections; try again later")
         }
         if let feature = FrameCodec.unsupportedFeature(of: meta) { return refuse(RpcCode.badRequest, feature) }
         let bodyBytes = frame.payload.count - attachmentBytes
@@ -233,8 +240,13 @@ final class ServedConnection: AnswerTaker, ConnectionHandler {
     private var connection: (any Connection)?
     /// Requests taken from this connection whose answers are still to come.
     fileprivate var unanswered = 0
+    /// A service that it may not ask.
+    fileprivate let unwelcome: String?
 
-    init(_ server: RpcServer) { self.server = server }
+    init(_ server: RpcServer, unwelcome: String?) {
+        self.server = server
+        self.unwelcome = unwelcome
+    }
 
     func opened(_ connection: any Connection) {}
 

@@ -36,6 +36,9 @@ struct Options: Sendable {
     var braftLeases = true
     var requestMilliseconds = 10_000
     var connections = 10_000
+    var busyMilliseconds = 1000
+    var requests = 65_536
+    var requestBytes = 256 << 20
     var answersCli = true
     var takesFaultOrders = false
     var splitBytes = 1 << 30
@@ -228,8 +231,30 @@ struct Options: Sendable {
         ) {
             number($0, 10...1_000_000, &$1.repairSeconds)
         },
-        Flag(name: "max-connections", value: "N", help: "connections accepted at most (default 10000)") {
+        Flag(
+            name: "max-connections", value: "N",
+            help: "connections at most; further clients are told so (default 10000)"
+        ) {
             number($0, 16...1_000_000, &$1.connections)
+        },
+        Flag(
+            name: "busy-after-ms", value: "MS",
+            help:
+                "how long requests may wait for their turn; while they wait longer, further ones get BUSY (default 1000)"
+        ) {
+            number($0, 10...600_000, &$1.busyMilliseconds)
+        },
+        Flag(
+            name: "max-requests", value: "N",
+            help: "requests of clients under way at most; further ones get BUSY (default 65536)"
+        ) {
+            number($0, 16...1 << 24, &$1.requests)
+        },
+        Flag(
+            name: "max-request-bytes", value: "BYTES",
+            help: "bytes of keys and values in them at most; further ones get BUSY (default 256 MiB)"
+        ) {
+            number($0, 1 << 20...1 << 40, &$1.requestBytes)
         },
         Flag(
             name: "no-cli", value: "",
@@ -380,6 +405,9 @@ extension Options {
         configuration.host.raft.foreignLeases = braftLeases
         configuration.requestTimeout = .milliseconds(requestMilliseconds)
         configuration.connectionsMax = connections
+        configuration.admission.patience = .milliseconds(busyMilliseconds)
+        configuration.admission.requests = requests
+        configuration.admission.bytes = requestBytes
         configuration.host.answersCli = answersCli
         configuration.scheduler.splitBytes = UInt64(splitBytes)
         configuration.scheduler.splitOperations = Double(splitOperations)

@@ -34,6 +34,15 @@ func unblock(_ signals: [Int32]) {
     pthread_sigmask(SIG_UNBLOCK, &mask, nil)
 }
 
+/// A socket is a file: as many as the system lets this process have.
+func raiseFileLimit() {
+    let files = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    var limit = rlimit()
+    guard getrlimit(files, &limit) == 0 else { return }
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(files, &limit)
+}
+
 let arguments = Array(CommandLine.arguments.dropFirst())
 if arguments.contains("--help") || arguments.contains("-h") {
     put(Options.help, on: STDOUT_FILENO)
@@ -53,6 +62,7 @@ do throws(UsageError) {
     complain("\(error.text) (see raftd --help)", status: 2)
 }
 
+raiseFileLimit()
 let stopSignals = [SIGTERM, SIGINT]
 unblock(stopSignals)
 let logger = Logger(level: options.logLevel, sink: printLine)

@@ -126,7 +126,7 @@ import Testing
         for flag in [
             "listen", "advertise", "data-dir", "controllers", "log-level", "engine", "segment-mb", "reserve-mb",
             "liveness-promise-ms", "max-clock-drift", "election-timeout-ms", "request-timeout-ms", "max-connections",
-            "flagfile", "help", "zone", "no-cli",
+            "flagfile", "help", "zone", "no-cli", "busy-after-ms", "max-requests", "max-request-bytes",
         ] {
             #expect(outcome.output.contains("--\(flag)"), "--\(flag)")
         }
