@@ -23,6 +23,15 @@ enum ProcessFigures {
         return pages * Int(sysconf(Int32(_SC_PAGESIZE)))
     }
 
+    /// The most of them that there ever were at a time.
+    static func peakResidentBytes(of pid: pid_t) throws -> Int {
+        let line = try Files.text("/proc/\(pid)/status").split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+        guard let kibibytes = line?.split(separator: " ").compactMap({ Int($0) }).first else {
+            throw Failed("process \(pid) is gone")
+        }
+        return kibibytes << 10
+    }
+
     private static func seconds(on clock: clockid_t) -> Double {
         var time = timespec()
         clock_gettime(clock, &time)

@@ -107,6 +107,44 @@ import Testing
         #expect(result.afterPromise == -0.5 && result.json.contains("\"max_ms_minus_promise\":-0.500"))
     }
 
+    @Test(
+        "overload: what is too much is refused as busy, and nobody else notices", .timeLimit(.minutes(3)))
+    func overload() async throws {
+        let report = try await run([
+            "overload", "--connections", "300", "--pipeline", "32", "--groups", "2", "--seconds", "3", "--keys", "100",
+            "--busy-after-ms", "10", "-o", "json",
+        ])
+        #expect(report.complaint == nil)
+        let json = report.text
+        #expect(number("opened", in: json) == 300 && number("closed", in: json) == 0)
+        #expect(number("elections", in: json) == 0)
+        let executed = try #require(json.split(separator: "\"executed\":").last.map(String.init))
+        let busy = try #require(json.split(separator: "\"busy\":").last.map(String.init))
+        #expect(number("count", in: executed) ?? 0 > 0)
+        // 9,600 commands under way: nobody answers those within 10 ms
+        #expect(number("count", in: busy) ?? 0 > 0)
+        #expect(json.contains("\"errors\":{}"))
+        let beside = try #require(json.split(separator: "\"bystander\":").last.map(String.init))
+        #expect(number("writes", in: beside) ?? 0 > 0 && number("failed", in: beside) == 0)
+        let peaks = try #require(json.split(separator: "\"resident_bytes_peak\":[").last)
+        #expect(peaks.prefix { $0 != "]" }.split(separator: ",").compactMap { Int($0) }.allSatisfy { $0 > 1 << 20 })
+    }
+
+    @Test("replies of the Redis protocol, also those that are not there yet")
+    func replies() {
+        let stream = "+OK\r\n$4\r\na\r\nb\r\n"
+        var position = 0
+        let bytes = Bytes("+OK\r\n$5\r\na\r\nbc\r\n$-1\r\n-BUSY try again\r\n:12\r\n$0\r\n\r\n")
+        var replies: [OverloadReply] = []
+        while let reply = OverloadReply.next(bytes, &position) { replies.append(reply) }
+        #expect(replies == [.answer, .answer, .answer, .error("BUSY"), .answer, .answer] && position == bytes.count)
+        for count in 0..<stream.utf8.count - 1 {
+            var position = 5
+            let part = Bytes(Array(stream.utf8.prefix(count)))
+            #expect(count < 5 || OverloadReply.next(part, &position) == nil)
+        }
+    }
+
     @Test("elections after a moment, from what nodes print")
     func elections() {
         func line(_ time: String, _ group: String) -> String {
@@ -139,6 +177,7 @@ import Testing
         arguments: [
             ["kv", "--read-ratio", "1.5"], ["kv", "--engine", "paper"], ["kv", "--echo=yes"],
             ["failover", "--kind", "pull"],
+            ["overload", "--pipeline", "0"], ["report", "--from"], ["budget", "--requests", "1"],
             ["idle", "--groups", "1"], ["groups", "--groups", "0"], ["kv", "--clients"],
         ])
     func refusals(words: [String]) async {
