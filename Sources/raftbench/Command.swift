@@ -9,7 +9,8 @@ struct Command: Sendable {
 
     /// Everything that can be measured, in the order of the help.
     static let all = [
-        kvCommand, groupsCommand, idleCommand, failoverCommand, overloadCommand, coreCommand, logCommand, moveCommand,
+        kvCommand, groupsCommand, idleCommand, failoverCommand, overloadCommand, coreCommand,
+        logCommand, moveCommand, reportCommand,
     ]
 }
 

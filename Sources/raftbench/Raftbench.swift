@@ -14,8 +14,9 @@ struct Raftbench {
                 exit(0)
             }
             let (command, arguments) = try parse(words)
+            let conditions = await Conditions.now(words)
             let report = try await command.run(arguments)
-            put(report.text, on: STDOUT_FILENO)
+            put(conditions.stamped(on: report.text), on: STDOUT_FILENO)
             if let complaint = report.complaint {
                 put("raftbench: \(complaint)\n", on: STDERR_FILENO)
                 exit(1)

@@ -40,6 +40,10 @@ import Testing
             ], output: aside.path + "/output")
         #expect(try await bench.waitForExit(timeout: .seconds(100)) == 0)
         #expect(try Self.nodes(in: place.path).isEmpty && Files.list(place.path).isEmpty)
+        // what is printed says under which conditions it was measured
+        let text = try Files.text(aside.path + "/output")
+        #expect(text.hasPrefix("{\"command\":\"kv\",\"arguments\":[\"kv\",\"--groups\",\"1\","))
+        #expect(text.contains("\"machine\":\"") && text.contains("\"date\":\"20"))
     }
 
     /// Numbers of processes that have `directory` in their command line, apart from programs that were given it.
