@@ -9,7 +9,7 @@ struct Command: Sendable {
 
     /// Everything that can be measured, in the order of the help.
     static let all = [
-        kvCommand, groupsCommand, idleCommand, failoverCommand, overloadCommand, coreCommand,
+        kvCommand, groupsCommand, idleCommand, failoverCommand, overloadCommand, coreCommand, budgetCommand,
         logCommand, moveCommand, reportCommand,
     ]
 }

@@ -11,4 +11,10 @@ bool allocations_are_counted(void);
 /// kin, by whatever library.
 uint64_t allocations_of_this_thread(void);
 
+/// The same of the thread with this number, and of those that had it before.
+uint64_t allocations_of_thread(int32_t thread);
+
+/// The number of the calling thread, as in /proc/self/task.
+int32_t number_of_this_thread(void);
+
 #endif
