@@ -10,7 +10,11 @@ struct ReportPage {
     /// The results in a file.
     static func results(in name: String) throws -> [JSONValue] {
         let text = try Files.read(name)
-        guard let values = JSONValue.all(in: text), values.allSatisfy({ $0.kind != nil }) else {
+        // a command that measures several things has a list of them
+        let values = JSONValue.all(in: text)?.flatMap { value in
+            if case .array(let elements) = value { elements } else { [value] }
+        }
+        guard let values, values.allSatisfy({ $0.kind != nil }) else {
             throw Failed("\(name) has something else than results of raftbench with -o json")
         }
         return values
@@ -98,7 +102,7 @@ struct ReportPage {
             for row in run.elements("rows") {
                 series.append(
                     contentsOf: row.distribution(
-                        "quantiles_us", "\(row.grouped("groups")) groups, \(run.text("engine"))"))
+                        "quantiles_us", "groups: \(row.grouped("groups")), \(run.text("engine"))"))
             }
         }
         guard !series.isEmpty else { return "" }
@@ -327,15 +331,17 @@ func grouped(_ number: Double) -> String {
 func rounded(_ number: Double) -> String { abs(number) >= 100 ? grouped(number) : String(decimal(number).dropLast()) }
 
 /// A number of any size with the digits that tell something.
-private func short(_ number: Double) -> String {
-    guard number < 10 else { return grouped(number) }
+private func short(_ number: Double) -> String { number < 10 ? trimmed(number) : grouped(number) }
+
+/// With as many digits behind the point as it has, three at most.
+private func trimmed(_ number: Double) -> String {
     var text = decimal(number)
     while text.last == "0" { text.removeLast() }
     if text.last == "." { text.removeLast() }
     return text
 }
 
-private func percent(_ share: Double) -> String { short((share * 100_000).rounded() / 1000) + " %" }
+private func percent(_ share: Double) -> String { trimmed(share * 100) + " %" }
 
 extension JSONValue {
     /// The command whose result it is.
@@ -365,7 +371,7 @@ extension JSONValue {
     fileprivate var loadName: String {
         let reads = figure("read_ratio") ?? 0
         let kind = reads == 0 ? "puts" : reads == 1 ? "gets" : "\(percent(reads)) gets"
-        return "\(grouped("clients")) clients, \(kind), \(grouped("groups")) groups, \(text("engine"))"
+        return "\(grouped("clients")) clients, \(kind), groups: \(grouped("groups")), \(text("engine"))"
     }
 
     /// The curve in the member `name`, pairs of a share and a time.

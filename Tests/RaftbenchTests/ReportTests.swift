@@ -37,7 +37,9 @@ import Testing
         for title in ["Throughput over groups", "Latency", "Loads", "Failover", "Idle groups", "Overload", "Moving"] {
             #expect(html.contains("<h2>\(title)"), "\(title)")
         }
-        for figure in ["12,345", "9,876", "0.93", "1,234", "7,071", "kill, 64 groups", "2 processors", "abc-dirty"] {
+        for figure in [
+            "12,345", "9,876", "0.93", "1,234", "7,071", "kill, 64 groups", "2 processors", "abc-dirty", ">99.9 %<",
+        ] {
             #expect(html.contains(figure), "\(figure)")
         }
         #expect(html.contains("prefers-color-scheme: dark"))
@@ -91,7 +93,7 @@ import Testing
     private static let stamp =
         #""date":"2026-01-01 10:00 UTC","machine":"2 processors","version":"abc-dirty","load_average":"0.10","#
     private static let quantiles =
-        #""p50_us":400,"p99_us":900.5,"p999_us":1500,"max_us":7071000,"quantiles_us":[[0.5,400],[0.99,900.5]]"#
+        #""p50_us":400,"p99_us":900.5,"p999_us":1500,"max_us":7071000,"quantiles_us":[[0.5,400],[0.999,900]]"#
     private static let row =
         #""clients":64,"ops_per_second":12345,"failed":0,"ops_per_cpu_second":9876,"operations_per_request":2,"#
 
