@@ -45,9 +45,9 @@ struct Budget {
     var lines: [Line]
 
     /// What a threshold has above the figure it was made of: as much as two runs differ.
-    private static let slack = 1.03
+    private static let slack = 1.1
     /// So far below its threshold a figure asks for a new one.
-    private static let worthTelling = 0.9
+    private static let worthTelling = 0.8
 
     /// Against the thresholds in a file, an object with a number for each name.
     init(thresholds file: String, measured: [(name: String, allocations: Double)]) throws {
