@@ -31,7 +31,8 @@ public final class ChildProcess: Sendable {
         for signal in blocked { sigaddset(&signals, signal) }
         posix_spawnattr_setsigmask(&attributes, &signals)
         sigemptyset(&signals)
-        sigaddset(&signals, SIGPIPE)
+        // a shell's background ignores SIGINT, and so would a child
+        for signal in [SIGPIPE, SIGINT] { sigaddset(&signals, signal) }
         posix_spawnattr_setsigdefault(&attributes, &signals)
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
         var words = ([executable] + arguments).map { strdup($0) } + [nil]
