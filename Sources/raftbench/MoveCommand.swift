@@ -5,7 +5,7 @@ let moveCommand = Command(
     summary: "what writers notice of a shard that moves: three processes on this machine, and a steady load",
     options: [
         CommandOption(name: "sizes", value: "N,…", help: "MiB in the shard that moves (1,100)"),
-        CommandOption(name: "full", value: "yes|no", help: "1 GiB as well, for which it takes some ten minutes (no)"),
+        CommandOption(name: "full", value: "yes|no", help: "1 GiB as well, which takes many minutes (no)"),
         CommandOption(name: "moves", value: "N", help: "moves of each size, forth and back (6; from 512 MiB on 2)"),
         CommandOption(name: "rate", value: "N", help: "writes a second to each of three shards (200)"),
         CommandOption(name: "seconds", value: "S", help: "load without moves, to compare with (5)"),
