@@ -24,7 +24,7 @@ public final class CollectingEngine: KeyValueEngine, @unchecked Sendable {
     public struct Limits: Sendable {
         /// Of one replica, in bytes. The more lies in order, the less the engine below has to search; the longer whoever
         /// waits for the next entry may have to wait.
-        public var replicaBytes = 256 << 10
+        public var replicaBytes = 512 << 10
         /// Of all replicas, in bytes; beyond it those go first that have waited longest.
         public var bytes = 16 << 20
         /// What is handed on at once when all replicas together have collected too much, in bytes: of many replicas
