@@ -7,8 +7,8 @@ import Synchronization
 ///
 /// Who has been killed can do nothing any more, so another process does it: the program once more, which is told of
 /// every process and directory over a socket and begins when the other end of that is closed. It is in no terminal's
-/// group, so nothing that is typed ends it. SIGINT, SIGTERM and SIGHUP are waited for by a thread, which lets the guard
-/// do its work before the program ends with 128 and the signal's number.
+/// group, so nothing that is typed ends it. SIGINT, SIGTERM and SIGHUP are told to a thread, which lets the guard do its
+/// work before the program ends with 128 and the signal's number.
 ///
 /// Before ``begin()``, and in a program that never calls it, nothing is noted. Any thread.
 public enum ProcessGuard {
@@ -23,24 +23,38 @@ public enum ProcessGuard {
     /// To be called first in `main`, before there are threads. Does not return in the guard.
     public static func begin() throws {
         if CommandLine.arguments.dropFirst().first == word { watch() }
-        var mask = sigset_t()
-        sigemptyset(&mask)
-        for signal in signals where !isIgnored(signal) { sigaddset(&mask, signal) }
-        pthread_sigmask(SIG_BLOCK, &mask, nil)
         let socket = try startGuard()
         line.withLock { $0 = socket }
-        let signals = UnsafeMutablePointer<sigset_t>.allocate(capacity: 1)
-        signals.initialize(to: mask)
+        var ends: [Int32] = [-1, -1]
+        guard pipe(&ends) == 0 else { throw Failed("no pipe (errno \(errno))") }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        (signalled, signalling) = (ends[0], ends[1])
         var thread = pthread_t()
         let failure = pthread_create(
             &thread, nil,
-            { signals in
-                if let signals { ProcessGuard.awaitSignal(signals.assumingMemoryBound(to: sigset_t.self)) }
+            { _ in
+                ProcessGuard.awaitSignal()
                 return nil
-            }, signals)
+            }, nil)
         precondition(failure == 0, "no thread for signals (errno \(failure))")
         pthread_detach(thread)
+        // a handler, not a mask: the thread that Swift's tasks leave behind waits with no signal blocked
+        for signal in signals where !isIgnored(signal) {
+            var action = sigaction()
+            action.__sigaction_handler.sa_handler = { number in
+                let before = errno
+                var byte = UInt8(truncatingIfNeeded: number)
+                _ = write(ProcessGuard.signalling, &byte, 1)
+                errno = before
+            }
+            action.sa_flags = SA_RESTART
+            sigaction(signal, &action, nil)
+        }
     }
+
+    /// Ends of a pipe, with a byte for each signal that came. Set before the first one can come.
+    private nonisolated(unsafe) static var signalled: Int32 = -1
+    private nonisolated(unsafe) static var signalling: Int32 = -1
 
     /// `directory` is this program's, and goes with it.
     public static func note(directory: String) { line.withLock { tell("d\(directory)", on: $0) } }
@@ -103,9 +117,9 @@ public enum ProcessGuard {
         return ends[0]
     }
 
-    private static func awaitSignal(_ signals: UnsafeMutablePointer<sigset_t>) {
-        var signal: Int32 = 0
-        guard sigwait(signals, &signal) == 0 else { return }
+    private static func awaitSignal() {
+        var signal: UInt8 = 0
+        while read(signalled, &signal, 1) != 1 { guard errno == EINTR else { return } }
         // for good: nothing is started any more
         line.withLock { line in
             if let line {
@@ -114,7 +128,7 @@ public enum ProcessGuard {
                 // its end of the socket is closed when it is done
                 while read(line, &byte, 1) < 0, errno == EINTR {}
             }
-            _exit(128 + signal)
+            _exit(128 + Int32(signal))
         }
     }
 

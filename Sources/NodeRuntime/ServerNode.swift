@@ -223,6 +223,8 @@ public final class ServerNode: @unchecked Sendable {
 
     /// Connections above ``NodeConfiguration/connectionsMax``.
     private static let connectionsReserved = 256
+    /// Who says nothing does not keep one of those from another node for long.
+    private static let silenceOfMany = Interval.milliseconds(2000)
 
     private func listen() throws(NodeError) {
         let rpc = self.rpc
@@ -251,7 +253,7 @@ public final class ServerNode: @unchecked Sendable {
                     ]
                 return ProtocolSniffer(
                     choices: choices, of: connection, sweep: sweep, patience: http.settings.requestTime,
-                    silence: http.settings.silenceTime)
+                    silence: isCrowded ? ServerNode.silenceOfMany : http.settings.silenceTime)
             }
         } catch {
             if case .addressInUse = error { throw NodeError("\(error) (--listen)") }

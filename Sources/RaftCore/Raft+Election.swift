@@ -152,12 +152,15 @@ extension Raft {
 
     /// Stops leading or campaigning and waits, awake, for what comes.
     mutating func becomeFollower(_ around: Surroundings, _ effects: inout Effects) {
+        let handsOver = leadership?.transfer != nil
         if role == .leader { endLeadership(around, &effects) }
         let wasIdle = role == .leader || electionDeadline == nil
         let campaigned = role == .candidate || role == .preCandidate
         role = .follower
         leader = nil
         candidacy = nil
+        // whoever was chosen deserves the time to be elected
+        if handsOver { return waitAwake(around) }
         if wasIdle || campaigned || !mayCampaign { wake(from: around.now) }
     }
 
@@ -178,6 +181,8 @@ extension Raft {
         if let leader, leader.address == node, restsUnderPromise(around) {
             electionDeadline = nil
         } else if electionDeadline == nil, leader == nil || leader?.address == node {
+            // nothing will wake it: whoever asks is not to hear of a leader that is gone
+            if !mayCampaign, role == .follower, leader != nil, !isPledged(around) { leader = nil }
             wakeInTurn(around)
         } else {
             // whose vote was waited for may be gone

@@ -19,7 +19,8 @@ extension RaftHost {
             runDeferred()
             return nil
         }
-        eventsEnd = now + RaftHost.eventsTime
+        // what else is done in a node's turn was done before, and is not to cost the replicas theirs
+        eventsEnd = lane.clock.now + RaftHost.eventsTime
         pacedEnd = nil
         // what is done at the end of a round may bring work for another; a bound keeps the turn short
         for _ in 0..<8 {
@@ -488,6 +489,8 @@ extension RaftHost {
     /// entry says the membership again.
     func membershipChanged(_ replica: Replica) {
         let peers = replica.isRemoved ? [] : replica.raft.peers.map(\.address).filter { $0 != identity.address }
+        for outlet in replica.outlets where !peers.contains(outlet.peer.address) { outlet.clear() }
+        replica.outlets.removeAll { !peers.contains($0.peer.address) }
         guard peers != replica.circle else { return }
         let former = replica.circle
         replica.circle = peers
@@ -508,8 +511,6 @@ extension RaftHost {
             closeLink(to: node)
             isOtherCircle = true
         }
-        for outlet in replica.outlets where !peers.contains(outlet.peer.address) { outlet.clear() }
-        replica.outlets.removeAll { !peers.contains($0.peer.address) }
         if isOtherCircle { livenessInbox.append(.track(links.map(\.address).sorted())) }
     }
 

@@ -37,7 +37,6 @@ extension Router {
     private func succeed(_ request: Request, _ reply: ExecuteReply) {
         let channel = request.channel
         channel.problem = nil
-        channel.lastSuccess = now
         if request.kind == .open {
             guard let session = reply.session else {
                 return fail(request, .internalError, "a session was opened, but not named")
@@ -45,6 +44,7 @@ extension Router {
             channel.session = session
             return remove(request)
         }
+        if request.kind == .write { channel.lastWrite = now } else { channel.lastRead = now }
         let expected = request.operationCount
         guard reply.results.count == expected else {
             return fail(request, .internalError, "\(reply.results.count) results for \(expected) operations")

@@ -16,7 +16,9 @@ extension Router {
     }
 
     private func enqueue(_ part: Part, on channel: ShardChannel, _ atFront: Bool, _ isNew: Bool) {
-        if isNew, let patience = settings.queuePatience, channel.isCrowded(part.call.takenAt, patience) {
+        if isNew, let patience = settings.queuePatience,
+            channel.isCrowded(part.call.takenAt, patience, writes: part.isWrite)
+        {
             return fail(part, .busy, "others have waited for the shard for \(patience.milliseconds) ms")
         }
         channel.enqueue(part, atFront: atFront)

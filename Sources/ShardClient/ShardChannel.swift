@@ -25,8 +25,9 @@ final class ShardChannel {
     var lastWasRead = false
     /// Why the last attempt failed; nil after a success.
     var problem: Problem?
-    /// When the last operations were executed.
-    var lastSuccess = Instant.distantPast
+    /// When the last reads, and the last writes, were executed.
+    var lastRead = Instant.distantPast
+    var lastWrite = Instant.distantPast
 
     /// Whether it is among the router's ready channels, those that wait for the window, or those that watch the map.
     var isReady = false
@@ -72,10 +73,13 @@ final class ShardChannel {
     /// So long without any answer the queue does not move: that is no crowd.
     private static let standstill = Interval.milliseconds(1000)
 
-    /// Whether what is queued waits for longer than `patience` although answers come.
-    func isCrowded(_ now: Instant, _ patience: Interval) -> Bool {
-        guard now < lastSuccess + max(patience, ShardChannel.standstill) else { return false }
-        return [reads.first, writes.first].contains { $0.map { $0.call.takenAt + patience < now } ?? false }
+    /// Whether what is queued of the kind waits for longer than `patience` although answers to that kind come. Writes that
+    /// wait for a number or a session do not wait for the group.
+    func isCrowded(_ now: Instant, _ patience: Interval, writes isWrite: Bool) -> Bool {
+        guard now < (isWrite ? lastWrite : lastRead) + max(patience, ShardChannel.standstill) else { return false }
+        if isWrite, isStalled || session == nil { return false }
+        guard let first = isWrite ? writes.first : reads.first else { return false }
+        return first.call.takenAt + patience < now
     }
 
     /// Takes out what goes into the next request: as many parts as the limits allow, or the beginning of a larger one.

@@ -47,9 +47,9 @@ extension ShardServer {
                 proposeTime(time, to: group) { _ in }
             }
         }
-        guard admission.admit(command.count, now: lane.clock.now) else { return fail(.busy, completion) }
+        guard admission.admit(command.count, to: group, now: lane.clock.now) else { return fail(.busy, completion) }
         host.propose(command, to: group) { [self] outcome in
-            admission.finish(command.count, now: lane.clock.now)
+            admission.finish(command.count, to: group, now: lane.clock.now)
             switch outcome {
             case .applied(let reply, _): completion(reply)
             default: completion(failure(of: outcome).packed(arena))
@@ -78,7 +78,9 @@ extension ShardServer {
             return fail(.badRequest, completion)
         }
         if let violation = request.reads.lazy.compactMap(\.limitViolation).first { return fail(violation, completion) }
-        guard admission.admit(request.readBytes, now: lane.clock.now) else { return fail(.busy, completion) }
+        guard admission.admit(request.readBytes, to: request.group, now: lane.clock.now) else {
+            return fail(.busy, completion)
+        }
         if counts.count(request.reads.count, of: request.shard), let key = request.reads.first?.key {
             counts.remember(key, of: request.shard)
         }
@@ -96,8 +98,12 @@ extension ShardServer {
         host.read(request.group, lease: lease) { [self] outcome in
             switch outcome {
             case .ready(let moment):
-                let time = groupClocks[request.group]?.time(at: lane.clock.now) ?? 0
-                evaluate(request, at: moment, time: time, until: deadline, completion)
+                let time = groupClocks[request.group]?.time(at: lane.clock.now)
+                // what is long due would still be there; the time is on its way
+                if time == nil, machines[request.group]?.mayHoldExpiringKeys == true {
+                    return fail(request, .noLeader, completion)
+                }
+                evaluate(request, at: moment, time: time ?? 0, until: deadline, completion)
             case .notLeader(let leader):
                 finish(request, notLeading(leader).packed(arena), completion)
             case .refused(let refusal): fail(request, refusal.namedError, completion)
@@ -107,7 +113,7 @@ extension ShardServer {
 
     /// Answers a read that was admitted.
     private func finish(_ request: ExecuteRequest, _ reply: Bytes, _ completion: (Bytes) -> Void) {
-        admission.finish(request.readBytes, now: lane.clock.now)
+        admission.finish(request.readBytes, to: request.group, now: lane.clock.now)
         completion(reply)
     }
 
@@ -187,7 +193,7 @@ extension ShardServer {
             if case .applied = outcome { return }
             // without it nothing would expire in this term, and everything early in the next
             groupClocks[group]?.isStarted = false
-            if host.leads(group) { startingClocks.append(group) }
+            if host.leads(group), !startingClocks.contains(group) { startingClocks.append(group) }
         }
         return true
     }

@@ -69,9 +69,9 @@ enum FailoverBench {
             let affected = Set(leaders.filter { $0.value == address }.map(\.key))
 
             let beginning = (wall: WallClock.now, lane: writer.now)
-            async let fault: Void = settings.kind.befall(victim, of: cluster.processes)
+            // first, or what the victim still does as a leader would count as done without it
+            try await settings.kind.befall(victim, of: cluster.processes)
             writer.begin(affected, since: beginning.lane)
-            try await fault
             var result = FailoverResult(
                 groups: settings.groups, kind: settings.kind, promiseMilliseconds: settings.promiseMilliseconds)
             result.formationSeconds = cluster.formationSeconds

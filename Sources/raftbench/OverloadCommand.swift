@@ -74,9 +74,8 @@ enum OverloadBench {
         async let load = onOwnThread { clients.run() }
         await clients.waitUntilOpen()
         let termsBefore = await terms(of: cluster)
-        clients.begin()
         do {
-            result.during = try await Bystander.watch(cluster, seconds: settings.seconds)
+            result.during = try await Bystander.watch(cluster, seconds: settings.seconds) { clients.begin() }
         } catch {
             clients.stop()
             throw error
@@ -128,20 +127,23 @@ struct Bystander: Sendable {
     private(set) var reads = Histogram()
     private(set) var failed = 0
 
-    /// What it notices in so many seconds.
-    static func watch(_ cluster: BenchCluster, seconds: Double) async throws -> Bystander {
+    /// What it notices in so many seconds after it has prepared itself and `begin` was called.
+    static func watch(
+        _ cluster: BenchCluster, seconds: Double, after begin: () -> Void = {}
+    ) async throws -> Bystander {
         let client = try cluster.processes.makeClient()
         defer { client.close() }
         let keys = KeySet(64, in: cluster.shards)
         var bystander = Bystander()
         // the map and the sessions are there before
         for number in 0..<cluster.shards.count { _ = try? await client.put(keys[number], Bytes("first")) }
+        begin()
         let (began, end) = (ContinuousClock.now, ContinuousClock.now + .seconds(seconds))
         var number = 0
         while ContinuousClock.now < end {
-            // the next moment in the pace: one that is late has not made others late
-            let due = max(began + pace * number, .now)
-            try await Task.sleep(until: due, tolerance: .zero)
+            // one that is late makes those behind it late, as it would those of a client that waits for nobody
+            let due = began + pace * number
+            if due > .now { try await Task.sleep(until: due, tolerance: .zero) }
             let key = keys[number / 2 % keys.count]
             do throws(ClientError) {
                 if number % 2 == 0 {

@@ -13,8 +13,10 @@ import Testing
         var requests: Int { admission.requests }
         var bytes: Int { admission.bytes }
         var refused: UInt64 { admission.refused }
-        func admit(_ bytes: Int, now: Instant) -> Bool { admission.admit(bytes, now: now) }
-        func finish(_ bytes: Int, now: Instant) { admission.finish(bytes, now: now) }
+        func admit(_ bytes: Int, to group: String = "g", now: Instant) -> Bool {
+            admission.admit(bytes, to: group, now: now)
+        }
+        func finish(_ bytes: Int, to group: String = "g", now: Instant) { admission.finish(bytes, to: group, now: now) }
     }
 
     private static func admission(requests: Int = 1000, bytes: Int = 1 << 20, patience: Int = 100) -> Desk {
@@ -25,20 +27,35 @@ import Testing
         return Desk(settings)
     }
 
-    @Test("So many requests, and so many bytes, until one is answered")
+    @Test("So many requests, and so many bytes, until one is answered; half as many of one group")
     func bounds() {
         let admission = Self.admission(requests: 300)
-        let taken = (0..<1000).count { _ in admission.admit(1, now: Self.at(0)) }
+        let taken = (0..<1000).count { admission.admit(1, to: "g\($0 % 3)", now: Self.at(0)) }
         #expect(taken == 300 && admission.requests == 300 && admission.refused == 700)
-        admission.finish(1, now: Self.at(1))
-        #expect(admission.admit(1, now: Self.at(1)) && !admission.admit(1, now: Self.at(1)))
+        admission.finish(1, to: "g1", now: Self.at(1))
+        #expect(admission.admit(1, to: "g2", now: Self.at(1)) && !admission.admit(1, to: "g1", now: Self.at(1)))
+
+        let single = Self.admission(requests: 300)
+        let ofOne = (0..<1000).count { _ in single.admit(1, now: Self.at(0)) }
+        #expect(ofOne == 150 && single.admit(1, to: "another", now: Self.at(0)))
 
         let narrow = Self.admission(bytes: 100)
         // a single one may be larger than what is left
-        #expect(narrow.admit(60, now: Self.at(0)) && narrow.admit(60, now: Self.at(0)))
-        #expect(!narrow.admit(1, now: Self.at(0)))
-        narrow.finish(60, now: Self.at(1))
-        #expect(narrow.bytes == 60 && narrow.admit(1, now: Self.at(1)))
+        #expect(narrow.admit(60, to: "a", now: Self.at(0)) && narrow.admit(60, to: "b", now: Self.at(0)))
+        #expect(!narrow.admit(1, to: "c", now: Self.at(0)))
+        narrow.finish(60, to: "a", now: Self.at(1))
+        #expect(narrow.bytes == 60 && narrow.admit(1, to: "c", now: Self.at(1)))
+        #expect(!narrow.admit(1, to: "b", now: Self.at(1)), "it has its part")
+    }
+
+    @Test("A group that stands still keeps nobody out of the others") func others() {
+        let admission = Self.admission()
+        for _ in 0..<400 { #expect(admission.admit(1, to: "stuck", now: Self.at(0))) }
+        for moment in 1...300 {
+            #expect(admission.admit(1, to: "g", now: Self.at(20 * moment)))
+            admission.finish(1, to: "g", now: Self.at(20 * moment + 1))
+        }
+        #expect(admission.requests == 400)
     }
 
     @Test("Nobody joins a line that moves, and whose head waits for too long")
@@ -81,7 +98,7 @@ import Testing
 
     @Test("The line keeps its order while it grows and goes round")
     func ring() {
-        let admission = Self.admission(requests: 100_000, bytes: 1 << 30, patience: 10)
+        let admission = Self.admission(requests: 200_000, bytes: 1 << 30, patience: 10)
         var (came, answered) = (0, 0)
         for round in 1...200 {
             for _ in 0..<round {

@@ -65,9 +65,9 @@ import Testing
     @Test("A failing seed prints its timeline, the smallest schedule, and the command that replays it")
     func failure() throws {
         // a majority of the group's disks rots
-        let rot = (2...3).flatMap { node in (0..<3).map { "9050:bit-rot:\(node):1:10:\(7 * (1700 + 400 * $0))" } }
+        let rot = (2...3).map { node in "6000:bit-rot:\(node):1:10:19600" }
         let schedule = (rot + ["20:pause:1:2:5:0"]).joined(separator: ",")
-        let result = try raftsim("2 --groups 1 --nodes 3 --steps 10000 --schedule '\(schedule)'")
+        let result = try raftsim("7 --groups 1 --nodes 3 --steps 10000 --schedule '\(schedule)'")
         #expect(result.status == 1 && result.output.contains("FAILED Heals"))
         #expect(result.output.contains("leads controller in term"))
         let lines = result.output.split(separator: "\n")

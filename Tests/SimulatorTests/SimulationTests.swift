@@ -118,14 +118,8 @@ struct SimulationTests {
     @Test("A cluster that cannot heal is reported") func unhealed() {
         // more rot than a majority survives
         let schedule = FaultSchedule(
-            (2...3).flatMap { node in
-                (0..<3).map {
-                    Fault(
-                        step: 9050, kind: .bitRot, node: node, other: 1, milliseconds: 10,
-                        amount: 7 * (1700 + 400 * $0))
-                }
-            })
-        let plan = Plan(seed: 2, groups: 1, nodes: 3, steps: 10_000, schedule: schedule)
+            (2...3).map { Fault(step: 6000, kind: .bitRot, node: $0, other: 1, milliseconds: 10, amount: 19_600) })
+        let plan = Plan(seed: 7, groups: 1, nodes: 3, steps: 10_000, schedule: schedule)
         #expect(Simulation(plan).run().violation?.checker == "Heals")
     }
 }
